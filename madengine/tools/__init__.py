@@ -1,0 +1,1 @@
+"""What can also be run by itself: `python -m madengine.tools.discover_models`."""
