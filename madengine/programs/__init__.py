@@ -1,1 +1,183 @@
-"""Runs external programs: the one place where a process starts, is streamed, or is only printed."""
+"""Runs external programs: the one place where a process starts, is streamed, is only printed, and is ended."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from madengine.errors import CommandError
+
+if TYPE_CHECKING:
+    from plumbum.commands.base import BaseCommand
+
+# What a question to a program may take before the program counts as hanging.
+ANSWER_SECONDS = 60.0
+# What a program gets between TERM and KILL.
+GRACE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a program said: exit code (None: ended at its time limit), stdout and stderr as text."""
+
+    code: int | None
+    out: str
+    err: str
+
+    @property
+    def said(self) -> str:
+        """The last thing it printed that may explain a failure."""
+        return (self.err.strip() or self.out.strip()).rsplit("\n", 1)[-1].strip()
+
+
+_live: set[subprocess.Popen[bytes]] = set()
+_lock = threading.Lock()
+_halted = False
+_secrets: set[str] = set()
+
+
+def program(name: str, *words: str, env: Mapping[str, str] | None = None) -> BaseCommand:
+    """A command line as a value; the program is looked for on PATH when it runs, not now."""
+    from plumbum.machines.local import LocalCommand
+
+    command: BaseCommand = LocalCommand(name)[list(words)]
+    return command.with_env(**env) if env else command
+
+
+def hide(secrets: Mapping[str, str] | tuple[str, ...]) -> None:
+    """Remember values that `redact` takes out of everything that is shown or kept."""
+    values = secrets.values() if isinstance(secrets, Mapping) else secrets
+    _secrets.update(value for value in values if value)
+
+
+def redact(text: str) -> str:
+    """The text with every hidden value replaced by `[redacted]`, the longest first."""
+    for secret in sorted(_secrets, key=len, reverse=True):
+        text = text.replace(secret, "[redacted]")
+    return text
+
+
+def shell_line(command: BaseCommand) -> str:
+    """The command as a line for a POSIX shell, ready to paste."""
+    env = getattr(command, "env", None)
+    words = [f"{name}={shlex.quote(value)}" for name, value in env.items()] if isinstance(env, Mapping) else []
+    return " ".join([*words, *map(shlex.quote, command.formulate())])
+
+
+def attempt(command: BaseCommand, *, seconds: float | None = ANSWER_SECONDS, stdin: str = "") -> Answer:
+    """Run a command to its end and say what it said; a non-zero exit code is an answer, not an error.
+
+    Raises CommandError where the program is not installed.
+    """
+    with _running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            out, err = process.communicate(stdin.encode(), timeout=seconds)
+            code: int | None = process.returncode
+        except subprocess.TimeoutExpired:
+            _end(process)
+            out, err = process.communicate()
+            code = None
+    return Answer(code, out.decode(errors="replace"), redact(err.decode(errors="replace")))
+
+
+def ask(command: BaseCommand, *, seconds: float | None = ANSWER_SECONDS, stdin: str = "") -> str:
+    """Run a command that must succeed and give its stdout.
+
+    Raises CommandError (redacted, one line) where it is missing, fails or hangs.
+    """
+    answer = attempt(command, seconds=seconds, stdin=stdin)
+    if answer.code != 0:
+        raise failure(command, answer, seconds)
+    return answer.out
+
+
+def failure(command: BaseCommand, answer: Answer, seconds: float | None = None) -> CommandError:
+    """The error that says which command failed and what it said."""
+    line = redact(" ".join(command.formulate()[:3]))
+    how = f"no answer in {seconds:g} s" if answer.code is None else f"exit code {answer.code}"
+    return CommandError(f"{line}: {how}: {answer.said or 'it printed nothing'}", answer.code, answer.err or answer.out)
+
+
+def stream(command: BaseCommand, line_seen: Callable[[str], None]) -> int:
+    """Run a command and hand on its lines (stdout and stderr together, redacted) as they come; gives the exit code.
+
+    Raises CommandError where the program is not installed.
+    """
+    with _running(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            line_seen(redact(line.decode(errors="replace")))
+        return process.wait()
+
+
+@contextmanager
+def background(command: BaseCommand) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that runs beside us and is ended when the block ends; its stdout can be read."""
+    with _running(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        yield process
+
+
+def halt() -> None:
+    """End every program that runs and let no other start, until `resume`: somebody pressed Ctrl-C."""
+    global _halted
+    with _lock:
+        _halted = True
+        processes = list(_live)
+    for process in processes:
+        _end(process)
+
+
+def resume() -> None:
+    """Let programs start again: those that tidy up after a `halt`."""
+    global _halted
+    _halted = False
+
+
+@contextmanager
+def _running(command: BaseCommand, **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
+    process = _start(command, **streams)
+    try:
+        yield process
+    finally:
+        _end(process)
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+        with _lock:
+            _live.discard(process)
+
+
+def _start(command: BaseCommand, **streams: Any) -> subprocess.Popen[bytes]:
+    name = command.formulate()[0]
+    with _lock:
+        if _halted:
+            raise CommandError(f"{name}: not started: interrupted")
+        try:
+            # A session of its own: Ctrl-C reaches us alone, and we decide what ends, and in which order.
+            started: Any = command.popen(new_session=True, **streams)
+        except FileNotFoundError as error:
+            raise CommandError(f"{name} is not installed, or not on PATH") from error
+        except PermissionError as error:
+            raise CommandError(f"{name}: {error.strerror}") from error
+        process: subprocess.Popen[bytes] = started
+        _live.add(process)
+    return process
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """TERM, a grace, KILL; nothing where it has ended by itself."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    deadline = time.monotonic() + GRACE_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if process.poll() is None:
+        process.kill()
+        process.wait()
