@@ -27,10 +27,10 @@ def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, mode)
-            os.replace(name, path)
+            Path(name).chmod(mode)
+            Path(name).replace(path)
         except BaseException:
-            os.unlink(name)
+            Path(name).unlink()
             raise
     except OSError as error:
         raise MadengineError(f"{path}: can't be written: {error.strerror or error}") from error

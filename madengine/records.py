@@ -67,6 +67,21 @@ class Image:
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """One GPU of this machine, as its tool or the kernel names it.
+
+    `render_node` is AMD's `/dev/dri/renderD<N>`; `architecture` such as `gfx942` or `NVIDIA H100 80GB HBM3`.
+    """
+
+    vendor: str
+    index: int
+    name: str = ""
+    architecture: str = ""
+    uuid: str = ""
+    render_node: str = ""
+
+
+@dataclass(frozen=True)
 class Metric:
     """One measured figure: the value as the model printed it, its name, and (multiple results) its own model suffix."""
 

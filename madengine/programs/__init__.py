@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +121,12 @@ def background(command: BaseCommand) -> Iterator[subprocess.Popen[bytes]]:
     """A command that runs beside us and is ended when the block ends; its stdout can be read."""
     with _running(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         yield process
+
+
+def pause(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Sleep, but no longer than the process runs."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
 
 
 def halt() -> None:

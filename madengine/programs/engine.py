@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from madengine import programs
 from madengine.errors import CommandError, EngineError
+from madengine.records import Gpu
 
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
@@ -28,6 +31,17 @@ _TRANSPORT = re.compile(
     r"|use of closed network|http2: |received unexpected HTTP status: 5",
     re.IGNORECASE,
 )
+
+
+class Login(Protocol):
+    """A user at a registry's host (`docker.io` for Docker Hub)."""
+
+    @property
+    def registry(self) -> str: ...
+    @property
+    def username(self) -> str: ...
+    @property
+    def password(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -90,10 +104,10 @@ class Docker:
         context: Path | str,
         *,
         build_args: Mapping[str, str] | None = None,
-        id_file: Path | str | None = None,
+        labels: Mapping[str, str] | None = None,
         no_cache: bool = False,
     ) -> BaseCommand:
-        """Build one Dockerfile; the new image's id is left in `id_file`.
+        """Build one Dockerfile and give the image its names.
 
         The host's network, as older madengine gave it: Dockerfiles in use fetch from mirrors on it.
         """
@@ -102,10 +116,10 @@ class Docker:
             *(["--no-cache"] if no_cache else []),
             "--network=host",
             *_pairs("--tag", tags),
-            *(["--iidfile", str(id_file)] if id_file else []),
             "--file",
             str(dockerfile),
-            *_pairs("--build-arg", [f"{key}={value}" for key, value in (build_args or {}).items()]),
+            *_pairs("--build-arg", _settings(build_args or {})),
+            *_pairs("--label", _settings(labels or {})),
             str(context),
         )
         # A provenance attestation would make the pushed digest that of an index, not of the image.
@@ -139,16 +153,16 @@ class Docker:
             "--init",
             "--name",
             shown.name,
-            *_pairs("--label", [f"{key}={value}" for key, value in shown.labels.items()]),
-            "--user=root",
+            *_pairs("--label", _settings(shown.labels)),
+            "--user=0:0",
             f"--stop-timeout={shown.stop_seconds}",
             *([f"--shm-size={shown.shm_bytes}"] if shown.shm_bytes else []),
             *self._limits(shown.unlimited),
             *([f"--cpuset-cpus={shown.cpus}"] if shown.cpus else []),
             *shown.devices,
-            *_pairs("--env", [f"{key}={value}" for key, value in shown.environment.items()]),
+            *_pairs("--env", _settings(shown.environment)),
             *_pairs("--env", shown.inherited),
-            *_pairs("--volume", [f"{host}:{inside}{':ro' if ro else ''}" for host, inside, ro in shown.mounts]),
+            *_pairs("--mount", [_bind(*mount) for mount in shown.mounts]),
             *([f"--workdir={shown.workdir}"] if shown.workdir else []),
             *([f"--entrypoint={shown.entrypoint}"] if shown.entrypoint else []),
             *shown.options,
@@ -173,17 +187,12 @@ class Docker:
 
     # --- questions ---
 
-    def has(self, reference: str) -> bool:
-        """Whether the image is on this machine."""
-        return programs.attempt(self("image", "inspect", "--format={{.Id}}", reference)).code == 0
-
-    def image(self, reference: str) -> Mapping[str, Any] | None:
-        """`image inspect` of one image (Id, Size, RepoDigests, Config …), None where it isn't here."""
-        answer = programs.attempt(self("image", "inspect", reference))
-        if answer.code != 0:
-            return None
-        found: list[dict[str, Any]] = json.loads(answer.out)
-        return found[0]
+    def images(self, *references: str) -> list[Mapping[str, Any]]:
+        """`image inspect` of those images that are on this machine (Id, Size, RepoDigests, RepoTags, Config …)."""
+        found: list[Mapping[str, Any]] = json.loads(
+            programs.attempt(self("image", "inspect", *map(self.remote, references))).out or "[]"
+        )
+        return found
 
     def state(self, container: str) -> State | None:
         """How the container is, None where there is none of that name.
@@ -214,10 +223,20 @@ class Docker:
         found: list[dict[str, Any]] = json.loads(answer.out or "[]")
         return [(item["Name"].lstrip("/"), item["Config"].get("Labels") or {}) for item in found]
 
+    def devices(self, gpus: Sequence[Gpu]) -> list[str]:
+        """The flags that hand these GPUs, and no others, to a container."""
+        if not gpus:
+            return []
+        if gpus[0].vendor == "NVIDIA":
+            listed = ",".join(gpu.uuid or str(gpu.index) for gpu in gpus)
+            # The inner quotes belong to the value: docker reads it as CSV.
+            return ["--gpus", f'"device={listed}"']
+        return [f"--device={node}" for node in ("/dev/kfd", *(gpu.render_node for gpu in gpus))]
+
     # --- what the engines do differently ---
 
     def remote(self, name: str) -> str:
-        """A registry name in full: podman would look for `org/image` on this machine or in its own list of registries."""
+        """A registry name in full: podman looks for `org/image` on this machine and in its own list first."""
         host = name.partition("/")[0]
         if self.name == "docker" or "/" not in name or "." in host or ":" in host or host == "localhost":
             return name
@@ -256,8 +275,11 @@ def find(name: str = "auto") -> Docker:
 
 
 def _version(engine: Docker) -> str:
-    server = "{{.Client.Version}}" if engine.name == "podman" else "{{.Server.Version}}"
-    command = engine("version", f"--format={server}")
+    command = {
+        "docker": engine("version", "--format={{.Server.Version}}"),
+        "podman": engine("version", "--format={{.Client.Version}}"),
+        "nerdctl": engine("info", "--format={{.ServerVersion}}"),
+    }[engine.name]
     answer = programs.attempt(command, seconds=PROBE_SECONDS)
     if answer.code != 0 or not answer.out.strip():
         raise programs.failure(command, answer, PROBE_SECONDS)
@@ -272,6 +294,20 @@ def is_loopback(name: str) -> bool:
 def is_transport(message: str) -> bool:
     """Whether a registry's error is one of the line (try again) and not a refusal."""
     return bool(_TRANSPORT.search(message))
+
+
+def is_limit_refused(message: str) -> bool:
+    """Whether a container didn't start because its limits could not be raised."""
+    return bool(re.search(r"rlimit|ulimit", message, re.IGNORECASE))
+
+
+def explain(message: str) -> str:
+    """The line of an engine's error text that says what is wrong, without its prefixes and its advice."""
+    lines = [line.strip() for line in message.splitlines()]
+    lines = [line for line in lines if line and not re.match(r"Run '|See '|Usage:|time=", line)]
+    errors = [line for line in lines if re.match(r"(docker|Error|error|ERROR)\b.*: ", line)]
+    line = (errors or lines or ["it printed nothing"])[-1]
+    return re.sub(r"^(docker: |Error response from daemon: |Error: )+", "", line)
 
 
 def repository(name: str) -> str:
@@ -295,5 +331,60 @@ def _canonical(repo: str) -> str:
     return repo.removeprefix("docker.io/").removeprefix("library/")
 
 
+def _settings(values: Mapping[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+def _bind(host: str, inside: str, read_only: bool) -> str:
+    """A bind mount that fails where the host's path is missing; the value is one line of CSV."""
+    fields = ["type=bind", f"source={host}", f"target={inside}", *(["readonly"] if read_only else [])]
+    return ",".join('"' + field.replace('"', '""') + '"' if re.search(r'[",]', field) else field for field in fields)
+
+
 def _pairs(flag: str, values: Sequence[str]) -> list[str]:
     return [word for value in values for word in (flag, value)]
+
+
+@contextmanager
+def logged_in(engine: Docker, logins: Iterable[Login]) -> Iterator[Docker]:
+    """The engine with private logins beside the user's own ones; they are gone when the block ends.
+
+    Raises CommandError where a registry refuses the login.
+    """
+    with tempfile.TemporaryDirectory(prefix="madengine-login-") as folder:
+        private = replace(engine, environment={**engine.environment, **_private_logins(engine.name, Path(folder))})
+        for login in logins:
+            _keep_from_helper(Path(folder) / "config.json", login.registry)
+            programs.ask(private.login(login.registry, login.username), stdin=login.password)
+        yield private
+
+
+def _private_logins(engine: str, folder: Path) -> dict[str, str]:
+    """A copy of the user's own logins, as the environment variable that makes the engine use it."""
+    if engine == "podman":
+        runtime = os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
+        own = Path(os.environ.get("REGISTRY_AUTH_FILE", f"{runtime}/containers/auth.json"))
+        target, variable = folder / "auth.json", {"REGISTRY_AUTH_FILE": str(folder / "auth.json")}
+    else:
+        home = Path(os.environ.get("DOCKER_CONFIG", Path.home() / ".docker"))
+        own, target, variable = home / "config.json", folder / "config.json", {"DOCKER_CONFIG": str(folder)}
+        for name in ("cli-plugins", "contexts", "buildx"):
+            if (home / name).exists():
+                (folder / name).symlink_to(home / name)
+    text = own.read_text() if own.is_file() and os.access(own, os.R_OK) else "{}"
+    target.touch(mode=0o600)
+    target.write_text(text)
+    return variable
+
+
+def _keep_from_helper(config: Path, registry: str) -> None:
+    """Docker would give the login to the user's credential helper, where it would stay: an empty name means none."""
+    if not config.is_file():
+        return
+    try:
+        content = json.loads(config.read_text() or "{}")
+    except ValueError:
+        return
+    hub = "https://index.docker.io/v1/"
+    content.setdefault("credHelpers", {})[hub if registry == "docker.io" else registry] = ""
+    config.write_text(json.dumps(content))

@@ -1,0 +1,77 @@
+set minimum-version := "1.55.0"
+set shell := ["bash", "-euo", "pipefail", "-c"]
+set positional-arguments
+set no-exit-message
+set quiet
+
+# every recipe takes KEY=VALUE words and hands them on as --KEY=VALUE; a bare word is handed on as a flag
+option := '(?s)[a-z][a-z-]*(=.+)?'
+
+[default]
+[private]
+help:
+    just --list --unsorted
+
+# build the images of the tagged models, push them: just build tags=dummy registry=host:5000
+[arg('options', pattern=option)]
+[group('madengine')]
+build *options:
+    bin/madengine build "${@/#/--}"
+
+# push what a manifest says is built and not pushed yet: just push manifest-file=build_manifest.json
+[arg('options', pattern=option)]
+[group('madengine')]
+push *options:
+    bin/madengine push "${@/#/--}"
+
+# run the models of a manifest, or build and run: just run manifest-file=build_manifest.json live-output
+[arg('options', pattern=option)]
+[group('madengine')]
+run *options:
+    bin/madengine run "${@/#/--}"
+
+# build, push and run in one go: just full tags=dummy registry=host:5000
+[arg('options', pattern=option)]
+[group('madengine')]
+full *options:
+    bin/madengine full "${@/#/--}"
+
+# list the models that tags select: just discover tags=dummy
+[arg('options', pattern=option)]
+[group('madengine')]
+discover *options:
+    bin/madengine discover "${@/#/--}"
+
+# write what other tools need to run the models: just export-config output=execution_config.json
+[arg('options', pattern=option)]
+[group('madengine')]
+export-config *options:
+    bin/madengine export-config "${@/#/--}"
+
+# build and run the bundled dummy model, on a machine with nothing installed
+[group('project')]
+demo:
+    bin/demo
+
+# the whole test set, or some of its stages: just test unit engine
+[arg('stages', pattern='static|unit|engine|bats')]
+[group('project')]
+test *stages:
+    bin/test "$@"
+
+# the checks that run no test: style, types, imports, shell, YAML
+[group('project')]
+check:
+    bin/test static
+
+# times against the bare programs, as ratios
+[arg('options', pattern=option)]
+[group('project')]
+bench *options:
+    bin/bench "${@/#/--}"
+
+# write madengine.pyz, which runs on any node with python3
+[arg('options', pattern=option)]
+[group('project')]
+bundle *options:
+    bin/bundle "${@/#/--}"

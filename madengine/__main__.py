@@ -1,0 +1,7 @@
+"""`python -m madengine`."""
+
+import sys
+
+from madengine.distributed_cli import main
+
+sys.exit(main())

@@ -1,0 +1,502 @@
+"""Image in, RunResult out: one model, one container, whatever happens to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shlex
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from madengine import owner, payload, programs
+from madengine.context import Context
+from madengine.data import Data, Provided
+from madengine.errors import CommandError, MadengineError, RunError
+from madengine.performance import MetricScan, read_multiple_results
+from madengine.programs.engine import Container, Docker, State, explain, is_limit_refused, is_transport, repository
+from madengine.records import FAILURE, SKIPPED, SUCCESS, Gpu, Image, Metric, Model, RunResult
+
+# entry.sh keeps the limit; this is how much longer the host waits before it acts itself.
+HOST_GRACE_SECONDS = 15.0
+STOP_SECONDS = 10
+# An engine that is being restarted is asked again for so long.
+ENGINE_GRACE_SECONDS = 30.0
+START_SECONDS = 300.0
+PULL_ATTEMPTS = 4
+PULL_PAUSE_SECONDS = 1.0
+_CHUNK = 1 << 20
+_SHOWN_LOG_LINES = 20
+
+
+@dataclass(frozen=True)
+class ContainerRunner:
+    """Runs models one by one with one engine on this machine.
+
+    Everything of a run goes below `directory`, a folder a model. `root` is the local model package
+    (None where there is none), needed only for images without the payload. `timeout` overrides the
+    cards' (seconds, 0 is none, None is unset). `done` gets every result, also that of a run which
+    Ctrl-C broke off, before the interruption is passed on.
+    """
+
+    engine: Docker
+    run_id: str
+    directory: Path
+    context: Context
+    gpus: tuple[Gpu, ...]
+    data: Data
+    done: Callable[[RunResult], None]
+    secret_names: tuple[str, ...] = ()
+    root: Path | None = None
+    timeout: int | None = None
+    force_mirror_local: str = ""
+    keep_alive: bool = False
+    keep_model_dir: bool = False
+    skip_model_run: bool = False
+    live: Callable[[bytes], None] | None = None
+    say: Callable[[str], None] = print
+
+    def run(self, model: Model, image: Image) -> None:
+        """Run one model; a failure is a result with a reason, not an error."""
+        result = RunResult(
+            run_id=self.run_id,
+            model=model,
+            image=image,
+            status=FAILURE,
+            started=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            machine_name=socket.gethostname(),
+            gpu_vendor=self.context.gpu_vendor,
+            gpu_architecture=self.gpus[0].architecture if self.gpus else "",
+            n_gpus=model.n_gpus,
+            engine=f"{self.engine.name} {self.engine.version}",
+        )
+        interrupted = False
+        try:
+            result = self._run(result, model, image)
+        except MadengineError as error:
+            result = replace(result, reason=str(error))
+        except _Interrupted as stopped:
+            result, interrupted = stopped.result, True
+        except KeyboardInterrupt:
+            result, interrupted = replace(result, reason="interrupted before the start"), True
+        self.done(result)
+        if interrupted:
+            raise KeyboardInterrupt
+
+    def _run(self, result: RunResult, model: Model, image: Image) -> RunResult:
+        provided = self.data.mounts(model, self.force_mirror_local)
+        reference, digest = self._present(image)
+        workspace = _new_folder(self.directory, model.name)
+        result = replace(
+            result,
+            image_digest=digest,
+            directory=str(workspace),
+            log_file=str(workspace / log_name(model, image)),
+            dataname=provided.dataname,
+            data_provider_type=provided.data_provider_type,
+        )
+        if self.skip_model_run:
+            return replace(result, status=SKIPPED, reason="--skip-model-run")
+        try:
+            return self._contained(result, self._prepared(model, image, reference, result, provided), workspace)
+        except MadengineError as error:
+            return replace(result, reason=str(error))
+
+    def _prepared(self, model: Model, image: Image, reference: str, result: RunResult, provided: Provided) -> Container:
+        local = None
+        if not image.self_contained:
+            local = _new_folder(self.directory / "payload", model.name)
+            payload.write(self._local_payload(model), local)
+        return self._container(model, reference, Path(result.log_file), provided, local)
+
+    def shell_lines(self, model: Model, image: Image) -> Iterator[str]:
+        """What `run` starts for a model, as lines for a POSIX shell; the log is then in the model's folder."""
+        provided = self.data.mounts(model, self.force_mirror_local)
+        pinned = _pinned(image)
+        workspace = self.directory / _slug(model.name)
+        yield f"# {' '.join(model.name.split())} ({image.key})"
+        if pinned or image.registry_image:
+            yield programs.shell_line(self.engine.pull(pinned or image.registry_image))
+        yield shlex.join(["mkdir", "-p", str(workspace)])
+        local = None
+        if not image.self_contained:
+            local = self.directory / "payload" / workspace.name
+            yield from payload.shell_lines(self._local_payload(model), str(local))
+        log = workspace / log_name(model, image)
+        reference = self.engine.remote(pinned) or image.image_id or image.registry_image or image.docker_image
+        container = self._container(model, reference, log, provided, local)
+        # Whoever pastes the lines removes the container; to a later madengine it must not look like an orphan.
+        labels = {name: value for name, value in container.labels.items() if name != owner.LABEL}
+        yield programs.shell_line(self.engine.run(replace(container, labels=labels)))
+        yield programs.shell_line(self.engine.wait(container.name))
+        yield programs.shell_line(self.engine.remove(container.name))
+        yield shlex.join(["cat", str(log)])
+
+    # --- the image ---
+
+    def _present(self, image: Image) -> tuple[str, str]:
+        """Make sure that the very image of the manifest is on this machine; gives what to run, and its digest.
+
+        Raises RunError where it isn't and can't be pulled.
+        """
+        if pinned := _pinned(image):
+            if not self.engine.images(pinned):
+                self._pull(pinned)
+            return self.engine.remote(pinned), image.registry_digest
+        if image.image_id:
+            if not self.engine.images(image.image_id):
+                raise RunError(
+                    f"{image.docker_image} ({image.image_id[:19]}) is not on this machine and was never pushed; "
+                    "build with --registry, or run where it was built"
+                )
+            return image.image_id, image.image_id
+        return self._unpinned(image)
+
+    def _unpinned(self, image: Image) -> tuple[str, str]:
+        """An older manifest's image: it has a name only, so the row says which id that name had here."""
+        name = image.registry_image or image.docker_image
+        if image.registry_image:
+            self._pull(name)
+        found = self.engine.images(name)
+        if not found:
+            raise RunError(f"{name}: no such image on this machine, and the manifest names no registry for it")
+        return str(found[0]["Id"]), str(found[0]["Id"])
+
+    def _pull(self, reference: str) -> None:
+        pause = PULL_PAUSE_SECONDS
+        for attempt in range(1, PULL_ATTEMPTS + 1):
+            self.say(f"pulling {reference}")
+            last: list[str] = []
+            code = programs.stream(self.engine.pull(reference), last.append)
+            if code == 0:
+                return
+            said = explain("".join(last[-20:]))
+            if attempt == PULL_ATTEMPTS or not is_transport(said):
+                raise RunError(f"pull {reference}: {said or f'exit code {code}'}")
+            self.say(f"pull {reference}: {said}; again in {pause:g} s")
+            time.sleep(pause)
+            pause *= 2
+
+    # --- the container ---
+
+    def _container(
+        self, model: Model, reference: str, log: Path, provided: Provided, local_payload: Path | None
+    ) -> Container:
+        workspace = log.parent.resolve()
+        mounts = [(str(workspace), payload.WORKSPACE, False), *provided.mounts]
+        if local_payload:
+            mounts.append((str(local_payload.resolve()), payload.DIRECTORY, True))
+        for inside, host in self.context.docker_mounts.items():
+            if not Path(host).exists():
+                raise RunError(f"docker_mounts {inside}: {host}: no such file or directory on this machine")
+            mounts.append((str(Path(host).absolute()), inside, False))
+        options = payload.split(model.additional_docker_run_options, model)
+        arguments = self.context.model_args
+        return Container(
+            name=f"madengine-{self.run_id}-{workspace.name}"[:200],
+            image=reference,
+            entrypoint=payload.ENTRY,
+            words=[] if arguments is None else ["--", *payload.split(arguments, model)],
+            labels={
+                "madengine.run": self.run_id,
+                "madengine.model": model.name,
+                **({} if self.keep_alive else {owner.LABEL: owner.mine()}),
+            },
+            environment=self._environment(model, log.name, provided),
+            inherited=self.secret_names,
+            mounts=mounts,
+            devices=self.engine.devices(self.gpus),
+            cpus=self.context.docker_cpus.replace(" ", ""),
+            shm_bytes=0 if any(re.match(r"--(ipc|shm-size)\b", word) for word in options) else _half_of_memory(),
+            unlimited=_may_raise_limits(),
+            stop_seconds=STOP_SECONDS,
+            options=options,
+        )
+
+    def _environment(self, model: Model, log: str, provided: Provided) -> dict[str, str]:
+        limit = self._limit(model)
+        mine = {
+            "MADENGINE_LOG": f"{payload.WORKSPACE}/{log}",
+            "MADENGINE_TIMEOUT": str(limit),
+            **({"MADENGINE_OWNER": f"{os.getuid()}:{os.getgid()}"} if self._files_are_roots() else {}),
+            **({"MADENGINE_KEEP": "1"} if self.keep_alive else {}),
+            "MAD_MODEL_NAME": model.name,
+            "JENKINS_BUILD_NUMBER": os.environ.get("BUILD_NUMBER", "0"),
+            "MAD_GPU_VENDOR": self.context.gpu_vendor,
+            "MAD_SYSTEM_NGPUS": str(len(self.gpus)),
+            **({"MAD_OUTPUT_CSV": model.multiple_results} if model.multiple_results else {}),
+        }
+        return {**mine, **provided.environment, **self.context.docker_env_vars}
+
+    def _files_are_roots(self) -> bool:
+        """Whether what the container leaves would belong to somebody else than us (rootless podman maps root to us)."""
+        return os.getuid() != 0 and self.engine.name == "docker"
+
+    def _limit(self, model: Model) -> int:
+        if self.timeout is not None:
+            return self.timeout
+        return payload.DEFAULT_TIMEOUT if model.timeout is None else model.timeout
+
+    def _local_payload(self, model: Model) -> payload.Payload:
+        """The payload of a model whose image has none, out of the local package."""
+        if self.root is None or not model.scripts:
+            raise RunError(
+                f"the image of {model.name!r} doesn't carry its scripts and there is no model package here; "
+                "run in the package's folder (or set MODEL_DIR), or build again with this madengine"
+            )
+        return payload.payload(model, self.root)
+
+    # --- its life ---
+
+    def _contained(self, result: RunResult, container: Container, workspace: Path) -> RunResult:
+        """Start the container, follow it to its end, remove it, and say what came of it."""
+        log = Path(result.log_file)
+        log.touch()
+        began = time.monotonic()
+        scan, reason, state = MetricScan(), "", None
+        interrupted = False
+        try:
+            with _run_folder_is_ours(self.directory):
+                self._start(container)
+                try:
+                    reason = self._follow(container.name, log, scan, self._limit(result.model))
+                except KeyboardInterrupt:
+                    interrupted, reason = True, "interrupted"
+                if reason:
+                    self._stop(container.name)
+                state = self._state(container.name)
+                self._keep_engine_log(container.name, log)
+        finally:
+            if not self.keep_alive or interrupted or reason or state is None:
+                self._remove(container.name)
+        scan.finish()
+        result = replace(result, run_duration=time.monotonic() - began)
+        outcome = _outcome(result, workspace, state, scan, reason, self._limit(result.model))
+        self._tidy(outcome, workspace)
+        if outcome.status == FAILURE:
+            self.say(_last_lines(log))
+        if self.keep_alive and not interrupted:
+            self.say(_how_to_enter(self.engine.name, container.name))
+        if interrupted:
+            raise _Interrupted(outcome)
+        return outcome
+
+    def _start(self, container: Container) -> None:
+        answer = programs.attempt(self.engine.run(container), seconds=START_SECONDS)
+        if answer.code == 0:
+            return
+        if container.unlimited and is_limit_refused(answer.err):
+            self._remove(container.name)
+            self._start(replace(container, unlimited=False))
+            return
+        how = "no answer" if answer.code is None else f"exit code {answer.code}"
+        raise RunError(f"{self.engine.name} could not start the container ({how}): {explain(answer.err)}")
+
+    def _follow(self, name: str, path: Path, scan: MetricScan, limit: int) -> str:
+        """Hand the log on as it grows until the container ends; gives the reason where it has to be stopped."""
+        deadline = time.monotonic() + limit + HOST_GRACE_SECONDS if limit else None
+        with programs.background(self.engine.wait(name)) as waiter, path.open("rb", buffering=0) as log:
+            while True:
+                ended = waiter.poll() is not None or (self.keep_alive and (path.parent / "entry.json").exists())
+                if chunk := log.read(_CHUNK):
+                    scan.feed(chunk)
+                    if self.live:
+                        self.live(chunk)
+                elif ended:
+                    return ""
+                else:
+                    programs.pause(waiter, 0.1)
+                if deadline and time.monotonic() > deadline:
+                    return f"timeout: still running after {limit} s"
+
+    def _state(self, name: str) -> State | None:
+        """How the container is now; an engine that is being restarted gets some time to answer."""
+        deadline = time.monotonic() + ENGINE_GRACE_SECONDS
+        while True:
+            try:
+                return self.engine.state(name)
+            except CommandError as error:
+                if time.monotonic() > deadline:
+                    raise RunError(f"{self.engine.name} doesn't answer any more: {error}") from error
+            time.sleep(0.5)
+
+    def _stop(self, name: str) -> None:
+        with suppress(CommandError):
+            programs.attempt(self.engine.stop(name, STOP_SECONDS), seconds=STOP_SECONDS + 20)
+            state = self.engine.state(name)
+            if state and state.running:
+                programs.attempt(self.engine.kill(name))
+
+    def _remove(self, name: str) -> None:
+        """Remove the container and make sure that it is gone: what it holds, GPUs among it, is free then."""
+        try:
+            answer = programs.attempt(self.engine.remove(name))
+            if answer.code != 0 and self.engine.state(name) is not None:
+                self.say(f"{name} could not be removed: {answer.said}; `{self.engine.name} rm --force {name}`")
+        except CommandError as error:
+            self.say(f"{name} may still be there: {error}; `{self.engine.name} rm --force {name}`")
+
+    def _keep_engine_log(self, name: str, log: Path) -> None:
+        """What was said outside the model's own log (entry.sh's errors, a missing shell) goes to its end."""
+        answer = programs.attempt(self.engine.logs(name))
+        said = (answer.out + answer.err).strip()
+        if said and answer.code == 0:
+            with suppress(OSError), log.open("a", errors="replace") as file:
+                file.write(f"{said}\n")
+
+    def _tidy(self, result: RunResult, workspace: Path) -> None:
+        """Older versions removed the model's directory after its run; results are read by now."""
+        if not (self.keep_model_dir or self.keep_alive) and result.status == SUCCESS:
+            shutil.rmtree(workspace / payload.model_directory(result.model), ignore_errors=True)
+
+
+class _Interrupted(Exception):
+    """Ctrl-C came while a container ran; it is gone, and this is its result."""
+
+    def __init__(self, result: RunResult) -> None:
+        super().__init__(result.model.name)
+        self.result = result
+
+
+def _outcome(
+    result: RunResult, workspace: Path, state: State | None, scan: MetricScan, reason: str, limit: int
+) -> RunResult:
+    """Status, reason and figures out of what the container left."""
+    entry = _entry(workspace)
+    seconds = max(0.0, float(entry.get("ended", 0.0)) - float(entry.get("started", 0.0)))
+    code = entry.get("exit_code", state.exit_code if state else None)
+    result = replace(result, exit_code=code, test_duration=round(seconds, 3))
+    reason = reason or _why_failed(entry, state, code, limit)
+    metrics: tuple[Metric, ...] = ()
+    try:
+        metrics = _metrics(result.model, workspace, scan)
+    except RunError as error:
+        reason = reason or str(error)
+    if reason and not metrics and entry.get("log_complete") is False:
+        reason += " (the log is incomplete: is the disk full?)"
+    # The figures of a run that failed are kept in its result, but no row reports them as measured.
+    return replace(result, status=FAILURE if reason else SUCCESS, reason=reason, metrics=metrics)
+
+
+def _why_failed(entry: Mapping[str, Any], state: State | None, code: int | None, limit: int) -> str:
+    if entry.get("timed_out"):
+        return f"timeout: the script ran longer than {limit} s"
+    if state is None:
+        return "the container was removed by somebody else"
+    if state.oom_killed:
+        return "out of memory: the kernel killed it"
+    if not entry and state.error:
+        return f"the container did not start: {state.error}"
+    if not entry:
+        return f"the container ended before its script did (exit code {state.exit_code})"
+    return "" if code == 0 else _exit_code(int(code or 0))
+
+
+def _exit_code(code: int) -> str:
+    name = ""
+    with suppress(ValueError):
+        name = f" ({signal.Signals(code - 128).name})" if code > 128 else ""
+    return f"exit code {code}{name}"
+
+
+def _metrics(model: Model, workspace: Path, scan: MetricScan) -> tuple[Metric, ...]:
+    if not model.multiple_results:
+        if scan.metric is None:
+            raise RunError(scan.problem)
+        return (scan.metric,)
+    places = [workspace / model.multiple_results, workspace / payload.model_directory(model) / model.multiple_results]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise RunError(f"{model.multiple_results}: the script left no such file in its folder or the one above")
+    metrics = read_multiple_results(found)
+    if found != places[0] and not places[0].exists():
+        places[0].write_bytes(found.read_bytes())
+    return metrics
+
+
+def _entry(workspace: Path) -> dict[str, Any]:
+    """What entry.sh left; nothing where it did not get that far."""
+    try:
+        found = json.loads((workspace / "entry.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def log_name(model: Model, image: Image) -> str:
+    """`<model>_<Dockerfile without its suffix>.run.live.log`, as older versions name it."""
+    stem = re.sub(r"\.dockerfile$", "", Path(image.dockerfile).name, flags=re.IGNORECASE)
+    return re.sub(r"[^\w.-]+", "_", f"{model.name}_{stem or image.key}")[:200] + ".run.live.log"
+
+
+def new_run_id() -> str:
+    """A run's name: when it started (UTC), and a part that no other run of that second has."""
+    return f"{datetime.now(timezone.utc).strftime('%Y%m%dT%H%M%SZ')}-{secrets.token_hex(3)}"
+
+
+def _pinned(image: Image) -> str:
+    """The name that can only mean this very image; empty where the manifest knows no digest."""
+    if not (image.registry_image and image.registry_digest):
+        return ""
+    return f"{repository(image.registry_image)}@{image.registry_digest}"
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("._-")[:100] or "model"
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    stem = _slug(name)
+    for number in range(1, 10_000):
+        folder = parent / (stem if number == 1 else f"{stem}_{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise RunError(f"{folder}: can't be made: {error.strerror}") from error
+        return folder
+    raise RunError(f"{parent / stem}: there are 10,000 of them already; remove some")
+
+
+@contextmanager
+def _run_folder_is_ours(directory: Path) -> Iterator[None]:
+    """Turn the system's refusals (a full disk, a read-only one) into the run's reason."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{directory}: {error.strerror or error}") from error
+
+
+def _half_of_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _may_raise_limits() -> bool:
+    """Whether this machine's root may raise limits at all (CAP_SYS_RESOURCE, bit 24 of the bounding set)."""
+    with suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return bool(int(next(line.split()[1] for line in lines if line.startswith("CapBnd")), 16) >> 24 & 1)
+    return True
+
+
+def _last_lines(log: Path) -> str:
+    lines: list[bytes] = []
+    with suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 16_384))
+        lines = file.read().splitlines()[-_SHOWN_LOG_LINES:]
+    shown = [f"  | {line.decode(errors='replace')[:300]}" for line in lines]
+    return "\n".join([*shown, f"  the whole log: {log}"])
+
+
+def _how_to_enter(engine: str, name: str) -> str:
+    return f"the container stays: `{engine} exec -it {name} sh` enters it, `{engine} rm --force {name}` removes it"

@@ -1,0 +1,325 @@
+"""What credential.json and the environment hold becomes Credentials, and what of it must never be printed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+from madengine.errors import ConfigurationError
+from madengine.records import Model
+
+FILE = "credential.json"
+REDACTED = "[redacted]"
+
+_SHORTEST_SECRET = 4
+# lines of a key file are secrets of their own, but a short one would blot out half a log
+_SHORTEST_LINE = 8
+_PUBLIC = re.compile(
+    r"(^|_)(user|username|repository|registry|url|endpoint|host|hostname|port|name|email|region|file)(_s3)?$"
+)
+_PASSWORD_IN_URL = re.compile(r"://[^/@\s:]*:([^/@\s]+)@")
+_DOCKER_HUB = ("", "dockerhub", "docker.io", "index.docker.io")
+_HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*|\[[0-9A-Fa-f:]+\])"
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_REGISTRY = re.compile(rf"{_HOST}(?::[0-9]+)?(?:/{_COMPONENT})*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+
+
+@dataclass(frozen=True, repr=False)
+class Credentials:
+    """Named entries of credential.json and the MAD_SECRETS* variables; its text form shows names only.
+
+    `key_files` holds the contents of the private keys that entries name by path (`ssh_key_file`), by that
+    path; `warnings` what the user should be told once, a line each.
+    """
+
+    entries: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    key_files: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Credentials(entries={sorted(self.entries)}, secrets={sorted(self.secrets)})"
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str] | None:
+        values = secret_values(self)
+        return re.compile("|".join(re.escape(value) for value in values)) if values else None
+
+
+@dataclass(frozen=True)
+class Login:
+    """Who logs in at a registry; `registry` is its host, `docker.io` for Docker Hub."""
+
+    registry: str
+    username: str
+    password: str = field(repr=False)
+
+
+def load(root: Path, environ: Mapping[str, str]) -> Credentials:
+    """Read `credential.json` of the package at `root`, if there is one, and the MAD_* variables of the environment.
+
+    Raises ConfigurationError, naming the place and never a value, for a file that is broken or can't be read.
+    """
+    path = root / FILE
+    entries = {name: _filled(entry, root, f"{path}: {name}") for name, entry in _entries(_object(path), path)}
+    docker_hub = _docker_hub(entries.get("dockerhub", {}), environ, root)
+    if docker_hub:
+        entries["dockerhub"] = docker_hub
+    return Credentials(
+        entries,
+        {name: value for name, value in environ.items() if "MAD_SECRETS" in name},
+        _key_files(entries, root),
+        (*_mode_warning(path), *_docker_hub_warning(environ)),
+    )
+
+
+def registry_login(credentials: Credentials, registry: str) -> Login | None:
+    """Find who logs in at a registry (`docker.io`, `dockerhub` or empty is Docker Hub); None is anonymous.
+
+    Raises ConfigurationError where an entry has only one of username and password.
+    """
+    host = registry.partition("/")[0]
+    on_docker_hub = host in _DOCKER_HUB
+    names = (registry, "dockerhub") if on_docker_hub else (registry, host)
+    name = next((name for name in names if name in credentials.entries), None)
+    if name is None:
+        return None
+    username, password = (credentials.entries[name].get(key, "") for key in ("username", "password"))
+    if bool(username) != bool(password):
+        missing = "password" if username else "username"
+        raise ConfigurationError(f"{FILE}: {name}: no {missing} to log in with; add it, or take the entry out")
+    return Login("docker.io" if on_docker_hub else host, username, password) if username else None
+
+
+def registry_image(registry: str, image: str, credentials: Credentials) -> str:
+    """Name an image for a registry; where the registry's entry has a `repository`, the image becomes its tag.
+
+    Raises ConfigurationError for a registry, repository or tag that no engine would take.
+    """
+    registry_name(registry)
+    on_docker_hub = registry in _DOCKER_HUB
+    entry = "dockerhub" if on_docker_hub else registry
+    repository = credentials.entries.get(entry, {}).get("repository", "")
+    prefix = "" if on_docker_hub else f"{registry}/"
+    if not repository:
+        return prefix + image
+    if not _REPOSITORY.fullmatch(repository):
+        raise ConfigurationError(f"{FILE}: {entry}.repository: {repository!r}, expected lower case such as org/repo")
+    if not _TAG.fullmatch(image):
+        raise ConfigurationError(
+            f"{image}: no tag for {prefix}{repository} (128 letters, digits, _ . - at most); shorten the model's name"
+        )
+    return f"{prefix}{repository}:{image}"
+
+
+def registry_name(registry: str) -> str:
+    """Give a registry back as it is, `host[:port][/path]` or `dockerhub`.
+
+    Raises ConfigurationError, saying how to write it, where it is something else.
+    """
+    if "@" in registry:
+        # without the value: a password may be in it
+        raise ConfigurationError(f"registry: write it without user and password, and put those in {FILE}")
+    if registry == "dockerhub" or (_REGISTRY.fullmatch(registry) and _is_host(registry)):
+        return registry
+    raise ConfigurationError(f"registry {registry!r}: write {_rewritten(registry)}")
+
+
+def model_secrets(credentials: Credentials, model: Model) -> dict[str, str]:
+    """Name what a model's `cred` gives it as environment variables, as in AMD_GITHUB_USERNAME.
+
+    Raises ConfigurationError where the entry is missing.
+    """
+    if not model.cred:
+        return {}
+    if model.cred not in credentials.entries:
+        owner = f" or ask the model's owner, {model.owner}" if model.owner else ""
+        raise ConfigurationError(f"{FILE}: no entry {model.cred!r}, which model {model.name} needs; add it{owner}")
+    return {_variable(model.cred, key): value for key, value in credentials.entries[model.cred].items()}
+
+
+def redact(text: str, credentials: Credentials) -> str:
+    """Replace every secret in a text, also where it is written in base64, for a URL or in JSON."""
+    pattern = credentials._pattern
+    return pattern.sub(REDACTED, text) if pattern else text
+
+
+def secret_values(credentials: Credentials) -> tuple[str, ...]:
+    """List what must not be printed, longest first: secrets of four characters or more, in all their forms."""
+    forms = {form for secret in _secrets(credentials) for form in _forms(secret)}
+    return tuple(sorted((form for form in forms if len(form) >= _SHORTEST_SECRET), key=lambda form: (-len(form), form)))
+
+
+def _secrets(credentials: Credentials) -> Iterator[str]:
+    for entry in credentials.entries.values():
+        for key, value in entry.items():
+            yield from _PASSWORD_IN_URL.findall(value)
+            if not _PUBLIC.search(key.lower()):
+                yield value
+        if entry.get("username") and entry.get("password"):
+            yield f"{entry['username']}:{entry['password']}"
+    yield from credentials.secrets.values()
+    yield from credentials.key_files.values()
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """The ways a secret may turn up in a text; none for one that is too short."""
+    value = secret.strip()
+    if len(value) < _SHORTEST_SECRET:
+        return
+    yield from (value, *(quote(value, safe, errors="surrogateescape") for safe in ("/", "")))
+    yield from (
+        quote_plus(value, errors="surrogateescape"),
+        json.dumps(value)[1:-1],
+        json.dumps(value, ensure_ascii=False)[1:-1],
+    )
+    for text in (value, value + "\n"):
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            encoded = encode(text.encode("utf-8", "surrogateescape")).decode("ascii")
+            yield from (encoded, encoded.rstrip("="))
+    if "\n" in value:
+        lines = (line.strip() for line in value.splitlines())
+        yield from (line for line in lines if len(line) >= _SHORTEST_LINE and not line.startswith("-----"))
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigurationError(f"{path}: can't be read: {(error.strerror or str(error)).lower()}") from None
+    except json.JSONDecodeError as error:
+        problem = error.msg[:1].lower() + error.msg[1:]
+        raise ConfigurationError(f"{path}: line {error.lineno} column {error.colno}: {problem}") from None
+    except (ValueError, RecursionError):
+        raise ConfigurationError(f"{path}: not UTF-8, or nested too deeply; write it as plain JSON") from None
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{path}: expected an object of named entries")
+    return value
+
+
+def _entries(value: dict[str, Any], path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """The entries by name; those of a list, as NAS_NODES may be, as `NAS_NODES[0]` and so on."""
+    for name, entry in value.items():
+        if isinstance(entry, list):
+            for index, item in enumerate(entry):
+                yield f"{name}[{index}]", _entry(item, f"{path}: {name}[{index}]")
+        else:
+            yield name, _entry(entry, f"{path}: {name}")
+
+
+def _entry(value: Any, where: str) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ConfigurationError(f'{where}: expected an object such as {{"username": …, "password": …}}')
+    return {key: _text(item, f"{where}.{key}") for key, item in value.items() if item is not None}
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str | int | float) or not _passable(str(value)):
+        raise ConfigurationError(f"{where}: expected text")
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _passable(text: str) -> bool:
+    """Whether the text can become a variable of a program."""
+    return "\0" not in text and not re.search("[\ud800-\udfff]", text)
+
+
+def _filled(entry: dict[str, str], root: Path, where: str) -> dict[str, str]:
+    """The entry with the content of each `<key>_file` as `<key>`; an ssh_key_file stays a path, as models expect."""
+    filled: dict[str, str] = {}
+    for key, value in entry.items():
+        name = key.removesuffix("_file")
+        if name in ("", key, "ssh_key"):
+            filled[key] = value
+        else:
+            filled[name] = _secret_file(root / value, f"{where}.{key}")
+    return filled
+
+
+def _secret_file(path: Path, where: str) -> str:
+    try:
+        content = path.read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise ConfigurationError(f"{where}: {path} can't be read: {(error.strerror or str(error)).lower()}") from None
+    except ValueError:
+        raise ConfigurationError(f"{where}: {path} is not UTF-8 text") from None
+    if not content or "\0" in content:
+        raise ConfigurationError(f"{where}: {path} is {'not text' if content else 'empty'}")
+    return content
+
+
+def _key_files(entries: Mapping[str, Mapping[str, str]], root: Path) -> dict[str, str]:
+    """Contents of the private keys on this machine; a path may also be meant inside the container."""
+    contents: dict[str, str] = {}
+    for path in (entry["ssh_key_file"] for entry in entries.values() if "ssh_key_file" in entry):
+        try:
+            contents[path] = (root / path).read_text(encoding="utf-8", errors="replace")
+        except (OSError, ValueError):
+            continue
+    return contents
+
+
+def _docker_hub(entry: dict[str, str], environ: Mapping[str, str], root: Path) -> dict[str, str]:
+    """The `dockerhub` entry after MAD_DOCKERHUB_*: user and password together replace all of it."""
+    user, password = environ.get("MAD_DOCKERHUB_USER", ""), environ.get("MAD_DOCKERHUB_PASSWORD", "")
+    file = environ.get("MAD_DOCKERHUB_PASSWORD_FILE", "")
+    if user and file and not password:
+        password = _secret_file(root / file, "MAD_DOCKERHUB_PASSWORD_FILE")
+    kept = {"username": user, "password": password} if user and password else entry
+    repository = environ.get("MAD_DOCKERHUB_REPO", "")
+    return {**kept, "repository": repository} if repository else kept
+
+
+def _docker_hub_warning(environ: Mapping[str, str]) -> tuple[str, ...]:
+    user = bool(environ.get("MAD_DOCKERHUB_USER"))
+    password = bool(environ.get("MAD_DOCKERHUB_PASSWORD") or environ.get("MAD_DOCKERHUB_PASSWORD_FILE"))
+    if user == password:
+        return ()
+    given, missing = ("USER", "PASSWORD") if user else ("PASSWORD", "USER")
+    return (f"MAD_DOCKERHUB_{given}: ignored without MAD_DOCKERHUB_{missing}; set both",)
+
+
+def _mode_warning(path: Path) -> tuple[str, ...]:
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return ()
+    return (f"{path}: readable by others (mode {mode:04o}); chmod 600 it",) if mode & 0o044 else ()
+
+
+def _is_host(registry: str) -> bool:
+    """Whether engines take the first part for a host: another word would be an organisation on Docker Hub."""
+    host = registry.partition("/")[0]
+    return host == "localhost" or "." in host or ":" in host
+
+
+def _rewritten(registry: str) -> str:
+    """How to write a malformed registry."""
+    host, slash, path = (
+        re.sub(r"^[A-Za-z][A-Za-z+]*://", "", registry.strip()).strip("/").removeprefix("dockerhub/").partition("/")
+    )
+    better = host + slash + path.lower()
+    if not _REGISTRY.fullmatch(better):
+        return "it as host[:port][/path], such as reg.example.com/team"
+    if not _is_host(better):
+        return f"docker.io/{better.lower()} for Docker Hub, or the host with its port, such as {host}:5000"
+    return better
+
+
+def _variable(cred: str, key: str) -> str:
+    name = f"{cred}_{key.upper()}"
+    if not re.fullmatch(r"[!-<>-~]+", name):
+        raise ConfigurationError(f"{FILE}: {cred}.{key}: can't be part of a variable's name; rename it")
+    return name

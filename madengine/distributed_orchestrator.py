@@ -1,0 +1,622 @@
+"""The phases end to end: build, push, run, full, export-config."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from madengine import context as contexts
+from madengine import credentials as credential_store
+from madengine import gpus as gpu_finder
+from madengine import manifest as manifests
+from madengine import owner, package, payload, programs, results
+from madengine.container_runner import ContainerRunner, new_run_id
+from madengine.context import Context
+from madengine.credentials import Credentials, registry_login, secret_values
+from madengine.data import Data
+from madengine.docker_builder import DockerBuilder, Failure, Recipe, image_path
+from madengine.errors import (
+    EXIT_BUILD_FAILED,
+    EXIT_DONE,
+    EXIT_FAILURE,
+    EXIT_RUN_FAILED,
+    ConfigurationError,
+    MadengineError,
+    RunError,
+)
+from madengine.files import write_json
+from madengine.manifest import Manifest
+from madengine.programs import engine as engines
+from madengine.programs.engine import Docker
+from madengine.records import FAILURE, SKIPPED, Gpu, Image, Model, RunResult
+from madengine.tools.discover_models import DiscoverModels
+
+DEFAULT_MANIFEST = Path("build_manifest.json")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a command works: the model package, the user's context and the engine.
+
+    `root` is None where this folder has no package and none may stand in for it.
+    """
+
+    root: Path
+    is_starter: bool = False
+    context_file: Path | None = None
+    context_text: str | None = None
+    engine: str = "auto"
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How models are run; `timeout` in seconds, None unset, 0 none."""
+
+    output: Path = Path("perf.csv")
+    summary_output: Path = Path("run_summary.json")
+    registry: str = ""
+    tags: tuple[str, ...] = ()
+    timeout: int | None = None
+    keep_alive: bool = False
+    keep_model_dir: bool = False
+    skip_model_run: bool = False
+    live_output: bool = False
+    data_file: Path | None = None
+    force_mirror_local: str = ""
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How images are built; an empty `registry` pushes nowhere."""
+
+    tags: tuple[str, ...] = ()
+    registry: str = ""
+    manifest_output: Path = DEFAULT_MANIFEST
+    summary_output: Path = Path("build_summary.json")
+    no_cache: bool = False
+    live_output: bool = False
+    ignore_deprecated: bool = False
+    jobs: int = 0
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class DistributedOrchestrator:
+    """Carries out the phases; `say` takes lines for people, `show` what a program may read.
+
+    Every phase gives the command's exit code, and raises MadengineError for what keeps it from starting.
+    """
+
+    place: Place
+    say: Callable[[str], None]
+    show: Callable[[str], None]
+
+    # --- build ---
+
+    def build_phase(self, options: BuildOptions, detected: Mapping[str, Any] | None = None) -> BuildOutcome:
+        """Build and push the selected models, and write manifest and summary; `detected` narrows the choice."""
+        began = time.monotonic()
+        models = DiscoverModels(self.place.root).select(options.tags, options.ignore_deprecated)
+        context = self._context({**contexts.host_facts(self.place.environ), **(detected or {})}, {})
+        _refuse_unsupported(context, models)
+        credentials = self._credentials()
+        registry = credential_store.registry_name(options.registry) if options.registry else ""
+        with self._engine(credentials, [registry], options.dry_run) as engine:
+            builder = DockerBuilder(
+                engine=engine,
+                root=self.place.root,
+                context=context,
+                credentials=credentials,
+                registry=registry,
+                log_directory=options.manifest_output.parent / "build_logs",
+                no_cache=options.no_cache,
+                live_output=options.live_output,
+                say=self.say,
+            )
+            recipes, failures = builder.plan(models)
+            if options.dry_run:
+                return self._shown(builder, recipes, failures)
+            for failed in failures:
+                self.say(f"{failed.model_name}: {failed.error}")
+            outcome = self._built(builder, recipes, failures, options.jobs or _default_jobs())
+        kept = Manifest(
+            images=tuple(image for _, image in outcome.images),
+            models={image.key: recipe.model for recipe, image in outcome.images},
+            registry=registry,
+            context={key: context.values.get(key, {}) for key in manifests.CONTEXT_KEYS},
+        )
+        manifests.save(kept, options.manifest_output)
+        self._summarise(outcome, registry, options.summary_output, time.monotonic() - began)
+        self.say(f"manifest: {options.manifest_output}")
+        return outcome
+
+    def _built(
+        self, builder: DockerBuilder, recipes: Sequence[Recipe], failures: list[Failure], jobs: int
+    ) -> BuildOutcome:
+        images: dict[str, tuple[Recipe, Image]] = {}
+        failed = list(failures)
+
+        def done(recipe: Recipe, came: Image | Failure) -> None:
+            image = came.image if isinstance(came, Failure) else came
+            if image is not None:
+                images[recipe.key] = (recipe, image)
+            if isinstance(came, Failure):
+                failed.append(came)
+
+        builder.build_all(recipes, jobs, done)
+        in_order = [images[recipe.key] for recipe in recipes if recipe.key in images]
+        return BuildOutcome(tuple(in_order), tuple(failed))
+
+    def _shown(self, builder: DockerBuilder, recipes: Sequence[Recipe], failures: Sequence[Failure]) -> BuildOutcome:
+        self.show("set -e")
+        if builder.registry and registry_login(builder.credentials, builder.registry):
+            self.show(
+                f"# log in first: {builder.engine.name} login --username NAME --password-stdin {builder.registry}"
+            )
+        for recipe in recipes:
+            for line in builder.shell_lines(recipe):
+                self.show(programs.redact(line))
+        for failed in failures:
+            self.say(f"{failed.model_name}: {failed.error}")
+        return BuildOutcome((), tuple(failures))
+
+    def _summarise(self, outcome: BuildOutcome, registry: str, path: Path, seconds: float) -> None:
+        now = datetime.now(timezone.utc)
+        broken = {failed.image.key for failed in outcome.failures if failed.image}
+        built = [
+            results.BuiltImage(image, recipe.model, recipe.pushed[-1] if recipe.pushed else image.docker_image, now)
+            for recipe, image in outcome.images
+            if image.key not in broken
+        ]
+        failed = [
+            results.FailedBuild(one.model_name, one.dockerfile, one.error, one.log_file) for one in outcome.failures
+        ]
+        write_json(path, results.build_summary(built, failed, seconds, registry))
+        for recipe, image in outcome.images:
+            pinned = f"{image.registry_image}@{image.registry_digest}" if image.registry_digest else image.image_id
+            self.show(f"{recipe.key}  {pinned}")
+        self.say(f"built {len(built)} of {len(built) + len(failed)} images in {seconds:.1f} s; summary: {path}")
+
+    def push_phase(self, manifest_file: Path, registry: str, dry_run: bool) -> int:
+        """Push what a manifest names and its registry doesn't have yet; the manifest then pins it."""
+        kept = manifests.load(manifest_file)
+        wanted = credential_store.registry_name(registry or kept.registry) if registry or kept.registry else ""
+        if not wanted:
+            raise ConfigurationError(f"{manifest_file}: names no registry; say which with --registry")
+        credentials = self._credentials()
+        failed = 0
+        with self._engine(credentials, [wanted], dry_run) as engine:
+            builder = DockerBuilder(engine, self.place.root, Context(), credentials, wanted, say=self.say)
+            images = list(kept.images)
+            for index, image in enumerate(images):
+                name = builder.registry_names(image.docker_image)
+                names = [name, *_second_names(kept, image, wanted, name)]
+                if image.registry_digest and image.registry_image == name:
+                    self.say(f"{image.key}: already pushed as {name}@{image.registry_digest}")
+                    continue
+                try:
+                    images[index] = self._pushed(builder, image, names, dry_run)
+                except MadengineError as error:
+                    failed += 1
+                    self.say(f"{image.key}: {error}")
+        if not dry_run:
+            manifests.save(replace(kept, images=tuple(images), registry=wanted), manifest_file)
+        return EXIT_BUILD_FAILED if failed else EXIT_DONE
+
+    def _pushed(self, builder: DockerBuilder, image: Image, names: Sequence[str], dry_run: bool) -> Image:
+        engine = builder.engine
+        source = image.image_id or image.docker_image
+        commands = [engine.tag(source, name) for name in names]
+        if dry_run:
+            for command in [*commands, *(engine.push(name) for name in reversed(names))]:
+                self.show(programs.shell_line(command))
+            return image
+        for command in commands:
+            programs.ask(command)
+        with open(os.devnull, "w") as log:
+            pushed = builder.push(image, names, log)
+        self.show(f"{image.key}  {pushed.registry_image}@{pushed.registry_digest}")
+        return pushed
+
+    # --- run ---
+
+    def run_phase(
+        self,
+        manifest_file: Path,
+        options: RunOptions,
+        not_built: Iterable[Failure] = (),
+        gpus: tuple[Gpu, ...] | None = None,
+    ) -> int:
+        """Run a manifest's models on this machine, one after another; every one gets a row."""
+        kept = self._with_models(manifests.load(manifest_file), manifest_file)
+        gpus = gpu_finder.found() if gpus is None else gpus
+        detected = {**contexts.host_facts(self.place.environ), "gpu_vendor": gpu_finder.vendor(gpus)}
+        context = self._context(detected, kept.context)
+        _refuse_unsupported(context, list(kept.models.values()))
+        kept = _selected(_overridden(kept, options.registry), options.tags, manifest_file)
+        chosen, skipped = _fitting(kept, context)
+        results.check(options.output)
+        credentials = self._credentials()
+        run = Run(self, options, context, credentials, gpus, chosen, skipped)
+        registries = sorted({image.registry_image for _, image in chosen if image and image.registry_image})
+        with self._engine(credentials, registries, options.dry_run) as engine:
+            return run.show_lines(engine) if options.dry_run else run.carry_out(engine, not_built)
+
+    def full_phase(self, build: BuildOptions, options: RunOptions) -> int:
+        """Build for this machine's GPUs, then run what was built."""
+        gpus = gpu_finder.found()
+        vendor = {"gpu_vendor": gpu_finder.vendor(gpus)}
+        results.check(options.output)
+        whole = options.summary_output
+        build = replace(build, summary_output=whole.with_name(f"{whole.stem}.build{whole.suffix}"))
+        options = replace(options, summary_output=whole.with_name(f"{whole.stem}.run{whole.suffix}"), tags=())
+        outcome = self.build_phase(build, vendor)
+        if build.dry_run:
+            self.say("the run's lines need the manifest that these make: `madengine run --manifest-file … --dry-run`")
+            return outcome.exit_code
+        code = self.run_phase(build.manifest_output, options, outcome.failures, gpus)
+        self._join_summaries(whole, build.summary_output, options.summary_output, outcome.exit_code or code)
+        return outcome.exit_code or code
+
+    def _join_summaries(self, whole: Path, build: Path, run: Path, code: int) -> None:
+        parts = {"build_phase": build, "run_phase": run}
+        joined = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in parts.items()}
+        write_json(whole, {**joined, "overall_success": code == EXIT_DONE})
+        for path in parts.values():
+            path.unlink()
+        self.say(f"summary: {whole}")
+
+    def _with_models(self, kept: Manifest, path: Path) -> Manifest:
+        """An older manifest names no models: each image gets the local model whose name its own begins with."""
+        if not kept.images:
+            raise ConfigurationError(f"{path}: holds no images; `madengine build` again")
+        missing = [image for image in kept.images if image.key not in kept.models]
+        if not missing:
+            return kept
+        if self.place.is_starter:
+            raise ConfigurationError(
+                f"{path}: says nothing about the model of {missing[0].key} (an older manifest), and there is no "
+                "models.json here to find it in; run it in its package's folder, or set MODEL_DIR"
+            )
+        known = sorted(DiscoverModels(self.place.root).models(), key=lambda model: -len(model.name))
+        found = {image.key: _model_of(image, known, path) for image in missing}
+        return replace(kept, models={**kept.models, **found})
+
+    # --- export-config ---
+
+    def export_config(self, tags: Sequence[str], output: Path, ignore_deprecated: bool) -> int:
+        """Write what other tools need to plan: models, context and the names of the credentials; asks no GPU."""
+        from madengine.cards import card
+
+        models = DiscoverModels(self.place.root).select(tags, ignore_deprecated)
+        context = self._context({}, {})
+        write_json(
+            output,
+            {
+                "models": [card(model) for model in models],
+                "context": {
+                    "docker_env_vars": context.docker_env_vars,
+                    "docker_mounts": context.docker_mounts,
+                    "gpu_vendor": context.gpu_vendor,
+                    "docker_gpus": context.docker_gpus,
+                },
+                "credentials_required": sorted({model.cred for model in models if model.cred}),
+            },
+        )
+        self.say(f"execution configuration of {len(models)} models: {output}")
+        return EXIT_DONE
+
+    # --- shared ---
+
+    def _context(self, detected: Mapping[str, Any], manifest: Mapping[str, Any]) -> Context:
+        return contexts.load(detected, manifest, self.place.context_file, self.place.context_text)
+
+    def _credentials(self) -> Credentials:
+        found = credential_store.load(self.place.root, self.place.environ)
+        for warning in found.warnings:
+            self.say(warning)
+        programs.hide(secret_values(found))
+        return found
+
+    @contextmanager
+    def _engine(self, credentials: Credentials, registries: Sequence[str], dry_run: bool) -> Iterator[Docker]:
+        """The engine, logged in where credentials are known for a registry; the login is private and temporary."""
+        logins = {registry: login for registry in registries if (login := registry_login(credentials, registry))}
+        if dry_run:
+            yield engines.find(self.place.engine)
+            return
+        engine = engines.find(self.place.engine)
+        manager = engines.logged_in(engine, logins.values()) if logins else nullcontext(engine)
+        with manager as ready:
+            yield ready
+
+
+@dataclass(frozen=True)
+class BuildOutcome:
+    """What a build phase made (recipe and image, in order) and what failed."""
+
+    images: tuple[tuple[Recipe, Image], ...]
+    failures: tuple[Failure, ...]
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_BUILD_FAILED if self.failures else EXIT_DONE
+
+
+@dataclass
+class Run:
+    """One run of chosen models on this machine: its results as they come, and where they are kept."""
+
+    orchestrator: DistributedOrchestrator
+    options: RunOptions
+    context: Context
+    credentials: Credentials
+    gpus: tuple[Gpu, ...]
+    chosen: Sequence[tuple[Model, Image | None]]
+    skipped: Sequence[tuple[Image, Model, str]]
+    run_id: str = field(default_factory=new_run_id)
+    came: list[RunResult] = field(default_factory=list)
+    lost_rows: bool = False
+
+    @property
+    def directory(self) -> Path:
+        return Path("runs") / self.run_id
+
+    def carry_out(self, engine: Docker, not_built: Iterable[Failure]) -> int:
+        """Run everything, keep every result as it comes; gives the exit code."""
+        began = time.monotonic()
+        owner.sweep(engine, self.orchestrator.say)
+        runner = self._runner(engine)
+        try:
+            for failed in not_built:
+                self._record(self._unrun(_named(failed), None, FAILURE, f"build: {failed.error}"))
+            for model, image in self.chosen:
+                if image is None:
+                    self._record(self._unrun(model, None, SKIPPED, self._why_no_image(model)))
+                    continue
+                self.orchestrator.say(f"running {model.name} ({image.key})")
+                runner.run(model, image)
+        finally:
+            self._conclude(time.monotonic() - began)
+        return self._exit_code()
+
+    def show_lines(self, engine: Docker) -> int:
+        """Print the pull and run lines of every model that would run."""
+        for model, image in self.chosen:
+            if image is None:
+                self.orchestrator.say(f"{model.name}: {self._why_no_image(model)}")
+                continue
+            for line in self._runner(engine).shell_lines(model, image):
+                self.orchestrator.show(programs.redact(line))
+        return EXIT_DONE
+
+    def _runner(self, engine: Docker) -> ContainerRunner:
+        options, place = self.options, self.orchestrator.place
+        data_file = options.data_file or place.root / "data.json"
+        if options.data_file and not data_file.is_file():
+            raise ConfigurationError(f"{data_file}: no such file; --data-config-file-name names a data.json")
+        return ContainerRunner(
+            engine=engine,
+            run_id=self.run_id,
+            directory=self.directory,
+            context=self.context,
+            gpus=self.gpus,
+            data=Data.load(data_file, self.context.values.get("data", {})),
+            done=self._record,
+            secret_names=tuple(self.credentials.secrets),
+            root=None if place.is_starter else place.root,
+            timeout=options.timeout,
+            force_mirror_local=options.force_mirror_local,
+            keep_alive=options.keep_alive,
+            keep_model_dir=options.keep_model_dir,
+            skip_model_run=options.skip_model_run,
+            live=_to_terminal if options.live_output else None,
+            say=self.orchestrator.say,
+        )
+
+    def _record(self, result: RunResult) -> None:
+        result = replace(result, reason=programs.redact(result.reason))
+        self.came.append(result)
+        figures = "; ".join(f"{metric.performance} {metric.metric}".strip() for metric in result.metrics)
+        self.orchestrator.say(f"{result.model.name}: {result.status} {result.reason or figures}".rstrip())
+        rows = results.rows(result, self.orchestrator.place.environ)
+        try:
+            results.append(self.options.output, rows)
+        except MadengineError as error:
+            self._save_elsewhere(rows, error)
+
+    def _save_elsewhere(self, rows: list[dict[str, str]], problem: MadengineError) -> None:
+        """A row that perf.csv can't take goes beside the log, or at least onto the screen."""
+        self.lost_rows = True
+        other = self.directory / "perf.csv"
+        try:
+            results.append(other, rows)
+            self.orchestrator.say(f"{problem}; the row is in {other}")
+        except MadengineError:
+            self.orchestrator.say(f"{problem}; the row: {json.dumps(rows)}")
+
+    def _conclude(self, seconds: float) -> None:
+        say = self.orchestrator.say
+        documents = {
+            self.directory / "results.json": results.results_json(self.run_id, self.came, _environment()),
+            self.options.summary_output: results.run_summary(
+                self.came, self.skipped, seconds, socket.gethostname(), str(self.options.output), self.run_id
+            ),
+        }
+        for path, document in documents.items():
+            try:
+                write_json(path, document)
+            except MadengineError as error:
+                self.lost_rows = True
+                say(str(error))
+        if self.came:
+            self.orchestrator.show(results.table(self.came))
+        for image, _, reason in self.skipped:
+            say(f"skipped {image.key}: {reason}")
+        say(f"rows: {self.options.output}; logs: {self.directory}; summary: {self.options.summary_output}")
+
+    def _exit_code(self) -> int:
+        if any(result.status == FAILURE for result in self.came):
+            return EXIT_RUN_FAILED
+        if all(image is None for _, image in self.chosen):
+            self.orchestrator.say("nothing in this manifest is for this machine")
+            return EXIT_RUN_FAILED
+        return EXIT_FAILURE if self.lost_rows else EXIT_DONE
+
+    def _why_no_image(self, model: Model) -> str:
+        others = sorted({reason for _, other, reason in self.skipped if other == model})
+        return "; ".join(others) or "the manifest has no image of it"
+
+    def _unrun(self, model: Model, image: Image | None, status: str, reason: str) -> RunResult:
+        return RunResult(
+            run_id=self.run_id,
+            model=model,
+            image=image,
+            status=status,
+            reason=reason,
+            started=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            machine_name=socket.gethostname(),
+            gpu_vendor=self.context.gpu_vendor,
+            n_gpus=model.n_gpus,
+        )
+
+
+def package_place(environ: Mapping[str, str], cwd: Path, **more: Any) -> tuple[Place, str]:
+    """The place of a command, and the line that says so where the bundled starter package stands in."""
+    root, message = package.root(environ, cwd)
+    return Place(root=root, is_starter=bool(message), environ=environ, **more), message
+
+
+def _refuse_unsupported(context: Context, models: Sequence[Model]) -> None:
+    """What a card or context asks for and this version can't deliver is refused, never left out silently."""
+    keys = [*contexts.unsupported(context), *(["MAD_CONTAINER_IMAGE"] if context.container_image else [])]
+    if keys:
+        raise ConfigurationError(f"context: {', '.join(keys)}: not supported by this version yet; leave it out")
+    for model in models:
+        asked = [name for name in ("url", "cred") if getattr(model, name)]
+        if asked:
+            raise ConfigurationError(
+                f"model {model.name!r}: {asked[0]}: not supported by this version yet; choose others with --tags"
+            )
+
+
+def _selected(kept: Manifest, tags: Sequence[str], path: Path) -> Manifest:
+    """The manifest's images of the models that the tags name; no tags are all."""
+    if not tags:
+        return kept
+    for tag in tags:
+        if not any(_named_by(model, tag) for model in kept.models.values()):
+            names = ", ".join(sorted({model.name for model in kept.models.values()}))
+            raise ConfigurationError(f"{path}: no model named or tagged {tag!r}; it has {names}")
+    images = tuple(image for image in kept.images if any(_named_by(kept.models[image.key], tag) for tag in tags))
+    return replace(kept, images=images)
+
+
+def _named_by(model: Model, tag: str) -> bool:
+    return tag in (model.name, "all", *model.tags)
+
+
+def _overridden(kept: Manifest, registry: str) -> Manifest:
+    """The manifest with its images in another registry; their digests stay, so they are the same images."""
+    if not registry:
+        return kept
+    new = credential_store.registry_name(registry)
+    images = tuple(replace(image, registry_image=f"{new}/{_path(image, kept.registry)}") for image in kept.images)
+    return replace(kept, images=images, registry=new)
+
+
+def _path(image: Image, registry: str) -> str:
+    name = image.registry_image or image.docker_image
+    return name.removeprefix(f"{registry}/") if registry else name
+
+
+def _fitting(
+    kept: Manifest, context: Context
+) -> tuple[list[tuple[Model, Image | None]], list[tuple[Image, Model, str]]]:
+    """Per model the images for this machine (None where there is none), and the others, each with the reason."""
+    chosen: list[tuple[Model, Image | None]] = []
+    skipped = []
+    for image in kept.images:
+        reason = _misfit(image, context)
+        if reason:
+            skipped.append((image, kept.models[image.key], reason))
+        else:
+            chosen.append((kept.models[image.key], image))
+    served = [model for model, _ in chosen]
+    for _, model, _ in skipped:
+        if model not in served:
+            served.append(model)
+            chosen.append((model, None))
+    return chosen, skipped
+
+
+def _misfit(image: Image, context: Context) -> str:
+    vendor = image.gpu_vendor.upper() or _vendor_of_name(image.dockerfile)
+    if vendor and vendor != context.gpu_vendor:
+        return f"it is for gpu_vendor {vendor}, this machine is {context.gpu_vendor}"
+    if image.guest_os and context.guest_os and image.guest_os.upper() != context.guest_os:
+        return f"it is for guest_os {image.guest_os}, the context says {context.guest_os}"
+    return ""
+
+
+def _vendor_of_name(dockerfile: str) -> str:
+    """Older manifests say the vendor in the Dockerfile's name only, as `.amd.` or `.nvidia.`."""
+    parts = Path(dockerfile).name.lower().split(".")
+    return next((vendor.upper() for vendor in ("amd", "nvidia") if vendor in parts), "")
+
+
+def _model_of(image: Image, known: Sequence[Model], path: Path) -> Model:
+    for model in known:
+        if image.key.startswith(f"ci-{model.name.lower().replace('/', '_')}_"):
+            return model
+    names = ", ".join(sorted(model.name for model in known))
+    raise RunError(f"{path}: {image.key}: no model of this package has that name (it has {names})")
+
+
+def _second_names(kept: Manifest, image: Image, registry: str, name: str) -> list[str]:
+    """`<registry>/madengine/<model>:latest`, for the one image of a model; as `build` names it."""
+    if image.key not in kept.models or name != f"{registry}/{image.docker_image}":
+        return []
+    mine = image_path(kept.models[image.key].name)
+    same = [
+        other for other in kept.images if other.key in kept.models and image_path(kept.models[other.key].name) == mine
+    ]
+    return [f"{registry}/madengine/{mine}:latest"] if len(same) == 1 else []
+
+
+def _named(failed: Failure) -> Model:
+    return Model(name=failed.model_name, dockerfile=failed.dockerfile, scripts="", n_gpus="")
+
+
+def _environment() -> dict[str, Any]:
+    import platform
+
+    return {
+        "machine_name": socket.gethostname(),
+        "kernel": platform.release(),
+        "architecture": platform.machine(),
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "payload": payload.DIRECTORY,
+    }
+
+
+def _default_jobs() -> int:
+    return max(4, os.cpu_count() or 1)
+
+
+def _to_terminal(chunk: bytes) -> None:
+    import sys
+
+    sys.stderr.buffer.write(chunk)
+    sys.stderr.buffer.flush()

@@ -1,0 +1,417 @@
+"""Model in, Image out: choose Dockerfiles, build, add the payload layer, push, learn the digest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from madengine import __version__, payload, programs
+from madengine.context import Context, matches, mismatch, parse_header
+from madengine.credentials import Credentials, registry_image
+from madengine.errors import BuildError, MadengineError
+from madengine.files import locked
+from madengine.package import template
+from madengine.programs.engine import Docker, is_transport, repo_digest, repository
+from madengine.records import Image, Model
+
+if TYPE_CHECKING:
+    from plumbum.commands.base import BaseCommand
+
+_SUFFIX = ".dockerfile"
+# Attempts at a push, and the pause before the second; it doubles each time.
+PUSH_ATTEMPTS = 4
+PUSH_PAUSE_SECONDS = 1.0
+_SHOWN_LOG_LINES = 20
+_PUSHED = re.compile(r"\bdigest: (sha256:[0-9a-f]{64})\b")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One image to build: which model, by which Dockerfile (relative to the package), under which names.
+
+    `key` is the image's name and its manifest key; `pushed` are the names it gets in the registry,
+    the one that runs first.
+    """
+
+    key: str
+    model: Model
+    dockerfile: Path
+    gpu_vendor: str
+    guest_os: str
+    base_docker: str
+    pushed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A model or image that could not be planned, built or pushed; `image` is set where only the push failed."""
+
+    model_name: str
+    dockerfile: str
+    error: str
+    log_file: str = ""
+    image: Image | None = None
+
+
+@dataclass(frozen=True)
+class DockerBuilder:
+    """Builds the images of a model package (`root`) with one engine.
+
+    `registry` is where they are pushed, empty for nowhere; every build writes its log below
+    `log_directory`; `say` gets one line for people at a time, from any thread.
+    """
+
+    engine: Docker
+    root: Path
+    context: Context
+    credentials: Credentials
+    registry: str = ""
+    log_directory: Path = Path("build_logs")
+    no_cache: bool = False
+    live_output: bool = False
+    say: Callable[[str], None] = print
+
+    def plan(self, models: Sequence[Model]) -> tuple[list[Recipe], list[Failure]]:
+        """Choose the Dockerfiles of every model, and names that no two images share.
+
+        A model whose Dockerfiles or scripts don't fit is a Failure that says what was looked for.
+        """
+        recipes: dict[str, Recipe] = {}
+        failures = []
+        for model in models:
+            try:
+                payload.payload(model, self.root)
+                for recipe in self._recipes(model):
+                    key = recipe.key if recipe.key not in recipes else f"{recipe.key}_{_identity(model)}"
+                    recipes[key] = replace(recipe, key=key)
+            except MadengineError as error:
+                failures.append(Failure(model.name, model.dockerfile, str(error)))
+        return [self._named(recipe, list(recipes.values())) for recipe in recipes.values()], failures
+
+    def build_all(self, recipes: Sequence[Recipe], jobs: int, done: Callable[[Recipe, Image | Failure], None]) -> None:
+        """Build and push the recipes, `jobs` at a time; `done` hears of each as it ends, one at a time.
+
+        Ctrl-C ends what runs and is passed on.
+        """
+        with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
+            futures = {pool.submit(self.make, recipe): recipe for recipe in recipes}
+            try:
+                from concurrent.futures import as_completed
+
+                for future in as_completed(futures):
+                    done(futures[future], future.result())
+            except BaseException:
+                for future in futures:
+                    future.cancel()
+                programs.halt()
+                raise
+
+    def make(self, recipe: Recipe) -> Image | Failure:
+        """Build one image and push it; a failure is an answer, its log's last lines are shown."""
+        log_file = self.log_directory / f"{log_name(recipe.model, recipe.dockerfile)}.build.live.log"
+        image = None
+        try:
+            with _lock(recipe.key), _open_log(log_file) as log:
+                image = self._build(recipe, log, log_file)
+                return self.push(image, recipe.pushed, log)
+        except MadengineError as error:
+            self.say(f"{recipe.key}: {error}")
+            self._show_end(log_file)
+            return Failure(recipe.model.name, str(recipe.dockerfile), str(error), str(log_file), image)
+
+    def push(self, image: Image, names: Sequence[str], log: TextIO) -> Image:
+        """Push an image under every name; the first one's digest is what nodes pull.
+
+        Raises BuildError where the registry refuses, or is still not reached after the last attempt.
+        """
+        if not names:
+            return image
+        with tempfile.TemporaryDirectory(prefix="madengine-") as scratch:
+            for name in reversed(names):
+                digest = self._push(name, Path(scratch) / "digest", log)
+        if not digest:
+            raise BuildError(f"{names[0]}: pushed, but {self.engine.name} doesn't know its digest")
+        self.say(f"{image.key}: pushed {names[0]}@{digest}")
+        return replace(image, registry_image=names[0], registry_digest=digest)
+
+    def registry_names(self, key: str) -> str:
+        """The name of an image in this builder's registry."""
+        return registry_image(self.registry, key, self.credentials)
+
+    def shell_lines(self, recipe: Recipe) -> Iterator[str]:
+        """What `make` runs for a recipe, as lines for a POSIX shell."""
+        scratch = f".madengine/{recipe.key}"
+        yield f"# {recipe.key}: {_one_line(recipe.model.name)} from {recipe.dockerfile}"
+        yield programs.shell_line(self._base_command(recipe))
+        yield from payload.shell_lines(payload.payload(recipe.model, self.root), f"{scratch}/payload")
+        yield from payload.file_lines(f"{scratch}/Dockerfile", template("image/Dockerfile"))
+        yield programs.shell_line(self._payload_command(recipe, Path(scratch)))
+        yield shlex.join(["rm", "-rf", scratch])
+        yield from (programs.shell_line(self.engine.push(name)) for name in reversed(recipe.pushed))
+
+    # --- planning ---
+
+    def _recipes(self, model: Model) -> Iterator[Recipe]:
+        candidates = dockerfiles(self.root, model)
+        if not candidates:
+            raise BuildError(
+                f"no Dockerfile {model.dockerfile}.*.Dockerfile for the model {model.name!r} in {self.root}"
+            )
+        headers = {path: self._header(path) for path in candidates}
+        chosen = [path for path, header in headers.items() if matches(header, self.context)]
+        if not chosen:
+            said = "; ".join(f"{path}: {mismatch(header, self.context)}" for path, header in headers.items())
+            raise BuildError(f"no Dockerfile of the model {model.name!r} fits the context ({said})")
+        for path in chosen:
+            yield Recipe(
+                key=image_name(model, path),
+                model=model,
+                dockerfile=path,
+                gpu_vendor=str(headers[path].get("gpu_vendor", "")).upper(),
+                guest_os=str(headers[path].get("guest_os", "")).upper(),
+                base_docker=base_docker(_read(self.root / path), self.context.docker_build_arg),
+            )
+
+    def _header(self, path: Path) -> dict[str, Any]:
+        header = parse_header(_read(self.root / path), str(path))
+        if header is None:
+            raise BuildError(f"{path}: no `# CONTEXT {{…}}` in its first 5 lines; `# CONTEXT {{}}` fits every context")
+        return header
+
+    def _named(self, recipe: Recipe, recipes: Sequence[Recipe]) -> Recipe:
+        if not self.registry:
+            return recipe
+        name = self.registry_names(recipe.key)
+        latest = f"{self.registry}/madengine/{image_path(recipe.model.name)}:latest"
+        owners = Counter(image_path(other.model.name) for other in recipes)
+        # Docker Hub and registries with one repository for all have no place for a second name.
+        alone = owners[image_path(recipe.model.name)] == 1 and name == f"{self.registry}/{recipe.key}"
+        return replace(recipe, pushed=(name, latest) if alone and not _is_hub(self.registry) else (name,))
+
+    # --- building ---
+
+    def _build(self, recipe: Recipe, log: TextIO, log_file: Path) -> Image:
+        started = time.monotonic()
+        self.say(f"{recipe.key}: building {recipe.dockerfile}")
+        self._logged(self._base_command(recipe), log, f"{recipe.dockerfile}: the build failed")
+        with tempfile.TemporaryDirectory(prefix="madengine-") as scratch:
+            directory = Path(scratch)
+            (directory / "payload").mkdir(mode=0o755)
+            payload.write(payload.payload(recipe.model, self.root), directory / "payload")
+            (directory / "Dockerfile").write_text(template("image/Dockerfile"))
+            self._logged(self._payload_command(recipe, directory), log, "the payload layer could not be added")
+        duration = time.monotonic() - started
+        built, sha = self._built(recipe)
+        log.write(f"Build Duration: {duration:.3f} seconds\nMAD_CONTAINER_IMAGE is {recipe.key}\n")
+        log.write(f"BASE DOCKER is {recipe.base_docker}\nBASE DOCKER SHA is {sha}\n")
+        self.say(f"{recipe.key}: built in {duration:.1f} s")
+        return Image(
+            key=recipe.key,
+            docker_image=recipe.key,
+            dockerfile=str(recipe.dockerfile),
+            base_docker=recipe.base_docker,
+            docker_sha=sha,
+            build_duration=duration,
+            gpu_vendor=recipe.gpu_vendor,
+            guest_os=recipe.guest_os,
+            image_id=_image_id(str(built["Id"])),
+            self_contained=True,
+            size_bytes=int(built.get("Size") or 0),
+            log_file=str(log_file),
+        )
+
+    def _base_command(self, recipe: Recipe) -> BaseCommand:
+        return self.engine.build(
+            [f"{recipe.key}:base"],
+            self._path(recipe.dockerfile),
+            self._path(Path(build_directory(self.root, recipe.model))),
+            build_args=self.context.docker_build_arg,
+            no_cache=self.no_cache,
+        )
+
+    def _payload_command(self, recipe: Recipe, scratch: Path) -> BaseCommand:
+        return self.engine.build(
+            [recipe.key, *recipe.pushed],
+            scratch / "Dockerfile",
+            scratch / "payload",
+            build_args={"MODEL_IMAGE": f"{recipe.key}:base"},
+            labels={"madengine.model": recipe.model.name, "madengine.version": __version__},
+        )
+
+    def _path(self, path: Path) -> Path:
+        return path if self.root.resolve() == Path.cwd() else self.root / path
+
+    def _built(self, recipe: Recipe) -> tuple[dict[str, Any], str]:
+        """The image's own record, and the digest of its base where the engine knows one."""
+        found = self.engine.images(recipe.key, recipe.base_docker)
+        if not found:
+            raise BuildError(f"{recipe.key}: built, but {self.engine.name} doesn't list it")
+        digests = found[1].get("RepoDigests") or [] if len(found) > 1 else []
+        return dict(found[0]), repo_digest(digests, recipe.base_docker) if recipe.base_docker else ""
+
+    # --- pushing ---
+
+    def _push(self, name: str, digest_file: Path, log: TextIO) -> str:
+        """Push one name and learn its digest: from what docker prints, podman's file, or the image's record."""
+        pause = PUSH_PAUSE_SECONDS
+        for attempt in range(1, PUSH_ATTEMPTS + 1):
+            try:
+                last = self._logged(self.engine.push(name, digest_file), log, f"{name}: the push failed")
+                if digest_file.exists():
+                    return digest_file.read_text().strip()
+                said = _PUSHED.search(last)
+                return said[1] if said else self._digest(name)
+            except BuildError as error:
+                if attempt == PUSH_ATTEMPTS or not is_transport(str(error)):
+                    raise
+                self.say(f"{error}; again in {pause:g} s")
+            time.sleep(pause)
+            pause *= 2
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _digest(self, name: str) -> str:
+        found = self.engine.images(name)
+        return repo_digest(found[0].get("RepoDigests") or [], name) if found else ""
+
+    # --- logs ---
+
+    def _logged(self, command: BaseCommand, log: TextIO, problem: str) -> str:
+        """Run a command into the log; gives its last line that isn't empty.
+
+        Raises BuildError with its last line where it fails, or the log can't be written.
+        """
+        last = ""
+
+        def line_seen(line: str) -> None:
+            nonlocal last
+            last = line.strip() or last
+            log.write(line)
+            if self.live_output:
+                self.say(line.rstrip("\n"))
+
+        try:
+            log.write(f"$ {programs.redact(programs.shell_line(command))}\n")
+            code = programs.stream(command, line_seen)
+            log.flush()
+        except OSError as error:
+            raise BuildError(f"{log.name}: can't be written: {error.strerror}") from error
+        if code != 0:
+            raise BuildError(f"{problem}: {last or f'exit code {code}'}")
+        return last
+
+    def _show_end(self, log_file: Path) -> None:
+        with suppress(OSError):
+            lines = log_file.read_text(errors="replace").splitlines()[-_SHOWN_LOG_LINES:]
+            self.say("\n".join([*(f"  | {line}" for line in lines), f"  the whole log: {log_file}"]))
+
+
+def dockerfiles(root: Path, model: Model) -> list[Path]:
+    """The Dockerfiles of a model, relative to the package: every `<prefix>.*.Dockerfile`, or the one it names whole."""
+    prefix = Path(model.dockerfile)
+    if (root / prefix).is_file():
+        return [prefix]
+    folder = root / prefix.parent
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return [
+        prefix.parent / name
+        for name in names
+        if name.startswith(f"{prefix.name}.") and name.lower().endswith(_SUFFIX) and (folder / name).is_file()
+    ]
+
+
+def image_name(model: Model, dockerfile: Path) -> str:
+    """`ci-<model>_<os>_<vendor>`: the model's name and what the Dockerfile's has beyond its prefix."""
+    stem = dockerfile.name[: -len(_SUFFIX)] if dockerfile.name.lower().endswith(_SUFFIX) else dockerfile.name
+    beyond = stem.removeprefix(Path(model.dockerfile).name).strip(".").replace(".", "_")
+    name = f"ci-{model.name.lower().replace('/', '_')}" + (f"_{beyond.lower()}" if beyond else "")
+    # What a repository's path may hold: https://github.com/distribution/reference
+    valid = re.sub(r"[^a-z0-9._-]+", "_", name)
+    valid = re.sub(r"[._-]{2,}", lambda found: "__" if set(found[0]) == {"_"} else found[0][0], valid).strip("._-")
+    if len(valid) > 120:
+        valid = f"{valid[:100].rstrip('._-')}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return valid
+
+
+def image_path(name: str) -> str:
+    """A model's name as the path of a repository (`dir/model` stays a path)."""
+    parts = (re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") for part in name.split("/"))
+    return "/".join(part for part in parts if part)
+
+
+def log_name(model: Model, dockerfile: Path) -> str:
+    """The stem of a model's logs: `<model>_<Dockerfile without its suffix>`."""
+    stem = dockerfile.name[: -len(_SUFFIX)] if dockerfile.name.lower().endswith(_SUFFIX) else dockerfile.name
+    return re.sub(r"[^\w.-]+", "_", f"{model.name}_{stem}")[:200]
+
+
+def base_docker(text: str, build_args: dict[str, str]) -> str:
+    """The base image: the build argument BASE_DOCKER, its default in the Dockerfile, or else the last FROM."""
+    if "BASE_DOCKER" in build_args:
+        return build_args["BASE_DOCKER"]
+    default = re.search(r"^\s*ARG\s+BASE_DOCKER=(\S+)", text, re.MULTILINE | re.IGNORECASE)
+    if default:
+        return default[1].strip("\"'")
+    bases = re.findall(r"^\s*FROM\s+(?:--\S+\s+)*(\S+)", text, re.MULTILINE | re.IGNORECASE)
+    return bases[-1] if bases else ""
+
+
+def build_directory(root: Path, model: Model) -> str:
+    """The build's context directory: the card's `dockercontext`, else `docker` as in older versions.
+
+    Raises BuildError where it isn't there.
+    """
+    named = model.dockercontext or ("docker" if (root / "docker").is_dir() else str(Path(model.dockerfile).parent))
+    if not (root / named).is_dir():
+        raise BuildError(f"{root / named}: no such folder; the card of {model.name!r} names it as dockercontext")
+    return named
+
+
+def _identity(model: Model) -> str:
+    return hashlib.sha256(f"{model.name}\0{model.args}".encode(errors="surrogatepass")).hexdigest()[:8]
+
+
+def _image_id(found: str) -> str:
+    return found if found.startswith("sha256:") else f"sha256:{found}"
+
+
+def _is_hub(registry: str) -> bool:
+    return repository(registry).partition("/")[0] in ("docker.io", "dockerhub")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise BuildError(f"{path}: can't be read: {error.strerror}") from error
+
+
+def _open_log(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "w", encoding="utf-8", errors="replace", buffering=1)
+    except OSError as error:
+        raise BuildError(f"{path}: can't be written: {error.strerror}") from error
+
+
+def _lock(key: str) -> Any:
+    """One build of an image name at a time on this machine: the payload's `FROM` is the other build's name."""
+    folder = Path(tempfile.gettempdir()) / f"madengine-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise BuildError(f"{folder}: belongs to somebody else; remove it, or set TMPDIR")
+    return locked(folder / f"{key}.lock")

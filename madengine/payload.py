@@ -1,0 +1,133 @@
+"""What an image carries beside the model's own Dockerfile: scripts, card, entry.sh."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from madengine.cards import card
+from madengine.errors import BuildError
+from madengine.package import template
+from madengine.records import Model
+
+# Where the payload is inside an image, and what starts it there.
+DIRECTORY = "/opt/madengine"
+ENTRY = f"{DIRECTORY}/entry.sh"
+WORKSPACE = "/myworkspace"
+DEFAULT_TIMEOUT = 7200
+
+# A script's suffix says what reads it, as in older versions; a folder means its run.sh.
+_INTERPRETERS = {".sh": "bash", ".slurm": "bash", ".py": "python3"}
+
+
+@dataclass(frozen=True)
+class Payload:
+    """Texts (name -> content) and copies (name -> file or folder) that go to `DIRECTORY` in the image."""
+
+    texts: Mapping[str, str]
+    copies: Mapping[str, Path] = field(default_factory=dict)
+
+
+def payload(model: Model, root: Path) -> Payload:
+    """The payload of a model of the package at `root`.
+
+    Raises BuildError where the scripts that the card names are not there.
+    """
+    folder, script = scripts(model)
+    source = root / folder
+    if not (source / script).is_file():
+        raise BuildError(f'{source / script}: no such file; the card of {model.name!r} names it under "scripts"')
+    # A script beside models.json: its folder is the whole package, which is not what it needs.
+    copies = {"scripts": source} if source.resolve() != root.resolve() else {f"scripts/{script}": source / script}
+    texts = {
+        "entry.sh": template("image/entry.sh"),
+        "model.json": json.dumps(card(model), indent=2, ensure_ascii=False) + "\n",
+        "model.sh": model_sh(model),
+    }
+    return Payload(texts, copies)
+
+
+def scripts(model: Model) -> tuple[str, str]:
+    """The folder that a card's `scripts` means, and the script in it that is started."""
+    path = Path(model.scripts)
+    if path.suffix in _INTERPRETERS:
+        return str(path.parent), path.name
+    return str(path), "run.sh"
+
+
+def model_directory(model: Model) -> str:
+    """The model's directory below the workspace: `run_directory`, or the last part of its url."""
+    return model.url.rstrip("/").rpartition("/")[2] or "run_directory"
+
+
+def model_sh(model: Model) -> str:
+    """The card as assignments for entry.sh, which has no JSON parser; every value is one quoted word."""
+    script = scripts(model)[1]
+    values = {
+        "model_name": model.name,
+        "model_directory": model_directory(model),
+        "model_script": script,
+        "model_interpreter": _INTERPRETERS[Path(script).suffix],
+        "model_timeout": str(DEFAULT_TIMEOUT if model.timeout is None else model.timeout),
+        "model_results": model.multiple_results,
+    }
+    lines = [f"{name}={shlex.quote(value)}" for name, value in values.items()]
+    words = " ".join(map(shlex.quote, split(model.args, model)))
+    lines.append(f'[ "$arguments" = given ] || set -- {words}'.rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def split(args: str, model: Model) -> list[str]:
+    """A card's arguments as words, by the shell's rules for quotes; nothing in them is expanded or run.
+
+    Raises BuildError where a quote is left open.
+    """
+    try:
+        return shlex.split(args)
+    except ValueError as error:
+        raise BuildError(f"args of {model.name!r}: {error}: {args!r}") from error
+
+
+def write(content: Payload, directory: Path) -> None:
+    """Lay the payload out in a directory that is there.
+
+    Raises BuildError where the scripts can't be read or the directory can't be written.
+    """
+    try:
+        for name, source in content.copies.items():
+            target = directory / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target)
+            else:
+                shutil.copy2(source, target)
+        for name, text in content.texts.items():
+            (directory / name).write_text(text, encoding="utf-8", errors="surrogateescape")
+            (directory / name).chmod(0o755 if name.endswith(".sh") else 0o644)
+    except (OSError, shutil.Error) as error:
+        raise BuildError(f"{directory}: the payload can't be written: {error}") from error
+
+
+def shell_lines(content: Payload, directory: str) -> Iterator[str]:
+    """The same as lines for a POSIX shell."""
+    folders = sorted({posixpath.dirname(f"{directory}/{name}") for name in (*content.texts, *content.copies)})
+    yield shlex.join(["mkdir", "-p", *folders])
+    for name, source in content.copies.items():
+        yield shlex.join(["cp", "-RLp", str(source), f"{directory}/{name}"])
+    for name, text in content.texts.items():
+        yield from file_lines(f"{directory}/{name}", text)
+
+
+def file_lines(path: str, text: str) -> Iterator[str]:
+    """Lines for a POSIX shell that write a file; `text` ends in a newline."""
+    end = "END"
+    while end in text.splitlines():
+        end += "_"
+    quoted = shlex.quote(path)
+    yield f"cat >{quoted} <<'{end}'\n{text}{end}"
+    yield f"chmod {'755' if path.endswith('.sh') else '644'} {quoted}"

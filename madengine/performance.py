@@ -1,0 +1,220 @@
+"""Log lines -> metrics."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from madengine.errors import RunError
+from madengine.records import Metric
+
+LINE_LIMIT = 2048  # bytes of one line, after its marker, that are looked at
+
+_NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+_IS_NUMBER = re.compile(_NUMBER)
+_VALUE = re.compile(rf"\s*({_NUMBER})(?![0-9.])")
+# `1,234`, `1 234`, `12 / 100` and `12 - 15` each hold more than one number: none of them is read as the first.
+_MORE_DIGITS = re.compile(rf",[0-9]|\s[0-9]{{3}}(?![0-9])|[\s,/-]*{_NUMBER}(?![^\s,])")
+# A unit may touch its number, but `12k`, `0xFF` and `2nd` are other numbers than 12, 0 and 2.
+_UNIT = r"(?!(?i:x|(?:st|nd|rd|th)\b))(?:s|%|[A-Za-z]{2}[A-Za-z_]*)(?:/\S*)?(?![^\s,])"
+_NAME = re.compile(rf"(?:\s*,?\s*/[A-Za-z]+(?:\s*,\s*|\s+)|\s*,\s*|\s+|(?=/[A-Za-z])|(?={_UNIT}))(?P<name>[^\s,]+)")
+_SAMPLES = re.compile(rf"['\"\s:=]+({_NUMBER})(?![\w.%]|,[0-9])")
+_COLOUR = re.compile(r"\x1b\[[0-9;:]*[mK]|\x1b\(B")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_QUOTES = "'\"`"
+
+
+def is_number(text: str) -> bool:
+    """Whether the text is one finite decimal number: `12`, `-3.5e+2`, `.5`; not `nan`, `1,234` or `12 s`."""
+    return bool(_IS_NUMBER.fullmatch(text)) and math.isfinite(float(text))
+
+
+class MetricScan:
+    """Finds a model's metric in its log while the log is being written, in a few KB of memory.
+
+    The first valid line `performance: <number> <metric>` counts; where there is none, the first
+    `train_samples_per_second` with a number does (metric `samples_per_second`).
+    """
+
+    def __init__(self) -> None:
+        self._performance = _Search(b"performance:", _performance)
+        self._samples = _Search(b"train_samples_per_second", _samples_per_second)
+        self._finished = False
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the log's next bytes; they may be split anywhere."""
+        if self._performance.found is None:
+            self._performance.feed(chunk)
+            self._samples.feed(chunk)
+
+    def finish(self) -> None:
+        """Say that the log has ended: its last line may have no newline."""
+        self._performance.finish()
+        self._samples.finish()
+        self._finished = True
+
+    @property
+    def metric(self) -> Metric | None:
+        """The metric that was found so far; the fallback only after finish()."""
+        return self._performance.found or (self._samples.found if self._finished else None)
+
+    @property
+    def problem(self) -> str:
+        """Why there is no metric, in one line; empty where there is one."""
+        if self.metric:
+            return ""
+        if self._performance.refused is None:
+            return 'no line "performance: <number> <metric>" in the log'
+        return f"performance: '{_offender(self._performance.refused)}' is not a number"
+
+
+class _Search:
+    """Looks for the first line with a marker whose rest `read` accepts."""
+
+    def __init__(self, marker: bytes, read: Callable[[str], Metric | None]) -> None:
+        self.found: Metric | None = None
+        self.refused: str | None = None
+        self._marker = marker
+        self._read = read
+        self._rest = b""
+
+    def feed(self, chunk: bytes, last: bool = False) -> None:
+        if self.found or self._nothing_new(chunk):
+            return
+        buffer = self._rest + chunk
+        start = 0
+        while (at := buffer.find(self._marker, start)) >= 0:
+            start = at + len(self._marker)
+            line = _line(buffer, start, last)
+            if line is None:
+                self._rest = buffer[at:]
+                return
+            self._take(line)
+            if self.found:
+                break
+        self._rest = buffer[max(start, len(buffer) - len(self._marker) + 1) :]
+
+    def finish(self) -> None:
+        self.feed(b"", last=True)
+        self._rest = b""
+
+    def _nothing_new(self, chunk: bytes) -> bool:
+        """Pass over a chunk without a marker, and without copying it, which is most of a large log."""
+        keep = len(self._marker) - 1
+        if self._marker in self._rest + chunk[:keep] or self._marker in chunk:
+            return False
+        self._rest = (self._rest + chunk[-keep:])[-keep:]
+        return True
+
+    def _take(self, line: bytes) -> None:
+        text = _plain(line)
+        self.found = self._read(text)
+        if self.found is None:
+            self.refused = text
+
+
+def _line(buffer: bytes, start: int, last: bool) -> bytes | None:
+    """The line's rest from `start`; None where its end has yet to come.
+
+    A line beyond the limit loses its last word, for half a number is another number.
+    """
+    limit = start + LINE_LIMIT
+    end = buffer.find(b"\n", start, limit)
+    carriage_return = buffer.find(b"\r", start, limit if end < 0 else end)
+    end = end if carriage_return < 0 else carriage_return
+    if end >= 0:
+        return buffer[start:end]
+    if len(buffer) >= limit:
+        return buffer[start : max(start, buffer.rfind(b" ", start, limit), buffer.rfind(b"\t", start, limit))]
+    return buffer[start:] if last else None
+
+
+def _plain(line: bytes) -> str:
+    """The line as text, without colours; other control bytes become blanks, so that they join no digits."""
+    text = line.decode("utf-8", "replace")
+    if text.isprintable():
+        return text
+    return _CONTROL.sub(" ", _COLOUR.sub("", text))
+
+
+def _performance(text: str) -> Metric | None:
+    """The metric in what follows `performance:` on its line; None where its value is not one number."""
+    value = _VALUE.match(text)
+    if not value or not is_number(value[1]):
+        return None
+    rest = text[value.end() :]
+    if not rest.strip(_QUOTES + ", \t"):
+        return Metric(value[1], "")
+    name = None if _MORE_DIGITS.match(rest) else _NAME.match(rest)
+    return Metric(value[1], name["name"].strip(_QUOTES)) if name else None
+
+
+def _samples_per_second(text: str) -> Metric | None:
+    value = _SAMPLES.match(text)
+    return Metric(value[1], "samples_per_second") if value and is_number(value[1]) else None
+
+
+def _offender(text: str) -> str:
+    """The part of a refused line to show: its first word, or more of it where that word alone is a number."""
+    words = text.split()
+    shown = " ".join(words) if words and is_number(words[0].rstrip(",")) else "".join(words[:1])
+    return shown if len(shown) <= 40 else f"{shown[:39]}…"
+
+
+def read_multiple_results(path: Path) -> tuple[Metric, ...]:
+    """Read a model's multiple_results: a CSV whose header has model, performance and metric, in any order.
+
+    A row whose performance is not a number keeps its Metric, with performance "".
+    Raises RunError (with the file and the column or line) where the file can't be read as that.
+    """
+    try:
+        rows = list(_rows(path))
+    except OSError as error:
+        raise RunError(f"{path}: can't be read: {error.strerror or error}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise RunError(f"{path}: is no CSV file in UTF-8: {error}; see multiple_results in models.json") from error
+    if not rows:
+        raise RunError(f"{path}: has no row below its header; the script must write one for each result")
+    return tuple(_result(row) for row in rows)
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    if not path.is_file():
+        raise RunError(f"{path}: no such file; the script must write it (multiple_results)")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, skipinitialspace=True, strict=True)
+        header = _header(path, next(reader, []))
+        for cells in reader:
+            row = [cell.strip() for cell in cells]
+            if any(row):
+                if any(row[len(header) :]):
+                    raise RunError(
+                        f"{path}: line {reader.line_num} has {len(row)} cells, its header {len(header)}; "
+                        "quote a cell that holds a comma"
+                    )
+                yield dict(zip(header, row + [""] * len(header), strict=False))
+
+
+def _header(path: Path, cells: list[str]) -> list[str]:
+    header = [cell.strip() for cell in cells]
+    if not any(header):
+        raise RunError(f"{path}: is empty; the script must write the columns model, performance, metric")
+    for column in ("model", "performance", "metric"):
+        if header.count(column) != 1:
+            found = "has no" if column not in header else "has more than one"
+            raise RunError(f"{path}: {found} column '{column}'; its columns are {', '.join(header)}")
+    return header
+
+
+def _result(row: dict[str, str]) -> Metric:
+    performance = row["performance"]
+    known = ("model", "performance", "metric", "")
+    return Metric(
+        performance=performance if is_number(performance) else "",
+        metric=row["metric"],
+        model=row["model"],
+        extra={name: cell for name, cell in row.items() if name not in known},
+    )

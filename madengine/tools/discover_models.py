@@ -1,0 +1,358 @@
+"""models.json files and tags -> Models: what a package holds, and which of it is meant."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from posixpath import normpath
+from types import ModuleType
+from typing import Any, NoReturn
+
+from madengine import cards, package
+from madengine.errors import EXIT_CONFIGURATION, EXIT_DONE, ConfigurationError, DiscoveryError, MadengineError
+from madengine.records import Model
+
+FORMATS = ("table", "json", "names")
+
+
+@dataclass
+class CustomModel:
+    """What the `list_models()` of a get_models_json.py returns; a subclass may add fields, which then are card keys."""
+
+    name: str
+    dockerfile: str = ""
+    dockercontext: str = ""
+    scripts: str = ""
+    url: str = ""
+    cred: str = ""
+    owner: str = ""
+    data: str = ""
+    n_gpus: str = "-1"
+    timeout: int = 7200
+    training_precision: str = ""
+    tags: list[str] = field(default_factory=list)
+    args: str = ""
+    multiple_results: str = ""
+    skip_gpu_arch: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The model as a models.json entry."""
+        return dataclasses.asdict(self)
+
+    def update_model(self) -> None:
+        """A hook: called once, after discovery, to set what takes work to find out; name and tags stay."""
+
+
+class DiscoverModels:
+    """The models of the package at `root`, read once, at the first question."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    def models(self) -> tuple[Model, ...]:
+        """Every model of the package, sorted by name.
+
+        Raises DiscoveryError (a file that can't be read or run, a name given twice) or ConfigurationError
+        (a wrong entry), with the file and the line or key.
+        """
+        return self._models
+
+    def select(self, tags: Sequence[str], ignore_deprecated: bool = False) -> tuple[Model, ...]:
+        """The models that the tags mean, sorted by name, each pair of name and arguments once; no tags mean all.
+
+        A tag is a model's name, one of its tags or `all`; `dir/…` keeps to the models of scripts/dir.
+        `:key=value` and `:flag` after it append ` --key value` and ` --flag` to the model's args. Unlike
+        in older madengine a value keeps its own `=`, and is quoted as args are split with shlex.
+
+        Raises DiscoveryError where a tag selects nothing, or nothing but deprecated models (which only
+        `ignore_deprecated` lets in), ConfigurationError where what follows a `:` is no option.
+        """
+        if not self._models:
+            raise DiscoveryError(f"{_shown(self.root)}: the package lists no models; add one to its models.json")
+        selected: dict[tuple[str, str], Model] = {}
+        for tag in tags or ("all",):
+            matched = self._matching(tag.strip())
+            current = [model for model in matched if ignore_deprecated or not model.is_deprecated]
+            if not current:
+                raise DiscoveryError(
+                    f"{tag!r} selects only deprecated models ({_some(model.name for model in matched)});"
+                    " --ignore-deprecated lets them in"
+                )
+            for model in current:
+                selected.setdefault((model.name, model.args), model)
+        return tuple(sorted(selected.values(), key=lambda model: model.name))
+
+    @cached_property
+    def _models(self) -> tuple[Model, ...]:
+        places: dict[str, str] = {}
+        models = []
+        for where, model in _located_models(self.root):
+            if model.name in places:
+                raise DiscoveryError(f"{where} and {places[model.name]} have the same name; rename one of them")
+            places[model.name] = where
+            models.append(model)
+        return tuple(sorted(models, key=lambda model: model.name))
+
+    @cached_property
+    def _index(self) -> dict[str, list[Model]]:
+        index: dict[str, list[Model]] = {}
+        for model in self._models:
+            words = ("all", *model.tags)
+            scope, slash, _ = model.name.partition("/")
+            scoped = [f"{scope}/{word}" for word in words] if slash else []
+            for key in {model.name, *words, *scoped}:
+                index.setdefault(key, []).append(model)
+        return index
+
+    def _matching(self, tag: str) -> list[Model]:
+        if tag in self._index:
+            return self._index[tag]
+        pieces = [piece for piece in map(str.strip, tag.split(":")) if piece]
+        if not pieces or pieces[0] not in self._index:
+            raise DiscoveryError(f"no model has the name or tag {tag!r}; {self._closest(pieces)}")
+        args = "".join(_option(piece, tag) for piece in pieces[1:])
+        return [replace(model, args=model.args + args) for model in self._index[pieces[0]]]
+
+    def _closest(self, pieces: Sequence[str]) -> str:
+        from difflib import get_close_matches
+
+        # The documents of older madengine write `dir:model` for `dir/model`.
+        meant = "/".join(pieces[:2])
+        known = [meant] if meant in self._index else get_close_matches(pieces[0] if pieces else "", self._index)
+        if known:
+            return f"the closest known: {', '.join(map(_printable, known))}"
+        return f"known are: {_some(sorted(self._index))}"
+
+
+def report(models: Sequence[Model], format: str) -> str:
+    """The models as a `table`, as `json` (a models.json again) or as `names`, one per line; no newline at the end."""
+    if format == "json":
+        return json.dumps([cards.card(model) for model in models], indent=2)
+    if format == "names":
+        return "\n".join(_printable(model.name) for model in models)
+    rows = [["name", "n_gpus", "tags", "args", "dockerfile"]]
+    for model in models:
+        cells = (model.name, model.n_gpus, ",".join(model.tags), model.args.strip(), model.dockerfile)
+        rows.append([_printable(cell) for cell in cells])
+    # By hand: with tabulate ten thousand models take twice as long.
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def split_tags(words: Sequence[str] | None) -> tuple[str, ...]:
+    """The tags in the words of `--tags`, which may each hold several with commas between; () where it was not given.
+
+    Raises ConfigurationError where it was given without a tag in it: that would mean all models.
+    """
+    tags = tuple(tag for word in words or () for tag in map(str.strip, word.split(",")) if tag)
+    if words and not tags:
+        raise ConfigurationError("--tags is empty; name a tag, or leave --tags out for all models")
+    return tags
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the models that the tags select; gives the exit code."""
+    options = _parser().parse_args(argv)
+    try:
+        root, message = package.root(os.environ, Path.cwd())
+        if message:
+            sys.stderr.write(f"madengine: {message}\n")
+        models = DiscoverModels(root).select(split_tags(options.tags), options.ignore_deprecated)
+        _write(report(models, options.format) + "\n")
+    except MadengineError as error:
+        sys.stderr.write(f"madengine: {error}\n")
+        return error.exit_code
+    return EXIT_DONE
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_CONFIGURATION, f"{self.prog}: {message}; --help lists the options\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="discover_models", description="List the models of a package.", allow_abbrev=False)
+    parser.add_argument("--tags", nargs="+", action="extend", metavar="TAG", help="names or tags (default: all models)")
+    parser.add_argument("--format", choices=FORMATS, default="table", help="how to print them (default: table)")
+    parser.add_argument("--ignore-deprecated", action="store_true", help="list deprecated models too")
+    return parser
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (`| head`) has enough; without this the interpreter complains at its own flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _located_models(root: Path) -> Iterator[tuple[str, Model]]:
+    """Each model with the place that describes it."""
+    listing = root / "models.json"
+    directories = sorted({path.parent for path in _directory_files(root)})
+    if not listing.exists() and not directories:
+        raise DiscoveryError(f"{_shown(root)}: no models.json there or in scripts/*; `madengine init` writes one")
+    if listing.exists():
+        yield from _models(_shown(listing), _json_list(listing))
+    for directory in directories:
+        for where, model in _directory_models(directory, root):
+            yield where, _prefixed(model, directory.name)
+
+
+def _directory_files(root: Path) -> Iterator[Path]:
+    for name in ("models.json", "get_models_json.py"):
+        yield from (root / "scripts").glob(f"*/{name}")
+
+
+def _directory_models(directory: Path, root: Path) -> Iterator[tuple[str, Model]]:
+    listing, program = directory / "models.json", directory / "get_models_json.py"
+    if listing.exists() and program.exists():
+        raise DiscoveryError(f"{_shown(directory)} has both models.json and get_models_json.py; remove one of them")
+    if listing.exists():
+        return _models(_shown(listing), _json_list(listing))
+    return _models(_shown(program), _custom_cards(program, root))
+
+
+def _models(file: str, entries: Iterable[Any]) -> Iterator[tuple[str, Model]]:
+    for position, entry in enumerate(entries):
+        name = entry.get("name") if isinstance(entry, dict) else None
+        where = f"{file}: [{position}]" + (f" ({_printable(name)})" if isinstance(name, str) else "")
+        yield where, cards.model(entry, where)
+
+
+def _prefixed(model: Model, directory: str) -> Model:
+    return replace(
+        model,
+        name=f"{directory}/{model.name}",
+        dockerfile=normpath(f"scripts/{directory}/{model.dockerfile}"),
+        scripts=normpath(f"scripts/{directory}/{model.scripts}"),
+    )
+
+
+def _json_list(path: Path) -> list[Any]:
+    shown = _shown(path)
+    try:
+        value = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise DiscoveryError(f"{shown}: can't be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DiscoveryError(f"{shown}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+    except json.JSONDecodeError as error:
+        reason = error.msg[:1].lower() + error.msg[1:]
+        raise DiscoveryError(f"{shown}:{error.lineno}:{error.colno}: not JSON: {reason}") from error
+    except (RecursionError, ValueError) as error:
+        raise DiscoveryError(f"{shown}: not usable as JSON: {error}") from error
+    if not isinstance(value, list):
+        kind = "an object" if isinstance(value, dict) else json.dumps(value)[:60]
+        raise DiscoveryError(f"{shown}: it holds {kind}, not a list of models; put [ ] around the models")
+    return value
+
+
+def _custom_cards(path: Path, root: Path) -> list[Any]:
+    """Run a get_models_json.py in the package's root, as it has always been; gives its models as JSON values."""
+    module = ModuleType("get_models_json")
+    module.__file__ = str(path.absolute())
+    # Dataclasses look their own module up here. No bytecode is written or, worse, found stale.
+    sys.modules[module.__name__] = module
+    try:
+        with _stdout_to_stderr(), _working_directory(root):
+            exec(compile(path.read_bytes(), module.__file__, "exec", dont_inherit=True), vars(module))
+            return [_updated(custom) for custom in _listed(module)]
+    except (Exception, SystemExit) as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DiscoveryError(f"{_shown(path)}{_line(error, module.__file__)}: {_printable(told)}") from error
+    finally:
+        del sys.modules[module.__name__]
+
+
+def _listed(module: ModuleType) -> list[CustomModel]:
+    if not callable(getattr(module, "list_models", None)):
+        raise TypeError("there is no list_models() in it; define one that returns a list of CustomModel")
+    models = list(module.list_models())
+    for model in models:
+        if not isinstance(model, CustomModel):
+            raise TypeError(f"list_models() returned {type(model).__name__} {model!r}; return CustomModel objects")
+    return models
+
+
+def _updated(model: CustomModel) -> Any:
+    model.update_model()
+    return json.loads(json.dumps(model.to_dict()))
+
+
+def _line(error: BaseException, file: str) -> str:
+    """`:12` where the error came up in line 12 of the file."""
+    from traceback import extract_tb
+
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return f":{error.lineno}"
+    lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == file]
+    return f":{lines[-1]}" if lines else ""
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Keep stdout for results: what Python code and the programs it starts print goes to stderr."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+@contextmanager
+def _working_directory(directory: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(directory)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def _option(piece: str, tag: str) -> str:
+    """` --key value` for `key=value`, ` --flag` for `flag`."""
+    key, equals, value = (part.strip() for part in piece.partition("="))
+    # Catches above all a value with a colon in it (`url=http://…`), which would arrive in pieces.
+    if not key.isascii() or not key[:1].isalpha() or not key.replace("-", "_").replace(".", "_").isidentifier():
+        raise ConfigurationError(f"{tag!r}: {piece!r} is no option; write NAME:KEY=VALUE:FLAG, without : in a value")
+    return f" --{key} {shlex.quote(value)}" if equals else f" --{key}"
+
+
+def _shown(path: Path) -> str:
+    """The path as the user would type it from here."""
+    path, here = path.absolute(), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _printable(text: str) -> str:
+    """The text in one line and without control characters or lone surrogates."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _some(names: Iterable[str]) -> str:
+    first = [_printable(name) for name in names]
+    return ", ".join(first[:5]) + (f" and {len(first) - 5} more" if len(first) > 5 else "")
+
+
+if __name__ == "__main__":
+    # Under its own name: a get_models_json.py must get the same CustomModel class that is asked for here.
+    from madengine.tools import discover_models
+
+    sys.exit(discover_models.main())

@@ -1,0 +1,1 @@
+"""The import path that get_models_json.py files written for madengine 2 use."""

@@ -1,0 +1,54 @@
+"""Stand-ins for external programs, for tests that look at what would be called."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from plumbum import local
+
+END = "\x1e"
+
+
+class StandIns:
+    """Programs made for one test, found before the real ones of the same name.
+
+    Each notes how it was called; then it does what its script says.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._record = folder / ".calls"
+
+    def add(self, name: str, script: str = "") -> Path:
+        """Make the program `name` from a POSIX shell script with the caller's words as "$@"; without one it succeeds.
+
+        Returns:
+            Path: the program.
+        """
+        program = self.folder / name
+        note = f"printf '%s\\0' {shlex.quote(name)} \"$@\" '{END}' >> {shlex.quote(str(self._record))}"
+        program.write_text(f"#!/bin/sh\n{note}\n{script}\n", encoding="utf-8")
+        program.chmod(0o755)
+        return program
+
+    def calls(self) -> list[str]:
+        """Every call so far, in order, each as a line that a shell would take."""
+        if not self._record.exists():
+            return []
+        records = self._record.read_text(encoding="utf-8", errors="surrogateescape").split(f"{END}\0")
+        return [shlex.join(record.split("\0")[:-1]) for record in records[:-1]]
+
+
+@pytest.fixture
+def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIns]:
+    """A folder of stand-ins that is first on PATH, for this process, for plumbum and for what they start."""
+    folder = tmp_path / "stand-ins"
+    folder.mkdir()
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    monkeypatch.setenv("PATH", path)
+    with local.env(PATH=path):  # plumbum has its own copy of the environment, made when it was imported
+        yield StandIns(folder)
