@@ -60,14 +60,10 @@ close_log() {
 # kill_after SECONDS PID SIGNAL...: the signals, a grace apart, unless end_timer comes first.
 kill_after() {
   (
-    sleeper=
-    trap '[ -z "$sleeper" ] || kill "$sleeper" 2>/dev/null; exit 0' TERM
     pause=$1 target=$2
     shift 2
     for signal; do
-      sleep "$pause" &
-      sleeper=$!
-      wait "$sleeper"
+      sleep "$pause"
       : >"$expired"
       kill -s "$signal" "$target" 2>/dev/null
       pause=$grace
@@ -76,8 +72,10 @@ kill_after() {
   timer=$!
 }
 
+# By KILL, for a trap that comes just before `wait` is seen too late by some shells. What sleeps in the
+# timer ends with the container.
 end_timer() {
-  kill "$timer" 2>/dev/null
+  kill -s KILL "$timer" 2>/dev/null
   wait "$timer" 2>/dev/null
 }
 
