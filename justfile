@@ -64,11 +64,11 @@ test *stages:
 check:
     bin/test static
 
-# times against the bare programs, as ratios
-[arg('options', pattern=option)]
+# times against the bare programs, as ratios: just bench, or some of them: just bench help build
+[arg('names', pattern='help|build|build-many|run|gigabyte|discovery|append')]
 [group('project')]
-bench *options:
-    bin/bench "${@/#/--}"
+bench *names:
+    bin/bench "$@"
 
 # write madengine.pyz, which runs on any node with python3
 [arg('options', pattern=option)]
