@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 SUCCESS = "SUCCESS"
 FAILURE = "FAILURE"
 SKIPPED = "SKIPPED"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,13 @@ class Image:
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU of this machine, as its tool or the kernel names it.
+    """One device that a container can be given, as its tool or the kernel names it: a GPU, or a part of one.
 
-    `render_node` is AMD's `/dev/dri/renderD<N>`; `architecture` such as `gfx942` or `NVIDIA H100 80GB HBM3`.
+    `index` is its place in the list of this machine's devices. `name` is the product (`NVIDIA H100 80GB HBM3`),
+    `architecture` what `skip_gpu_arch` names (`H100`, `gfx942`), `runtime` the CUDA or ROCm version, `render_node`
+    AMD's `/dev/dri/renderD<N>`. `partition` is the profile of a MIG instance (`3g.40gb`) or AMD's compute and memory
+    mode (`CPX/NPS4`); `parent` is the UUID of the GPU that a MIG instance is a part of. Parts of one GPU have the same
+    `pci_bus_id` (`0000:05:00.0`). `source` says who told. What the source does not tell is empty or None.
     """
 
     vendor: str
@@ -79,6 +85,79 @@ class Gpu:
     architecture: str = ""
     uuid: str = ""
     render_node: str = ""
+    memory_mib: int | None = None
+    driver: str = ""
+    runtime: str = ""
+    pci_bus_id: str = ""
+    partition: str = ""
+    parent: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class GpuSample:
+    """What one GPU did at one moment; None is unknown.
+
+    `time` is in seconds since the epoch, `utilization` in percent, `throttled` whether power or heat held its clocks
+    down. A GPU is told by what its source names of `uuid`, `pci_bus_id` and the source's own `index`. The parts of a
+    GPU share one sample, because they share its counters; `instance_memory_mib` is what its MIG instances use, in
+    their order (instances of one MIG GPU instance share their memory, so these don't add up to a sum).
+    """
+
+    source: str
+    time: float
+    index: int | None = None
+    uuid: str = ""
+    pci_bus_id: str = ""
+    memory_used_mib: float | None = None
+    utilization: float | None = None
+    power_w: float | None = None
+    temperature_c: float | None = None
+    throttled: bool | None = None
+    instance_memory_mib: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class GpuProcess:
+    """A process of this host that uses a GPU, which is told as in a sample: by `uuid`, `pci_bus_id` or `index`."""
+
+    pid: int
+    name: str = ""
+    memory_used_mib: float | None = None
+    uuid: str = ""
+    pci_bus_id: str = ""
+    index: int | None = None
+
+
+@dataclass(frozen=True)
+class GpuCost:
+    """What a run cost on its GPUs; a figure that no sample tells is None, never zero.
+
+    Memory is in MiB (the peak over time of the sum over the run's GPUs; idle is before the start), utilisation
+    in percent over all samples, energy in joule, power in watt (of all GPUs together), temperature in Celsius,
+    throttling the percentage of samples, `sample_hz` per GPU.
+    """
+
+    peak_gpu_memory_mib: float | None = None
+    peak_gpu_memory_mib_per_gpu: Mapping[int, float] = field(default_factory=dict)
+    idle_gpu_memory_mib: float | None = None
+    mean_gpu_utilization: float | None = None
+    p95_gpu_utilization: float | None = None
+    energy_j: float | None = None
+    mean_power_w: float | None = None
+    peak_power_w: float | None = None
+    peak_temperature_c: float | None = None
+    throttled_percent: float | None = None
+    sample_hz: float | None = None
+    telemetry_source: str = ""
+
+
+@dataclass(frozen=True)
+class Found(Generic[T]):
+    """What one source told: its items; or none and a `problem`, one line that names the source and what happened."""
+
+    items: tuple[T, ...] = ()
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,7 +176,9 @@ class RunResult:
 
     `test_duration` is the script's own time in seconds, `run_duration` the container's; `started` is
     ISO 8601 in UTC; `exit_code` None where the script never ran. `image` is None where the model had
-    no image for this node.
+    no image for this node. `gpus` are those that the run was given, `foreign_processes` counts what
+    else ran on them at its start (None where nobody knows), `packed` says that other models ran on
+    this machine meanwhile, `environment_id` names the description in results.json.
     """
 
     run_id: str
@@ -123,3 +204,8 @@ class RunResult:
     data_download_duration: str = ""
     log_file: str = ""
     directory: str = ""
+    gpus: tuple[Gpu, ...] = ()
+    cost: GpuCost | None = None
+    foreign_processes: int | None = None
+    packed: bool = False
+    environment_id: str = ""

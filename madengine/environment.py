@@ -1,0 +1,66 @@
+"""What a number was measured on: the machine, its drivers and its engine, and one id for all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from madengine.records import Gpu
+
+# What tells one GPU from its equals, and so says nothing about what it is.
+_IDENTITY = ("index", "uuid", "render_node", "pci_bus_id", "parent", "source")
+
+
+def record(gpus: Sequence[Gpu], engine: str) -> dict[str, Any]:
+    """Describe this machine for results.json; two machines of one make and setup have the same description.
+
+    Memory is in MiB, rounded to GiB: equal machines differ by what their firmware keeps.
+    """
+    return {
+        "os": _os_name(),
+        "kernel": platform.release(),
+        "architecture": platform.machine(),
+        "cpu": _cpu_name(),
+        "cpus": os.cpu_count(),
+        "memory_mib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30) * 1024,
+        "numa_balancing": _text(Path("/proc/sys/kernel/numa_balancing")),
+        "engine": engine,
+        "gpus": [_kind(gpu) for gpu in gpus],
+    }
+
+
+def identifier(described: Mapping[str, Any]) -> str:
+    """Twelve hex digits that are the same for the same description."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _kind(gpu: Gpu) -> dict[str, Any]:
+    return {name: value for name, value in asdict(gpu).items() if name not in _IDENTITY}
+
+
+def _os_name() -> str:
+    with suppress(OSError, AttributeError):
+        return platform.freedesktop_os_release().get("PRETTY_NAME", "")
+    return platform.system()
+
+
+def _cpu_name() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in ("model name", "Model", "cpu"):
+                return value.strip()
+    return platform.processor()
+
+
+def _text(path: Path) -> str:
+    with suppress(OSError):
+        return path.read_text().strip()
+    return ""

@@ -1,0 +1,117 @@
+"""A GPU is held by one run at a time: a lock per GPU, which the kernel releases when its holder dies."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import getpass
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from madengine.errors import RunError
+from madengine.records import Gpu
+
+# One place for all users of a machine; on tmpfs, so a restart leaves nothing behind.
+FOLDERS = (Path("/run/lock"), Path("/tmp"))
+POLL_SECONDS = 0.2
+
+
+@contextmanager
+def held(candidates: Sequence[Gpu], count: int, model: str, wait_seconds: float = 0.0) -> Iterator[tuple[Gpu, ...]]:
+    """Hold `count` of the candidates, the first free ones in their order, until the block ends.
+
+    All or none are taken, so that two runs can't wait for one another. Raises RunError that names the
+    holder where they don't come free in time.
+    """
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        with contextlib.ExitStack() as locks:
+            taken: list[Gpu] = []
+            holders = []
+            for gpu in candidates:
+                holder = _take(gpu, model, locks) if len(taken) < count else None
+                if holder is not None:
+                    holders.append(f"GPU {gpu.index} is held by {holder}")
+                elif len(taken) < count:
+                    taken.append(gpu)
+            if len(taken) == count:
+                yield tuple(taken)
+                return
+        if time.monotonic() >= deadline:
+            waited = f" after {wait_seconds:g} s" if wait_seconds else "; --gpu-wait SECONDS waits for it"
+            raise RunError(f"{count} GPUs wanted, {len(taken)} free: {'; '.join(holders)}{waited}")
+        time.sleep(POLL_SECONDS)
+
+
+def _take(gpu: Gpu, model: str, locks: contextlib.ExitStack) -> str | None:
+    """Lock one GPU until `locks` closes; gives None, or who holds it."""
+    handle = _open(_path(gpu))
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        said = _said(handle)
+        os.close(handle)
+        return said
+    locks.callback(os.close, handle)
+    note = {"pid": os.getpid(), "user": _user(), "model": model}
+    # Only for people to read: a lock without a note is a lock all the same.
+    with suppress(OSError):
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(note).encode(errors="replace"), 0)
+    return None
+
+
+def _path(gpu: Gpu) -> Path:
+    name = re.sub(r"[^A-Za-z0-9-]+", "-", gpu.uuid or gpu.render_node or str(gpu.index))
+    return _folder() / f"{gpu.vendor.lower()}-{name}.lock"
+
+
+def _folder() -> Path:
+    parent = next((folder for folder in FOLDERS if os.access(folder, os.W_OK | os.X_OK)), FOLDERS[-1])
+    folder = parent / "madengine-gpus"
+    try:
+        folder.mkdir(mode=0o777)
+        folder.chmod(0o1777)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise RunError(f"{folder}: the locks of the GPUs can't be kept there: {error.strerror}") from error
+    return folder
+
+
+def _open(path: Path) -> int:
+    """Another user's lock file is opened, never made anew: in a sticky folder the kernel would refuse that."""
+    try:
+        try:
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            with suppress(FileExistsError):
+                handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, 0o666)
+                os.fchmod(handle, 0o666)
+                return handle
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        raise RunError(f"{path}: the lock of this GPU can't be opened: {error.strerror}") from error
+
+
+def _said(handle: int) -> str:
+    note: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
+        found = json.loads(os.pread(handle, 4096, 0))
+        note = found if isinstance(found, dict) else {}
+    if not note:
+        return "another madengine"
+    return f"process {note.get('pid')} of {note.get('user')} (model {note.get('model')!r})"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

@@ -1,0 +1,215 @@
+"""The kernel's own account of AMD GPUs: KFD topology, PCI devices and hwmon in sysfs, without any tool."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from madengine.programs import smi
+from madengine.records import Found, Gpu, GpuProcess, GpuSample
+
+SOURCE = "sysfs"
+ROOT = Path("/")
+KFD = "sys/class/kfd/kfd"
+PCI = "sys/bus/pci/devices"
+MIB = 2**20
+# The sensor that throttling goes by comes first; data-centre cards have no edge sensor.
+SENSORS = ("junction", "edge", "")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A GPU node of the KFD topology: its number, gpu_id, properties, and the address and folder of its PCI device."""
+
+    number: int
+    gpu_id: str
+    properties: dict[str, int]
+    pci_bus_id: str
+    device: Path
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """What the tools sort by: PCI address, then the part of the GPU, which location_id has in its top bits."""
+        return self.pci_bus_id, self.properties.get("location_id", 0) >> 28, self.number
+
+
+def gpus(root: Path = ROOT) -> Found[Gpu]:
+    """The GPUs that the driver has, and each part of a partitioned one, in the tools' order."""
+    nodes = _nodes(root)
+    if not nodes:
+        return Found(problem=_no_nodes(root))
+    parts = Counter(node.pci_bus_id for node in nodes)
+    driver, runtime = driver_version(root), rocm_version(root)
+    return Found(
+        tuple(
+            Gpu(
+                "AMD",
+                index,
+                name=_read(node.device / "product_name"),
+                architecture=_gfx(node.properties.get("gfx_target_version", 0)),
+                uuid=smi.unique(node.properties.get("unique_id", 0)),
+                render_node=f"/dev/dri/renderD{node.properties['drm_render_minor']}",
+                memory_mib=_part_memory(root, node) if parts[node.pci_bus_id] > 1 else _memory(node.device, "total"),
+                driver=driver,
+                runtime=runtime,
+                pci_bus_id=node.pci_bus_id,
+                partition="/".join(filter(None, (_mode(node, "compute"), _mode(node, "memory")))),
+                source=SOURCE,
+            )
+            for index, node in enumerate(nodes)
+        )
+    )
+
+
+def samples(root: Path = ROOT) -> Found[GpuSample]:
+    """What every GPU does now: one sample per PCI device, because the parts of a GPU share its counters."""
+    nodes = _nodes(root)
+    first: dict[str, tuple[int, Node]] = {}
+    for index, node in enumerate(nodes):
+        first.setdefault(node.pci_bus_id, (index, node))
+    taken = [_sample(node.device, address, index) for address, (index, node) in first.items()]
+    known = tuple(sample for sample in taken if sample is not None)
+    silent = f"{root / PCI}: no counters of {len(taken) - len(known)} of {len(taken)} GPUs"
+    return Found(known, _no_nodes(root) if not nodes else silent if len(known) < len(taken) else "")
+
+
+def processes(root: Path = ROOT) -> Found[GpuProcess]:
+    """The processes that KFD serves, one entry per GPU (or part of one) that they have memory on."""
+    places = {node.gpu_id: (index, node.pci_bus_id) for index, node in enumerate(_nodes(root))}
+    found = []
+    for folder in _numbered(root / KFD / "proc"):
+        name = _read(root / "proc" / folder.name / "comm")
+        for file in sorted(folder.glob("vram_*")):
+            used = _number(file)
+            place = places.get(file.name.removeprefix("vram_"))
+            # A process that uses one GPU has such a file for every GPU.
+            if place is not None and used != 0:
+                memory = None if used is None else used / MIB
+                found.append(GpuProcess(int(folder.name), name, memory, pci_bus_id=place[1], index=place[0]))
+    return Found(tuple(found), "" if places else _no_nodes(root))
+
+
+def driver_version(root: Path = ROOT) -> str:
+    """The version of an amdgpu driver of its own, else the kernel's, whose driver it then is."""
+    return _read(root / "sys/module/amdgpu/version") or _read(root / "proc/sys/kernel/osrelease")
+
+
+def rocm_version(root: Path = ROOT) -> str:
+    """The version of the ROCm that is installed in its usual place, such as `6.4.1`."""
+    return _read(root / "opt/rocm/.info/version").partition("-")[0]
+
+
+def _nodes(root: Path) -> list[Node]:
+    """The nodes with a render node; one without is a CPU, or a GPU that isn't ours to open."""
+    found = []
+    for folder in _numbered(root / KFD / "topology/nodes"):
+        properties = _properties(folder / "properties")
+        if properties.get("drm_render_minor", 0) > 0:
+            device = _device(root, properties)
+            found.append(Node(int(folder.name), _read(folder / "gpu_id"), properties, device.name, device))
+    return sorted(found, key=lambda node: node.place)
+
+
+def _device(root: Path, properties: dict[str, int]) -> Path:
+    location = properties.get("location_id", 0)
+    bus, slot, function = location >> 8 & 0xFF, location >> 3 & 0x1F, location & 7
+    slot_address = f"{properties.get('domain', 0):04x}:{bus:02x}:{slot:02x}"
+    device = root / PCI / f"{slot_address}.{function}"
+    # Some kernels write the number of the part in the place of the PCI function.
+    return device if device.exists() else root / PCI / f"{slot_address}.0"
+
+
+def _no_nodes(root: Path) -> str:
+    topology = root / KFD / "topology/nodes"
+    if not topology.is_dir():
+        return f"{topology}: not there: the amdgpu driver is not loaded"
+    return f"{topology}: no GPU that can be read here"
+
+
+def _numbered(folder: Path) -> list[Path]:
+    try:
+        entries = list(folder.iterdir())
+    except OSError:
+        return []
+    return sorted((entry for entry in entries if entry.name.isdecimal()), key=lambda entry: int(entry.name))
+
+
+def _properties(file: Path) -> dict[str, int]:
+    values = {}
+    for line in _read(file).splitlines():
+        name, _, value = line.partition(" ")
+        with suppress(ValueError):
+            values[name] = int(value)
+    return values
+
+
+def _gfx(version: int) -> str:
+    """The kernel writes gfx942 as 90402: two digits each for minor and stepping, the stepping in hex in the name."""
+    return f"gfx{version // 10000}{version // 100 % 100}{version % 100:x}" if version > 0 else ""
+
+
+def _mode(node: Node, kind: str) -> str:
+    return smi.text(_read(node.device / f"current_{kind}_partition"))
+
+
+def _part_memory(root: Path, node: Node) -> int | None:
+    """The memory of a part of a GPU: its own banks, not the whole GPU's."""
+    banks = (root / KFD / "topology/nodes" / str(node.number) / "mem_banks").glob("*/properties")
+    # Heap types 1 and 2 are the device's own memory, visible to the host or not.
+    own = [bank.get("size_in_bytes", 0) for file in banks if (bank := _properties(file)).get("heap_type") in (1, 2)]
+    return sum(own) // MIB or None
+
+
+def _memory(device: Path, kind: str) -> int | None:
+    """The MiB of the card's memory; of the host's that it maps (GTT), where it has none of its own."""
+    heap = "vram" if _number(device / "mem_info_vram_total") else "gtt"
+    size = _number(device / f"mem_info_{heap}_{kind}")
+    return None if size is None else size // MIB
+
+
+def _sample(device: Path, address: str, index: int) -> GpuSample | None:
+    memory = _memory(device, "used")
+    busy = _number(device / "gpu_busy_percent")
+    hwmon = next(iter(sorted(device.glob("hwmon/hwmon*"))), device / "hwmon")
+    power = next(
+        (watts for name in ("average", "input") if (watts := _number(hwmon / f"power1_{name}")) is not None), None
+    )
+    heat = _temperature(hwmon)
+    if memory is busy is power is heat is None:
+        return None
+    return GpuSample(
+        SOURCE,
+        time.time(),
+        index,
+        pci_bus_id=address,
+        memory_used_mib=memory,
+        utilization=busy,
+        power_w=None if power is None else power / 1e6,
+        temperature_c=None if heat is None else heat / 1000,
+    )
+
+
+def _temperature(hwmon: Path) -> int | None:
+    heats: dict[str, int | None] = {}
+    for file in sorted(hwmon.glob("temp*_input")):
+        label = _read(file.with_name(file.name.replace("_input", "_label")))
+        heats.setdefault(label, _number(file))
+    return next((heat for sensor in SENSORS if (heat := heats.get(sensor)) is not None), None)
+
+
+def _number(file: Path) -> int | None:
+    try:
+        return int(_read(file))
+    except ValueError:
+        return None
+
+
+def _read(file: Path) -> str:
+    """The file's text; empty where it is missing, or the driver refuses to fill it."""
+    try:
+        return file.read_text(errors="replace").strip()
+    except OSError:
+        return ""
