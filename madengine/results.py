@@ -6,7 +6,7 @@ import csv
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from madengine import __version__
 from madengine.errors import ConfigurationError, MadengineError
 from madengine.files import locked
 from madengine.performance import is_number
-from madengine.records import FAILURE, SKIPPED, SUCCESS, Image, Metric, Model, RunResult
+from madengine.records import FAILURE, SKIPPED, SUCCESS, Gpu, GpuCost, Image, Metric, Model, RunResult
 
 SCHEMA_VERSION = 1
 
@@ -26,7 +26,15 @@ COLUMNS = (
     "launcher", "gpu_architecture", "performance", "metric", "relative_change", "status", "build_duration",
     "test_duration", "dataname", "data_provider_type", "data_size", "data_download_duration", "build_number",
     "additional_docker_run_options", "run_id", "reason", "image_digest", "engine", "exit_code", "run_duration",
-    "started",
+    "started", "environment_id", "gpus", "packed", "foreign_processes", "peak_gpu_memory_mib", "idle_gpu_memory_mib",
+    "mean_gpu_utilization", "p95_gpu_utilization", "energy_j", "mean_power_w", "peak_power_w", "peak_temperature_c",
+    "throttled_percent", "sample_hz", "telemetry_source",
+)  # fmt: skip
+
+# The figures of GpuCost that have a column of their own.
+_COST_COLUMNS = (
+    "peak_gpu_memory_mib", "idle_gpu_memory_mib", "mean_gpu_utilization", "p95_gpu_utilization", "energy_j",
+    "mean_power_w", "peak_power_w", "peak_temperature_c", "throttled_percent", "sample_hz",
 )  # fmt: skip
 
 _NEEDED_COLUMNS = frozenset({"model", "performance", "metric", "status"})
@@ -108,7 +116,20 @@ def _run_cells(result: RunResult, environ: Mapping[str, str]) -> dict[str, str]:
         "exit_code": "" if result.exit_code is None else str(result.exit_code),
         "run_duration": str(_seconds(result.run_duration)),
         "started": result.started,
+        "environment_id": result.environment_id,
+        "gpus": ",".join(str(gpu.index) for gpu in result.gpus),
+        "packed": "true" if result.packed else "",
+        "foreign_processes": "" if result.foreign_processes is None else str(result.foreign_processes),
+        **_cost_cells(result.cost),
     }
+
+
+def _cost_cells(cost: GpuCost | None) -> dict[str, str]:
+    """The cells of what a run cost on its GPUs; what is unknown stays empty."""
+    cost = cost or GpuCost()
+    figures = {name: getattr(cost, name) for name in _COST_COLUMNS}
+    cells = {name: "" if value is None else f"{value:.1f}" for name, value in figures.items()}
+    return {**cells, "telemetry_source": cost.telemetry_source}
 
 
 def _outcomes(result: RunResult) -> Iterator[tuple[Metric, str, str]]:
@@ -253,6 +274,8 @@ def _json(value: Any) -> Any:
     if isinstance(value, Image):
         # The extra keys of an older madengine's manifest hold build commands, with secrets in them.
         return {field.name: getattr(value, field.name) for field in fields(value) if field.name != "extra"}
+    if isinstance(value, Gpu | GpuCost):
+        return asdict(value)
     if isinstance(value, Metric):
         return {**{field.name: getattr(value, field.name) for field in fields(value)}, "extra": dict(value.extra)}
     return [_json(item) for item in value] if isinstance(value, tuple) else value
@@ -296,8 +319,8 @@ def _done(result: RunResult, metric: Metric, output_file: str) -> dict[str, Any]
     return {
         "model_name": _name(result, metric),
         "execution_time": _seconds(result.run_duration),
-        "gpu_used": "",
-        "peak_gpu_memory": "",
+        "gpu_used": ",".join(f"GPU-{gpu.index}" for gpu in result.gpus),
+        "peak_gpu_memory": _peak_memory(result.cost),
         "exit_code": result.exit_code,
         "output_file": output_file,
         "image": _image_name(result.image),
@@ -305,6 +328,12 @@ def _done(result: RunResult, metric: Metric, output_file: str) -> dict[str, Any]
         "metric": metric.metric,
         "log_file": result.log_file,
     }
+
+
+def _peak_memory(cost: GpuCost | None) -> str:
+    if cost is None or cost.peak_gpu_memory_mib is None:
+        return ""
+    return human_size(round(cost.peak_gpu_memory_mib * 2**20))
 
 
 def _failed(result: RunResult, metric: Metric, status: str, reason: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import madengine
 from madengine.errors import ConfigurationError, MadengineError
 from madengine.files import locked
-from madengine.records import FAILURE, SKIPPED, SUCCESS, Image, Metric, Model, RunResult
+from madengine.records import FAILURE, SKIPPED, SUCCESS, Gpu, GpuCost, Image, Metric, Model, RunResult
 from madengine.results import (
     COLUMNS,
     BuiltImage,
@@ -50,7 +50,24 @@ V2_HEADER = (
     "relative_change,status,build_duration,test_duration,dataname,data_provider_type,data_size,"
     "data_download_duration,build_number,additional_docker_run_options\n"
 )
-HEADER = V2_HEADER[:-1] + ",run_id,reason,image_digest,engine,exit_code,run_duration,started\n"
+HEADER = (
+    V2_HEADER[:-1] + ",run_id,reason,image_digest,engine,exit_code,run_duration,started,environment_id,gpus,packed,"
+    "foreign_processes,peak_gpu_memory_mib,idle_gpu_memory_mib,mean_gpu_utilization,p95_gpu_utilization,energy_j,"
+    "mean_power_w,peak_power_w,peak_temperature_c,throttled_percent,sample_hz,telemetry_source\n"
+)
+
+COST = [
+    "peak_gpu_memory_mib",
+    "idle_gpu_memory_mib",
+    "mean_gpu_utilization",
+    "p95_gpu_utilization",
+    "energy_j",
+    "mean_power_w",
+    "peak_power_w",
+    "peak_temperature_c",
+    "throttled_percent",
+    "sample_hz",
+]
 
 MODEL = Model(
     name="dummy",
@@ -106,7 +123,7 @@ def one(result: RunResult, environ: Mapping[str, str] | None = None) -> dict[str
 
 def test_the_columns_are_those_of_madengine_2_1_then_ours() -> None:
     assert ",".join(COLUMNS) + "\n" == HEADER
-    assert len(COLUMNS) == 29 + 7
+    assert len(COLUMNS) == 29 + 22
 
 
 def test_a_row_says_all_that_is_known_of_a_run() -> None:
@@ -147,7 +164,24 @@ def test_a_row_says_all_that_is_known_of_a_run() -> None:
         "exit_code": "0",
         "run_duration": "45.2",
         "started": "2024-01-15T10:30:00Z",
+        "environment_id": "",
+        "gpus": "",
+        "packed": "",
+        "foreign_processes": "",
+        "telemetry_source": "",
+        **dict.fromkeys(COST, ""),
     }
+
+
+def test_a_row_carries_what_the_run_cost_on_its_gpus_and_leaves_the_unknown_empty() -> None:
+    gpus = (Gpu("AMD", 2), Gpu("AMD", 5))
+    cost = GpuCost(peak_gpu_memory_mib=2048.25, energy_j=0.0, throttled_percent=12.5, telemetry_source="amdgpu")
+    row = one(replace(DONE, gpus=gpus, cost=cost, packed=True, foreign_processes=0, environment_id="0123456789ab"))
+    assert (row["gpus"], row["packed"], row["foreign_processes"]) == ("2,5", "true", "0")
+    assert row["environment_id"] == "0123456789ab"
+    known = {name: row[name] for name in COST if row[name]}
+    assert known == {"peak_gpu_memory_mib": "2048.2", "energy_j": "0.0", "throttled_percent": "12.5"}
+    assert row["telemetry_source"] == "amdgpu"
 
 
 def test_the_ci_job_says_pipeline_build_number_deployment_and_launcher() -> None:
@@ -226,7 +260,7 @@ def test_a_known_header_is_appended_to_by_column_name(tmp_path: Path, header: st
     with path.open(encoding="utf-8-sig", newline="") as file:
         names, cells = csv.reader(file)
     assert dict(zip(map(str.strip, names), cells, strict=True)) == {
-        name: cell for name, cell in one(DONE).items() if name in header
+        name: cell for name, cell in one(DONE).items() if name in map(str.strip, names)
     }
 
 
