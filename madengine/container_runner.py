@@ -11,14 +11,16 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from madengine import owner, payload, programs
+from madengine import gpu_locks, owner, payload, programs, telemetry
+from madengine import gpus as gpu_choice
 from madengine.context import Context
 from madengine.data import Data, Provided
 from madengine.errors import CommandError, MadengineError, RunError
@@ -34,7 +36,11 @@ ENGINE_GRACE_SECONDS = 30.0
 START_SECONDS = 300.0
 PULL_ATTEMPTS = 4
 PULL_PAUSE_SECONDS = 1.0
+# Before a container that the engine has lost sight of is waited for again.
+WAIT_AGAIN_SECONDS = 1.0
+SERIES_FILE = "gpu_series.csv"
 _CHUNK = 1 << 20
+_LITTLE_SPACE = 4096  # bytes: less is a full disk
 _SHOWN_LOG_LINES = 20
 
 
@@ -44,8 +50,9 @@ class ContainerRunner:
 
     Everything of a run goes below `directory`, a folder a model. `root` is the local model package
     (None where there is none), needed only for images without the payload. `timeout` overrides the
-    cards' (seconds, 0 is none, None is unset). `done` gets every result, also that of a run which
-    Ctrl-C broke off, before the interruption is passed on.
+    cards' (seconds, 0 is none, None is unset). `gpus` are all of this machine: a run holds as many as its
+    card asks for, waits `gpu_wait` seconds for them, and samples them `sample_hz` times a second. `done`
+    gets every result, also that of a run which Ctrl-C broke off, before the interruption is passed on.
     """
 
     engine: Docker
@@ -58,6 +65,11 @@ class ContainerRunner:
     secret_names: tuple[str, ...] = ()
     root: Path | None = None
     timeout: int | None = None
+    gpu_mode: str = "auto"
+    gpu_wait: float = 0.0
+    sample_hz: float = 1.0
+    packed: bool = False
+    environment_id: str = ""
     force_mirror_local: str = ""
     keep_alive: bool = False
     keep_model_dir: bool = False
@@ -67,6 +79,7 @@ class ContainerRunner:
 
     def run(self, model: Model, image: Image) -> None:
         """Run one model; a failure is a result with a reason, not an error."""
+        model = self._with_args(model)
         result = RunResult(
             run_id=self.run_id,
             model=model,
@@ -78,6 +91,8 @@ class ContainerRunner:
             gpu_architecture=self.gpus[0].architecture if self.gpus else "",
             n_gpus=model.n_gpus,
             engine=f"{self.engine.name} {self.engine.version}",
+            packed=self.packed,
+            environment_id=self.environment_id,
         )
         interrupted = False
         try:
@@ -87,8 +102,9 @@ class ContainerRunner:
         except _Interrupted as stopped:
             result, interrupted = stopped.result, True
         except KeyboardInterrupt:
-            result, interrupted = replace(result, reason="interrupted before the start"), True
-        self.done(result)
+            result, interrupted = replace(result, reason="interrupted"), True
+        with _uninterrupted():
+            self.done(result)
         if interrupted:
             raise KeyboardInterrupt
 
@@ -107,19 +123,30 @@ class ContainerRunner:
         if self.skip_model_run:
             return replace(result, status=SKIPPED, reason="--skip-model-run")
         try:
-            return self._contained(result, self._prepared(model, image, reference, result, provided), workspace)
+            candidates = gpu_choice.eligible(self.gpus, self.context.docker_gpus)
+            count = gpu_choice.wanted(model.n_gpus, candidates, self.gpus)
+            with gpu_locks.held(candidates, count, model.name, self.gpu_wait) as gpus:
+                result = replace(result, gpus=gpus, n_gpus=str(count), foreign_processes=self._foreign(gpus))
+                return self._contained(result, self._prepared(model, image, reference, result, provided))
         except MadengineError as error:
             return replace(result, reason=str(error))
+
+    def _foreign(self, gpus: tuple[Gpu, ...]) -> int | None:
+        count = gpu_choice.foreign_processes(gpus)
+        if count:
+            self.say(f"{count} processes of others use GPUs of this run: its figures are of what they leave")
+        return count
 
     def _prepared(self, model: Model, image: Image, reference: str, result: RunResult, provided: Provided) -> Container:
         local = None
         if not image.self_contained:
             local = _new_folder(self.directory / "payload", model.name)
             payload.write(self._local_payload(model), local)
-        return self._container(model, reference, Path(result.log_file), provided, local)
+        return self._container(model, reference, Path(result.log_file), provided, local, result.gpus)
 
     def shell_lines(self, model: Model, image: Image) -> Iterator[str]:
         """What `run` starts for a model, as lines for a POSIX shell; the log is then in the model's folder."""
+        model = self._with_args(model)
         provided = self.data.mounts(model, self.force_mirror_local)
         pinned = _pinned(image)
         workspace = self.directory / _slug(model.name)
@@ -133,13 +160,19 @@ class ContainerRunner:
             yield from payload.shell_lines(self._local_payload(model), str(local))
         log = workspace / log_name(model, image)
         reference = self.engine.remote(pinned) or image.image_id or image.registry_image or image.docker_image
-        container = self._container(model, reference, log, provided, local)
+        candidates = gpu_choice.eligible(self.gpus, self.context.docker_gpus)
+        gpus = tuple(candidates[: gpu_choice.wanted(model.n_gpus, candidates, self.gpus)])
+        container = self._container(model, reference, log, provided, local, gpus)
         # Whoever pastes the lines removes the container; to a later madengine it must not look like an orphan.
         labels = {name: value for name, value in container.labels.items() if name != owner.LABEL}
         yield programs.shell_line(self.engine.run(replace(container, labels=labels)))
         yield programs.shell_line(self.engine.wait(container.name))
         yield programs.shell_line(self.engine.remove(container.name))
         yield shlex.join(["cat", str(log)])
+
+    def _with_args(self, model: Model) -> Model:
+        """The model with the arguments that it runs with, which its row then has too."""
+        return model if self.context.model_args is None else replace(model, args=self.context.model_args)
 
     # --- the image ---
 
@@ -189,7 +222,13 @@ class ContainerRunner:
     # --- the container ---
 
     def _container(
-        self, model: Model, reference: str, log: Path, provided: Provided, local_payload: Path | None
+        self,
+        model: Model,
+        reference: str,
+        log: Path,
+        provided: Provided,
+        local_payload: Path | None,
+        gpus: tuple[Gpu, ...],
     ) -> Container:
         workspace = log.parent.resolve()
         mounts = [(str(workspace), payload.WORKSPACE, False), *provided.mounts]
@@ -200,21 +239,20 @@ class ContainerRunner:
                 raise RunError(f"docker_mounts {inside}: {host}: no such file or directory on this machine")
             mounts.append((str(Path(host).absolute()), inside, False))
         options = payload.split(model.additional_docker_run_options, model)
-        arguments = self.context.model_args
         return Container(
             name=f"madengine-{self.run_id}-{workspace.name}"[:200],
             image=reference,
             entrypoint=payload.ENTRY,
-            words=[] if arguments is None else ["--", *payload.split(arguments, model)],
+            words=[] if self.context.model_args is None else ["--", *payload.split(model.args, model)],
             labels={
                 "madengine.run": self.run_id,
                 "madengine.model": model.name,
                 **({} if self.keep_alive else {owner.LABEL: owner.mine()}),
             },
-            environment=self._environment(model, log.name, provided),
+            environment=self._environment(model, log.name, provided, gpus),
             inherited=self.secret_names,
             mounts=mounts,
-            devices=self.engine.devices(self.gpus),
+            devices=self.engine.devices(gpus, self.gpu_mode),
             cpus=self.context.docker_cpus.replace(" ", ""),
             shm_bytes=0 if any(re.match(r"--(ipc|shm-size)\b", word) for word in options) else _half_of_memory(),
             unlimited=_may_raise_limits(),
@@ -222,24 +260,21 @@ class ContainerRunner:
             options=options,
         )
 
-    def _environment(self, model: Model, log: str, provided: Provided) -> dict[str, str]:
+    def _environment(self, model: Model, log: str, provided: Provided, gpus: tuple[Gpu, ...]) -> dict[str, str]:
         limit = self._limit(model)
         mine = {
             "MADENGINE_LOG": f"{payload.WORKSPACE}/{log}",
             "MADENGINE_TIMEOUT": str(limit),
-            **({"MADENGINE_OWNER": f"{os.getuid()}:{os.getgid()}"} if self._files_are_roots() else {}),
             **({"MADENGINE_KEEP": "1"} if self.keep_alive else {}),
             "MAD_MODEL_NAME": model.name,
             "JENKINS_BUILD_NUMBER": os.environ.get("BUILD_NUMBER", "0"),
             "MAD_GPU_VENDOR": self.context.gpu_vendor,
             "MAD_SYSTEM_NGPUS": str(len(self.gpus)),
+            "MAD_RUNTIME_NGPUS": str(len(gpus)),
+            **_of_machine(self.gpus),
             **({"MAD_OUTPUT_CSV": model.multiple_results} if model.multiple_results else {}),
         }
         return {**mine, **provided.environment, **self.context.docker_env_vars}
-
-    def _files_are_roots(self) -> bool:
-        """Whether what the container leaves would belong to somebody else than us (rootless podman maps root to us)."""
-        return os.getuid() != 0 and self.engine.name == "docker"
 
     def _limit(self, model: Model) -> int:
         if self.timeout is not None:
@@ -257,38 +292,47 @@ class ContainerRunner:
 
     # --- its life ---
 
-    def _contained(self, result: RunResult, container: Container, workspace: Path) -> RunResult:
+    def _contained(self, result: RunResult, container: Container) -> RunResult:
         """Start the container, follow it to its end, remove it, and say what came of it."""
-        log = Path(result.log_file)
-        log.touch()
-        began = time.monotonic()
-        scan, reason, state = MetricScan(), "", None
-        interrupted = False
-        try:
-            with _run_folder_is_ours(self.directory):
-                self._start(container)
-                try:
-                    reason = self._follow(container.name, log, scan, self._limit(result.model))
-                except KeyboardInterrupt:
-                    interrupted, reason = True, "interrupted"
-                if reason:
-                    self._stop(container.name)
-                state = self._state(container.name)
-                self._keep_engine_log(container.name, log)
-        finally:
-            if not self.keep_alive or interrupted or reason or state is None:
-                self._remove(container.name)
-        scan.finish()
-        result = replace(result, run_duration=time.monotonic() - began)
-        outcome = _outcome(result, workspace, state, scan, reason, self._limit(result.model))
-        self._tidy(outcome, workspace)
-        if outcome.status == FAILURE:
-            self.say(_last_lines(log))
-        if self.keep_alive and not interrupted:
-            self.say(_how_to_enter(self.engine.name, container.name))
+        # Opened before anything can run: the script may put a link to a file of this machine in the log's place.
+        with _run_folder_is_ours(self.directory), open(result.log_file, "x+b", buffering=0) as log:
+            series = Path(result.directory) / SERIES_FILE
+            with telemetry.sampled(result.gpus, self.gpus, series, 1.0 / self.sample_hz) as cost:
+                outcome, interrupted = self._lived(result, container, log)
+            outcome = replace(outcome, cost=cost())
+            if outcome.status == FAILURE:
+                self.say(_last_lines(log))
         if interrupted:
             raise _Interrupted(outcome)
         return outcome
+
+    def _lived(self, result: RunResult, container: Container, log: FileIO) -> tuple[RunResult, bool]:
+        """The container's life: what came of it, and whether somebody broke it off."""
+        name, limit = container.name, self._limit(result.model)
+        scan, reason, state, said = MetricScan(), "", None, ""
+        interrupted = False
+        began = time.monotonic()
+        try:
+            try:
+                self._start(container)
+                reason, state = self._followed(name, log, scan, limit)
+            except KeyboardInterrupt:
+                interrupted, reason = True, "interrupted"
+            if reason:
+                self._stop(name)
+                state = self._state(name)
+            said = self._keep_engine_log(name, log)
+        finally:
+            stays = self.keep_alive and not reason and state is not None and state.running
+            if not stays:
+                self._remove(name)
+        scan.finish()
+        result = replace(result, run_duration=time.monotonic() - began)
+        outcome = _outcome(result, state, scan, reason, limit, said)
+        self._tidy(outcome)
+        if stays:
+            self.say(_how_to_enter(self.engine.name, name))
+        return outcome, interrupted
 
     def _start(self, container: Container) -> None:
         answer = programs.attempt(self.engine.run(container), seconds=START_SECONDS)
@@ -301,12 +345,22 @@ class ContainerRunner:
         how = "no answer" if answer.code is None else f"exit code {answer.code}"
         raise RunError(f"{self.engine.name} could not start the container ({how}): {explain(answer.err)}")
 
-    def _follow(self, name: str, path: Path, scan: MetricScan, limit: int) -> str:
-        """Hand the log on as it grows until the container ends; gives the reason where it has to be stopped."""
+    def _followed(self, name: str, log: FileIO, scan: MetricScan, limit: int) -> tuple[str, State | None]:
+        """Follow a container to its end; gives the reason where it has to be stopped, and how it is then."""
         deadline = time.monotonic() + limit + HOST_GRACE_SECONDS if limit else None
-        with programs.background(self.engine.wait(name)) as waiter, path.open("rb", buffering=0) as log:
+        while True:
+            reason = self._follow(name, log, scan, deadline)
+            state = self._state(name)
+            if reason or state is None or not state.running or self._is_kept(log):
+                return reason, state
+            # The engine has lost sight of a container that goes on: it was restarted, or the line to it broke.
+            time.sleep(WAIT_AGAIN_SECONDS)
+
+    def _follow(self, name: str, log: FileIO, scan: MetricScan, deadline: float | None) -> str:
+        """Hand the log on as it grows until the container ends; gives the reason where it has to be stopped."""
+        with programs.background(self.engine.wait(name)) as waiter:
             while True:
-                ended = waiter.poll() is not None or (self.keep_alive and (path.parent / "entry.json").exists())
+                ended = waiter.poll() is not None or self._is_kept(log)
                 if chunk := log.read(_CHUNK):
                     scan.feed(chunk)
                     if self.live:
@@ -316,7 +370,11 @@ class ContainerRunner:
                 else:
                     programs.pause(waiter, 0.1)
                 if deadline and time.monotonic() > deadline:
-                    return f"timeout: still running after {limit} s"
+                    return "timeout: the container did not end in time"
+
+    def _is_kept(self, log: FileIO) -> bool:
+        """Whether the script has ended in a container that stays."""
+        return self.keep_alive and Path(str(log.name)).with_name("entry.json").exists()
 
     def _state(self, name: str) -> State | None:
         """How the container is now; an engine that is being restarted gets some time to answer."""
@@ -345,18 +403,21 @@ class ContainerRunner:
         except CommandError as error:
             self.say(f"{name} may still be there: {error}; `{self.engine.name} rm --force {name}`")
 
-    def _keep_engine_log(self, name: str, log: Path) -> None:
+    def _keep_engine_log(self, name: str, log: FileIO) -> str:
         """What was said outside the model's own log (entry.sh's errors, a missing shell) goes to its end."""
         answer = programs.attempt(self.engine.logs(name))
         said = (answer.out + answer.err).strip()
-        if said and answer.code == 0:
-            with suppress(OSError), log.open("a", errors="replace") as file:
-                file.write(f"{said}\n")
+        if not said or answer.code != 0:
+            return ""
+        with suppress(OSError):
+            log.seek(0, os.SEEK_END)
+            log.write(f"{said}\n".encode(errors="replace"))
+        return said
 
-    def _tidy(self, result: RunResult, workspace: Path) -> None:
+    def _tidy(self, result: RunResult) -> None:
         """Older versions removed the model's directory after its run; results are read by now."""
         if not (self.keep_model_dir or self.keep_alive) and result.status == SUCCESS:
-            shutil.rmtree(workspace / payload.model_directory(result.model), ignore_errors=True)
+            shutil.rmtree(Path(result.directory) / payload.model_directory(result.model), ignore_errors=True)
 
 
 class _Interrupted(Exception):
@@ -367,38 +428,54 @@ class _Interrupted(Exception):
         self.result = result
 
 
-def _outcome(
-    result: RunResult, workspace: Path, state: State | None, scan: MetricScan, reason: str, limit: int
-) -> RunResult:
+def _outcome(result: RunResult, state: State | None, scan: MetricScan, reason: str, limit: int, said: str) -> RunResult:
     """Status, reason and figures out of what the container left."""
+    workspace = Path(result.directory)
     entry = _entry(workspace)
-    seconds = max(0.0, float(entry.get("ended", 0.0)) - float(entry.get("started", 0.0)))
+    seconds = max(0.0, entry.get("ended", 0.0) - entry.get("started", 0.0))
     code = entry.get("exit_code", state.exit_code if state else None)
     result = replace(result, exit_code=code, test_duration=round(seconds, 3))
-    reason = reason or _why_failed(entry, state, code, limit)
+    reason = reason or _why_failed(entry, state, code, limit, said)
     metrics: tuple[Metric, ...] = ()
     try:
         metrics = _metrics(result.model, workspace, scan)
     except RunError as error:
         reason = reason or str(error)
-    if reason and not metrics and entry.get("log_complete") is False:
-        reason += " (the log is incomplete: is the disk full?)"
+    if reason and _is_full(workspace):
+        reason += f"; the disk of {workspace} is full"
+    elif reason and entry.get("log_complete") is False:
+        reason += "; the log is incomplete, it could not be written to the end"
     # The figures of a run that failed are kept in its result, but no row reports them as measured.
     return replace(result, status=FAILURE if reason else SUCCESS, reason=reason, metrics=metrics)
 
 
-def _why_failed(entry: Mapping[str, Any], state: State | None, code: int | None, limit: int) -> str:
+def _why_failed(entry: Mapping[str, Any], state: State | None, code: int | None, limit: int, said: str) -> str:
     if entry.get("timed_out"):
         return f"timeout: the script ran longer than {limit} s"
+    if entry and code == 0:
+        return ""
+    if entry.get("out_of_memory") or (state and state.oom_killed):
+        return "out of memory: the kernel killed it"
+    if entry:
+        return _exit_code(int(code or 0))
     if state is None:
         return "the container was removed by somebody else"
-    if state.oom_killed:
-        return "out of memory: the kernel killed it"
-    if not entry and state.error:
-        return f"the container did not start: {state.error}"
-    if not entry:
-        return f"the container ended before its script did (exit code {state.exit_code})"
-    return "" if code == 0 else _exit_code(int(code or 0))
+    last = state.error or said.rpartition("\n")[2]
+    how = f"the container ended before its script did ({_exit_code(state.exit_code)})"
+    return f"{how}: {last}" if last else how
+
+
+def _of_machine(gpus: Sequence[Gpu]) -> dict[str, str]:
+    """What older versions told a model of the machine's GPUs; NVIDIA's architecture was the product's name."""
+    if not gpus:
+        return {}
+    first = gpus[0]
+    told = {
+        "MAD_SYSTEM_GPU_ARCHITECTURE": first.architecture if first.vendor == gpu_choice.AMD else first.name,
+        "MAD_SYSTEM_GPU_PRODUCT_NAME": first.name,
+        "MAD_SYSTEM_HIP_VERSION": ".".join(first.runtime.split(".")[:2]),
+    }
+    return {name: value for name, value in told.items() if value}
 
 
 def _exit_code(code: int) -> str:
@@ -414,22 +491,35 @@ def _metrics(model: Model, workspace: Path, scan: MetricScan) -> tuple[Metric, .
             raise RunError(scan.problem)
         return (scan.metric,)
     places = [workspace / model.multiple_results, workspace / payload.model_directory(model) / model.multiple_results]
-    found = next((place for place in places if place.is_file()), None)
+    found = next((place for place in places if _is_left_by_script(place, workspace)), None)
     if found is None:
         raise RunError(f"{model.multiple_results}: the script left no such file in its folder or the one above")
     metrics = read_multiple_results(found)
-    if found != places[0] and not places[0].exists():
-        places[0].write_bytes(found.read_bytes())
+    if found != places[0] and not os.path.lexists(places[0]):
+        shutil.copyfile(found, places[0])
     return metrics
 
 
+def _is_left_by_script(path: Path, workspace: Path) -> bool:
+    """Whether it is a file of the workspace; a link in there may point at any file of this machine."""
+    return path.is_file() and path.resolve().is_relative_to(workspace.resolve())
+
+
 def _entry(workspace: Path) -> dict[str, Any]:
-    """What entry.sh left; nothing where it did not get that far."""
+    """What entry.sh left; nothing where it did not get that far, or where something else lies in its place."""
     try:
         found = json.loads((workspace / "entry.json").read_text())
-    except (OSError, ValueError):
+        numbers = {name: found[name] for name in ("exit_code", "started", "ended")}
+        return found if all(isinstance(value, int | float) for value in numbers.values()) else {}
+    except (OSError, ValueError, TypeError, KeyError):
         return {}
-    return found if isinstance(found, dict) else {}
+
+
+def _is_full(directory: Path) -> bool:
+    with suppress(OSError):
+        disk = os.statvfs(directory)
+        return disk.f_blocks > 0 and disk.f_bavail * disk.f_frsize < _LITTLE_SPACE
+    return False
 
 
 def log_name(model: Model, image: Image) -> str:
@@ -469,6 +559,16 @@ def _new_folder(parent: Path, name: str) -> Path:
 
 
 @contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let a signal wait: a result that is being kept must not be lost half way."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def _run_folder_is_ours(directory: Path) -> Iterator[None]:
     """Turn the system's refusals (a full disk, a read-only one) into the run's reason."""
     try:
@@ -489,13 +589,12 @@ def _may_raise_limits() -> bool:
     return True
 
 
-def _last_lines(log: Path) -> str:
-    lines: list[bytes] = []
-    with suppress(OSError), log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 16_384))
-        lines = file.read().splitlines()[-_SHOWN_LOG_LINES:]
+def _last_lines(log: FileIO) -> str:
+    size = log.seek(0, os.SEEK_END)
+    log.seek(max(0, size - 16_384))
+    lines = log.read().splitlines()[-_SHOWN_LOG_LINES:]
     shown = [f"  | {line.decode(errors='replace')[:300]}" for line in lines]
-    return "\n".join([*shown, f"  the whole log: {log}"])
+    return "\n".join([*shown, f"  the whole log: {log.name}"])
 
 
 def _how_to_enter(engine: str, name: str) -> str:

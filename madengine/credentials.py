@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 from madengine.errors import ConfigurationError
+from madengine.files import read_json
 from madengine.records import Model
 
 FILE = "credential.json"
@@ -193,17 +194,7 @@ def _forms(secret: str) -> Iterator[str]:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise ConfigurationError(f"{path}: can't be read: {(error.strerror or str(error)).lower()}") from None
-    except json.JSONDecodeError as error:
-        problem = error.msg[:1].lower() + error.msg[1:]
-        raise ConfigurationError(f"{path}: line {error.lineno} column {error.colno}: {problem}") from None
-    except (ValueError, RecursionError):
-        raise ConfigurationError(f"{path}: not UTF-8, or nested too deeply; write it as plain JSON") from None
+    value = read_json(path, missing={})
     if not isinstance(value, dict):
         raise ConfigurationError(f"{path}: expected an object of named entries")
     return value

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from madengine.errors import ConfigurationError, RunError
+from madengine.files import read_json
 from madengine.records import Model
 
 PROVIDERS = ("custom", "local", "minio", "nas", "aws")
@@ -140,17 +140,7 @@ def _check_local(config: Mapping[str, Any], where: str) -> None:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise ConfigurationError(f"{path}: can't be read: {(error.strerror or str(error)).lower()}") from error
-    except json.JSONDecodeError as error:
-        problem = error.msg[:1].lower() + error.msg[1:]
-        raise ConfigurationError(f"{path}: line {error.lineno} column {error.colno}: {problem}") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigurationError(f"{path}: not UTF-8, or nested too deeply; write it as plain JSON") from error
+    value = read_json(path, missing={})
     if not isinstance(value, dict):
         raise ConfigurationError(f"{path}: expected an object of data sets by name")
     return value

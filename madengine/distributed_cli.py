@@ -8,17 +8,26 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from madengine import __version__
-from madengine.errors import EXIT_CONFIGURATION, EXIT_DONE, EXIT_FAILURE, EXIT_INTERRUPTED, MadengineError
+from madengine.errors import (
+    EXIT_CONFIGURATION,
+    EXIT_DONE,
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    ConfigurationError,
+    MadengineError,
+)
 
 if TYPE_CHECKING:
     from madengine.distributed_orchestrator import BuildOptions, DistributedOrchestrator, Place, RunOptions
 
+_ENGINES = ("auto", "docker", "podman", "nerdctl")
 _EXIT_CODES = (
     "exit codes: 0 done, 1 failure, 2 a build failed, 3 a run failed, 4 wrong arguments or configuration, "
     "130 interrupted"
@@ -31,18 +40,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, unknown = _parser().parse_known_args(words)
     if unknown:
         options.parser.error(_unknown(options.parser, unknown))
-    _catch_signals()
-    try:
-        code: int = options.verb(options)
-    except MadengineError as error:
-        return _fail(error, options.verbose)
-    except BrokenPipeError:
-        # Whoever read our output has gone; there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILURE
-    except KeyboardInterrupt:
-        _say("interrupted")
-        return EXIT_INTERRUPTED
+    with _signals_interrupt():
+        try:
+            code: int = options.verb(options)
+        except MadengineError as error:
+            return _fail(error, error.exit_code, options.verbose)
+        except OSError as error:
+            return _fail(error, EXIT_FAILURE, options.verbose)
+        except KeyboardInterrupt:
+            _say("interrupted")
+            return EXIT_INTERRUPTED
     return code
 
 
@@ -60,14 +67,14 @@ def _push(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     """Run an existing manifest; without one, build first."""
     named: Path | None = options.manifest_file
-    if named is not None and named.exists():
-        _say(f"{named} is there: running it, nothing is built")
-        return _orchestrator(options).run_phase(named, _run_options(options, "run_summary.json"))
     orchestrator = _orchestrator(options)
-    if named is not None and orchestrator.place.is_starter:
-        from madengine.errors import ConfigurationError
-
-        raise ConfigurationError(f"{named}: no such manifest, and there is no models.json here to build from")
+    if named is not None and os.path.lexists(named):
+        _say(f"{named} is there: running it, nothing is built")
+        return orchestrator.run_phase(named, _run_options(options, "run_summary.json"))
+    if not orchestrator.place.has_package:
+        raise ConfigurationError(
+            f"{named}: no such manifest, and no models.json here to build from; name a manifest that is there"
+        )
     why = f"{named} is not there" if named else "no --manifest-file given"
     options.manifest_output = named or options.manifest_output
     _say(f"{why}: building first; the manifest goes to {options.manifest_output}")
@@ -88,7 +95,7 @@ def _discover(options: argparse.Namespace) -> int:
     from madengine.tools.discover_models import DiscoverModels, report
 
     models = DiscoverModels(_place(options).root).select(_tags(options), options.ignore_deprecated)
-    print(report(models, options.format))  # noqa: T201
+    _show(report(models, options.format))
     return EXIT_DONE
 
 
@@ -96,7 +103,7 @@ def _init(options: argparse.Namespace) -> int:
     from madengine import package
 
     for path in package.init(options.directory):
-        print(path)  # noqa: T201
+        _show(str(path))
     _say(f"a model package to grow: {options.directory}; `cd {options.directory} && madengine run`")
     return EXIT_DONE
 
@@ -111,19 +118,27 @@ def _orchestrator(options: argparse.Namespace) -> DistributedOrchestrator:
 
 
 def _place(options: argparse.Namespace) -> Place:
+    """Where the command works; the starter package never stands in for what a manifest should name."""
     from madengine.distributed_orchestrator import package_place
 
     place, message = package_place(
         dict(os.environ),
         Path.cwd(),
+        may_be_starter=getattr(options, "manifest_file", None) is None,
         context_file=getattr(options, "additional_context_file", None),
         context_text=getattr(options, "additional_context", None),
-        engine=getattr(options, "engine", "auto"),
+        engine=_engine_name(options) if hasattr(options, "engine") else "auto",
     )
-    running_a_manifest = getattr(options, "manifest_file", None) is not None
-    if message and not running_a_manifest:
+    if message:
         _say(message)
     return place
+
+
+def _engine_name(options: argparse.Namespace) -> str:
+    name: str = options.engine or os.environ.get("MADENGINE_ENGINE") or "auto"
+    if name not in _ENGINES:
+        raise ConfigurationError(f"MADENGINE_ENGINE={name}: no such engine; set one of {', '.join(_ENGINES)}")
+    return name
 
 
 def _build_options(options: argparse.Namespace) -> BuildOptions:
@@ -231,8 +246,7 @@ def _context(parser: argparse.ArgumentParser) -> None:
 def _engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine",
-        choices=("auto", "docker", "podman", "nerdctl"),
-        default=os.environ.get("MADENGINE_ENGINE") or "auto",
+        choices=_ENGINES,
         help="container engine (default: $MADENGINE_ENGINE, else the first that answers)",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the shell lines instead of running them")
@@ -324,8 +338,14 @@ def _jobs(text: str) -> int:
 
 
 def _unknown(parser: argparse.ArgumentParser, words: Sequence[str]) -> str:
+    first = words[0].partition("=")[0]
     known = [name for action in parser._actions for name in action.option_strings]
-    close = difflib.get_close_matches(words[0].partition("=")[0], known, n=1)
+    if not first.startswith("-"):
+        hint = f" (did you mean --tags {' '.join(words)}?)" if "--tags" in known else ""
+        return f"unexpected argument {' '.join(words)}{hint}"
+    if first in known:
+        return f"write {first} after the verb"
+    close = difflib.get_close_matches(first, known, n=1)
     return f"unknown option {' '.join(words)}" + (f" (did you mean {close[0]}?)" if close else "")
 
 
@@ -336,39 +356,72 @@ _one_at_a_time = threading.Lock()
 
 def _say(line: str) -> None:
     with _one_at_a_time:
-        sys.stderr.write(f"{line}\n")
-        sys.stderr.flush()
+        try:
+            print(line, file=sys.stderr, flush=True)  # noqa: T201
+        except OSError:
+            # That nobody can hear us any more is no reason to give up the work.
+            _mute(sys.stderr)
 
 
 def _show(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)  # noqa: T201
+    except BrokenPipeError:
+        # Whoever read our output (`| head`) has enough.
+        _mute(sys.stdout)
+    except OSError as error:
+        _mute(sys.stdout)
+        raise MadengineError(f"stdout: can't be written: {error.strerror}") from error
 
 
-def _fail(error: MadengineError, verbose: bool) -> int:
+def _mute(stream: TextIO) -> None:
+    """Send a broken stream's output nowhere: the interpreter would complain when it flushes it at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _fail(error: MadengineError | OSError, code: int, verbose: bool) -> int:
     from madengine import programs
 
     if verbose:
         import traceback
 
         _say(programs.redact("".join(traceback.format_exception(error))))
-    _say(f"madengine: error: {programs.redact(str(error))}")
-    return error.exit_code
+    told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+    _say(programs.redact(f"madengine: error: {' '.join(told.splitlines())}"))
+    return code
 
 
-def _catch_signals() -> None:
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
     """Ctrl-C, TERM and a lost terminal all end a command the same way; more of them don't stop the tidying up."""
     if threading.current_thread() is not threading.main_thread():
+        yield
         return
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, _interrupted)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-    def interrupted(number: int, frame: FrameType | None) -> NoReturn:
-        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(name, lambda number, frame: _say("already stopping; a container gets some seconds to end"))
-        raise KeyboardInterrupt
 
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(name) is not signal.SIG_IGN:
-            signal.signal(name, interrupted)
+def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
+    for again in _ENDING:
+        signal.signal(again, _still_stopping)
+    raise KeyboardInterrupt
+
+
+def _still_stopping(number: int, frame: FrameType | None) -> None:
+    # Not `_say`: what this interrupts may hold its lock.
+    with suppress(OSError):
+        os.write(2, b"already stopping; a container gets some seconds to end\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,9 +30,8 @@ from madengine.errors import (
     EXIT_RUN_FAILED,
     ConfigurationError,
     MadengineError,
-    RunError,
 )
-from madengine.files import write_json
+from madengine.files import read_json, write_json
 from madengine.manifest import Manifest
 from madengine.programs import engine as engines
 from madengine.programs.engine import Docker
@@ -46,11 +45,11 @@ DEFAULT_MANIFEST = Path("build_manifest.json")
 class Place:
     """Where a command works: the model package, the user's context and the engine.
 
-    `root` is None where this folder has no package and none may stand in for it.
+    `root` is where credential.json and data.json are looked for even where it `has_package` no models.
     """
 
     root: Path
-    is_starter: bool = False
+    has_package: bool = True
     context_file: Path | None = None
     context_text: str | None = None
     engine: str = "auto"
@@ -183,8 +182,7 @@ class DistributedOrchestrator:
         ]
         write_json(path, results.build_summary(built, failed, seconds, registry))
         for recipe, image in outcome.images:
-            pinned = f"{image.registry_image}@{image.registry_digest}" if image.registry_digest else image.image_id
-            self.show(f"{recipe.key}  {pinned}")
+            self.show(f"{recipe.key}  {_where(image)}")
         self.say(f"built {len(built)} of {len(built) + len(failed)} images in {seconds:.1f} s; summary: {path}")
 
     def push_phase(self, manifest_file: Path, registry: str, dry_run: bool) -> int:
@@ -211,6 +209,9 @@ class DistributedOrchestrator:
                     self.say(f"{image.key}: {error}")
         if not dry_run:
             manifests.save(replace(kept, images=tuple(images), registry=wanted), manifest_file)
+            for image in images:
+                if image.registry_digest:
+                    self.show(f"{image.key}  {_where(image)}")
         return EXIT_BUILD_FAILED if failed else EXIT_DONE
 
     def _pushed(self, builder: DockerBuilder, image: Image, names: Sequence[str], dry_run: bool) -> Image:
@@ -224,9 +225,7 @@ class DistributedOrchestrator:
         for command in commands:
             programs.ask(command)
         with open(os.devnull, "w") as log:
-            pushed = builder.push(image, names, log)
-        self.show(f"{image.key}  {pushed.registry_image}@{pushed.registry_digest}")
-        return pushed
+            return builder.push(image, names, log)
 
     # --- run ---
 
@@ -238,17 +237,21 @@ class DistributedOrchestrator:
         gpus: tuple[Gpu, ...] | None = None,
     ) -> int:
         """Run a manifest's models on this machine, one after another; every one gets a row."""
-        kept = self._with_models(manifests.load(manifest_file), manifest_file)
+        not_built = tuple(not_built)
+        kept = manifests.load(manifest_file)
+        if not kept.images and not not_built:
+            raise ConfigurationError(f"{manifest_file}: holds no images; `madengine build` again")
+        kept = self._with_models(kept, manifest_file)
         gpus = gpu_finder.found() if gpus is None else gpus
         detected = {**contexts.host_facts(self.place.environ), "gpu_vendor": gpu_finder.vendor(gpus)}
         context = self._context(detected, kept.context)
-        _refuse_unsupported(context, list(kept.models.values()))
         kept = _selected(_overridden(kept, options.registry), options.tags, manifest_file)
+        _refuse_unsupported(context, [kept.models[image.key] for image in kept.images])
         chosen, skipped = _fitting(kept, context)
         results.check(options.output)
         credentials = self._credentials()
         run = Run(self, options, context, credentials, gpus, chosen, skipped)
-        registries = sorted({image.registry_image for _, image in chosen if image and image.registry_image})
+        registries = [_registry_of(image, kept.registry) for _, image in chosen if image and image.registry_image]
         with self._engine(credentials, registries, options.dry_run) as engine:
             return run.show_lines(engine) if options.dry_run else run.carry_out(engine, not_built)
 
@@ -270,20 +273,19 @@ class DistributedOrchestrator:
 
     def _join_summaries(self, whole: Path, build: Path, run: Path, code: int) -> None:
         parts = {"build_phase": build, "run_phase": run}
-        joined = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in parts.items()}
+        # One that could not be written, on a full disk say, has been reported where that happened.
+        joined = {name: read_json(path, missing={}) for name, path in parts.items()}
         write_json(whole, {**joined, "overall_success": code == EXIT_DONE})
         for path in parts.values():
-            path.unlink()
+            path.unlink(missing_ok=True)
         self.say(f"summary: {whole}")
 
     def _with_models(self, kept: Manifest, path: Path) -> Manifest:
         """An older manifest names no models: each image gets the local model whose name its own begins with."""
-        if not kept.images:
-            raise ConfigurationError(f"{path}: holds no images; `madengine build` again")
         missing = [image for image in kept.images if image.key not in kept.models]
         if not missing:
             return kept
-        if self.place.is_starter:
+        if not self.place.has_package:
             raise ConfigurationError(
                 f"{path}: says nothing about the model of {missing[0].key} (an older manifest), and there is no "
                 "models.json here to find it in; run it in its package's folder, or set MODEL_DIR"
@@ -331,14 +333,14 @@ class DistributedOrchestrator:
     @contextmanager
     def _engine(self, credentials: Credentials, registries: Sequence[str], dry_run: bool) -> Iterator[Docker]:
         """The engine, logged in where credentials are known for a registry; the login is private and temporary."""
-        logins = {registry: login for registry in registries if (login := registry_login(credentials, registry))}
-        if dry_run:
-            yield engines.find(self.place.engine)
-            return
+        found = (registry_login(credentials, registry) for registry in dict.fromkeys(registries))
+        logins = dict.fromkeys(login for login in found if login)
         engine = engines.find(self.place.engine)
-        manager = engines.logged_in(engine, logins.values()) if logins else nullcontext(engine)
-        with manager as ready:
-            yield ready
+        if dry_run or not logins:
+            yield engine
+            return
+        with engines.logged_in(engine, logins) as private:
+            yield private
 
 
 @dataclass(frozen=True)
@@ -414,7 +416,7 @@ class Run:
             data=Data.load(data_file, self.context.values.get("data", {})),
             done=self._record,
             secret_names=tuple(self.credentials.secrets),
-            root=None if place.is_starter else place.root,
+            root=place.root if place.has_package else None,
             timeout=options.timeout,
             force_mirror_local=options.force_mirror_local,
             keep_alive=options.keep_alive,
@@ -491,10 +493,15 @@ class Run:
         )
 
 
-def package_place(environ: Mapping[str, str], cwd: Path, **more: Any) -> tuple[Place, str]:
-    """The place of a command, and the line that says so where the bundled starter package stands in."""
+def package_place(environ: Mapping[str, str], cwd: Path, may_be_starter: bool, **more: Any) -> tuple[Place, str]:
+    """The place of a command, and what to tell the user where the bundled starter package stands in.
+
+    Raises ConfigurationError where MODEL_DIR lists no models.
+    """
     root, message = package.root(environ, cwd)
-    return Place(root=root, is_starter=bool(message), environ=environ, **more), message
+    if message and not may_be_starter:
+        return Place(cwd, has_package=False, environ=environ, **more), ""
+    return Place(root, environ=environ, **more), message
 
 
 def _refuse_unsupported(context: Context, models: Sequence[Model]) -> None:
@@ -531,8 +538,17 @@ def _overridden(kept: Manifest, registry: str) -> Manifest:
     if not registry:
         return kept
     new = credential_store.registry_name(registry)
-    images = tuple(replace(image, registry_image=f"{new}/{_path(image, kept.registry)}") for image in kept.images)
+    names = [credential_store.registry_image(new, _path(image, kept.registry), Credentials()) for image in kept.images]
+    images = tuple(replace(image, registry_image=name) for image, name in zip(kept.images, names, strict=True))
     return replace(kept, images=images, registry=new)
+
+
+def _registry_of(image: Image, registry: str) -> str:
+    """Where an image comes from: the manifest's registry, or else the host in the image's name, or Docker Hub."""
+    if registry and image.registry_image.startswith(f"{registry}/"):
+        return registry
+    host, slash, _ = image.registry_image.partition("/")
+    return host if slash and (host == "localhost" or "." in host or ":" in host) else "docker.io"
 
 
 def _path(image: Image, registry: str) -> str:
@@ -577,10 +593,10 @@ def _vendor_of_name(dockerfile: str) -> str:
 
 def _model_of(image: Image, known: Sequence[Model], path: Path) -> Model:
     for model in known:
-        if image.key.startswith(f"ci-{model.name.lower().replace('/', '_')}_"):
+        if f"{image.key}_".startswith(f"ci-{model.name.lower().replace('/', '_')}_"):
             return model
     names = ", ".join(sorted(model.name for model in known))
-    raise RunError(f"{path}: {image.key}: no model of this package has that name (it has {names})")
+    raise ConfigurationError(f"{path}: {image.key}: no model of this package has that name (it has {names})")
 
 
 def _second_names(kept: Manifest, image: Image, registry: str, name: str) -> list[str]:
@@ -592,6 +608,13 @@ def _second_names(kept: Manifest, image: Image, registry: str, name: str) -> lis
         other for other in kept.images if other.key in kept.models and image_path(kept.models[other.key].name) == mine
     ]
     return [f"{registry}/madengine/{mine}:latest"] if len(same) == 1 else []
+
+
+def _where(image: Image) -> str:
+    """What finds this very image: its digest in the registry, or its id on this machine."""
+    if image.registry_image and image.registry_digest:
+        return f"{image.registry_image}@{image.registry_digest}"
+    return image.image_id or image.docker_image
 
 
 def _named(failed: Failure) -> Model:
@@ -618,5 +641,7 @@ def _default_jobs() -> int:
 def _to_terminal(chunk: bytes) -> None:
     import sys
 
-    sys.stderr.buffer.write(chunk)
-    sys.stderr.buffer.flush()
+    # Whoever watched may be gone (`2>&1 | head`); the run goes on.
+    with suppress(OSError):
+        sys.stderr.buffer.write(chunk)
+        sys.stderr.buffer.flush()

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 import shlex
 import tempfile
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, Any, TextIO
 
 from madengine import __version__, payload, programs
 from madengine.context import Context, matches, mismatch, parse_header
 from madengine.credentials import Credentials, registry_image
 from madengine.errors import BuildError, MadengineError
-from madengine.files import locked
 from madengine.package import template
-from madengine.programs.engine import Docker, is_transport, repo_digest, repository
+from madengine.programs.engine import Docker, is_store_race, is_transport, repo_digest, repository
 from madengine.records import Image, Model
 
 if TYPE_CHECKING:
@@ -32,7 +34,11 @@ _SUFFIX = ".dockerfile"
 # Attempts at a push, and the pause before the second; it doubles each time.
 PUSH_ATTEMPTS = 4
 PUSH_PAUSE_SECONDS = 1.0
+# Attempts at a build that meets a change of the engine's store.
+STORE_ATTEMPTS = 3
 _SHOWN_LOG_LINES = 20
+# How often a build looks whether another one of the same name has ended.
+_LOCK_SECONDS = 0.05
 _PUSHED = re.compile(r"\bdigest: (sha256:[0-9a-f]{64})\b")
 
 
@@ -40,11 +46,12 @@ _PUSHED = re.compile(r"\bdigest: (sha256:[0-9a-f]{64})\b")
 class Recipe:
     """One image to build: which model, by which Dockerfile (relative to the package), under which names.
 
-    `key` is the image's name and its manifest key; `pushed` are the names it gets in the registry,
-    the one that runs first.
+    `key` is the image's name and its manifest key, `log_name` the stem of its log; no two recipes share
+    either. `pushed` are the names it gets in the registry, the one that runs first.
     """
 
     key: str
+    log_name: str
     model: Model
     dockerfile: Path
     gpu_vendor: str
@@ -69,7 +76,7 @@ class DockerBuilder:
     """Builds the images of a model package (`root`) with one engine.
 
     `registry` is where they are pushed, empty for nowhere; every build writes its log below
-    `log_directory`; `say` gets one line for people at a time, from any thread.
+    `log_directory`; `say` gets one line for people at a time, from any thread; `stopping` is set at Ctrl-C.
     """
 
     engine: Docker
@@ -81,23 +88,23 @@ class DockerBuilder:
     no_cache: bool = False
     live_output: bool = False
     say: Callable[[str], None] = print
+    stopping: threading.Event = field(default_factory=threading.Event)
 
     def plan(self, models: Sequence[Model]) -> tuple[list[Recipe], list[Failure]]:
         """Choose the Dockerfiles of every model, and names that no two images share.
 
         A model whose Dockerfiles or scripts don't fit is a Failure that says what was looked for.
         """
-        recipes: dict[str, Recipe] = {}
+        recipes: list[Recipe] = []
         failures = []
         for model in models:
             try:
                 payload.payload(model, self.root)
                 for recipe in self._recipes(model):
-                    key = recipe.key if recipe.key not in recipes else f"{recipe.key}_{_identity(model)}"
-                    recipes[key] = replace(recipe, key=key)
-            except MadengineError as error:
-                failures.append(Failure(model.name, model.dockerfile, str(error)))
-        return [self._named(recipe, list(recipes.values())) for recipe in recipes.values()], failures
+                    recipes.append(_distinct(recipe, recipes))
+            except (MadengineError, OSError) as error:
+                failures.append(Failure(model.name, model.dockerfile, _problem(error, self.root)))
+        return [self._named(recipe, recipes) for recipe in recipes], failures
 
     def build_all(self, recipes: Sequence[Recipe], jobs: int, done: Callable[[Recipe, Image | Failure], None]) -> None:
         """Build and push the recipes, `jobs` at a time; `done` hears of each as it ends, one at a time.
@@ -112,23 +119,28 @@ class DockerBuilder:
                 for future in as_completed(futures):
                     done(futures[future], future.result())
             except BaseException:
+                self.stopping.set()
                 for future in futures:
                     future.cancel()
+                self.engine.end_build_steps()
                 programs.halt()
                 raise
 
     def make(self, recipe: Recipe) -> Image | Failure:
         """Build one image and push it; a failure is an answer, its log's last lines are shown."""
-        log_file = self.log_directory / f"{log_name(recipe.model, recipe.dockerfile)}.build.live.log"
+        log_file = self.log_directory / f"{recipe.log_name}.build.live.log"
         image = None
         try:
-            with _lock(recipe.key), _open_log(log_file) as log:
+            # The payload's `FROM` is the image's name: another build of it must not change what that means.
+            with self._alone(recipe.key, "another build of it"), _open_log(log_file) as log:
                 image = self._build(recipe, log, log_file)
                 return self.push(image, recipe.pushed, log)
-        except MadengineError as error:
-            self.say(f"{recipe.key}: {error}")
-            self._show_end(log_file)
-            return Failure(recipe.model.name, str(recipe.dockerfile), str(error), str(log_file), image)
+        except (MadengineError, OSError) as error:
+            problem = _problem(error, log_file)
+            if not self.stopping.is_set():
+                self.say(f"{recipe.key}: {problem}")
+                self._show_end(log_file)
+            return Failure(recipe.model.name, str(recipe.dockerfile), problem, str(log_file), image)
 
     def push(self, image: Image, names: Sequence[str], log: TextIO) -> Image:
         """Push an image under every name; the first one's digest is what nodes pull.
@@ -151,9 +163,10 @@ class DockerBuilder:
 
     def shell_lines(self, recipe: Recipe) -> Iterator[str]:
         """What `make` runs for a recipe, as lines for a POSIX shell."""
-        scratch = f".madengine/{recipe.key}"
-        yield f"# {recipe.key}: {_one_line(recipe.model.name)} from {recipe.dockerfile}"
+        scratch = f".madengine-{recipe.key}"
+        yield f"# {recipe.key}: {_one_line(f'{recipe.model.name} from {recipe.dockerfile}')}"
         yield programs.shell_line(self._base_command(recipe))
+        yield shlex.join(["rm", "-rf", scratch])
         yield from payload.shell_lines(payload.payload(recipe.model, self.root), f"{scratch}/payload")
         yield from payload.file_lines(f"{scratch}/Dockerfile", template("image/Dockerfile"))
         yield programs.shell_line(self._payload_command(recipe, Path(scratch)))
@@ -176,6 +189,7 @@ class DockerBuilder:
         for path in chosen:
             yield Recipe(
                 key=image_name(model, path),
+                log_name=log_name(model, path),
                 model=model,
                 dockerfile=path,
                 gpu_vendor=str(headers[path].get("gpu_vendor", "")).upper(),
@@ -204,13 +218,12 @@ class DockerBuilder:
     def _build(self, recipe: Recipe, log: TextIO, log_file: Path) -> Image:
         started = time.monotonic()
         self.say(f"{recipe.key}: building {recipe.dockerfile}")
-        self._logged(self._base_command(recipe), log, f"{recipe.dockerfile}: the build failed")
-        with tempfile.TemporaryDirectory(prefix="madengine-") as scratch:
-            directory = Path(scratch)
-            (directory / "payload").mkdir(mode=0o755)
-            payload.write(payload.payload(recipe.model, self.root), directory / "payload")
-            (directory / "Dockerfile").write_text(template("image/Dockerfile"))
-            self._logged(self._payload_command(recipe, directory), log, "the payload layer could not be added")
+        # Of the same steps side by side each would make its own layers, and the next build take any of them.
+        with nullcontext() if self.no_cache else self._alone(self._fingerprint(recipe)):
+            problem = f"{recipe.dockerfile} (from {recipe.base_docker}): the build failed"
+            self._step(self._base_command(recipe), log, problem)
+        with self._alone(f"payload-{_digest(recipe.model.name, recipe.model.args)}"):
+            self._add_payload(recipe, log)
         duration = time.monotonic() - started
         built, sha = self._built(recipe)
         log.write(f"Build Duration: {duration:.3f} seconds\nMAD_CONTAINER_IMAGE is {recipe.key}\n")
@@ -230,6 +243,50 @@ class DockerBuilder:
             size_bytes=int(built.get("Size") or 0),
             log_file=str(log_file),
         )
+
+    def _add_payload(self, recipe: Recipe, log: TextIO) -> None:
+        with tempfile.TemporaryDirectory(prefix="madengine-") as scratch:
+            directory = Path(scratch)
+            (directory / "payload").mkdir(mode=0o755)
+            payload.write(payload.payload(recipe.model, self.root), directory / "payload")
+            (directory / "Dockerfile").write_text(template("image/Dockerfile"))
+            self._step(self._payload_command(recipe, directory), log, "the payload layer could not be added")
+
+    def _step(self, command: BaseCommand, log: TextIO, problem: str) -> None:
+        """One build; again where the engine's store changed under it, for others remove images at the same time."""
+        for _ in range(STORE_ATTEMPTS - 1):
+            try:
+                self._logged(command, log, problem)
+                return
+            except BuildError as error:
+                if not is_store_race(str(error)):
+                    raise
+        self._logged(command, log, problem)
+
+    def _fingerprint(self, recipe: Recipe) -> str:
+        """What the model's own build is made of: its instructions, its folder and its arguments."""
+        lines = _read(self.root / recipe.dockerfile).splitlines()
+        instructions = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+        directory = self.root.resolve() / build_directory(self.root, recipe.model)
+        return f"base-{_digest(str(directory), *instructions, *map(str, self.context.docker_build_arg.items()))}"
+
+    @contextmanager
+    def _alone(self, name: str, awaited: str = "") -> Iterator[None]:
+        """Hold this machine's lock of that name, and say what is waited for, if anything.
+
+        Raises BuildError at Ctrl-C: the holder may be another madengine, and take hours.
+        """
+        handle = os.open(_lock_folder() / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            while not _taken(handle):
+                if awaited:
+                    self.say(f"{name}: waiting for {awaited}")
+                    awaited = ""
+                if self.stopping.wait(_LOCK_SECONDS):
+                    raise BuildError(f"{name}: interrupted")
+            yield
+        finally:
+            os.close(handle)
 
     def _base_command(self, recipe: Recipe) -> BaseCommand:
         return self.engine.build(
@@ -276,7 +333,7 @@ class DockerBuilder:
                 if attempt == PUSH_ATTEMPTS or not is_transport(str(error)):
                     raise
                 self.say(f"{error}; again in {pause:g} s")
-            time.sleep(pause)
+            self.stopping.wait(pause)
             pause *= 2
         raise AssertionError("unreachable: the last attempt returns or raises")
 
@@ -338,32 +395,37 @@ def image_name(model: Model, dockerfile: Path) -> str:
     # What a repository's path may hold: https://github.com/distribution/reference
     valid = re.sub(r"[^a-z0-9._-]+", "_", name)
     valid = re.sub(r"[._-]{2,}", lambda found: "__" if set(found[0]) == {"_"} else found[0][0], valid).strip("._-")
-    if len(valid) > 120:
-        valid = f"{valid[:100].rstrip('._-')}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    return valid
+    return _short(valid, name)
 
 
 def image_path(name: str) -> str:
     """A model's name as the path of a repository (`dir/model` stays a path)."""
     parts = (re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") for part in name.split("/"))
-    return "/".join(part for part in parts if part)
+    return _short("/".join(part for part in parts if part), name)
 
 
 def log_name(model: Model, dockerfile: Path) -> str:
-    """The stem of a model's logs: `<model>_<Dockerfile without its suffix>`."""
+    """The stem of a build's log: `<model>_<Dockerfile without its suffix>`."""
     stem = dockerfile.name[: -len(_SUFFIX)] if dockerfile.name.lower().endswith(_SUFFIX) else dockerfile.name
-    return re.sub(r"[^\w.-]+", "_", f"{model.name}_{stem}")[:200]
+    name = f"{model.name}_{stem}"
+    return _short(re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII), name)
 
 
-def base_docker(text: str, build_args: dict[str, str]) -> str:
-    """The base image: the build argument BASE_DOCKER, its default in the Dockerfile, or else the last FROM."""
-    if "BASE_DOCKER" in build_args:
-        return build_args["BASE_DOCKER"]
-    default = re.search(r"^\s*ARG\s+BASE_DOCKER=(\S+)", text, re.MULTILINE | re.IGNORECASE)
-    if default:
-        return default[1].strip("\"'")
-    bases = re.findall(r"^\s*FROM\s+(?:--\S+\s+)*(\S+)", text, re.MULTILINE | re.IGNORECASE)
-    return bases[-1] if bases else ""
+def base_docker(text: str, build_args: Mapping[str, str]) -> str:
+    """The base image: the argument BASE_DOCKER where the Dockerfile has it, else what its last FROM comes down to."""
+    args: dict[str, str] = {}
+    for name, default in re.findall(r"^\s*ARG\s+(\w+)(?:=(\S*))?", text, re.MULTILINE | re.IGNORECASE):
+        args[name] = build_args.get(name, default.strip("\"'"))
+    if args.get("BASE_DOCKER"):
+        return args["BASE_DOCKER"]
+    stages: dict[str, str] = {}
+    base = ""
+    for image, stage in re.findall(
+        r"^\s*FROM\s+(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", text, re.MULTILINE | re.IGNORECASE
+    ):
+        base = stages.get(image.lower()) or Template(image).safe_substitute(args)
+        stages[stage.lower()] = base
+    return base
 
 
 def build_directory(root: Path, model: Model) -> str:
@@ -377,8 +439,36 @@ def build_directory(root: Path, model: Model) -> str:
     return named
 
 
-def _identity(model: Model) -> str:
-    return hashlib.sha256(f"{model.name}\0{model.args}".encode(errors="surrogatepass")).hexdigest()[:8]
+def _distinct(recipe: Recipe, others: Sequence[Recipe]) -> Recipe:
+    """The recipe with a short hash where its names are taken: another model, other arguments, another Dockerfile."""
+    identity = _digest(recipe.model.name, recipe.model.args, str(recipe.dockerfile))
+    return replace(
+        recipe,
+        key=_free(recipe.key, {other.key for other in others}, identity),
+        log_name=_free(recipe.log_name, {other.log_name for other in others}, identity),
+    )
+
+
+def _free(name: str, taken: Container[str], identity: str) -> str:
+    return name if name not in taken else f"{name}_{identity}"
+
+
+def _short(name: str, meaning: str) -> str:
+    """A name that is neither empty nor too long for a tag, a repository or a file; what is cut off becomes a hash."""
+    if 0 < len(name) <= 110:
+        return name
+    return "_".join(filter(None, [name[:100].rstrip("._-/"), _digest(meaning)]))
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()[:8]
+
+
+def _problem(error: MadengineError | OSError, path: Path) -> str:
+    """What went wrong in one line; the system names no file where a write fails."""
+    if isinstance(error, MadengineError):
+        return str(error)
+    return f"{error.filename or path}: {(error.strerror or str(error)).lower()}"
 
 
 def _image_id(found: str) -> str:
@@ -408,10 +498,17 @@ def _open_log(path: Path) -> TextIO:
         raise BuildError(f"{path}: can't be written: {error.strerror}") from error
 
 
-def _lock(key: str) -> Any:
-    """One build of an image name at a time on this machine: the payload's `FROM` is the other build's name."""
+def _lock_folder() -> Path:
     folder = Path(tempfile.gettempdir()) / f"madengine-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         raise BuildError(f"{folder}: belongs to somebody else; remove it, or set TMPDIR")
-    return locked(folder / f"{key}.lock")
+    return folder
+
+
+def _taken(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

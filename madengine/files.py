@@ -1,17 +1,18 @@
-"""Files that appear whole, and locks that the kernel releases when their holder dies."""
+"""Files that appear whole, JSON files whose errors have a place, and locks that end with their holder."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from madengine.errors import MadengineError
+from madengine.errors import ConfigurationError, MadengineError
 
 
 def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
@@ -37,16 +38,68 @@ def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def write_json(path: Path, value: Any, mode: int = 0o644) -> None:
-    """Write a value as indented JSON, whole."""
-    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", mode)
+    """Write a value as indented JSON, whole. Raises MadengineError where it can't be written."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    # Half a character, as a file's name may hold, has no form in UTF-8 but one in JSON.
+    text = re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    write_whole(path, f"{text}\n", mode)
+
+
+def read_json(path: Path, error: type[MadengineError] = ConfigurationError, missing: Any = None) -> Any:
+    """Read a JSON file (UTF-8, with or without a byte order mark).
+
+    `missing`, unless None, is what a file that isn't there stands for. Raises `error` that names the path,
+    the position where it is no JSON, and never what it holds.
+    """
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        if missing is None:
+            raise error(f"{path}: no such file") from None
+        return missing
+    except OSError as problem:
+        raise error(f"{path}: can't be read: {_lower(problem.strerror or str(problem))}") from None
+    except UnicodeDecodeError as problem:
+        raise error(f"{path}: byte {problem.start} is not UTF-8; save the file as UTF-8") from None
+    except json.JSONDecodeError as problem:
+        raise error(f"{path}:{problem.lineno}:{problem.colno}: not JSON: {_lower(problem.msg)}") from None
+    except (RecursionError, ValueError) as problem:
+        raise error(f"{path}: not usable as JSON: {_lower(str(problem))}") from None
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:]
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[int]:
-    """Open `path` for reading and appending (made if missing) and hold its exclusive lock; gives the descriptor."""
-    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    """Open `path` for reading and appending (made if missing) and hold its exclusive lock; gives the descriptor.
+
+    Raises OSError where it can't be opened.
+    """
+    handle = _opened_and_locked(path)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
         yield handle
     finally:
         os.close(handle)
+
+
+def _opened_and_locked(path: Path) -> int:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if _is_at(path, handle):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        # Another file has taken its place meanwhile: who opens the path now would not meet our lock.
+        os.close(handle)
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from madengine.errors import ConfigurationError, RunError
 from madengine.programs import amd_smi, amd_sysfs, nvidia_smi, rocm_smi
-from madengine.records import Found, Gpu
+from madengine.records import Found, Gpu, GpuProcess
 
 AMD = "AMD"
 NVIDIA = "NVIDIA"
@@ -16,6 +17,11 @@ NONE = "NONE"
 SOURCES: Mapping[str, Mapping[str, Callable[[], Found[Gpu]]]] = {
     NVIDIA: {nvidia_smi.TOOL: nvidia_smi.gpus},
     AMD: {amd_sysfs.SOURCE: amd_sysfs.gpus, amd_smi.TOOL: amd_smi.gpus, rocm_smi.TOOL: rocm_smi.gpus},
+}
+
+_PROCESSES: Mapping[str, tuple[Callable[[], Found[GpuProcess]], ...]] = {
+    NVIDIA: (nvidia_smi.processes,),
+    AMD: (amd_sysfs.processes, amd_smi.processes, rocm_smi.processes),
 }
 
 
@@ -47,3 +53,53 @@ def _with_names(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
         if names:
             return tuple(replace(gpu, name=gpu.name or names.get(gpu.pci_bus_id, "")) for gpu in gpus)
     return gpus
+
+
+def eligible(gpus: Sequence[Gpu], docker_gpus: str) -> list[Gpu]:
+    """The GPUs that a context's `docker_gpus` (`0,2-4,7`; empty is all) leaves, in its order; others aren't here.
+
+    Raises ConfigurationError for what is no list of numbers and ranges.
+    """
+    if not docker_gpus.strip():
+        return list(gpus)
+    here = {gpu.index: gpu for gpu in gpus}
+    return [here[index] for index in dict.fromkeys(_indexes(docker_gpus)) if index in here]
+
+
+def wanted(n_gpus: str, candidates: Sequence[Gpu], machine: Sequence[Gpu]) -> int:
+    """How many GPUs a card's `n_gpus` means here; -1 is all that the context leaves, none on a machine without.
+
+    Raises RunError where there are not that many.
+    """
+    count = len(candidates) if int(n_gpus) == -1 else int(n_gpus)
+    if count > len(candidates):
+        left = f", docker_gpus leaves {len(candidates)}" if len(candidates) != len(machine) else ""
+        raise RunError(f"too many GPUs requested: n_gpus is {n_gpus}, this machine has {len(machine) or 'none'}{left}")
+    return count
+
+
+def _indexes(docker_gpus: str) -> Iterator[int]:
+    for part in docker_gpus.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ConfigurationError(f"docker_gpus is {docker_gpus!r}: give numbers and ranges, such as 0,2-4,7")
+        yield from range(int(first), int(last or first) + 1)
+
+
+def foreign_processes(gpus: Sequence[Gpu]) -> int | None:
+    """How many processes use these GPUs now, which nobody of us has started yet; None where no tool can tell."""
+    if not gpus:
+        return 0
+    for ask in _PROCESSES[gpus[0].vendor]:
+        told = ask()
+        if not told.problem and all(one.uuid or one.pci_bus_id or one.index is not None for one in told.items):
+            return len({one.pid for one in told.items if any(_is_on(one, gpu) for gpu in gpus)})
+    return None
+
+
+def _is_on(process: GpuProcess, gpu: Gpu) -> bool:
+    if process.uuid:
+        return process.uuid in (gpu.uuid, gpu.parent)
+    if process.pci_bus_id and gpu.pci_bus_id:
+        return process.pci_bus_id == gpu.pci_bus_id
+    return process.index == gpu.index

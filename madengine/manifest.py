@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +15,7 @@ from typing import Any
 
 from madengine import __version__, cards
 from madengine.errors import ConfigurationError
-from madengine.files import write_json
+from madengine.files import read_json, write_json
 from madengine.records import Image, Model
 
 SCHEMA_VERSION = 1
@@ -23,6 +25,9 @@ CONTEXT_KEYS = ("docker_env_vars", "docker_mounts", "docker_build_arg")
 
 _TEXTS = ("dockerfile", "base_docker", "docker_sha", "gpu_vendor", "guest_os", "image_id")
 _OPTIONAL = ("registry_image", "registry_digest", "log_file")
+_IMAGE_KEYS = frozenset({*_TEXTS, *_OPTIONAL, "docker_image", "build_duration", "self_contained", "size_bytes"})
+# Keys that a rewritten manifest gets anew; `created` and `madengine_version` stay those of the build.
+_KNOWN = frozenset({"schema_version", "built_images", "built_models", "registry", "context"})
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Manifest:
     """A build's images and the model of each, by the manifest's keys.
 
     `models` lacks the keys of older manifests without `built_models`; `context` is what the build was
-    told; `extra` holds unknown top-level keys.
+    told; `extra` holds the other top-level keys, which survive as they are.
     """
 
     images: tuple[Image, ...]
@@ -47,26 +52,17 @@ def load(path: Path) -> Manifest:
     position, and a manifest of a later madengine.
     """
     found = _read(path)
-    _check(path, "manifest", "", found)
-    version = found.get("schema_version", SCHEMA_VERSION)
-    if version > SCHEMA_VERSION:
-        raise ConfigurationError(
-            f"{path}: schema_version {version} is of a later madengine than {__version__}; update madengine here"
-        )
-    problems = [problem for key, entry in found["built_images"].items() if (problem := _image_problem(key, entry))]
+    problems: list[str] = []
+    images = _images(found["built_images"], problems)
+    models = _models(found.get("built_models") or {}, found["built_images"], problems)
     if problems:
         raise ConfigurationError(f"{path}: {'; '.join(problems)}")
-    models = found.get("built_models") or {}
-    unknown = sorted(set(models) - set(found["built_images"]))
-    if unknown:
-        raise ConfigurationError(f"{path}: built_models.{unknown[0]}: there is no such entry in built_images")
-    known = {"schema_version", "created", "madengine_version", "built_images", "built_models", "registry", "context"}
     return Manifest(
-        images=tuple(_image(key, entry) for key, entry in found["built_images"].items()),
-        models={key: cards.model(entry, f"{path}: built_models.{key}") for key, entry in models.items()},
+        images=images,
+        models=models,
         registry=found.get("registry") or "",
         context=found.get("context") or {},
-        extra={key: value for key, value in found.items() if key not in known},
+        extra={key: value for key, value in found.items() if key not in _KNOWN},
     )
 
 
@@ -77,8 +73,8 @@ def save(manifest: Manifest, path: Path) -> None:
     """
     content: dict[str, Any] = {
         "built_images": {image.key: _entry(image) for image in manifest.images},
-        "built_models": {image.key: cards.card(manifest.models[image.key]) for image in manifest.images},
-        "context": {key: manifest.context.get(key, {}) for key in CONTEXT_KEYS},
+        "built_models": {key: cards.card(model) for key, model in manifest.models.items()},
+        "context": {**{key: {} for key in CONTEXT_KEYS}, **manifest.context},
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "madengine_version": __version__,
@@ -89,50 +85,80 @@ def save(manifest: Manifest, path: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigurationError(f"{path}: no such manifest; `madengine build` writes one") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: can't be read: {error}") from error
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigurationError(f"{path}:{error.lineno}:{error.colno}: no JSON: {error.msg}") from error
+    """The manifest's object, its top level checked."""
+    if not os.path.lexists(path):
+        raise ConfigurationError(f"{path}: no such manifest; `madengine build` writes one")
+    found = read_json(path)
     if not isinstance(found, dict):
-        raise ConfigurationError(f"{path}: a manifest is an object, this is a {type(found).__name__}")
+        raise ConfigurationError(f"{path}: a manifest is an object, not {json.dumps(found)[:60]}")
+    version = found.get("schema_version", SCHEMA_VERSION)
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise ConfigurationError(
+            f"{path}: schema_version {version} is of a later madengine than {__version__}; update madengine here"
+        )
+    if problem := _problem("manifest", "", found):
+        raise ConfigurationError(f"{path}: {problem}")
     return found
 
 
-def _image_problem(key: str, entry: Any) -> str:
-    from fastjsonschema import JsonSchemaValueException
+def _images(entries: Mapping[str, Any], problems: list[str]) -> tuple[Image, ...]:
+    """The images, as far as they are right; what is wrong with the others is added to `problems`."""
+    images = []
+    for key, entry in entries.items():
+        given = _without_nulls(entry)
+        if problem := _problem("image", f"built_images.{key}", given):
+            problems.append(problem)
+        else:
+            images.append(_image(key, given))
+    return tuple(images)
 
-    try:
-        _validator("image")(entry)
-    except JsonSchemaValueException as error:
-        return _said(f"built_images.{key}", error)
-    return ""
+
+def _without_nulls(entry: Any) -> Any:
+    """The entry without the keys for which an older version wrote null."""
+    if not isinstance(entry, dict):
+        return entry
+    return {name: value for name, value in entry.items() if value is not None or name not in _IMAGE_KEYS}
 
 
-def _check(path: Path, schema: str, where: str, value: Any) -> None:
+def _models(entries: Mapping[str, Any], images: Mapping[str, Any], problems: list[str]) -> dict[str, Model]:
+    """The models of the images, as far as they are right; what is wrong with the others is added to `problems`."""
+    strays = [key for key in entries if key not in images]
+    # madengine 2 takes images out of a manifest and leaves their models; only a key that is also missed is a mistake.
+    if strays and not images.keys() <= entries.keys():
+        problems.append(f"built_models.{strays[0]}: there is no such entry in built_images")
+    models = {}
+    for key in (key for key in entries if key in images):
+        try:
+            models[key] = cards.model(_with_scripts(entries[key]), f"built_models.{key}")
+        except ConfigurationError as error:
+            problems.append(str(error))
+    return models
+
+
+def _with_scripts(card: Any) -> Any:
+    """The card, with the `path` below the package that some manifests have in place of `scripts`."""
+    if isinstance(card, dict) and "scripts" not in card and isinstance(card.get("path"), str):
+        return {**card, "scripts": card["path"].lstrip("/")}
+    return card
+
+
+def _problem(schema: str, where: str, value: Any) -> str:
+    """What a schema has against a value, with its path; empty if nothing."""
     from fastjsonschema import JsonSchemaValueException
 
     try:
         _validator(schema)(value)
     except JsonSchemaValueException as error:
-        raise ConfigurationError(f"{path}: {_said(where, error)}") from error
+        return _said(where, error)
+    return ""
 
 
-_validators: dict[str, Any] = {}
-
-
+@functools.cache
 def _validator(name: str) -> Any:
     import fastjsonschema
 
-    if name not in _validators:
-        text = files("madengine").joinpath(f"schemas/{name}.schema.json").read_text(encoding="utf-8")
-        _validators[name] = fastjsonschema.compile(json.loads(text), use_default=False)
-    return _validators[name]
+    text = files("madengine").joinpath(f"schemas/{name}.schema.json").read_text(encoding="utf-8")
+    return fastjsonschema.compile(json.loads(text), use_default=False)
 
 
 def _said(where: str, error: Any) -> str:
@@ -145,14 +171,13 @@ def _said(where: str, error: Any) -> str:
 
 
 def _image(key: str, entry: Mapping[str, Any]) -> Image:
-    known = {*_TEXTS, *_OPTIONAL, "docker_image", "build_duration", "self_contained", "size_bytes"}
     return Image(
         key=key,
         docker_image=entry["docker_image"],
         build_duration=float(entry.get("build_duration", 0.0)),
         self_contained=entry.get("self_contained", False),
         size_bytes=entry.get("size_bytes", 0),
-        extra={name: value for name, value in entry.items() if name not in known},
+        extra={name: value for name, value in entry.items() if name not in _IMAGE_KEYS},
         **{name: entry.get(name, "") for name in (*_TEXTS, *_OPTIONAL)},
     )
 

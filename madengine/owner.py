@@ -51,8 +51,12 @@ def _namespace() -> str:
 
 
 def _started(pid: int) -> str:
-    """A process's start in clock ticks (field 22 of its stat, counted after the name's closing bracket)."""
+    """A process's start in clock ticks (field 22 of its stat, counted after the name's closing bracket).
+
+    Empty where there is none, or only its zombie: nobody may ever collect that one.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] in "ZX" else fields[19]
     except (OSError, IndexError):
         return ""

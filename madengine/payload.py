@@ -66,7 +66,10 @@ def model_directory(model: Model) -> str:
 
 
 def model_sh(model: Model) -> str:
-    """The card as assignments for entry.sh, which has no JSON parser; every value is one quoted word."""
+    """The card as assignments for entry.sh, which has no JSON parser; every value is one quoted word.
+
+    Raises BuildError for what no shell can hold.
+    """
     script = scripts(model)[1]
     values = {
         "model_name": model.name,
@@ -79,7 +82,10 @@ def model_sh(model: Model) -> str:
     lines = [f"{name}={shlex.quote(value)}" for name, value in values.items()]
     words = " ".join(map(shlex.quote, split(model.args, model)))
     lines.append(f'[ "$arguments" = given ] || set -- {words}'.rstrip())
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
+    if "\0" in text:
+        raise BuildError(f"the card of {model.name!r} holds a null character; take it out")
+    return text
 
 
 def split(args: str, model: Model) -> list[str]:
@@ -90,7 +96,10 @@ def split(args: str, model: Model) -> list[str]:
     try:
         return shlex.split(args)
     except ValueError as error:
-        raise BuildError(f"args of {model.name!r}: {error}: {args!r}") from error
+        problem = f"{error}"[:1].lower() + f"{error}"[1:]
+        raise BuildError(
+            f"args of {model.name!r}: {problem}: {args!r}; close the quote, or put a \\ before it"
+        ) from error
 
 
 def write(content: Payload, directory: Path) -> None:
@@ -109,8 +118,10 @@ def write(content: Payload, directory: Path) -> None:
         for name, text in content.texts.items():
             (directory / name).write_text(text, encoding="utf-8", errors="surrogateescape")
             (directory / name).chmod(0o755 if name.endswith(".sh") else 0o644)
-    except (OSError, shutil.Error) as error:
-        raise BuildError(f"{directory}: the payload can't be written: {error}") from error
+    except OSError as error:
+        # copytree gathers its errors: (source, target, message) each
+        first = error.args[0][0][2] if isinstance(error, shutil.Error) else str(error)
+        raise BuildError(f"the payload can't be put together: {first}") from error
 
 
 def shell_lines(content: Payload, directory: str) -> Iterator[str]:

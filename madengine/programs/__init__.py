@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 60.0
 # What a program gets between TERM and KILL.
 GRACE_SECONDS = 5.0
+# A line that is longer is handed on in parts.
+_LINE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,9 @@ def program(name: str, *words: str, env: Mapping[str, str] | None = None) -> Bas
     return command.with_env(**env) if env else command
 
 
-def hide(secrets: Mapping[str, str] | tuple[str, ...]) -> None:
+def hide(secrets: Iterable[str]) -> None:
     """Remember values that `redact` takes out of everything that is shown or kept."""
-    values = secrets.values() if isinstance(secrets, Mapping) else secrets
-    _secrets.update(value for value in values if value)
+    _secrets.update(secret for secret in secrets if secret)
 
 
 def redact(text: str) -> str:
@@ -65,9 +68,14 @@ def redact(text: str) -> str:
 
 def shell_line(command: BaseCommand) -> str:
     """The command as a line for a POSIX shell, ready to paste."""
-    env = getattr(command, "env", None)
-    words = [f"{name}={shlex.quote(value)}" for name, value in env.items()] if isinstance(env, Mapping) else []
-    return " ".join([*words, *map(shlex.quote, command.formulate())])
+    settings = [f"{name}={shlex.quote(value)}" for name, value in _environment(command).items()]
+    return " ".join([*settings, *map(shlex.quote, command.formulate())])
+
+
+def _environment(command: BaseCommand) -> dict[str, str]:
+    """What the command sets beside our own environment; one `with_env` may be around another."""
+    inner = getattr(command, "cmd", None)
+    return {**(_environment(inner) if inner is not None else {}), **(getattr(command, "env", None) or {})}
 
 
 def attempt(command: BaseCommand, *, seconds: float | None = ANSWER_SECONDS, stdin: str = "") -> Answer:
@@ -76,14 +84,24 @@ def attempt(command: BaseCommand, *, seconds: float | None = ANSWER_SECONDS, std
     Raises CommandError where the program is not installed.
     """
     with _running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        hung = False
         try:
-            out, err = process.communicate(stdin.encode(), timeout=seconds)
-            code: int | None = process.returncode
+            out, err = process.communicate(stdin.encode(errors="surrogateescape"), timeout=seconds)
         except subprocess.TimeoutExpired:
+            # One that has ended, but left a child with its pipes, has given its answer.
+            hung = process.poll() is None
             _end(process)
-            out, err = process.communicate()
-            code = None
+            out, err = _what_came(process)
+    code = None if hung else process.returncode
     return Answer(code, out.decode(errors="replace"), redact(err.decode(errors="replace")))
+
+
+def _what_came(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
+    """What an ended program printed, without waiting for a child of it that got away with the pipes."""
+    try:
+        return process.communicate(timeout=GRACE_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        return error.output or b"", error.stderr or b""
 
 
 def ask(command: BaseCommand, *, seconds: float | None = ANSWER_SECONDS, stdin: str = "") -> str:
@@ -97,11 +115,12 @@ def ask(command: BaseCommand, *, seconds: float | None = ANSWER_SECONDS, stdin: 
     return answer.out
 
 
-def failure(command: BaseCommand, answer: Answer, seconds: float | None = None) -> CommandError:
+def failure(command: BaseCommand, answer: Answer, seconds: float | None = ANSWER_SECONDS) -> CommandError:
     """The error that says which command failed and what it said."""
     line = redact(" ".join(command.formulate()[:3]))
     how = f"no answer in {seconds:g} s" if answer.code is None else f"exit code {answer.code}"
-    return CommandError(f"{line}: {how}: {answer.said or 'it printed nothing'}", answer.code, answer.err or answer.out)
+    said = redact(answer.said) or "it printed nothing"
+    return CommandError(f"{line}: {how}: {said}", answer.code, redact(answer.err or answer.out))
 
 
 def stream(command: BaseCommand, line_seen: Callable[[str], None]) -> int:
@@ -111,7 +130,7 @@ def stream(command: BaseCommand, line_seen: Callable[[str], None]) -> int:
     """
     with _running(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         assert process.stdout is not None
-        for line in process.stdout:
+        while line := process.stdout.readline(_LINE_BYTES):
             line_seen(redact(line.decode(errors="replace")))
         return process.wait()
 
@@ -135,8 +154,7 @@ def halt() -> None:
     with _lock:
         _halted = True
         processes = list(_live)
-    for process in processes:
-        _end(process)
+    _end(*processes)
 
 
 def resume() -> None:
@@ -166,24 +184,37 @@ def _start(command: BaseCommand, **streams: Any) -> subprocess.Popen[bytes]:
             raise CommandError(f"{name}: not started: interrupted")
         try:
             # A session of its own: Ctrl-C reaches us alone, and we decide what ends, and in which order.
-            started: Any = command.popen(new_session=True, **streams)
+            # plumbum would start it in the folder that was ours when it was imported.
+            started: Any = command.popen(new_session=True, cwd=".", **streams)
         except FileNotFoundError as error:
             raise CommandError(f"{name} is not installed, or not on PATH") from error
-        except PermissionError as error:
-            raise CommandError(f"{name}: {error.strerror}") from error
+        except (OSError, ValueError) as error:
+            # No right to start it, no program, more or other words than the system takes.
+            raise CommandError(f"{name}: can't be started: {getattr(error, 'strerror', None) or error}") from error
         process: subprocess.Popen[bytes] = started
         _live.add(process)
     return process
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """TERM, a grace, KILL; nothing where it has ended by itself."""
-    if process.poll() is not None:
-        return
-    process.terminate()
+def _end(*processes: subprocess.Popen[bytes]) -> None:
+    """TERM, a grace, KILL, for the programs and what they started; nothing for one that has ended by itself."""
+    running = [process for process in processes if process.poll() is None]
+    for process in running:
+        _signal(process, signal.SIGTERM)
     deadline = time.monotonic() + GRACE_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
+    while any(_signal(process, 0) for process in running) and time.monotonic() < deadline:
         time.sleep(0.02)
-    if process.poll() is None:
-        process.kill()
-        process.wait()
+    for process in running:
+        _signal(process, signal.SIGKILL)
+        # One that hangs in the kernel (a driver's fault) doesn't end even so.
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_SECONDS)
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> bool:
+    """Send a signal to a program's session; whether any of it was still there."""
+    process.poll()
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+        return True
+    return False

@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import tempfile
+import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from madengine import programs
 from madengine.errors import CommandError, EngineError
+from madengine.programs import devices
 from madengine.records import Gpu
 
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
 
 NAMES = ("docker", "podman", "nerdctl")
+# What podman gets to tidy up a build whose step was ended.
+TIDY_SECONDS = 5.0
 # An engine that needs longer than this to say its version doesn't count as answering.
 PROBE_SECONDS = 10.0
 
@@ -27,8 +33,8 @@ _LOOPBACK = re.compile(r"^(localhost|127(\.\d+){3}|\[::1\])(:\d+)?$")
 # A registry that can't be reached or breaks off: worth another try. A refusal (denied, unauthorized, unknown) is not.
 _TRANSPORT = re.compile(
     r"connection (refused|reset)|i/o timeout|timeout exceeded|deadline exceeded|timed out|\bEOF\b|broken pipe"
-    r"|no such host|network is unreachable|TLS handshake timeout|temporary failure|50[0234] |server misbehaving"
-    r"|use of closed network|http2: |received unexpected HTTP status: 5",
+    r"|no such host|network is unreachable|no route to host|TLS handshake timeout|temporary failure|server misbehaving"
+    r"|use of closed network|http2: |\b(429|50[0234])\b.? [A-Z]|toomanyrequests|received unexpected HTTP status: 5",
     re.IGNORECASE,
 )
 
@@ -188,10 +194,15 @@ class Docker:
     # --- questions ---
 
     def images(self, *references: str) -> list[Mapping[str, Any]]:
-        """`image inspect` of those images that are on this machine (Id, Size, RepoDigests, RepoTags, Config …)."""
-        found: list[Mapping[str, Any]] = json.loads(
-            programs.attempt(self("image", "inspect", *map(self.remote, references))).out or "[]"
-        )
+        """`image inspect` of those images that are on this machine (Id, Size, RepoDigests, RepoTags, Config …).
+
+        Raises CommandError where the engine doesn't answer.
+        """
+        command = self("image", "inspect", *map(self.remote, references))
+        answer = programs.attempt(command)
+        if answer.code is None or (answer.code != 0 and is_unreachable(answer.err)):
+            raise programs.failure(command, answer, programs.ANSWER_SECONDS)
+        found: list[Mapping[str, Any]] = json.loads(answer.out or "[]")
         return found
 
     def state(self, container: str) -> State | None:
@@ -223,15 +234,9 @@ class Docker:
         found: list[dict[str, Any]] = json.loads(answer.out or "[]")
         return [(item["Name"].lstrip("/"), item["Config"].get("Labels") or {}) for item in found]
 
-    def devices(self, gpus: Sequence[Gpu]) -> list[str]:
-        """The flags that hand these GPUs, and no others, to a container."""
-        if not gpus:
-            return []
-        if gpus[0].vendor == "NVIDIA":
-            listed = ",".join(gpu.uuid or str(gpu.index) for gpu in gpus)
-            # The inner quotes belong to the value: docker reads it as CSV.
-            return ["--gpus", f'"device={listed}"']
-        return [f"--device={node}" for node in ("/dev/kfd", *(gpu.render_node for gpu in gpus))]
+    def devices(self, gpus: Sequence[Gpu], mode: str) -> list[str]:
+        """The flags that hand these GPUs, and no others, to a container; raises RunError where that can't work."""
+        return devices.flags(self.name, self.version, gpus, mode)
 
     # --- what the engines do differently ---
 
@@ -241,6 +246,16 @@ class Docker:
         if self.name == "docker" or "/" not in name or "." in host or ":" in host or host == "localhost":
             return name
         return f"docker.io/{name}"
+
+    def end_build_steps(self) -> None:
+        """End what the RUN steps of our builds have started; podman would leave it running, and the build's layers."""
+        builds = _podman_steps() if self.name == "podman" else {}
+        for step in [step for steps in builds.values() for step in steps]:
+            with suppress(ProcessLookupError):
+                os.kill(step, signal.SIGKILL)
+        deadline = time.monotonic() + TIDY_SECONDS
+        while any(Path(f"/proc/{build}").exists() for build in builds) and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     def _tls(self, name: str) -> list[str]:
         # Docker takes plain HTTP from loopback by itself; the others have to be told.
@@ -267,22 +282,28 @@ def find(name: str = "auto") -> Docker:
     for candidate in NAMES if name == "auto" else (name,):
         try:
             return replace(Docker(candidate), version=_version(Docker(candidate)))
-        except CommandError as error:
+        except (CommandError, EngineError) as error:
             tried.append(str(error))
     if name == "auto":
         raise EngineError(f"no container engine answers: {'; '.join(tried)}; install podman, or start docker")
-    raise EngineError(f"{tried[0]}; start {name}, or choose another with --engine")
+    raise EngineError(f"{tried[0]}; install or start it, or choose another with --engine")
 
 
 def _version(engine: Docker) -> str:
+    """The version of an engine that answers.
+
+    Raises CommandError where it is not installed, EngineError where it doesn't answer.
+    """
     command = {
         "docker": engine("version", "--format={{.Server.Version}}"),
         "podman": engine("version", "--format={{.Client.Version}}"),
         "nerdctl": engine("info", "--format={{.ServerVersion}}"),
     }[engine.name]
     answer = programs.attempt(command, seconds=PROBE_SECONDS)
+    if answer.code is None:
+        raise EngineError(f"{engine.name} gives no answer in {PROBE_SECONDS:g} s")
     if answer.code != 0 or not answer.out.strip():
-        raise programs.failure(command, answer, PROBE_SECONDS)
+        raise EngineError(f"{engine.name} doesn't answer: {explain(answer.err)}")
     return answer.out.strip()
 
 
@@ -294,6 +315,16 @@ def is_loopback(name: str) -> bool:
 def is_transport(message: str) -> bool:
     """Whether a registry's error is one of the line (try again) and not a refusal."""
     return bool(_TRANSPORT.search(message))
+
+
+def is_unreachable(message: str) -> bool:
+    """Whether an engine's program could not ask the engine at all."""
+    return bool(re.search(r"cannot connect to|error during connect|connection refused", message, re.IGNORECASE))
+
+
+def is_store_race(message: str) -> bool:
+    """Whether a build failed because an image that it had just seen was removed (podman, with no lock over it all)."""
+    return "layer not known" in message
 
 
 def is_limit_refused(message: str) -> bool:
@@ -327,6 +358,38 @@ def repo_digest(digests: Sequence[str], name: str) -> str:
     return ""
 
 
+def _podman_steps() -> dict[int, list[int]]:
+    """The podman builds among our children that run a step now, each with that step's processes."""
+    children = _children()
+    builds = {build: _below(build, children) for build in children[os.getpid()]}
+    found = {
+        build: [step for process in below if _is_step_runner(process) for step in children[process]]
+        for build, below in builds.items()
+    }
+    return {build: steps for build, steps in found.items() if steps}
+
+
+def _is_step_runner(process: int) -> bool:
+    """Whether it is the process between a podman build and the container of a step."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes().rstrip(b"\0") == b"buildah-oci-runtime"
+    except OSError:
+        return False
+
+
+def _below(process: int, children: Mapping[int, Sequence[int]]) -> list[int]:
+    return [one for child in children[process] for one in (child, *_below(child, children))]
+
+
+def _children() -> Mapping[int, Sequence[int]]:
+    """The processes of this machine by their parent's id (field 4 of stat, counted after the name's bracket)."""
+    found = defaultdict(list)
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, IndexError):
+            found[int(stat.read_text(errors="replace").rpartition(")")[2].split()[1])].append(int(stat.parent.name))
+    return found
+
+
 def _canonical(repo: str) -> str:
     return repo.removeprefix("docker.io/").removeprefix("library/")
 
@@ -351,40 +414,76 @@ def logged_in(engine: Docker, logins: Iterable[Login]) -> Iterator[Docker]:
 
     Raises CommandError where a registry refuses the login.
     """
+    logins = list(logins)
     with tempfile.TemporaryDirectory(prefix="madengine-login-") as folder:
-        private = replace(engine, environment={**engine.environment, **_private_logins(engine.name, Path(folder))})
+        environment = _private_logins(engine.name, Path(folder), [login.registry for login in logins])
+        private = replace(engine, environment={**engine.environment, **environment})
         for login in logins:
-            _keep_from_helper(Path(folder) / "config.json", login.registry)
-            programs.ask(private.login(login.registry, login.username), stdin=login.password)
+            _log_in(private, login)
         yield private
 
 
-def _private_logins(engine: str, folder: Path) -> dict[str, str]:
-    """A copy of the user's own logins, as the environment variable that makes the engine use it."""
+def _log_in(engine: Docker, login: Login) -> None:
+    answer = programs.attempt(engine.login(login.registry, login.username), stdin=login.password)
+    if answer.code != 0:
+        output = programs.redact(answer.err or answer.out)
+        said = explain(output) if answer.code is not None else "it doesn't answer"
+        raise CommandError(
+            f"{login.registry}: the login as {login.username!r} failed: {said}; "
+            "see that the registry answers, and what credential.json or MAD_DOCKERHUB_* say",
+            answer.code,
+            output,
+        )
+
+
+def _private_logins(engine: str, folder: Path, registries: Sequence[str]) -> dict[str, str]:
+    """The user's own logins in a file of ours, as the environment variable that makes the engine use it.
+
+    Those registries are kept from the user's credential helpers, where our logins would stay.
+    """
     if engine == "podman":
-        runtime = os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
-        own = Path(os.environ.get("REGISTRY_AUTH_FILE", f"{runtime}/containers/auth.json"))
         target, variable = folder / "auth.json", {"REGISTRY_AUTH_FILE": str(folder / "auth.json")}
+        content = _podman_logins()
     else:
-        home = Path(os.environ.get("DOCKER_CONFIG", Path.home() / ".docker"))
-        own, target, variable = home / "config.json", folder / "config.json", {"DOCKER_CONFIG": str(folder)}
+        home = _docker_home()
+        target, variable = folder / "config.json", {"DOCKER_CONFIG": str(folder)}
+        content = _json_object(home / "config.json")
         for name in ("cli-plugins", "contexts", "buildx"):
             if (home / name).exists():
-                (folder / name).symlink_to(home / name)
-    text = own.read_text() if own.is_file() and os.access(own, os.R_OK) else "{}"
+                (folder / name).symlink_to((home / name).resolve())
+    helpers = dict(content.get("credHelpers") or {})
+    for registry in registries:
+        helpers.pop(registry, None)
+        if engine != "podman":
+            # An empty name means none, also where a helper is set for all registries.
+            helpers["https://index.docker.io/v1/" if registry == "docker.io" else registry] = ""
     target.touch(mode=0o600)
-    target.write_text(text)
+    target.write_text(json.dumps({**content, "credHelpers": helpers}))
     return variable
 
 
-def _keep_from_helper(config: Path, registry: str) -> None:
-    """Docker would give the login to the user's credential helper, where it would stay: an empty name means none."""
-    if not config.is_file():
-        return
-    try:
-        content = json.loads(config.read_text() or "{}")
-    except ValueError:
-        return
-    hub = "https://index.docker.io/v1/"
-    content.setdefault("credHelpers", {})[hub if registry == "docker.io" else registry] = ""
-    config.write_text(json.dumps(content))
+def _podman_logins() -> dict[str, Any]:
+    """What podman would look through by itself; a file that is named by REGISTRY_AUTH_FILE it takes alone."""
+    named = os.environ.get("REGISTRY_AUTH_FILE")
+    default = "/run/containers/0" if os.geteuid() == 0 else f"/run/user/{os.geteuid()}/containers"
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    settings = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    own = Path(runtime, "containers") if runtime else Path(default)
+    paths = [own / "auth.json", settings / "containers/auth.json", _docker_home() / "config.json"]
+    found = [_json_object(path) for path in ([Path(named)] if named else paths)]
+    return {
+        key: {name: value for content in reversed(found) for name, value in (content.get(key) or {}).items()}
+        for key in ("auths", "credHelpers")
+    }
+
+
+def _docker_home() -> Path:
+    return Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    """What the file holds; nothing where it is missing, unreadable or broken, which is not ours to mend."""
+    with suppress(OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    return {}

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from madengine import cards, package
 from madengine.errors import EXIT_CONFIGURATION, EXIT_DONE, ConfigurationError, DiscoveryError, MadengineError
+from madengine.files import read_json
 from madengine.records import Model
 
 FORMATS = ("table", "json", "names")
@@ -241,17 +242,7 @@ def _prefixed(model: Model, directory: str) -> Model:
 
 def _json_list(path: Path) -> list[Any]:
     shown = _shown(path)
-    try:
-        value = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise DiscoveryError(f"{shown}: can't be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DiscoveryError(f"{shown}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
-    except json.JSONDecodeError as error:
-        reason = error.msg[:1].lower() + error.msg[1:]
-        raise DiscoveryError(f"{shown}:{error.lineno}:{error.colno}: not JSON: {reason}") from error
-    except (RecursionError, ValueError) as error:
-        raise DiscoveryError(f"{shown}: not usable as JSON: {error}") from error
+    value = read_json(Path(shown), DiscoveryError)
     if not isinstance(value, list):
         kind = "an object" if isinstance(value, dict) else json.dumps(value)[:60]
         raise DiscoveryError(f"{shown}: it holds {kind}, not a list of models; put [ ] around the models")

@@ -6,15 +6,15 @@
 #
 # MADENGINE_LOG      file that gets the model's output; unset: stdout
 # MADENGINE_TIMEOUT  seconds that the script may take, 0 is no limit; unset: the card's
-# MADENGINE_OWNER    uid:gid that gets everything left in the workspace; unset: as it is
 # MADENGINE_KEEP     set: the container stays after the script, for somebody to look around
 #
-# Leaves entry.json in the workspace and ends with the script's exit code, 124 at the time limit.
+# Leaves entry.json in the workspace, gives everything there to the workspace's owner, and ends with the script's exit
+# code, 124 at the time limit.
 set -u
 
 payload=${0%/*}
 workspace=/myworkspace
-grace=10 # seconds between TERM and KILL, and for the log's last lines
+grace=10 # seconds between TERM and KILL at the limit, and for the log's last lines
 
 fail() {
   printf 'entry.sh: %s\n' "$1" >&2
@@ -25,6 +25,17 @@ fail() {
 uptime_seconds() {
   read -r up rest </proc/uptime
   printf '%s' "$up"
+}
+
+# How many processes of this container the kernel has killed for want of memory, in cgroup v2 or v1.
+oom_kills() {
+  kills=0
+  for events in /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control; do
+    [ -r "$events" ] && while read -r name count; do
+      [ "$name" != oom_kill ] || kills=$count
+    done <"$events"
+  done
+  printf '%s' "$kills"
 }
 
 # Everything that the script prints goes through a pipe: writing to a file itself, a script's own
@@ -53,8 +64,9 @@ close_log() {
   log_complete=true
   [ -n "$writer" ] || return 0
   kill_after "$grace" "$writer" KILL
-  wait "$writer" || log_complete=false
+  wait_for "$writer"
   end_timer
+  [ "$status" -eq 0 ] || [ -f "$expired" ] || log_complete=false
 }
 
 # kill_after SECONDS PID SIGNAL...: the signals, a grace apart, unless end_timer comes first.
@@ -63,13 +75,29 @@ kill_after() {
     pause=$1 target=$2
     shift 2
     for signal; do
-      sleep "$pause"
+      sleep "$pause" || exit
       : >"$expired"
-      kill -s "$signal" "$target" 2>/dev/null
+      signal_group "$signal" "$target"
       pause=$grace
     done
   ) 3>&- &
   timer=$!
+}
+
+# To all that the process has started, where it leads a group.
+signal_group() {
+  kill "-$1" "-$2" 2>/dev/null || kill "-$1" "$2" 2>/dev/null
+}
+
+# shellcheck disable=SC2317,SC2329 # called by the trap
+# Whoever stops a container gives it some seconds only, and files have to change hands in them.
+stop_script() {
+  grace=1
+  signal_group TERM "$script"
+  (
+    sleep 4 || exit
+    signal_group KILL "$script"
+  ) 3>&- &
 }
 
 # By KILL, for a trap that comes just before `wait` is seen too late by some shells. What sleeps in the
@@ -79,14 +107,20 @@ end_timer() {
   wait "$timer" 2>/dev/null
 }
 
-# A trap interrupts `wait`, so it is asked until the script has really gone.
+# A trap interrupts `wait`, so it is asked until the process has really gone.
 wait_for() {
   wait "$1"
-  code=$?
+  status=$?
   while kill -0 "$1" 2>/dev/null; do
     wait "$1"
-    code=$?
+    status=$?
   done
+}
+
+give_to_owner() {
+  # shellcheck disable=SC2046,SC2012 # words: mode, links, user and group as numbers
+  set -- $(ls -nd "$workspace")
+  [ $# -lt 4 ] || chown -Rh "$3:$4" "$workspace"
 }
 
 # The card's values; model.sh sets them, and the arguments too where none were given.
@@ -97,8 +131,9 @@ if [ "${1-}" = -- ]; then
   shift
 fi
 export arguments
+[ -r "$payload/model.sh" ] || fail "$payload/model.sh: not in this image"
 # shellcheck source=/dev/null
-. "$payload/model.sh" || fail "$payload/model.sh: not in this image"
+. "$payload/model.sh"
 unset arguments
 
 limit=${MADENGINE_TIMEOUT:-$model_timeout}
@@ -116,37 +151,47 @@ cd "$workspace" || fail "$workspace: not there; mount a folder on it"
 mkdir -p "$model_directory" || fail "$workspace/$model_directory: can't be made"
 cp -RL "$payload/scripts/." "$model_directory/" || fail "$workspace/$model_directory: the scripts can't be copied there"
 cd "$model_directory" || fail "$workspace/$model_directory: not a folder"
+results=${MAD_OUTPUT_CSV:-$model_results}
+[ -z "$results" ] || rm -f "./$results" # a former run's, packed with the scripts, is no result
 [ -f "$model_script" ] || fail "$model_script: not in the payload"
 command -v "$model_interpreter" >/dev/null || {
   [ "$model_interpreter" = bash ] || fail "$model_interpreter: not in this image"
   model_interpreter='sh'
 }
 export MAD_MODEL_NAME="${MAD_MODEL_NAME:-$model_name}" JENKINS_BUILD_NUMBER="${JENKINS_BUILD_NUMBER:-0}"
-[ -z "$model_results" ] || export MAD_OUTPUT_CSV="${MAD_OUTPUT_CSV:-$model_results}"
+[ -z "$results" ] || export MAD_OUTPUT_CSV="$results"
 
 open_log
+oom_kills=$(oom_kills)
 started=$(uptime_seconds)
-"$model_interpreter" "$model_script" "$@" >&3 2>&3 3>&- </dev/null &
+setsid=setsid # a group of its own, so that a signal reaches what the script has started
+command -v setsid >/dev/null || setsid=
+$setsid "$model_interpreter" "$model_script" "$@" >&3 2>&3 3>&- </dev/null &
 script=$!
-trap 'kill -s TERM "$script" 2>/dev/null' TERM INT HUP
+trap stop_script TERM INT HUP
 [ "$limit" -eq 0 ] || kill_after "$limit" "$script" TERM KILL
 wait_for "$script"
+code=$status
 ended=$(uptime_seconds)
+trap : TERM INT HUP
 [ -z "$timer" ] || end_timer
 
+out_of_memory=false
+[ "$(oom_kills)" = "$oom_kills" ] || out_of_memory=true
 timed_out=false
 if [ -f "$expired" ]; then
   timed_out=true
   code=124
+  grace=1
   rm -f "$expired"
 fi
 close_log
 rm -f "$expired"
 
 cd "$workspace" || exit "$code"
-printf '{"exit_code": %d, "timed_out": %s, "started": %s, "ended": %s, "log_complete": %s}\n' \
-  "$code" "$timed_out" "$started" "$ended" "$log_complete" >.entry.json
-[ -z "${MADENGINE_OWNER-}" ] || chown -Rh "$MADENGINE_OWNER" "$workspace"
+printf '{"exit_code": %d, "timed_out": %s, "out_of_memory": %s, "started": %s, "ended": %s, "log_complete": %s}\n' \
+  "$code" "$timed_out" "$out_of_memory" "$started" "$ended" "$log_complete" >.entry.json
+give_to_owner
 mv .entry.json entry.json # the sign that all is done
 if [ -n "${MADENGINE_KEEP-}" ]; then
   trap 'exit "$code"' TERM INT HUP

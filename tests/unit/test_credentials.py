@@ -104,23 +104,23 @@ def test_an_ssh_key_file_stays_a_path_and_its_content_is_secret(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"r": {"password": "hunter2"\n"x": 1}}', "line 2 column 1: expecting ',' delimiter"),
-        ('{"r": {"password": "hunter2\n"}}', "line 1 column 28: invalid control character at"),
-        ('{"hunter2": ', "line 1 column 13: expecting value"),
+        ('{"r": {"password": "hunter2"\n"x": 1}}', "credential.json:2:1: not JSON: expecting ',' delimiter"),
+        ('{"r": {"password": "hunter2\n"}}', "credential.json:1:28: not JSON: invalid control character at"),
+        ('{"hunter2": ', "credential.json:1:13: not JSON: expecting value"),
         ('["hunter2"]', "expected an object of named entries"),
         ('{"r": "hunter2"}', "r: expected an object such as"),
         ('{"r": ["hunter2"]}', "r[0]: expected an object such as"),
         ('{"r": {"password": ["hunter2"]}}', "r.password: expected text"),
         ('{"r": {"password": "hunter2\\u0000"}}', "r.password: expected text"),
         ('{"r": {"password": "hunter2\\ud800"}}', "r.password: expected text"),
-        ("[" * 100_000, "not UTF-8, or nested too deeply"),
+        ("[" * 100_000, "not usable as JSON: "),
     ],
 )
 def test_a_broken_file_is_named_with_its_place_and_never_a_value(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "credential.json").write_text(text)
     with pytest.raises(ConfigurationError) as caught:
         load(tmp_path, {})
-    assert str(caught.value).startswith(f"{tmp_path}/credential.json: ")
+    assert str(caught.value).startswith(f"{tmp_path}/credential.json:")
     assert said in str(caught.value)
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 

@@ -129,8 +129,8 @@ def test_a_file_in_place_of_the_folder_and_no_provider_at_all_are_told_apart(tmp
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"x": {\n"local": }}', "data.json: line 2 column 10: expecting value"),
-        ("", "data.json: line 1 column 1: expecting value"),
+        ('{"x": {\n"local": }}', "data.json:2:10: not JSON: expecting value"),
+        ("", "data.json:1:1: not JSON: expecting value"),
         ("[]", "data.json: expected an object of data sets by name"),
         ('{"x": []}', "data.json: x: expected an object such as"),
         ('{"x": {"local": "/data"}}', "data.json: x.local: expected an object such as"),
@@ -159,5 +159,5 @@ def test_a_data_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="can't be read: is a directory"):
         Data.load(tmp_path, {})
     (tmp_path / "data.json").write_bytes(b"\xff")
-    with pytest.raises(ConfigurationError, match=r"data\.json: not UTF-8"):
+    with pytest.raises(ConfigurationError, match=r"data\.json: byte 0 is not UTF-8"):
         Data.load(tmp_path / "data.json", {})

@@ -151,7 +151,7 @@ def test_a_broken_file_is_named_with_the_place(root: Path, content: bytes, messa
 
 def test_a_file_that_is_a_directory_is_named(root: Path) -> None:
     (root / "models.json").mkdir()
-    with pytest.raises(DiscoveryError, match=r"^models\.json: can't be read: Is a directory"):
+    with pytest.raises(DiscoveryError, match=r"^models\.json: can't be read: is a directory"):
         DiscoverModels(root).models()
 
 

@@ -1,0 +1,257 @@
+"""Whole files, JSON with a place in its errors, locks that two processes and a rename can't get around."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from madengine.errors import ConfigurationError, DiscoveryError, MadengineError
+from madengine.files import locked, read_json, write_json, write_whole
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        read_json(path)
+    return str(caught.value)
+
+
+# --- whole files ---
+
+
+def test_a_file_is_written_with_its_folders_and_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "a/b/c.txt"
+    write_whole(path, "text\n", 0o600)
+    assert path.read_text() == "text\n"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [entry.name for entry in path.parent.iterdir()] == ["c.txt"]
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "m.json"
+    texts = {letter * 200_000 for letter in "ab"}
+    write_whole(path, "a" * 200_000)
+    seen: set[str] = set()
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            seen.add(path.read_text())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for text in sorted(texts) * 10:
+        write_whole(path, text)
+    stop.set()
+    reader.join()
+    assert seen
+    assert seen <= texts
+
+
+def test_a_write_that_fails_says_why_and_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "m.json"
+    path.mkdir()
+    with pytest.raises(MadengineError, match=r"m\.json: can't be written: Is a directory"):
+        write_whole(path, "new")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["m.json"]
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MadengineError, match=r"file/m\.json: can't be written: (Not a directory|File exists)"):
+        write_whole(tmp_path / "file/m.json", "text")
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    script = (
+        "import resource, sys; from pathlib import Path; from madengine.files import write_whole\n"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: write_whole(Path(sys.argv[1]), 'x' * 5000)\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+    words = [sys.executable, "-c", script, str(tmp_path / "m.json")]
+    out = subprocess.run(
+        words, capture_output=True, text=True, check=True, env={"PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    assert out.stdout == f"MadengineError {tmp_path}/m.json: can't be written: File too large\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- JSON ---
+
+
+@given(value=JSON)
+def test_what_is_written_is_read_again(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
+    path = tmp_path_factory.getbasetemp() / "value.json"
+    write_json(path, {"value": value})
+    assert read_json(path) == {"value": value}
+
+
+def test_a_name_that_is_not_unicode_survives(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.Dockerfile")
+    write_json(tmp_path / "m.json", {"dockerfile": name})
+    assert read_json(tmp_path / "m.json") == {"dockerfile": name}
+    (tmp_path / "m.json").read_bytes().decode("utf-8")
+
+
+def test_json_is_written_for_people(tmp_path: Path) -> None:
+    write_json(tmp_path / "m.json", {"a": ["é"]})
+    assert (tmp_path / "m.json").read_text(encoding="utf-8") == '{\n  "a": [\n    "é"\n  ]\n}\n'
+
+
+def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
+    (tmp_path / "m.json").write_text("[1]", encoding="utf-8-sig")
+    assert read_json(tmp_path / "m.json") == [1]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", ":1:1: not JSON: expecting value"),
+        (b'{"a": 1,\n "b": }', ":2:7: not JSON: expecting value"),
+        (b'{"a": 1 "b": 2}', ":1:9: not JSON: expecting ',' delimiter"),
+        (b'["a\nb"]', ":1:4: not JSON: invalid control character at"),
+        (b"{'a': 1}", ":1:2: not JSON: expecting property name enclosed in double quotes"),
+        (b'["\xff"]', ": byte 2 is not UTF-8; save the file as UTF-8"),
+        (b"[" * 200_000, ": not usable as JSON: "),
+        (b"1" * 5000, ": not usable as JSON: exceeds the limit"),
+    ],
+)
+def test_a_broken_file_is_named_with_the_position(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "m.json"
+    path.write_bytes(content)
+    assert refusal(path).startswith(f"{path}{said}")
+    assert "\n" not in refusal(path)
+
+
+def test_what_the_file_holds_is_not_in_the_error(tmp_path: Path) -> None:
+    import traceback
+
+    path = tmp_path / "credential.json"
+    path.write_text('{"password": "hunter2",}')
+    with pytest.raises(ConfigurationError) as caught:
+        read_json(path)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_folder_and_a_missing_file_are_told_apart(tmp_path: Path) -> None:
+    assert refusal(tmp_path) == f"{tmp_path}: can't be read: is a directory"
+    assert refusal(tmp_path / "m.json") == f"{tmp_path}/m.json: no such file"
+
+
+def test_a_missing_file_may_stand_for_something(tmp_path: Path) -> None:
+    assert read_json(tmp_path / "data.json", missing={}) == {}
+    with pytest.raises(ConfigurationError, match="can't be read: is a directory"):
+        read_json(tmp_path, missing={})
+
+
+def test_the_caller_chooses_the_kind_of_error(tmp_path: Path) -> None:
+    with pytest.raises(DiscoveryError, match="no such file"):
+        read_json(tmp_path / "models.json", DiscoveryError)
+
+
+# --- locks ---
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from madengine.files import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def holder(path: Path) -> subprocess.Popen[str]:
+    """Another process that holds the lock until its stdin ends."""
+    words = [sys.executable, "-c", HOLD, str(path)]
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def closed(process: subprocess.Popen[str]) -> None:
+    process.communicate()
+    assert process.returncode is not None
+
+
+def took_the_lock(path: Path) -> tuple[threading.Thread, list[float]]:
+    """A thread that waits for the lock, and when it had it."""
+    times: list[float] = []
+
+    def take() -> None:
+        with locked(path) as handle:
+            times.append(time.monotonic())
+            os.write(handle, b"mine\n")
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    return thread, times
+
+
+def test_a_lock_waits_for_its_holder(tmp_path: Path) -> None:
+    path = tmp_path / "perf.csv"
+    process = holder(path)
+    thread, times = took_the_lock(path)
+    time.sleep(0.2)
+    assert times == []
+    closed(process)
+    thread.join(10)
+    assert len(times) == 1
+
+
+def test_a_lock_ends_with_its_holder(tmp_path: Path) -> None:
+    process = holder(tmp_path / "perf.csv")
+    process.kill()
+    closed(process)
+    thread, times = took_the_lock(tmp_path / "perf.csv")
+    thread.join(10)
+    assert len(times) == 1
+
+
+@pytest.mark.parametrize("replaced", [True, False], ids=["renamed over", "removed"])
+def test_who_waited_writes_to_the_file_that_is_there_now(tmp_path: Path, replaced: bool) -> None:
+    path = tmp_path / "perf.csv"
+    path.write_text("old\n")
+    process = holder(path)
+    thread, times = took_the_lock(path)
+    time.sleep(0.2)
+    if replaced:
+        (tmp_path / "new").write_text("new\n")
+        (tmp_path / "new").rename(path)
+    else:
+        path.unlink()
+    closed(process)
+    thread.join(10)
+    assert len(times) == 1
+    assert path.read_text() == ("new\nmine\n" if replaced else "mine\n")
+
+
+def test_the_descriptor_is_closed_with_the_lock_also_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), locked(tmp_path / "perf.csv") as handle:
+        raise RuntimeError
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(handle)
+
+
+def test_a_json_file_is_the_same_for_other_readers(tmp_path: Path) -> None:
+    write_json(tmp_path / "m.json", {"a": "\udce9", "b": "é", "c": "\\u00e9"})
+    assert json.loads((tmp_path / "m.json").read_text()) == {"a": "\udce9", "b": "é", "c": "\\u00e9"}
