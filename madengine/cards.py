@@ -16,7 +16,7 @@ GPU_ALIASES = ("gpus_per_node", "gpu_count", "num_gpus", "ngpus")
 
 _FIELDS = tuple(field for field in fields(Model) if field.name != "extra")
 _KNOWN = frozenset(field.name for field in _FIELDS)
-_ALWAYS = frozenset({"name", "dockerfile", "scripts", "n_gpus", "args", "tags"})
+_ALWAYS = frozenset({"name", "dockerfile", "scripts", "args", "tags"})
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
 _SHOWN_CHARACTERS = 60
 
@@ -90,7 +90,9 @@ def _flag(given: Mapping[str, Any], key: str, where: str) -> bool:
 
 def _n_gpus(given: Mapping[str, Any], where: str) -> str:
     key = next((name for name in ("n_gpus", *GPU_ALIASES) if name in given), "n_gpus")
-    value = given.get(key, "1")
+    if key not in given:
+        return ""
+    value = given[key]
     text = value.strip() if isinstance(value, str) else str(value)
     whole = isinstance(value, (str, int)) and _NUMBER.fullmatch(text)
     if isinstance(value, bool) or not whole or int(text) < -1:

@@ -10,10 +10,11 @@ import shlex
 import shutil
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from io import FileIO
 from pathlib import Path
@@ -52,7 +53,8 @@ class ContainerRunner:
     (None where there is none), needed only for images without the payload. `timeout` overrides the
     cards' (seconds, 0 is none, None is unset). `gpus` are all of this machine: a run holds as many as its
     card asks for, waits `gpu_wait` seconds for them, and samples them `sample_hz` times a second. `done`
-    gets every result, also that of a run which Ctrl-C broke off, before the interruption is passed on.
+    gets every result, also that of a run which Ctrl-C broke off, before the interruption is passed on;
+    `stopping` breaks off the runs of other threads.
     """
 
     engine: Docker
@@ -70,6 +72,7 @@ class ContainerRunner:
     sample_hz: float = 1.0
     packed: bool = False
     environment_id: str = ""
+    stopping: threading.Event = field(default_factory=threading.Event)
     force_mirror_local: str = ""
     keep_alive: bool = False
     keep_model_dir: bool = False
@@ -369,6 +372,8 @@ class ContainerRunner:
                     return ""
                 else:
                     programs.pause(waiter, 0.1)
+                if self.stopping.is_set():
+                    raise KeyboardInterrupt
                 if deadline and time.monotonic() > deadline:
                     return "timeout: the container did not end in time"
 

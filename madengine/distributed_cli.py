@@ -25,7 +25,8 @@ from madengine.errors import (
 )
 
 if TYPE_CHECKING:
-    from madengine.distributed_orchestrator import BuildOptions, DistributedOrchestrator, Place, RunOptions
+    from madengine.distributed_orchestrator import BuildOptions, DistributedOrchestrator, Place
+    from madengine.node_run import RunOptions
 
 _ENGINES = ("auto", "docker", "podman", "nerdctl")
 _EXIT_CODES = (
@@ -99,6 +100,17 @@ def _discover(options: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    import json
+
+    from madengine import credentials, doctor
+
+    registry = credentials.registry_name(options.registry) if options.registry else ""
+    checks = doctor.examine(_engine_name(options), registry, options.gpu_mode)
+    _show(json.dumps(doctor.as_json(checks), indent=2) if options.json else doctor.table(checks))
+    return EXIT_DONE if doctor.is_fit(checks) else EXIT_FAILURE
+
+
 def _init(options: argparse.Namespace) -> int:
     from madengine import package
 
@@ -158,7 +170,7 @@ def _build_options(options: argparse.Namespace) -> BuildOptions:
 
 
 def _run_options(options: argparse.Namespace, summary: str) -> RunOptions:
-    from madengine.distributed_orchestrator import RunOptions
+    from madengine.node_run import RunOptions
 
     return RunOptions(
         output=options.output,
@@ -172,6 +184,11 @@ def _run_options(options: argparse.Namespace, summary: str) -> RunOptions:
         live_output=options.live_output,
         data_file=options.data_config_file_name,
         force_mirror_local=options.force_mirror_local,
+        gpu_mode=options.gpu_mode,
+        gpu_wait=options.gpu_wait,
+        sample_hz=options.sample_hz,
+        pack=options.pack,
+        skip_gpu_arch=not options.disable_skip_gpu_arch,
         dry_run=options.dry_run,
     )
 
@@ -213,10 +230,19 @@ def _parser() -> argparse.ArgumentParser:
     choosing = (_selection, _context, _engine, _registry, _building)
     verb("build", _build, "build the models' images, push them, write the manifest", *choosing, _build_summary)
     verb("push", _push, "push the images of a manifest that its registry doesn't have yet", _pushing, _engine)
-    verb("run", _run, "run a manifest's models; without a manifest, build first", _manifest, *choosing, _running)
-    verb("full", _full, "build, then run", *choosing, _running)
+    verb(
+        "run",
+        _run,
+        "run a manifest's models; without a manifest, build first",
+        _manifest,
+        *choosing,
+        _running,
+        _on_gpus,
+    )
+    verb("full", _full, "build, then run", *choosing, _running, _on_gpus)
     verb("export-config", _export_config, "write what other tools need to plan", _selection, _context, _exporting)
     verb("discover", _discover, "list the models of the package", _selection, _format)
+    verb("doctor", _doctor, "check what this machine is fit for", _examining)
     verb("init", _init, "write the starter model package", _directory)
     return parser
 
@@ -290,6 +316,44 @@ def _running(parser: argparse.ArgumentParser) -> None:
     _summary(parser, "run_summary.json, of full full_summary.json")
 
 
+def _on_gpus(parser: argparse.ArgumentParser) -> None:
+    _gpu_mode(parser)
+    parser.add_argument(
+        "--gpu-wait",
+        type=_number_of("seconds", 0, 10**7),
+        default=0.0,
+        metavar="SECONDS",
+        help="wait so long for GPUs that another run holds (default: 0, fail at once)",
+    )
+    parser.add_argument(
+        "--sample-hz",
+        type=_number_of("samples a second", 0.1, 10),
+        default=1.0,
+        metavar="HZ",
+        help="GPU samples a second, 0.1 to 10 (default: 1)",
+    )
+    parser.add_argument("--pack", action="store_true", help="run models side by side, each on GPUs of its own")
+    parser.add_argument(
+        "--disable-skip-gpu-arch", action="store_true", help="run models also on GPUs that their skip_gpu_arch names"
+    )
+
+
+def _gpu_mode(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--gpu-mode",
+        choices=("auto", "devices", "gpus", "cdi"),
+        default="auto",
+        help="how GPUs are handed to containers (default: auto, as their vendor documents it for the engine)",
+    )
+
+
+def _examining(parser: argparse.ArgumentParser) -> None:
+    _registry(parser)
+    _gpu_mode(parser)
+    parser.add_argument("--engine", choices=_ENGINES, help="container engine (default: the first that answers)")
+    parser.add_argument("--json", action="store_true", help="print the checks as JSON")
+
+
 def _build_summary(parser: argparse.ArgumentParser) -> None:
     _summary(parser, "build_summary.json")
 
@@ -335,6 +399,16 @@ def _jobs(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of jobs (1 or more)")
     return int(text)
+
+
+def _number_of(what: str, least: float, most: float) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        with suppress(ValueError):
+            if least <= float(text) <= most:
+                return float(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of {what} from {least:g} to {most:g}")
+
+    return number
 
 
 def _unknown(parser: argparse.ArgumentParser, words: Sequence[str]) -> str:

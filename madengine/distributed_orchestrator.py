@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,25 +15,22 @@ from madengine import context as contexts
 from madengine import credentials as credential_store
 from madengine import gpus as gpu_finder
 from madengine import manifest as manifests
-from madengine import owner, package, payload, programs, results
-from madengine.container_runner import ContainerRunner, new_run_id
+from madengine import package, programs, results
 from madengine.context import Context
 from madengine.credentials import Credentials, registry_login, secret_values
-from madengine.data import Data
 from madengine.docker_builder import DockerBuilder, Failure, Recipe, image_path
 from madengine.errors import (
     EXIT_BUILD_FAILED,
     EXIT_DONE,
-    EXIT_FAILURE,
-    EXIT_RUN_FAILED,
     ConfigurationError,
     MadengineError,
 )
 from madengine.files import read_json, write_json
 from madengine.manifest import Manifest
+from madengine.node_run import NodeRun, RunOptions
 from madengine.programs import engine as engines
 from madengine.programs.engine import Docker
-from madengine.records import FAILURE, SKIPPED, Gpu, Image, Model, RunResult
+from madengine.records import Gpu, Image, Model
 from madengine.tools.discover_models import DiscoverModels
 
 DEFAULT_MANIFEST = Path("build_manifest.json")
@@ -54,24 +49,6 @@ class Place:
     context_text: str | None = None
     engine: str = "auto"
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How models are run; `timeout` in seconds, None unset, 0 none."""
-
-    output: Path = Path("perf.csv")
-    summary_output: Path = Path("run_summary.json")
-    registry: str = ""
-    tags: tuple[str, ...] = ()
-    timeout: int | None = None
-    keep_alive: bool = False
-    keep_model_dir: bool = False
-    skip_model_run: bool = False
-    live_output: bool = False
-    data_file: Path | None = None
-    force_mirror_local: str = ""
-    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -250,10 +227,24 @@ class DistributedOrchestrator:
         chosen, skipped = _fitting(kept, context)
         results.check(options.output)
         credentials = self._credentials()
-        run = Run(self, options, context, credentials, gpus, chosen, skipped)
+        run = NodeRun(
+            options=options,
+            context=context,
+            gpus=gpus,
+            chosen=chosen,
+            skipped=skipped,
+            root=self.place.root if self.place.has_package else None,
+            data_folder=self.place.root,
+            environ=self.place.environ,
+            secret_names=tuple(credentials.secrets),
+            say=self.say,
+            show=self.show,
+        )
         registries = [_registry_of(image, kept.registry) for _, image in chosen if image and image.registry_image]
         with self._engine(credentials, registries, options.dry_run) as engine:
-            return run.show_lines(engine) if options.dry_run else run.carry_out(engine, not_built)
+            if options.dry_run:
+                return run.show_lines(engine)
+            return run.carry_out(engine, [(_named(failed), failed.error) for failed in not_built])
 
     def full_phase(self, build: BuildOptions, options: RunOptions) -> int:
         """Build for this machine's GPUs, then run what was built."""
@@ -333,7 +324,7 @@ class DistributedOrchestrator:
     @contextmanager
     def _engine(self, credentials: Credentials, registries: Sequence[str], dry_run: bool) -> Iterator[Docker]:
         """The engine, logged in where credentials are known for a registry; the login is private and temporary."""
-        found = (registry_login(credentials, registry) for registry in dict.fromkeys(registries))
+        found = (registry_login(credentials, registry) for registry in registries)
         logins = dict.fromkeys(login for login in found if login)
         engine = engines.find(self.place.engine)
         if dry_run or not logins:
@@ -353,144 +344,6 @@ class BuildOutcome:
     @property
     def exit_code(self) -> int:
         return EXIT_BUILD_FAILED if self.failures else EXIT_DONE
-
-
-@dataclass
-class Run:
-    """One run of chosen models on this machine: its results as they come, and where they are kept."""
-
-    orchestrator: DistributedOrchestrator
-    options: RunOptions
-    context: Context
-    credentials: Credentials
-    gpus: tuple[Gpu, ...]
-    chosen: Sequence[tuple[Model, Image | None]]
-    skipped: Sequence[tuple[Image, Model, str]]
-    run_id: str = field(default_factory=new_run_id)
-    came: list[RunResult] = field(default_factory=list)
-    lost_rows: bool = False
-
-    @property
-    def directory(self) -> Path:
-        return Path("runs") / self.run_id
-
-    def carry_out(self, engine: Docker, not_built: Iterable[Failure]) -> int:
-        """Run everything, keep every result as it comes; gives the exit code."""
-        began = time.monotonic()
-        owner.sweep(engine, self.orchestrator.say)
-        runner = self._runner(engine)
-        try:
-            for failed in not_built:
-                self._record(self._unrun(_named(failed), None, FAILURE, f"build: {failed.error}"))
-            for model, image in self.chosen:
-                if image is None:
-                    self._record(self._unrun(model, None, SKIPPED, self._why_no_image(model)))
-                    continue
-                self.orchestrator.say(f"running {model.name} ({image.key})")
-                runner.run(model, image)
-        finally:
-            self._conclude(time.monotonic() - began)
-        return self._exit_code()
-
-    def show_lines(self, engine: Docker) -> int:
-        """Print the pull and run lines of every model that would run."""
-        for model, image in self.chosen:
-            if image is None:
-                self.orchestrator.say(f"{model.name}: {self._why_no_image(model)}")
-                continue
-            for line in self._runner(engine).shell_lines(model, image):
-                self.orchestrator.show(programs.redact(line))
-        return EXIT_DONE
-
-    def _runner(self, engine: Docker) -> ContainerRunner:
-        options, place = self.options, self.orchestrator.place
-        data_file = options.data_file or place.root / "data.json"
-        if options.data_file and not data_file.is_file():
-            raise ConfigurationError(f"{data_file}: no such file; --data-config-file-name names a data.json")
-        return ContainerRunner(
-            engine=engine,
-            run_id=self.run_id,
-            directory=self.directory,
-            context=self.context,
-            gpus=self.gpus,
-            data=Data.load(data_file, self.context.values.get("data", {})),
-            done=self._record,
-            secret_names=tuple(self.credentials.secrets),
-            root=place.root if place.has_package else None,
-            timeout=options.timeout,
-            force_mirror_local=options.force_mirror_local,
-            keep_alive=options.keep_alive,
-            keep_model_dir=options.keep_model_dir,
-            skip_model_run=options.skip_model_run,
-            live=_to_terminal if options.live_output else None,
-            say=self.orchestrator.say,
-        )
-
-    def _record(self, result: RunResult) -> None:
-        result = replace(result, reason=programs.redact(result.reason))
-        self.came.append(result)
-        figures = "; ".join(f"{metric.performance} {metric.metric}".strip() for metric in result.metrics)
-        self.orchestrator.say(f"{result.model.name}: {result.status} {result.reason or figures}".rstrip())
-        rows = results.rows(result, self.orchestrator.place.environ)
-        try:
-            results.append(self.options.output, rows)
-        except MadengineError as error:
-            self._save_elsewhere(rows, error)
-
-    def _save_elsewhere(self, rows: list[dict[str, str]], problem: MadengineError) -> None:
-        """A row that perf.csv can't take goes beside the log, or at least onto the screen."""
-        self.lost_rows = True
-        other = self.directory / "perf.csv"
-        try:
-            results.append(other, rows)
-            self.orchestrator.say(f"{problem}; the row is in {other}")
-        except MadengineError:
-            self.orchestrator.say(f"{problem}; the row: {json.dumps(rows)}")
-
-    def _conclude(self, seconds: float) -> None:
-        say = self.orchestrator.say
-        documents = {
-            self.directory / "results.json": results.results_json(self.run_id, self.came, _environment()),
-            self.options.summary_output: results.run_summary(
-                self.came, self.skipped, seconds, socket.gethostname(), str(self.options.output), self.run_id
-            ),
-        }
-        for path, document in documents.items():
-            try:
-                write_json(path, document)
-            except MadengineError as error:
-                self.lost_rows = True
-                say(str(error))
-        if self.came:
-            self.orchestrator.show(results.table(self.came))
-        for image, _, reason in self.skipped:
-            say(f"skipped {image.key}: {reason}")
-        say(f"rows: {self.options.output}; logs: {self.directory}; summary: {self.options.summary_output}")
-
-    def _exit_code(self) -> int:
-        if any(result.status == FAILURE for result in self.came):
-            return EXIT_RUN_FAILED
-        if all(image is None for _, image in self.chosen):
-            self.orchestrator.say("nothing in this manifest is for this machine")
-            return EXIT_RUN_FAILED
-        return EXIT_FAILURE if self.lost_rows else EXIT_DONE
-
-    def _why_no_image(self, model: Model) -> str:
-        others = sorted({reason for _, other, reason in self.skipped if other == model})
-        return "; ".join(others) or "the manifest has no image of it"
-
-    def _unrun(self, model: Model, image: Image | None, status: str, reason: str) -> RunResult:
-        return RunResult(
-            run_id=self.run_id,
-            model=model,
-            image=image,
-            status=status,
-            reason=reason,
-            started=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            machine_name=socket.gethostname(),
-            gpu_vendor=self.context.gpu_vendor,
-            n_gpus=model.n_gpus,
-        )
 
 
 def package_place(environ: Mapping[str, str], cwd: Path, may_be_starter: bool, **more: Any) -> tuple[Place, str]:
@@ -617,31 +470,9 @@ def _where(image: Image) -> str:
     return image.image_id or image.docker_image
 
 
-def _named(failed: Failure) -> Model:
-    return Model(name=failed.model_name, dockerfile=failed.dockerfile, scripts="", n_gpus="")
-
-
-def _environment() -> dict[str, Any]:
-    import platform
-
-    return {
-        "machine_name": socket.gethostname(),
-        "kernel": platform.release(),
-        "architecture": platform.machine(),
-        "python": platform.python_version(),
-        "cpus": os.cpu_count(),
-        "payload": payload.DIRECTORY,
-    }
-
-
 def _default_jobs() -> int:
     return max(4, os.cpu_count() or 1)
 
 
-def _to_terminal(chunk: bytes) -> None:
-    import sys
-
-    # Whoever watched may be gone (`2>&1 | head`); the run goes on.
-    with suppress(OSError):
-        sys.stderr.buffer.write(chunk)
-        sys.stderr.buffer.flush()
+def _named(failed: Failure) -> Model:
+    return Model(name=failed.model_name, dockerfile=failed.dockerfile, scripts="", n_gpus="")

@@ -294,6 +294,8 @@ class DockerBuilder:
             self._path(recipe.dockerfile),
             self._path(Path(build_directory(self.root, recipe.model))),
             build_args=self.context.docker_build_arg,
+            # Also keeps a Dockerfile that is only a FROM from giving its base image a second digest in podman's store.
+            labels={"madengine.version": __version__},
             no_cache=self.no_cache,
         )
 
@@ -303,7 +305,7 @@ class DockerBuilder:
             scratch / "Dockerfile",
             scratch / "payload",
             build_args={"MODEL_IMAGE": f"{recipe.key}:base"},
-            labels={"madengine.model": recipe.model.name, "madengine.version": __version__},
+            labels={"madengine.model": recipe.model.name},
         )
 
     def _path(self, path: Path) -> Path:

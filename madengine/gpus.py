@@ -69,13 +69,27 @@ def eligible(gpus: Sequence[Gpu], docker_gpus: str) -> list[Gpu]:
 def wanted(n_gpus: str, candidates: Sequence[Gpu], machine: Sequence[Gpu]) -> int:
     """How many GPUs a card's `n_gpus` means here; -1 is all that the context leaves, none on a machine without.
 
+    A card without it gets one, as in madengine 2, where the machine has any.
+
     Raises RunError where there are not that many.
     """
-    count = len(candidates) if int(n_gpus) == -1 else int(n_gpus)
+    if not n_gpus:
+        return min(1, len(candidates))
+    count = len(candidates) if n_gpus == "-1" else int(n_gpus)
     if count > len(candidates):
         left = f", docker_gpus leaves {len(candidates)}" if len(candidates) != len(machine) else ""
         raise RunError(f"too many GPUs requested: n_gpus is {n_gpus}, this machine has {len(machine) or 'none'}{left}")
     return count
+
+
+def skipped_architecture(listed: str, gpus: Sequence[Gpu]) -> str:
+    """The entry of a card's `skip_gpu_arch` (a list with commas) that this machine is, empty where none is.
+
+    Older versions compared gfx names, NVIDIA's second word (`A100-SXM4-40GB`), or its beginning (`A100`).
+    """
+    names = {name.lower() for gpu in gpus for name in (gpu.architecture, *gpu.name.split()[1:2]) if name}
+    entries = (entry.strip() for entry in listed.split(","))
+    return next((entry for entry in entries if entry.lower() in names), "")
 
 
 def _indexes(docker_gpus: str) -> Iterator[int]:

@@ -17,14 +17,14 @@ T = TypeVar("T")
 class Model:
     """One entry of a models.json as it was selected; paths are relative to the package's root.
 
-    `n_gpus` is text ("-1" is all), `timeout` seconds (0 is none, None is unset); `extra` holds the
+    `n_gpus` is text ("-1" is all, empty unset), `timeout` seconds (0 is none, None is unset); `extra` holds the
     keys that madengine does not know, untouched.
     """
 
     name: str
     dockerfile: str
     scripts: str
-    n_gpus: str = "1"
+    n_gpus: str = ""
     args: str = ""
     tags: tuple[str, ...] = ()
     owner: str = ""

@@ -184,8 +184,7 @@ def _start(command: BaseCommand, **streams: Any) -> subprocess.Popen[bytes]:
             raise CommandError(f"{name}: not started: interrupted")
         try:
             # A session of its own: Ctrl-C reaches us alone, and we decide what ends, and in which order.
-            # plumbum would start it in the folder that was ours when it was imported.
-            started: Any = command.popen(new_session=True, cwd=".", **streams)
+            started: Any = command.popen(new_session=True, **streams)
         except FileNotFoundError as error:
             raise CommandError(f"{name} is not installed, or not on PATH") from error
         except (OSError, ValueError) as error:

@@ -13,7 +13,6 @@ from typing import Any
 from madengine.errors import RunError
 from madengine.records import Gpu
 
-MODES = ("auto", "devices", "gpus", "cdi")
 # Where engines look for CDI specifications: https://github.com/cncf-tags/container-device-interface
 CDI_FOLDERS = (Path("/etc/cdi"), Path("/var/run/cdi"))
 _KIND = {"NVIDIA": "nvidia.com/gpu", "AMD": "amd.com/gpu"}

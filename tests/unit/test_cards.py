@@ -28,7 +28,7 @@ models = st.builds(
     name=filled,
     dockerfile=filled,
     scripts=filled,
-    n_gpus=st.integers(-1, 10**9 - 1).map(str),
+    n_gpus=st.sampled_from([""]) | st.integers(-1, 10**9 - 1).map(str),
     args=texts,
     tags=st.lists(texts).map(tuple),
     owner=texts,
@@ -60,7 +60,6 @@ def test_the_json_form_of_a_minimal_model_holds_what_older_madengine_requires() 
         "name": "bert",
         "dockerfile": "docker/bert",
         "scripts": "run.sh",
-        "n_gpus": "1",
         "args": "",
         "tags": [],
     }

@@ -358,7 +358,7 @@ def test_an_interruption_gives_a_result_and_goes_on_up(
     runs: Runs, engine: Engine, interruptible: None, when: str
 ) -> None:
     engine.images = "exit 1"
-    engine.scripts[when] = "kill -INT $PPID; sleep 5"
+    engine.scripts[when] = "sleep 0.3; kill -INT $PPID; sleep 5"
     with pytest.raises(KeyboardInterrupt):
         runs.run(image=PUSHED)
     (result,) = runs.came

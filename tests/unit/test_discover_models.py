@@ -434,8 +434,8 @@ def test_the_table_has_a_row_per_model_in_columns(zoo: Path) -> None:
     lines = report(DiscoverModels(zoo).select(["bert", "alex:x=1"]), "table").split("\n")
     assert lines == [
         "name  n_gpus  tags     args      dockerfile",
-        "alex  1       vision   --x 1     docker/alex",
-        "bert  1       llm,nlp  --base 1  docker/bert",
+        "alex          vision   --x 1     docker/alex",
+        "bert          llm,nlp  --base 1  docker/bert",
     ]
 
 

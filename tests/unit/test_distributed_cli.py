@@ -104,7 +104,8 @@ def said(capfd: pytest.CaptureFixture[str], *words: str) -> Said:
 
 def started(*words: str, cwd: Path, stdout: int | None = None, stderr: int | None = None) -> subprocess.Popen[str]:
     """The command line as a program of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONDONTWRITEBYTECODE": "1"}
+    # An empty PYTHONUNBUFFERED is an unset one: what is printed waits in a buffer, as it does by default.
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": ""}
     words = (sys.executable, "-m", "madengine.distributed_cli", *words)
     return subprocess.Popen(words, cwd=cwd, env=environment, text=True, stdout=stdout, stderr=stderr)
 
@@ -414,6 +415,15 @@ def test_a_full_disk_is_one_line_and_exits_1(package: Path) -> None:
 
 
 # --- readers that go away ---
+
+
+def test_a_reader_of_results_that_has_gone_is_no_error(package: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = started("discover", cwd=package, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert process.communicate()[1] == ""
+    assert process.returncode == 0
 
 
 def test_a_reader_of_results_that_has_enough_is_no_error(package: Path) -> None:

@@ -16,10 +16,10 @@ from madengine.distributed_orchestrator import (
     BuildOptions,
     DistributedOrchestrator,
     Place,
-    RunOptions,
     package_place,
 )
 from madengine.errors import ConfigurationError, MadengineError
+from madengine.node_run import RunOptions
 from tests.conftest import StandIns
 
 REGISTRY = "reg.example.com:5000"
