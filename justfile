@@ -42,6 +42,12 @@ full *options:
 discover *options:
     bin/madengine discover "${@/#/--}"
 
+# check what this machine is fit for: just doctor registry=host:5000
+[arg('options', pattern=option)]
+[group('madengine')]
+doctor *options:
+    bin/madengine doctor "${@/#/--}"
+
 # write what other tools need to run the models: just export-config output=execution_config.json
 [arg('options', pattern=option)]
 [group('madengine')]

@@ -41,7 +41,7 @@ bare_path() {
 @test "key=value words become options and bare words flags, for every verb" {
   echoing_checkout
   local verb
-  for verb in build push run full discover export-config; do
+  for verb in build push run full discover doctor export-config; do
     run -0 just "$verb" tags=dummy registry=host:5000 live-output
     [ "$output" = "madengine [$verb] [--tags=dummy] [--registry=host:5000] [--live-output]" ]
   done
