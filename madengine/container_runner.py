@@ -566,11 +566,20 @@ def _new_folder(parent: Path, name: str) -> Path:
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Let a signal wait: a result that is being kept must not be lost half way."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    held = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # Not by the thread's signal mask: the process's other threads would take the signal, and it would be handled here.
+    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in held}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for late in came:
+        signal.raise_signal(late)
 
 
 @contextmanager

@@ -482,8 +482,10 @@ def _signals_interrupt() -> Iterator[None]:
     try:
         yield
     finally:
+        stopped = signal.getsignal(signal.SIGINT) is _still_stopping
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # One more signal on the way out would turn our exit code into the signal's.
+            signal.signal(number, signal.SIG_IGN if stopped else handler)
 
 
 def _interrupted(number: int, frame: FrameType | None) -> NoReturn:

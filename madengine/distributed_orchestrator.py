@@ -327,6 +327,7 @@ class DistributedOrchestrator:
         found = (registry_login(credentials, registry) for registry in registries)
         logins = dict.fromkeys(login for login in found if login)
         engine = engines.find(self.place.engine)
+        self.say(f"engine: {engine.name} {engine.version}")
         if dry_run or not logins:
             yield engine
             return

@@ -24,7 +24,7 @@ from madengine.context import Context, matches, mismatch, parse_header
 from madengine.credentials import Credentials, registry_image
 from madengine.errors import BuildError, MadengineError
 from madengine.package import template
-from madengine.programs.engine import Docker, is_store_race, is_transport, repo_digest, repository
+from madengine.programs.engine import STORE_ATTEMPTS, Docker, is_store_race, is_transport, repo_digest, repository
 from madengine.records import Image, Model
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ _SUFFIX = ".dockerfile"
 # Attempts at a push, and the pause before the second; it doubles each time.
 PUSH_ATTEMPTS = 4
 PUSH_PAUSE_SECONDS = 1.0
-# Attempts at a build that meets a change of the engine's store.
-STORE_ATTEMPTS = 3
 _SHOWN_LOG_LINES = 20
 # How often a build looks whether another one of the same name has ended.
 _LOCK_SECONDS = 0.05

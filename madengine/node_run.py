@@ -238,7 +238,8 @@ class NodeRun:
         say(f"rows: {self.options.output}; logs: {self.directory}; summary: {self.options.summary_output}")
 
     def _exit_code(self) -> int:
-        if any(result.status == FAILURE for result in self.came):
+        rows = [row for result in self.came for row in results.rows(result, self.environ)]
+        if any(row["status"] == FAILURE for row in rows):
             return EXIT_RUN_FAILED
         if all(image is None for _, image in self.chosen):
             self.say("nothing in this manifest is for this machine")

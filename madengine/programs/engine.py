@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
 
 NAMES = ("docker", "podman", "nerdctl")
+# Attempts at what meets a change of podman's store.
+STORE_ATTEMPTS = 5
 # What podman gets to tidy up a build whose step was ended.
 TIDY_SECONDS = 5.0
 # An engine that needs longer than this to say its version doesn't count as answering.
@@ -37,6 +39,8 @@ _TRANSPORT = re.compile(
     r"|use of closed network|http2: |\b(429|50[0234])\b.? [A-Z]|toomanyrequests|received unexpected HTTP status: 5",
     re.IGNORECASE,
 )
+
+_STORE_RACE = re.compile(r"layer not known|locating image with ID .*: image not known|locating item named \"manifest\"")
 
 
 class Login(Protocol):
@@ -200,6 +204,9 @@ class Docker:
         """
         command = self("image", "inspect", *map(self.remote, references))
         answer = programs.attempt(command)
+        for _ in range(STORE_ATTEMPTS - 1):
+            if is_store_race(answer.err):
+                answer = programs.attempt(command)
         if answer.code is None or (answer.code != 0 and is_unreachable(answer.err)):
             raise programs.failure(command, answer, programs.ANSWER_SECONDS)
         found: list[Mapping[str, Any]] = json.loads(answer.out or "[]")
@@ -323,8 +330,8 @@ def is_unreachable(message: str) -> bool:
 
 
 def is_store_race(message: str) -> bool:
-    """Whether a build failed because an image that it had just seen was removed (podman, with no lock over it all)."""
-    return "layer not known" in message
+    """Whether podman met an image in its store that was just being removed: any image, so another try will do."""
+    return bool(_STORE_RACE.search(message))
 
 
 def is_limit_refused(message: str) -> bool:

@@ -107,7 +107,8 @@ end_timer() {
   wait "$timer" 2>/dev/null
 }
 
-# A trap interrupts `wait`, so it is asked until the process has really gone.
+# A trap interrupts `wait`, so it is asked until the process has really gone, and once more: the shell
+# may have collected it while the trap ran. 127 is then a process that it has told of before.
 wait_for() {
   wait "$1"
   status=$?
@@ -115,6 +116,9 @@ wait_for() {
     wait "$1"
     status=$?
   done
+  wait "$1" 2>/dev/null
+  last=$?
+  [ "$last" -eq 127 ] || status=$last
 }
 
 give_to_owner() {

@@ -143,7 +143,7 @@ def test_the_log_without_mkfifo_is_written_directly(container: Container) -> Non
 
 def test_nothing_of_the_last_moment_is_lost(container: Container) -> None:
     loop = f"""
-        for i in $(seq 200); do
+        for i in $(seq 50); do
             MADENGINE_LOG=/tmp/log {container.shell} {ENTRY} -- 'head -c 100000 /dev/zero; printf last' || exit 1
             [ "$(tail -c 4 /tmp/log)" = last ] || exit 2
             [ "$(wc -c </tmp/log)" = 100004 ] || exit 3
@@ -151,6 +151,13 @@ def test_nothing_of_the_last_moment_is_lost(container: Container) -> None:
         done
         exit 0"""
     assert container("", before=loop).code == 0
+
+
+def test_the_end_waits_for_a_slow_disk(container: Container) -> None:
+    slow = r"rm /bin/cat; printf '#!/bin/sh\nsleep 0.5\nexec busybox cat\n' >/bin/cat; chmod +x /bin/cat"
+    assert container("echo all", before=slow, MADENGINE_LOG=LOG).code == 0
+    assert container.log == b"all\n"
+    assert container.entry["log_complete"] is True
 
 
 def test_at_the_limit_the_script_and_what_it_started_get_a_chance_to_end(container: Container) -> None:

@@ -284,12 +284,30 @@ def test_a_failed_build_is_an_answer_with_its_last_line_and_log(tmp_path: Path, 
     assert said[2].splitlines()[1:] == ["  | one", "  | the reason", f"  the whole log: {log}"]
 
 
-def test_a_build_that_lost_a_race_in_the_store_is_tried_again(tmp_path: Path, stand_ins: StandIns) -> None:
-    race = f"[ -e {tmp_path}/raced ] || {{ touch {tmp_path}/raced; echo 'Error: layer not known'; exit 125; }}"
+# As podman 4.3 prints them while another process removes any image.
+RACES = [
+    "Error: checking if cached image exists from a previous build: getting top layer info: layer not known",
+    'Error: reading image "48eb": locating image with ID "48eb": image not known',
+    'Error: locating item named "manifest" for image with ID "e69e": file does not exist',
+]
+
+
+@pytest.mark.parametrize("said", RACES)
+def test_a_build_that_met_the_removal_of_another_image_is_tried_again(
+    tmp_path: Path, stand_ins: StandIns, said: str
+) -> None:
+    race = f"""[ -e {tmp_path}/$1 ] || {{ touch {tmp_path}/$1; echo '{said}' >&2; exit 125; }}"""
     stand_ins.add("docker", f"{race}\n{BUILD}")
     root = package(tmp_path / "package", "m.x.Dockerfile")
     assert isinstance(builder(root).make(recipe(root)), Image)
-    assert [call.split()[1] for call in stand_ins.calls()] == ["build", "build", "build", "image"]
+    assert [call.split()[1] for call in stand_ins.calls()] == ["build", "build", "build", "image", "image"]
+
+
+def test_a_build_that_fails_is_not_tried_again(tmp_path: Path, stand_ins: StandIns) -> None:
+    stand_ins.add("docker", "echo 'Error: nosuch: image not known' >&2; exit 125")
+    root = package(tmp_path, "m.x.Dockerfile")
+    assert isinstance(builder(root).make(recipe(root)), Failure)
+    assert len(stand_ins.calls()) == 1
 
 
 def test_an_image_that_the_engine_does_not_list_is_a_failure(tmp_path: Path, stand_ins: StandIns) -> None:
