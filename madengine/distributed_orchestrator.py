@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from madengine import context as contexts
 from madengine import credentials as credential_store
@@ -25,7 +25,7 @@ from madengine.errors import (
     ConfigurationError,
     MadengineError,
 )
-from madengine.files import read_json, write_json
+from madengine.files import check_writable, read_json, write_json
 from madengine.manifest import Manifest
 from madengine.node_run import NodeRun, RunOptions
 from madengine.programs import engine as engines
@@ -85,6 +85,8 @@ class DistributedOrchestrator:
         models = DiscoverModels(self.place.root).select(options.tags, options.ignore_deprecated)
         context = self._context({**contexts.host_facts(self.place.environ), **(detected or {})}, {})
         _refuse_unsupported(context, models)
+        if not options.dry_run:
+            check_writable(options.manifest_output, options.summary_output)
         credentials = self._credentials()
         registry = credential_store.registry_name(options.registry) if options.registry else ""
         with self._engine(credentials, [registry], options.dry_run) as engine:
@@ -106,8 +108,8 @@ class DistributedOrchestrator:
                 self.say(f"{failed.model_name}: {failed.error}")
             outcome = self._built(builder, recipes, failures, options.jobs or _default_jobs())
         kept = Manifest(
-            images=tuple(image for _, image in outcome.images),
-            models={image.key: recipe.model for recipe, image in outcome.images},
+            images=tuple(built.image for built in outcome.images),
+            models={built.image.key: built.recipe.model for built in outcome.images},
             registry=registry,
             context={key: context.values.get(key, {}) for key in manifests.CONTEXT_KEYS},
         )
@@ -119,13 +121,13 @@ class DistributedOrchestrator:
     def _built(
         self, builder: DockerBuilder, recipes: Sequence[Recipe], failures: list[Failure], jobs: int
     ) -> BuildOutcome:
-        images: dict[str, tuple[Recipe, Image]] = {}
+        images: dict[str, BuiltImage] = {}
         failed = list(failures)
 
         def done(recipe: Recipe, came: Image | Failure) -> None:
             image = came.image if isinstance(came, Failure) else came
             if image is not None:
-                images[recipe.key] = (recipe, image)
+                images[recipe.key] = BuiltImage(recipe, image, datetime.now(timezone.utc))
             if isinstance(came, Failure):
                 failed.append(came)
 
@@ -147,18 +149,17 @@ class DistributedOrchestrator:
         return BuildOutcome((), tuple(failures))
 
     def _summarise(self, outcome: BuildOutcome, registry: str, path: Path, seconds: float) -> None:
-        now = datetime.now(timezone.utc)
         broken = {failed.image.key for failed in outcome.failures if failed.image}
         built = [
-            results.BuiltImage(image, recipe.model, recipe.pushed[-1] if recipe.pushed else image.docker_image, now)
-            for recipe, image in outcome.images
+            results.BuiltImage(image, recipe.model, recipe.pushed[-1] if recipe.pushed else image.docker_image, at)
+            for recipe, image, at in outcome.images
             if image.key not in broken
         ]
         failed = [
             results.FailedBuild(one.model_name, one.dockerfile, one.error, one.log_file) for one in outcome.failures
         ]
         write_json(path, results.build_summary(built, failed, seconds, registry))
-        for recipe, image in outcome.images:
+        for recipe, image, _ in outcome.images:
             self.show(f"{recipe.key}  {_where(image)}")
         self.say(f"built {len(built)} of {len(built) + len(failed)} images in {seconds:.1f} s; summary: {path}")
 
@@ -173,22 +174,25 @@ class DistributedOrchestrator:
         with self._engine(credentials, [wanted], dry_run) as engine:
             builder = DockerBuilder(engine, self.place.root, Context(), credentials, wanted, say=self.say)
             images = list(kept.images)
-            for index, image in enumerate(images):
-                name = builder.registry_names(image.docker_image)
-                names = [name, *_second_names(kept, image, wanted, name)]
-                if image.registry_digest and image.registry_image == name:
-                    self.say(f"{image.key}: already pushed as {name}@{image.registry_digest}")
-                    continue
-                try:
-                    images[index] = self._pushed(builder, image, names, dry_run)
-                except MadengineError as error:
-                    failed += 1
-                    self.say(f"{image.key}: {error}")
-        if not dry_run:
-            manifests.save(replace(kept, images=tuple(images), registry=wanted), manifest_file)
-            for image in images:
-                if image.registry_digest:
-                    self.show(f"{image.key}  {_where(image)}")
+            try:
+                for index, image in enumerate(images):
+                    name = builder.registry_names(image.docker_image)
+                    names = [name, *_second_names(kept, image, wanted, name)]
+                    if image.registry_digest and image.registry_image == name:
+                        self.say(f"{image.key}: already pushed as {name}@{image.registry_digest}")
+                        continue
+                    try:
+                        images[index] = self._pushed(builder, image, names, dry_run)
+                    except MadengineError as error:
+                        failed += 1
+                        self.say(f"{image.key}: {error}")
+            finally:
+                # What is pushed is pushed, also where Ctrl-C comes before the rest.
+                if not dry_run:
+                    manifests.save(replace(kept, images=tuple(images), registry=wanted), manifest_file)
+        for image in images:
+            if image.registry_digest and not dry_run:
+                self.show(f"{image.key}  {_where(image)}")
         return EXIT_BUILD_FAILED if failed else EXIT_DONE
 
     def _pushed(self, builder: DockerBuilder, image: Image, names: Sequence[str], dry_run: bool) -> Image:
@@ -335,11 +339,19 @@ class DistributedOrchestrator:
             yield private
 
 
+class BuiltImage(NamedTuple):
+    """An image, what it was built from, and when it was ready."""
+
+    recipe: Recipe
+    image: Image
+    at: datetime
+
+
 @dataclass(frozen=True)
 class BuildOutcome:
-    """What a build phase made (recipe and image, in order) and what failed."""
+    """What a build phase made (in the plan's order) and what failed."""
 
-    images: tuple[tuple[Recipe, Image], ...]
+    images: tuple[BuiltImage, ...]
     failures: tuple[Failure, ...]
 
     @property

@@ -37,6 +37,20 @@ def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
         raise MadengineError(f"{path}: can't be written: {error.strerror or error}") from error
 
 
+def check_writable(*paths: Path) -> None:
+    """Make sure, before long work, that these files can be made; their directories are made if missing.
+
+    Raises ConfigurationError that names the first that can't.
+    """
+    for path in paths:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
+                raise PermissionError(f"no file of this name can be made in {path.parent.resolve()}")
+        except OSError as error:
+            raise ConfigurationError(f"{path}: can't be written: {error.strerror or error}") from error
+
+
 def write_json(path: Path, value: Any, mode: int = 0o644) -> None:
     """Write a value as indented JSON, whole. Raises MadengineError where it can't be written."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
