@@ -188,7 +188,7 @@ class DistributedOrchestrator:
                         self.say(f"{image.key}: {error}")
             finally:
                 # What is pushed is pushed, also where Ctrl-C comes before the rest.
-                if not dry_run:
+                if images != list(kept.images):
                     manifests.save(replace(kept, images=tuple(images), registry=wanted), manifest_file)
         for image in images:
             if image.registry_digest and not dry_run:
@@ -331,7 +331,8 @@ class DistributedOrchestrator:
         found = (registry_login(credentials, registry) for registry in registries)
         logins = dict.fromkeys(login for login in found if login)
         engine = engines.find(self.place.engine)
-        self.say(f"engine: {engine.name} {engine.version}")
+        if self.place.engine == "auto":
+            self.say(f"engine: {engine.name} {engine.version}")
         if dry_run or not logins:
             yield engine
             return

@@ -451,8 +451,7 @@ def test_push_pins_what_is_not_pushed_yet(folder: Path, docker: StandIns) -> Non
     entry = json.loads(path.read_text())["built_images"]["ci-b_cpu"]
     assert (entry["registry_image"], entry["registry_digest"]) == (f"{REGISTRY}/ci-b_cpu", DIGEST)
     assert wanted.shown == [f"ci-a  {REGISTRY}/ci-a@{DIGEST}", f"ci-b_cpu  {REGISTRY}/ci-b_cpu@{DIGEST}"]
-    assert wanted.said[:1] == ["engine: docker 24.0.5"]
-    assert wanted.said[1] == f"ci-a: already pushed as {REGISTRY}/ci-a@{DIGEST}"
+    assert wanted.said[0] == f"ci-a: already pushed as {REGISTRY}/ci-a@{DIGEST}"
     assert [call for call in docker.calls() if not call.startswith("docker version")] == [
         f"docker tag {IMAGE_ID} {REGISTRY}/ci-b_cpu",
         f"docker tag {IMAGE_ID} {REGISTRY}/madengine/b:latest",
