@@ -91,7 +91,7 @@ def gigabyte() -> Iterator[Figure]:
         name, out = only_image(folder), folder / "out"
         out.mkdir()
         ways = {
-            "exec": f'c=$(docker run -d --init {name} sleep 99); docker exec $c sh -c "{talk}" >out/log; docker rm -f $c',
+            "exec": f'c=$(docker run -d {name} sleep 99); docker exec $c sh -c "{talk}" >out/log; docker rm -f $c',
             "pipe": f'docker run --rm --log-driver none {name} sh -c "{talk}" >out/log',
             "mount": f'docker run --rm -v {out}:/out {name} sh -c "{talk} >/out/log"',
         }
