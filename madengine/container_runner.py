@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,10 @@ class ContainerRunner:
         try:
             candidates = gpu_choice.eligible(self.gpus, self.context.docker_gpus)
             count = gpu_choice.wanted(model.n_gpus, candidates, self.gpus)
-            with gpu_locks.held(candidates, count, model.name, self.gpu_wait) as gpus:
+            with gpu_locks.held(candidates, count, model.name, self.gpu_wait, self.stopping) as gpus:
+                if gpus:
+                    # One who held them and was killed meanwhile has left a container on them.
+                    owner.sweep(self.engine, self.say)
                 result = replace(result, gpus=gpus, n_gpus=str(count), foreign_processes=self._foreign(gpus))
                 return self._contained(result, self._prepared(model, image, reference, result, provided))
         except MadengineError as error:
@@ -211,16 +215,22 @@ class ContainerRunner:
         pause = PULL_PAUSE_SECONDS
         for attempt in range(1, PULL_ATTEMPTS + 1):
             self.say(f"pulling {reference}")
-            last: list[str] = []
-            code = programs.stream(self.engine.pull(reference), last.append)
+            lines: list[str] = []
+            code = programs.stream(self.engine.pull(reference), partial(self._heard, lines))
             if code == 0:
                 return
-            said = explain("".join(last[-20:]))
+            said = explain("".join(lines[-20:]))
             if attempt == PULL_ATTEMPTS or not is_transport(said):
                 raise RunError(f"pull {reference}: {said or f'exit code {code}'}")
             self.say(f"pull {reference}: {said}; again in {pause:g} s")
-            time.sleep(pause)
+            if self.stopping.wait(pause):
+                raise KeyboardInterrupt
             pause *= 2
+
+    def _heard(self, lines: list[str], line: str) -> None:
+        lines.append(line)
+        if self.stopping.is_set():
+            raise KeyboardInterrupt
 
     # --- the container ---
 
@@ -300,7 +310,7 @@ class ContainerRunner:
         # Opened before anything can run: the script may put a link to a file of this machine in the log's place.
         with _run_folder_is_ours(self.directory), open(result.log_file, "x+b", buffering=0) as log:
             series = Path(result.directory) / SERIES_FILE
-            with telemetry.sampled(result.gpus, self.gpus, series, 1.0 / self.sample_hz) as cost:
+            with telemetry.sampled(result.gpus, self.gpus, series, 1.0 / self.sample_hz, self.say) as cost:
                 outcome, interrupted = self._lived(result, container, log)
             outcome = replace(outcome, cost=cost())
             if outcome.status == FAILURE:

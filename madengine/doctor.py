@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from madengine import gpus as gpu_finder
-from madengine import programs
-from madengine.errors import EngineError, MadengineError
+from madengine import manifest, owner, package, programs
+from madengine.errors import ConfigurationError, EngineError, MadengineError, RunError
 from madengine.programs import devices
 from madengine.programs import engine as engines
 from madengine.programs.engine import Docker
-from madengine.records import Found, Gpu
+from madengine.records import Found, Gpu, Image
+from madengine.tools.discover_models import DiscoverModels
 
 OK, NOTE, FAILED = "ok", "note", "FAILED"
 
@@ -26,6 +29,19 @@ OLDEST_PYTHON = (3, 10)
 LITTLE_DISK, SMALL_DISK = 2**30, 20 * 2**30
 CLOCK_SECONDS = 60.0
 REGISTRY_SECONDS = 30.0
+# What an engine says of an image that the registry doesn't have (not of an unknown authority, or any page).
+_IS_UNKNOWN = re.compile(r"(manifest|name) unknown|manifest for .* not found|no such manifest|: not found$")
+MANIFEST = Path("build_manifest.json")
+# Where the kernel lists what is plugged in, with or without a driver; the vendors' numbers; the classes that
+# data-centre GPUs have, and a server's own display or a processor's has not.
+PCI = Path("/sys/bus/pci/devices")
+PCI_VENDORS = {gpu_finder.NVIDIA: "0x10de", gpu_finder.AMD: "0x1002"}
+PCI_CLASSES = ("0x0302", "0x0380", "0x1200")
+MODULES = {gpu_finder.NVIDIA: "nvidia", gpu_finder.AMD: "amdgpu"}
+TOOLKITS = {
+    gpu_finder.NVIDIA: ("nvidia-container-toolkit", "nvidia-ctk"),
+    gpu_finder.AMD: ("amd-container-toolkit", "amd-ctk"),
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +56,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Examination:
-    """What the checks look at: the engine's name, the registry (empty for none), the GPUs and who told of them."""
+    """What the checks look at: the engine's name, the registry (empty for none), the GPUs and who told of them.
+
+    `engine` and `images` (the manifest's) are filled by the checks that find them, for those that come after.
+    """
 
     engine_name: str
     registry: str
@@ -48,11 +67,14 @@ class Examination:
     sources: Mapping[str, Found[Gpu]]
     gpus: tuple[Gpu, ...]
     engine: list[Docker] = field(default_factory=list)
+    images: list[Image] = field(default_factory=list)
 
 
 def examine(engine_name: str, registry: str, gpu_mode: str) -> list[Check]:
     """Look at everything that a run needs here; never raises for what it finds."""
-    subject = Examination(engine_name, registry, gpu_mode, gpu_finder.report(), gpu_finder.found())
+    sources = gpu_finder.report()
+    gpus = next((said.items for said in sources.values() if said.items), ())
+    subject = Examination(engine_name, registry, gpu_mode, sources, gpus)
     found: list[Check] = []
     for look in _CHECKS:
         try:
@@ -93,7 +115,9 @@ def _engine(subject: Examination) -> Iterator[Check]:
     try:
         engine = engines.find(subject.engine_name)
     except EngineError as error:
-        yield Check("engine", FAILED, str(error), "apt-get install podman, or: systemctl start docker")
+        refused = "permission denied" in str(error)
+        step = _join("docker") if refused else "apt-get install podman, or: systemctl start docker"
+        yield Check("engine", FAILED, str(error), step)
         return
     subject.engine.append(engine)
     yield Check("engine", OK, f"{engine.name} {engine.version}")
@@ -112,10 +136,26 @@ def _gpu_tools(subject: Examination) -> Iterator[Check]:
 
 def _gpus(subject: Examination) -> Iterator[Check]:
     if not subject.gpus:
-        yield Check("GPUs", NOTE, "none: images for gpu_vendor NONE run here")
+        plugged = _plugged_in()
+        for vendor in plugged:
+            yield Check(
+                "GPUs", FAILED, f"one of {vendor} is plugged in, nothing names it", f"modprobe {MODULES[vendor]}"
+            )
+        if not plugged:
+            yield Check("GPUs", NOTE, "none: images for gpu_vendor NONE run here")
         return
     listed = ", ".join(f"{gpu.index}: {gpu.name or gpu.architecture} {gpu.partition}".rstrip() for gpu in subject.gpus)
     yield Check("GPUs", OK, f"{len(subject.gpus)} of {subject.gpus[0].vendor} ({listed})")
+
+
+def _plugged_in() -> list[str]:
+    """The vendors of the GPUs on the PCI bus, whether they have a driver or not."""
+    found = set()
+    for device in PCI.iterdir() if PCI.is_dir() else ():
+        with suppress(OSError):
+            if (device / "class").read_text().startswith(PCI_CLASSES):
+                found.add((device / "vendor").read_text().strip())
+    return [vendor for vendor, number in PCI_VENDORS.items() if number in found]
 
 
 def _device_nodes(subject: Examination) -> Iterator[Check]:
@@ -125,7 +165,9 @@ def _device_nodes(subject: Examination) -> Iterator[Check]:
         if not Path(node).exists():
             yield Check(node, FAILED, "not there", "modprobe amdgpu")
         elif not os.access(node, os.R_OK | os.W_OK):
-            yield Check(node, FAILED, "no permission", "usermod --append --groups render,video $USER, then log in anew")
+            # Docker's daemon opens it for us.
+            status = FAILED if _name(subject) == "podman" else NOTE
+            yield Check(node, status, "no permission", _join("render,video"))
         else:
             yield Check(node, OK, "readable and writable")
 
@@ -139,17 +181,95 @@ def _handing_over(subject: Examination) -> Iterator[Check]:
     yield Check(
         "CDI", OK if specified else NOTE, f"{len(specified)} devices specified" if specified else "no specification"
     )
-    flags = engine.devices(subject.gpus, subject.gpu_mode)
+    try:
+        flags = engine.devices(subject.gpus, subject.gpu_mode)
+    except RunError as error:
+        is_cdi = devices.chosen_mode(engine.name, vendor, subject.gpu_mode) == "cdi"
+        yield Check("handing GPUs over", FAILED, str(error), devices.SPECIFY[vendor] if is_cdi else "--gpu-mode auto")
+        return
     if flags[0] == "--gpus" and engine.name == "docker" and not (specified or _has_runtime(engine, vendor)):
-        toolkit = "nvidia-container-toolkit" if vendor == gpu_finder.NVIDIA else "amd-container-toolkit"
-        yield Check("container toolkit", FAILED, "docker has no runtime for these GPUs", f"install {toolkit}")
+        yield Check("container toolkit", FAILED, "docker has no runtime for these GPUs", _install_toolkit(vendor))
         return
     yield Check("handing GPUs over", OK, " ".join(flags)[:80])
 
 
+def _install_toolkit(vendor: str) -> str:
+    toolkit, tool = TOOLKITS[vendor]
+    return f"apt-get install {toolkit} && {tool} runtime configure && systemctl restart docker"
+
+
 def _has_runtime(engine: Docker, vendor: str) -> bool:
+    # Docker takes --gpus where it finds this one, also without a runtime in its configuration.
+    if vendor == gpu_finder.NVIDIA and shutil.which("nvidia-container-runtime-hook"):
+        return True
     said = programs.attempt(engine("info", "--format={{json .Runtimes}}")).out
     return f'"{vendor.lower()}"' in said
+
+
+def _images(subject: Examination) -> Iterator[Check]:
+    """Whether the images of the manifest here are on this machine, or can come."""
+    if not MANIFEST.exists():
+        yield Check("images", NOTE, f"no {MANIFEST} here")
+        return
+    try:
+        subject.images.extend(manifest.load(MANIFEST).images)
+    except ConfigurationError as error:
+        yield Check("images", FAILED, str(error), f"copy {MANIFEST} anew from where it was built")
+        return
+    if not subject.engine:
+        return
+    missing = [image for image in subject.images if not subject.engine[0].images(_reference(image))]
+    lost = [image.docker_image for image in missing if not image.registry_image]
+    if lost:
+        yield Check(
+            "images", FAILED, f"{', '.join(lost)}: neither here nor in a registry", "madengine build --registry …"
+        )
+    else:
+        said = f"{len(subject.images) - len(missing)} of {len(subject.images)} of {MANIFEST} are here"
+        yield Check("images", NOTE if missing else OK, f"{said}, the others will be pulled" if missing else said)
+
+
+def _reference(image: Image) -> str:
+    if image.registry_image and image.registry_digest:
+        return f"{engines.repository(image.registry_image)}@{image.registry_digest}"
+    return image.image_id or image.registry_image or image.docker_image
+
+
+def _trial(subject: Examination) -> Iterator[Check]:
+    """Whether a container starts with the GPUs: one that does nothing, of an image that is here."""
+    if not subject.engine:
+        return
+    engine = subject.engine[0]
+    try:
+        flags = engine.devices(subject.gpus, subject.gpu_mode)
+    except RunError:
+        return  # told above
+    image = next((name for name in map(_reference, subject.images) if engine.images(name)), "")
+    mine = f"--label={owner.LABEL}={owner.mine()}"
+    command = engine("run", "--rm", mine, *flags, "--entrypoint=sh", engine.remote(image), "-c", ":")
+    if not image:
+        yield Check("container", NOTE, "not tried: no image of a manifest is here")
+        return
+    answer = programs.attempt(command)
+    if answer.code == 0:
+        yield Check("container", OK, f"starts {'with the GPUs' if subject.gpus else 'without a GPU'} ({image[:60]})")
+        return
+    said = engines.explain(answer.err) if answer.code is not None else "no answer"
+    no_driver = "could not select device driver" in said
+    step = _install_toolkit(_vendor(subject)) if no_driver else programs.shell_line(command)
+    yield Check("container", FAILED, said, step)
+
+
+def _models(subject: Examination) -> Iterator[Check]:
+    """Model discovery; only a build needs it."""
+    root, is_starter = package.root(os.environ, Path.cwd())
+    if is_starter:
+        yield Check("models", NOTE, "no models.json here")
+        return
+    try:
+        yield Check("models", OK, f"{len(DiscoverModels(root).models())} in {root}")
+    except MadengineError as error:
+        yield Check("models", FAILED, str(error), f"mend it; `madengine discover` in {root} reads it again")
 
 
 def _disk(subject: Examination) -> Iterator[Check]:
@@ -181,48 +301,63 @@ def _shared_memory(subject: Examination) -> Iterator[Check]:
 
 def _registry(subject: Examination) -> Iterator[Check]:
     """A pull of what can't exist: a registry that is reached and lets us in says that it doesn't know it."""
-    if not subject.registry or not subject.engine:
+    registry = _registry_of(subject)
+    if not registry or not subject.engine:
         return
-    engine, name = subject.engine[0], f"{subject.registry}/madengine/doctor:none"
+    engine, name = subject.engine[0], f"{registry}/madengine/doctor:none"
     answer = programs.attempt(engine.pull(name), seconds=REGISTRY_SECONDS)
     said = engines.explain(answer.err or answer.out)
     if answer.code is None:
-        yield Check("registry", FAILED, f"{subject.registry}: no answer", _reach(subject.registry))
-    elif any(word in said.lower() for word in ("unknown", "not found", "no such manifest")) or answer.code == 0:
-        yield Check("registry", OK, f"{subject.registry} answers and lets us in")
+        yield Check("registry", FAILED, f"{registry}: no answer", _reach(registry))
+    elif answer.code == 0 or _IS_UNKNOWN.search(said):
+        yield Check("registry", OK, f"{registry} answers and lets us in")
     elif any(word in said.lower() for word in ("unauthorized", "denied", "authentication", "no basic auth")):
-        yield Check("registry", FAILED, f"{subject.registry}: {said}", f"{engine.name} login {subject.registry}")
+        yield Check("registry", FAILED, f"{registry}: {said}", f"{engine.name} login {registry}")
     else:
-        yield Check("registry", FAILED, f"{subject.registry}: {said}", _reach(subject.registry))
+        yield Check("registry", FAILED, f"{registry}: {said}", _reach(registry))
+
+
+def _registry_of(subject: Examination) -> str:
+    """The registry that was named, else that of the manifest's images."""
+    named = next((image.registry_image for image in subject.images if image.registry_image), "")
+    host = named.partition("/")[0]
+    return subject.registry or (host if "." in host or ":" in host or host == "localhost" else "")
 
 
 def _reach(registry: str) -> str:
-    return f"curl -v https://{registry}/v2/ (http:// on loopback): is it up, and its port open in the firewall?"
+    scheme = "http" if engines.is_loopback(registry) else "https"
+    return f"curl -v {scheme}://{registry}/v2/_catalog; is it up, and its port open (ufw status)?"
 
 
 def _clock(subject: Examination) -> Iterator[Check]:
     """Against the registry's clock; logins and certificates fail where they differ much."""
-    if not subject.registry:
+    registry = _registry_of(subject)
+    if not registry:
         return
     from email.utils import parsedate_to_datetime
     from urllib.error import HTTPError, URLError
     from urllib.request import urlopen
 
-    scheme = "http" if engines.is_loopback(subject.registry) else "https"
+    scheme = "http" if engines.is_loopback(registry) else "https"
     try:
-        with urlopen(f"{scheme}://{subject.registry}/v2/", timeout=10) as answer:
+        with urlopen(f"{scheme}://{registry}/v2/", timeout=10) as answer:
             said = answer.headers.get("Date")
     except HTTPError as error:
         said = error.headers.get("Date")
     except (URLError, OSError):
         return
-    if not said:
-        return
-    off = abs((datetime.now(timezone.utc) - parsedate_to_datetime(said)).total_seconds())
+    try:
+        off = abs((datetime.now(timezone.utc) - parsedate_to_datetime(said)).total_seconds())
+    except (ValueError, TypeError):
+        return  # it says none, or nothing that is a time
     if off > CLOCK_SECONDS:
         yield Check("clock", FAILED, f"{off:.0f} s off the registry's", "timedatectl set-ntp true")
     else:
         yield Check("clock", OK, f"within {max(1, round(off))} s of the registry's")
+
+
+def _join(groups: str) -> str:
+    return f"usermod --append --groups {groups} $USER, then log in anew"
 
 
 def _vendor(subject: Examination) -> str:
@@ -240,6 +375,9 @@ _CHECKS: Sequence[Callable[[Examination], Iterator[Check]]] = (
     _gpus,
     _device_nodes,
     _handing_over,
+    _images,
+    _trial,
+    _models,
     _disk,
     _shared_memory,
     _registry,

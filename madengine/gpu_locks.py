@@ -8,6 +8,8 @@ import getpass
 import json
 import os
 import re
+import stat
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,18 +19,25 @@ from typing import Any
 from madengine.errors import RunError
 from madengine.records import Gpu
 
-# One place for all users of a machine; on tmpfs, so a restart leaves nothing behind.
+# The first that all users of a machine can write to, so that it is one place for all of them.
 FOLDERS = (Path("/run/lock"), Path("/tmp"))
 POLL_SECONDS = 0.2
 
 
 @contextmanager
-def held(candidates: Sequence[Gpu], count: int, model: str, wait_seconds: float = 0.0) -> Iterator[tuple[Gpu, ...]]:
+def held(
+    candidates: Sequence[Gpu],
+    count: int,
+    model: str,
+    wait_seconds: float = 0.0,
+    stopping: threading.Event | None = None,
+) -> Iterator[tuple[Gpu, ...]]:
     """Hold `count` of the candidates, the first free ones in their order, until the block ends.
 
     All or none are taken, so that two runs can't wait for one another. Raises RunError that names the
-    holder where they don't come free in time.
+    holder where they don't come free in time, KeyboardInterrupt where `stopping` is set meanwhile.
     """
+    stopping = stopping or threading.Event()
     deadline = time.monotonic() + wait_seconds
     while True:
         with contextlib.ExitStack() as locks:
@@ -46,7 +55,8 @@ def held(candidates: Sequence[Gpu], count: int, model: str, wait_seconds: float 
         if time.monotonic() >= deadline:
             waited = f" after {wait_seconds:g} s" if wait_seconds else "; --gpu-wait SECONDS waits for it"
             raise RunError(f"{count} GPUs wanted, {len(taken)} free: {'; '.join(holders)}{waited}")
-        time.sleep(POLL_SECONDS)
+        if stopping.wait(POLL_SECONDS):
+            raise KeyboardInterrupt
 
 
 def _take(gpu: Gpu, model: str, locks: contextlib.ExitStack) -> str | None:
@@ -68,12 +78,13 @@ def _take(gpu: Gpu, model: str, locks: contextlib.ExitStack) -> str | None:
 
 
 def _path(gpu: Gpu) -> Path:
-    name = re.sub(r"[^A-Za-z0-9-]+", "-", gpu.uuid or gpu.render_node or str(gpu.index))
+    # Parts of one AMD GPU share its UUID; their render nodes are their own.
+    name = re.sub(r"[^A-Za-z0-9-]+", "-", gpu.render_node or gpu.uuid or str(gpu.index))
     return _folder() / f"{gpu.vendor.lower()}-{name}.lock"
 
 
 def _folder() -> Path:
-    parent = next((folder for folder in FOLDERS if os.access(folder, os.W_OK | os.X_OK)), FOLDERS[-1])
+    parent = next((folder for folder in FOLDERS if _is_for_all(folder)), FOLDERS[-1])
     folder = parent / "madengine-gpus"
     try:
         folder.mkdir(mode=0o777)
@@ -83,6 +94,12 @@ def _folder() -> Path:
     except OSError as error:
         raise RunError(f"{folder}: the locks of the GPUs can't be kept there: {error.strerror}") from error
     return folder
+
+
+def _is_for_all(folder: Path) -> bool:
+    with suppress(OSError):
+        return bool(folder.stat().st_mode & stat.S_IWOTH)
+    return False
 
 
 def _open(path: Path) -> int:
@@ -105,7 +122,7 @@ def _said(handle: int) -> str:
     with suppress(OSError, ValueError):
         found = json.loads(os.pread(handle, 4096, 0))
         note = found if isinstance(found, dict) else {}
-    if not note:
+    if not isinstance(note.get("pid"), int):
         return "another madengine"
     return f"process {note.get('pid')} of {note.get('user')} (model {note.get('model')!r})"
 

@@ -114,6 +114,6 @@ def foreign_processes(gpus: Sequence[Gpu]) -> int | None:
 def _is_on(process: GpuProcess, gpu: Gpu) -> bool:
     if process.uuid:
         return process.uuid in (gpu.uuid, gpu.parent)
-    if process.pci_bus_id and gpu.pci_bus_id:
+    if process.pci_bus_id and gpu.pci_bus_id and process.index is None:
         return process.pci_bus_id == gpu.pci_bus_id
     return process.index == gpu.index

@@ -31,7 +31,9 @@ from madengine.records import FAILURE, SKIPPED, Gpu, Image, Model, RunResult
 class RunOptions:
     """How models are run; `timeout` in seconds (None unset, 0 none), `gpu_wait` in seconds.
 
-    `pack` runs models side by side on GPUs of their own, `skip_gpu_arch` heeds the cards' field of that name.
+    `pack` runs models side by side on GPUs of their own, `skip_gpu_arch` heeds the cards' field of that name;
+    `resume` is a perf.csv, and what has succeeded by it is left out;
+    `run_id` names the run (empty is a new one).
     """
 
     output: Path = Path("perf.csv")
@@ -50,7 +52,16 @@ class RunOptions:
     sample_hz: float = 1.0
     pack: bool = False
     skip_gpu_arch: bool = True
+    resume: Path | None = None
+    run_id: str = ""
     dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse, before anything is built, a run id whose results the new ones would replace."""
+        if self.run_id and (_directory(self.run_id) / "results.json").exists():
+            raise ConfigurationError(
+                f"{_directory(self.run_id)} holds the results of an earlier run; name this one with another --run-id"
+            )
 
 
 @dataclass
@@ -73,14 +84,17 @@ class NodeRun:
     secret_names: tuple[str, ...]
     say: Callable[[str], None]
     show: Callable[[str], None]
-    run_id: str = field(default_factory=new_run_id)
+    run_id: str = field(init=False)
     came: list[RunResult] = field(default_factory=list)
     lost_rows: bool = False
     _one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
 
+    def __post_init__(self) -> None:
+        self.run_id = self.options.run_id or new_run_id()
+
     @property
     def directory(self) -> Path:
-        return Path("runs") / self.run_id
+        return _directory(self.run_id)
 
     @cached_property
     def _machine(self) -> dict[str, Any]:
@@ -102,8 +116,8 @@ class NodeRun:
                     self._record(self._unrun(model, image, SKIPPED, reason))
                 else:
                     runnable.append((model, image))
-            if self.options.pack and self.gpus:
-                self._side_by_side(runner, runnable)
+            if self.options.pack and self.gpus and len(runnable) > 1:
+                self._side_by_side(replace(runner, packed=True), runnable)
             else:
                 for model, image in runnable:
                     self._run(runner, model, image)
@@ -129,7 +143,7 @@ class NodeRun:
 
     def _side_by_side(self, runner: ContainerRunner, runnable: Sequence[tuple[Model, Image]]) -> None:
         """Run models on GPUs of their own, those that need the most first; Ctrl-C ends all of them."""
-        candidates = gpu_finder.eligible(self.gpus, self.context.docker_gpus)
+        candidates = self._candidates()
         free = len(candidates)
         waiting = sorted(runnable, key=lambda one: -self._needs(one[0], candidates))
         running: dict[Future[None], int] = {}
@@ -149,6 +163,12 @@ class NodeRun:
             except BaseException:
                 runner.stopping.set()
                 raise
+
+    def _candidates(self) -> Sequence[Gpu]:
+        try:
+            return gpu_finder.eligible(self.gpus, self.context.docker_gpus)
+        except ConfigurationError:
+            return ()  # every model fails by itself, with the reason in its row
 
     def _needs(self, model: Model, candidates: Sequence[Gpu]) -> int:
         try:
@@ -183,7 +203,6 @@ class NodeRun:
             gpu_mode=options.gpu_mode,
             gpu_wait=options.gpu_wait,
             sample_hz=options.sample_hz,
-            packed=options.pack,
             environment_id=environment.identifier(self._machine),
             force_mirror_local=options.force_mirror_local,
             keep_alive=options.keep_alive,
@@ -241,7 +260,7 @@ class NodeRun:
         rows = [row for result in self.came for row in results.rows(result, self.environ)]
         if any(row["status"] == FAILURE for row in rows):
             return EXIT_RUN_FAILED
-        if all(image is None for _, image in self.chosen):
+        if self.chosen and all(image is None for _, image in self.chosen):
             self.say("nothing in this manifest is for this machine")
             return EXIT_RUN_FAILED
         return EXIT_FAILURE if self.lost_rows else EXIT_DONE
@@ -263,6 +282,10 @@ class NodeRun:
     def _described(self) -> dict[str, Any]:
         named = {"environment_id": environment.identifier(self._machine), "machine_name": socket.gethostname()}
         return {**named, **self._machine}
+
+
+def _directory(run_id: str) -> Path:
+    return Path("runs") / run_id
 
 
 def _to_terminal(chunk: bytes) -> None:

@@ -199,6 +199,25 @@ def append(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
         ) from error
 
 
+def succeeded(path: Path) -> set[str]:
+    """The digests of the images that have a run in a perf.csv of which every row is a success.
+
+    An image carries its model and arguments, so its digest says what ran. A file that isn't there has none.
+    Raises ConfigurationError where it can't be read.
+    """
+    outcomes: dict[tuple[str, str], set[str]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            for row in csv.DictReader(file):
+                key = (row.get("image_digest") or "", row.get("run_id") or "")
+                outcomes.setdefault(key, set()).add(row.get("status") or "")
+    except FileNotFoundError:
+        return set()
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigurationError(f"{path}: can't be read as a perf.csv: {error}") from error
+    return {digest for (digest, _), statuses in outcomes.items() if digest and statuses == {SUCCESS}}
+
+
 def _columns(path: Path, handle: int) -> Sequence[str]:
     """The columns of an open perf.csv, COLUMNS for an empty one. Raises ConfigurationError for an unknown header."""
     if os.fstat(handle).st_size == 0:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import FileIO
 from itertools import pairwise
 from pathlib import Path
-from typing import TextIO
 
 from madengine import programs
 from madengine.errors import CommandError
@@ -19,8 +20,13 @@ from madengine.records import Found, Gpu, GpuCost, GpuSample
 
 # Columns of the series file; an empty cell is unknown.
 SERIES_COLUMNS = ("time", "gpu", "memory_used_mib", "utilization_percent", "power_w", "temperature_c", "throttled")
+# What the end of a run waits for the sampler; and what a tool gets of that between TERM and KILL.
+STOP_SECONDS = 2.0
+KILL_SECONDS = 0.3
 # Starting one of AMD's tools takes a good part of a second of a core: no more often than this.
 TOOL_SECONDS = 10.0
+# A sampler that was silent for so long at the end of a run has seen a part of it only.
+SILENT_SECONDS = 3 * TOOL_SECONDS
 
 
 class Sampler:
@@ -36,32 +42,70 @@ class Sampler:
         self._series = series
         self._seconds = seconds
         self._samples: dict[int, list[GpuSample]] = defaultdict(list)
+        self._latest = 0.0
+        self._file: FileIO | None = None
         self._stopping = threading.Event()
+        self._watching = threading.Event()
+        self._given_up = threading.Event()
         self._thread = threading.Thread(target=self._take, name="gpu-sampler", daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
+        try:
+            # Before a script can put a link to a file of this machine in its place.
+            self._file = self._series.open("xb", buffering=0)
+        except OSError as error:
+            self.problem = str(error)
+        self._write(",".join(SERIES_COLUMNS))
+        with suppress(RuntimeError):  # the machine has no room for another thread
+            self._thread.start()
 
     def stop(self) -> GpuCost:
-        """End the sampling and say what the run cost."""
+        """End the sampling, within STOP_SECONDS, and say what the run cost."""
+        now = time.monotonic()
+        deadline, silent = now + STOP_SECONDS, now - self._latest
         self._stopping.set()
-        self._thread.join(timeout=programs.GRACE_SECONDS * 2)
+        if self._thread.is_alive() and not self._watching.is_set():
+            # A tool that is being asked may still answer.
+            self._thread.join(STOP_SECONDS / 2)
+        self._given_up.set()
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            programs.end_those_of(self._thread.ident, KILL_SECONDS)
+            self._thread.join(0.05)
+        if self._file is not None:
+            self._file.close()
+        if self._samples and silent > max(SILENT_SECONDS, 3 * self._seconds):
+            self._drop(f"no sample in the last {silent:.0f} s of the run")
         return cost(self._gpus, dict(self._samples))
+
+    def _drop(self, problem: str) -> None:
+        """The figures of a part of a run would pass for those of the whole; the series file keeps the samples."""
+        self.problem = problem
+        self._samples.clear()
 
     def _take(self) -> None:
         try:
-            with self._series.open("w", encoding="utf-8", buffering=1) as file:
-                file.write(",".join(SERIES_COLUMNS) + "\n")
-                for sample in self._source():
-                    self._keep(sample, file)
+            for sample in self._source():
+                self._keep(sample)
         except (OSError, CommandError, ValueError) as error:
             self.problem = str(error)
 
-    def _keep(self, sample: GpuSample, file: TextIO) -> None:
+    def _keep(self, sample: GpuSample) -> None:
         for gpu in self._gpus:
             if is_of(sample, gpu):
                 self._samples[gpu.index].append(sample)
-                file.write(series_line(gpu, sample) + "\n")
+                self._latest = time.monotonic()
+                self._write(series_line(gpu, sample))
+
+    def _write(self, line: str) -> None:
+        """Add a line to the series; where it can't be written, the figures are made all the same."""
+        if self._file is None:
+            return
+        try:
+            self._file.write(f"{line}\n".encode())
+        except OSError as error:
+            self.problem = f"{self._series}: {error.strerror}"
+            self._file.close()
+            self._file = None
 
     def _source(self) -> Iterator[GpuSample]:
         """Samples as they come, from the cheapest source that has any."""
@@ -72,7 +116,7 @@ class Sampler:
             yield from self._watched()
             return
         for ask, pause in ((amd_sysfs.samples, 0.0), (amd_smi.samples, TOOL_SECONDS), (rocm_smi.samples, TOOL_SECONDS)):
-            first = ask()
+            first = self._asked(ask)
             if any(is_of(sample, gpu) for sample in first.items for gpu in self._gpus):
                 yield from first.items
                 yield from self._polled(ask, max(pause, self._seconds))
@@ -85,30 +129,35 @@ class Sampler:
         if not known:
             self.problem = "nvidia-smi doesn't say which figures it knows"
             return
+        last = ""
         with programs.background(nvidia_smi.watch(known, round(self._seconds * 1000))) as process:
-            threading.Thread(target=self._end_with_us, args=(process.terminate,), daemon=True).start()
+            self._watching.set()
             assert process.stdout is not None
-            for line in process.stdout:
-                sample = nvidia_smi.sample_of_line(known, line.decode(errors="replace"))
+            for line in () if self._given_up.is_set() else process.stdout:
+                last = line.decode(errors="replace").strip()
+                sample = nvidia_smi.sample_of_line(known, last)
                 if sample is not None:
                     yield sample
-
-    def _end_with_us(self, end: Callable[[], None]) -> None:
-        self._stopping.wait()
-        with suppress(OSError):
-            end()
+        if not self._stopping.is_set():
+            self._drop(f"nvidia-smi ended before the run: {last[:200] or 'it printed nothing'}")
 
     def _polled(self, ask: Callable[[], Found[GpuSample]], seconds: float) -> Iterator[GpuSample]:
         while not self._stopping.wait(seconds):
-            yield from ask().items
-        yield from ask().items
+            yield from self._asked(ask).items
+        yield from self._asked(ask).items
+
+    def _asked(self, ask: Callable[[], Found[GpuSample]]) -> Found[GpuSample]:
+        return Found() if self._given_up.is_set() else ask()
 
 
 @contextmanager
 def sampled(
-    gpus: Sequence[Gpu], machine: Sequence[Gpu], series: Path, seconds: float
+    gpus: Sequence[Gpu], machine: Sequence[Gpu], series: Path, seconds: float, say: Callable[[str], None] = print
 ) -> Iterator[Callable[[], GpuCost | None]]:
-    """Sample the GPUs while the block runs; the value, called after it, is what that cost (None without GPUs)."""
+    """Sample the GPUs while the block runs; the value, called after it, is what that cost (None without GPUs).
+
+    `say` is told why figures are missing.
+    """
     if not gpus:
         yield lambda: None
         return
@@ -119,6 +168,8 @@ def sampled(
         yield lambda: result[0] if result else None
     finally:
         result.append(sampler.stop())
+        if sampler.problem:
+            say(f"figures of the GPUs are missing: {sampler.problem}")
 
 
 def measurable(gpus: Sequence[Gpu], machine: Sequence[Gpu]) -> list[Gpu]:
@@ -156,10 +207,10 @@ def cost(gpus: Sequence[Gpu], samples: dict[int, list[GpuSample]]) -> GpuCost:
     each = [samples.get(gpu.index, []) for gpu in gpus]
     every = [sample for of_one in each for sample in of_one]
     peaks = [_peak(sample.memory_used_mib for sample in of_one) for of_one in each]
-    used = [sample.utilization for sample in every if sample.utilization is not None]
-    throttled = [sample.throttled for sample in every if sample.throttled is not None]
+    used = _all_known(each, lambda sample: sample.utilization)
+    throttled = _all_known(each, lambda sample: sample.throttled)
     seconds = max((of_one[-1].time - of_one[0].time for of_one in each if len(of_one) > 1), default=0.0)
-    energy = _sum(_energy(of_one) for of_one in each)
+    powers = [_energy(of_one) for of_one in each]
     return GpuCost(
         peak_gpu_memory_mib=_peak(_together(each, lambda sample: sample.memory_used_mib)),
         peak_gpu_memory_mib_per_gpu={
@@ -168,10 +219,10 @@ def cost(gpus: Sequence[Gpu], samples: dict[int, list[GpuSample]]) -> GpuCost:
         idle_gpu_memory_mib=_sum(of_one[0].memory_used_mib if of_one else None for of_one in each),
         mean_gpu_utilization=statistics.fmean(used) if used else None,
         p95_gpu_utilization=_percentile(used, 95),
-        energy_j=energy,
-        mean_power_w=energy / seconds if energy is not None and seconds else None,
+        energy_j=_sum(power and power[0] for power in powers),
+        mean_power_w=_sum(power and power[0] / power[1] for power in powers),
         peak_power_w=_peak(_together(each, lambda sample: sample.power_w)),
-        peak_temperature_c=_peak(sample.temperature_c for sample in every),
+        peak_temperature_c=_peak(_all_known(each, lambda sample: sample.temperature_c)),
         throttled_percent=100.0 * sum(throttled) / len(throttled) if throttled else None,
         sample_hz=(max(map(len, each)) - 1) / seconds if seconds else None,
         telemetry_source=every[0].source if every else "",
@@ -182,20 +233,33 @@ def _together(
     each: Sequence[Sequence[GpuSample]], figure: Callable[[GpuSample], float | None]
 ) -> Iterator[float | None]:
     """The sum over the GPUs at every moment that one of them was sampled, each with its latest figure."""
-    moments = sorted(((sample.time, number, figure(sample)) for number, of in enumerate(each) for sample in of))
+    moments = sorted(
+        ((number, sample) for number, of_one in enumerate(each) for sample in of_one), key=lambda moment: moment[1].time
+    )
     latest: dict[int, float | None] = {}
-    for _, number, value in moments:
-        latest[number] = value
+    for number, sample in moments:
+        latest[number] = figure(sample)
         if len(latest) == len(each):
             yield _sum(latest.values())
 
 
-def _energy(samples: Sequence[GpuSample]) -> float | None:
-    """Joule: the area under the power's curve, by trapezoids; None for less than two figures."""
+def _all_known(each: Sequence[Sequence[GpuSample]], figure: Callable[[GpuSample], float | None]) -> list[float]:
+    """The known figures of all GPUs; nothing where a GPU has none: those of the others would pass for all."""
+    known = [[value for sample in of_one if (value := figure(sample)) is not None] for of_one in each]
+    return [value for of_one in known for value in of_one] if all(known) else []
+
+
+def _energy(samples: Sequence[GpuSample]) -> tuple[float, float] | None:
+    """Joule (the area under the power's curve, by trapezoids), and the seconds that they are of.
+
+    None for less than two figures.
+    """
     known = [(sample.time, sample.power_w) for sample in samples if sample.power_w is not None]
-    if len(known) < 2:
+    seconds = known[-1][0] - known[0][0] if known else 0.0
+    if seconds <= 0:
         return None
-    return sum((later - earlier) * (first + second) / 2 for (earlier, first), (later, second) in pairwise(known))
+    joule = sum((later - earlier) * (first + second) / 2 for (earlier, first), (later, second) in pairwise(known))
+    return joule, seconds
 
 
 def _sum(values: Iterable[float | None]) -> float | None:

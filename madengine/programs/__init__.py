@@ -40,7 +40,8 @@ class Answer:
         return (self.err.strip() or self.out.strip()).rsplit("\n", 1)[-1].strip()
 
 
-_live: set[subprocess.Popen[bytes]] = set()
+# Each with the thread that started it.
+_live: dict[subprocess.Popen[bytes], int] = {}
 _lock = threading.Lock()
 _halted = False
 _secrets: set[str] = set()
@@ -157,6 +158,13 @@ def halt() -> None:
     _end(*processes)
 
 
+def end_those_of(thread: int | None, grace: float) -> None:
+    """End the programs that a thread has started, however they hang, so that it goes on; `grace` is in seconds."""
+    with _lock:
+        processes = [process for process, starter in _live.items() if starter == thread]
+    _end(*processes, grace=grace)
+
+
 def resume() -> None:
     """Let programs start again: those that tidy up after a `halt`."""
     global _halted
@@ -174,7 +182,7 @@ def _running(command: BaseCommand, **streams: Any) -> Iterator[subprocess.Popen[
             if pipe is not None:
                 pipe.close()
         with _lock:
-            _live.discard(process)
+            _live.pop(process, None)
 
 
 def _start(command: BaseCommand, **streams: Any) -> subprocess.Popen[bytes]:
@@ -191,23 +199,24 @@ def _start(command: BaseCommand, **streams: Any) -> subprocess.Popen[bytes]:
             # No right to start it, no program, more or other words than the system takes.
             raise CommandError(f"{name}: can't be started: {getattr(error, 'strerror', None) or error}") from error
         process: subprocess.Popen[bytes] = started
-        _live.add(process)
+        _live[process] = threading.get_ident()
     return process
 
 
-def _end(*processes: subprocess.Popen[bytes]) -> None:
+def _end(*processes: subprocess.Popen[bytes], grace: float | None = None) -> None:
     """TERM, a grace, KILL, for the programs and what they started; nothing for one that has ended by itself."""
+    grace = GRACE_SECONDS if grace is None else grace
     running = [process for process in processes if process.poll() is None]
     for process in running:
         _signal(process, signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_SECONDS
+    deadline = time.monotonic() + grace
     while any(_signal(process, 0) for process in running) and time.monotonic() < deadline:
         time.sleep(0.02)
     for process in running:
         _signal(process, signal.SIGKILL)
         # One that hangs in the kernel (a driver's fault) doesn't end even so.
         with suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_SECONDS)
+            process.wait(grace)
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> bool:

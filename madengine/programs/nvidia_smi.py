@@ -345,8 +345,12 @@ def _text(element: Element | None, tag: str) -> str:
 
 
 def _moment(said: str, pattern: str) -> float:
-    """The tool's local time as seconds since the epoch; now, where it says none."""
+    """The tool's local time as seconds since the epoch; now, where it says none.
+
+    The hour that comes twice when summer time ends is the one nearer to now.
+    """
     try:
-        return datetime.strptime(said.strip(), pattern).timestamp()
+        told = datetime.strptime(said.strip(), pattern)
+        return min((told.replace(fold=fold).timestamp() for fold in (0, 1)), key=lambda one: abs(one - time.time()))
     except (ValueError, OverflowError, OSError):
         return time.time()

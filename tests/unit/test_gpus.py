@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from madengine import gpus as gpus_module
 from madengine.errors import ConfigurationError, RunError
-from madengine.gpus import eligible, found, vendor, wanted
+from madengine.gpus import eligible, foreign_processes, found, skipped_architecture, vendor, wanted
+from madengine.programs import amd_smi, amd_sysfs, rocm_smi
 from madengine.records import Gpu
 from tests.conftest import StandIns
+from tests.unit.test_amd_sysfs import CPU, KFD, device, gpu_node, topology, write
 
 DATA = Path(__file__).parents[1] / "data" / "smi"
 EIGHT = tuple(Gpu("AMD", index) for index in range(8))
@@ -84,3 +88,119 @@ def test_more_gpus_than_there_are_is_an_error_with_the_numbers(
     with pytest.raises(RunError) as caught:
         wanted(n_gpus, candidates, machine)
     assert str(caught.value) == f"too many GPUs requested: {said}"
+
+
+# --- unset n_gpus ---
+
+
+@pytest.mark.parametrize(("candidates", "count"), [(EIGHT, 1), (EIGHT[:1], 1), ((), 0)])
+def test_a_card_that_does_not_say_gets_one_gpu_where_there_is_one(candidates: tuple[Gpu, ...], count: int) -> None:
+    assert wanted("", candidates, EIGHT) == count
+
+
+# --- skip_gpu_arch ---
+
+MI300X = Gpu("AMD", 0, name="AMD Instinct MI300X OAM", architecture="gfx942")
+A100 = Gpu("NVIDIA", 0, name="NVIDIA A100-SXM4-40GB", architecture="A100")
+H100 = Gpu("NVIDIA", 0, name="NVIDIA H100 80GB HBM3", architecture="H100")
+
+
+@pytest.mark.parametrize(
+    ("listed", "gpu", "entry"),
+    [
+        ("", MI300X, ""),
+        ("gfx942", MI300X, "gfx942"),
+        ("gfx908, GFX942 ,gfx90a", MI300X, "GFX942"),
+        ("gfx94", MI300X, ""),
+        ("gfx908,gfx90a", MI300X, ""),
+        ("A100", A100, "A100"),
+        ("a100-sxm4-40gb", A100, "a100-sxm4-40gb"),
+        ("A10", A100, ""),
+        ("V100,H100", H100, "H100"),
+        (",,", H100, ""),
+        ("NVIDIA", H100, ""),
+        ("H100", Gpu("NVIDIA", 0), ""),
+        ("", Gpu("NVIDIA", 0), ""),
+    ],
+)
+def test_a_card_names_the_architectures_that_it_is_not_for(listed: str, gpu: Gpu, entry: str) -> None:
+    assert skipped_architecture(listed, [gpu]) == entry
+    assert skipped_architecture(listed, ()) == ""
+
+
+# --- processes of others ---
+
+MIG = Gpu("NVIDIA", 0, uuid="MIG-0", parent="GPU-a", pci_bus_id="0000:05:00.0")
+CPX = [Gpu("AMD", i, uuid="GPU-a", pci_bus_id="0000:05:00.0", partition="CPX/NPS4") for i in range(8)]
+
+
+def nvidia_smi(stand_ins: StandIns, *lines: str) -> None:
+    stand_ins.add("nvidia-smi", "\n".join(f"echo '{line}'" for line in lines))
+
+
+def test_processes_on_the_gpus_of_a_run_are_counted_once(stand_ins: StandIns) -> None:
+    gpus = [Gpu("NVIDIA", 0, uuid="GPU-a"), Gpu("NVIDIA", 1, uuid="GPU-b"), Gpu("NVIDIA", 2, uuid="GPU-c")]
+    nvidia_smi(
+        stand_ins,
+        "100, GPU-a, 500, python",
+        "100, GPU-b, 500, python",
+        "101, GPU-b, [N/A], a, b",
+        "102, GPU-c, 1, other",
+    )
+    assert foreign_processes(gpus[:1]) == 1
+    assert foreign_processes(gpus[:2]) == 2
+    assert foreign_processes(gpus) == 3
+
+
+def test_the_processes_on_a_gpu_are_those_on_its_instances(stand_ins: StandIns) -> None:
+    nvidia_smi(stand_ins, "100, GPU-a, 500, python", "101, GPU-b, 500, python")
+    assert foreign_processes([MIG]) == 1
+
+
+@pytest.mark.parametrize("said", [(), ("No running processes found",)])
+def test_gpus_that_nobody_uses_have_no_processes(stand_ins: StandIns, said: tuple[str, ...]) -> None:
+    nvidia_smi(stand_ins, *said)
+    assert foreign_processes([Gpu("NVIDIA", 0, uuid="GPU-a")]) == 0
+
+
+@pytest.mark.parametrize("script", ["exit 9", "echo garbage"])
+def test_a_count_that_nobody_knows_is_not_zero(stand_ins: StandIns, script: str) -> None:
+    stand_ins.add("nvidia-smi", script)
+    assert foreign_processes([Gpu("NVIDIA", 0, uuid="GPU-a")]) is None
+
+
+def test_a_run_without_gpus_has_none_on_them(stand_ins: StandIns) -> None:
+    nvidia_smi(stand_ins, "100, GPU-a, 500, python")
+    assert foreign_processes([]) == 0
+    assert stand_ins.calls() == []
+
+
+def kfd(root: Path, parts: int) -> None:
+    """A GPU in parts; process 100 has memory on the part 1, process 101 on none."""
+    nodes = [gpu_node(0x05, 128 + part) | {"location_id": part << 28 | 0x0500} for part in range(parts)]
+    topology(root, CPU, *nodes)
+    device(root, "0000:05:00.0", mem_info_vram_total=2**30)
+    for process, sizes in ((100, {1002: 4096}), (101, {1001: 0})):
+        for node in range(parts):
+            write(root / KFD / "proc" / str(process) / f"vram_{1001 + node}", str(sizes.get(1001 + node, 0)))
+
+
+def test_the_neighbours_on_other_parts_of_a_gpu_are_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kfd(tmp_path, 4)
+    ask = partial(amd_sysfs.processes, tmp_path)
+    monkeypatch.setattr(gpus_module, "_PROCESSES", {"AMD": (ask,)})
+    assert [foreign_processes([part]) for part in CPX[:4]] == [0, 1, 0, 0]
+    assert foreign_processes(CPX[:4]) == 1
+
+
+def test_a_tool_that_does_not_say_which_gpu_a_process_uses_is_no_answer(
+    stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stand_ins.add("amd-smi", "exit 1")
+    stand_ins.add("rocm-smi", f"cat {DATA}/rocm-smi_pids.json")
+    asks = (partial(amd_sysfs.processes, tmp_path), amd_smi.processes, rocm_smi.processes)
+    monkeypatch.setattr(gpus_module, "_PROCESSES", {"AMD": asks})
+    assert rocm_smi.processes().items
+    assert foreign_processes(EIGHT[:1]) is None

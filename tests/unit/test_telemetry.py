@@ -1,0 +1,546 @@
+"""What a run cost: figures that were computed by hand, and sources that fail in every way."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from madengine import telemetry
+from madengine.programs import amd_sysfs
+from madengine.records import Found, Gpu, GpuCost, GpuSample
+from madengine.telemetry import SERIES_COLUMNS, Sampler, cost, is_of, measurable, sampled
+from tests.conftest import StandIns
+from tests.unit.test_amd_sysfs import CPU, device, gpu_node, topology
+
+DATA = Path(__file__).parents[1] / "data" / "smi"
+A, B = Gpu("NVIDIA", 0, uuid="GPU-a"), Gpu("NVIDIA", 1, uuid="GPU-b")
+
+
+def sample(moment: float, memory: float | None = None, **more: float | bool | None) -> GpuSample:
+    figures = {"utilization": None, "power_w": None, "temperature_c": None, "throttled": None, **more}
+    return GpuSample("test", moment, memory_used_mib=memory, **figures)  # type: ignore[arg-type]
+
+
+# --- the figures ---
+
+
+def test_the_peak_is_that_of_the_sum_not_the_sum_of_the_peaks() -> None:
+    """One GPU is at its peak while the other has already given its memory back."""
+    told = cost([A, B], {0: [sample(0, 100), sample(2, 900), sample(4, 100)], 1: [sample(1, 50), sample(5, 800)]})
+    assert told.peak_gpu_memory_mib == 950
+    assert told.peak_gpu_memory_mib_per_gpu == {0: 900, 1: 800}
+    assert told.idle_gpu_memory_mib == 150
+
+
+def test_energy_is_the_area_under_the_power() -> None:
+    a = [sample(0, power_w=100), sample(2, power_w=300), sample(6, power_w=200)]
+    b = [sample(1, power_w=50), sample(4, power_w=50)]
+    told = cost([A, B], {0: a, 1: b})
+    # 2 × 200 + 4 × 250, and 3 × 50
+    assert told.energy_j == 1400 + 150
+    assert told.mean_power_w == pytest.approx(1400 / 6 + 50)
+    assert told.peak_power_w == 350
+
+
+def test_the_mean_power_is_over_the_time_that_it_is_known_for() -> None:
+    told = cost([A], {0: [sample(0), sample(10, power_w=400), sample(20, power_w=400)]})
+    assert (told.energy_j, told.mean_power_w) == (4000, 400)
+
+
+def test_a_power_that_is_missing_now_and_then_is_bridged() -> None:
+    told = cost([A], {0: [sample(0, power_w=100), sample(1), sample(2, power_w=100)]})
+    assert (told.energy_j, told.peak_power_w) == (200, 100)
+
+
+@pytest.mark.parametrize(("count", "p95"), [(1, 1), (2, 2), (19, 19), (20, 19), (21, 20), (100, 95), (101, 96)])
+def test_p95_is_the_nearest_rank(count: int, p95: float) -> None:
+    used = [sample(moment, utilization=moment + 1) for moment in range(count)]
+    told = cost([A], {0: used[::-1]})
+    assert told.p95_gpu_utilization == p95
+    assert told.mean_gpu_utilization == pytest.approx((count + 1) / 2)
+
+
+def test_utilisation_temperature_and_throttling_are_over_all_samples_of_all_gpus() -> None:
+    a = [sample(0, utilization=100, temperature_c=40, throttled=True), sample(1, utilization=80, temperature_c=71)]
+    b = [sample(0, utilization=0, temperature_c=35, throttled=False), sample(1, utilization=20, throttled=False)]
+    told = cost([A, B], {0: a, 1: b})
+    assert told.mean_gpu_utilization == 50
+    assert told.p95_gpu_utilization == 100
+    assert told.peak_temperature_c == 71
+    assert told.throttled_percent == pytest.approx(100 / 3)
+
+
+def test_the_rate_is_that_of_one_gpu() -> None:
+    told = cost([A, B], {index: [sample(moment / 4) for moment in range(9)] for index in (0, 1)})
+    assert told.sample_hz == 4
+    assert told.telemetry_source == "test"
+
+
+def test_what_is_never_busy_is_zero_and_not_unknown() -> None:
+    idle = [sample(moment, 0, utilization=0, power_w=0, temperature_c=0, throttled=False) for moment in (0, 1)]
+    assert cost([A], {0: idle}) == GpuCost(
+        peak_gpu_memory_mib=0,
+        peak_gpu_memory_mib_per_gpu={0: 0},
+        idle_gpu_memory_mib=0,
+        mean_gpu_utilization=0,
+        p95_gpu_utilization=0,
+        energy_j=0,
+        mean_power_w=0,
+        peak_power_w=0,
+        peak_temperature_c=0,
+        throttled_percent=0,
+        sample_hz=1,
+        telemetry_source="test",
+    )
+
+
+@pytest.mark.parametrize("gpus", [[], [A], [A, B]])
+def test_without_samples_everything_is_unknown(gpus: list[Gpu]) -> None:
+    assert cost(gpus, {}) == GpuCost()
+
+
+@pytest.mark.parametrize("of_second", [[], [sample(0), sample(1)]], ids=["no samples", "samples without figures"])
+def test_a_gpu_without_figures_leaves_those_of_all_unknown(of_second: list[GpuSample]) -> None:
+    first = [sample(t, 10, utilization=9, power_w=8, temperature_c=7, throttled=True) for t in (0, 1)]
+    told = cost([A, B], {0: first, 1: of_second})
+    assert told == GpuCost(peak_gpu_memory_mib_per_gpu={0: 10}, sample_hz=1, telemetry_source="test")
+
+
+def test_one_sample_has_no_energy_and_no_rate() -> None:
+    told = cost([A], {0: [sample(5, 10, power_w=100)]})
+    assert (told.energy_j, told.mean_power_w, told.sample_hz) == (None, None, None)
+    assert (told.peak_power_w, told.peak_gpu_memory_mib) == (100, 10)
+
+
+def test_two_samples_of_one_moment_are_no_error() -> None:
+    told = cost([A], {0: [sample(5, 10, power_w=100), sample(5, power_w=None), sample(5, 20, power_w=90)]})
+    assert (told.peak_gpu_memory_mib, told.peak_power_w, told.energy_j, told.sample_hz) == (20, 100, None, None)
+
+
+# --- whose counters tell about a run ---
+
+MIG = [Gpu("NVIDIA", i, uuid=f"MIG-{i}", parent="GPU-a", pci_bus_id="0000:05:00.0") for i in range(3)]
+WHOLE = Gpu("NVIDIA", 3, uuid="GPU-b", pci_bus_id="0000:15:00.0")
+CPX = [Gpu("AMD", i, uuid="GPU-a", pci_bus_id="0000:05:00.0", partition="CPX/NPS4") for i in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("mine", "machine", "told"),
+    [
+        ([WHOLE], [*MIG, WHOLE], [WHOLE]),
+        (MIG[:2], [*MIG, WHOLE], []),
+        (MIG, [*MIG, WHOLE], MIG[:1]),
+        ([MIG[0], WHOLE], [*MIG, WHOLE], [WHOLE]),
+        ([*MIG, WHOLE], [*MIG, WHOLE], [MIG[0], WHOLE]),
+        (CPX[:7], CPX, []),
+        (CPX, CPX, CPX[:1]),
+        ([A, B], [A, B], [A, B]),
+        ([Gpu("AMD", 1)], [Gpu("AMD", 0), Gpu("AMD", 1)], [Gpu("AMD", 1)]),
+        ([], [A], []),
+    ],
+)
+def test_a_part_of_a_gpu_has_no_counters_of_its_own(mine: list[Gpu], machine: list[Gpu], told: list[Gpu]) -> None:
+    assert measurable(mine, machine) == told
+
+
+@pytest.mark.parametrize(
+    ("gpu", "of", "belongs"),
+    [
+        (A, GpuSample("s", 0, 7, uuid="GPU-a"), True),
+        (A, GpuSample("s", 0, 0, uuid="GPU-b"), False),
+        (MIG[1], GpuSample("s", 0, 0, uuid="GPU-a"), True),
+        (CPX[3], GpuSample("s", 0, 9, pci_bus_id="0000:05:00.0"), True),
+        (CPX[3], GpuSample("s", 0, 3, pci_bus_id="0000:15:00.0"), False),
+        (Gpu("AMD", 3), GpuSample("s", 0, 3, pci_bus_id="0000:15:00.0"), True),
+        (Gpu("AMD", 3), GpuSample("s", 0, 2), False),
+        (Gpu("AMD", 3), GpuSample("s", 0), False),
+    ],
+)
+def test_a_sample_is_of_the_gpu_that_it_names_best(gpu: Gpu, of: GpuSample, belongs: bool) -> None:
+    assert is_of(of, gpu) is belongs
+
+
+# --- NVIDIA ---
+
+FIELDS = f"""case "$1" in --help-query-gpu) cat {DATA}/nvidia-smi_help_query_gpu.txt; exit;; esac"""
+H100 = [
+    Gpu("NVIDIA", index, uuid=f"GPU-aaaaaaaa-0000-4000-8000-00000000000{index}", pci_bus_id=f"0000:{bus}:00.0")
+    for index, bus in enumerate(("1b", "43"))
+]
+
+
+def watched(*lines: str) -> str:
+    return FIELDS + "\n" + "\n".join(f"echo '{line}'" for line in lines) + "\nexec sleep 60"
+
+
+def line(second: int, index: int, memory: str, use: str, power: str, heat: str, reasons: str) -> str:
+    bus = ("1B", "43")[index]
+    return (
+        f"2026/01/05 10:20:{second:02d}.000, {index}, {H100[index].uuid}, 00000000:{bus}:00.0,"
+        f" {memory}, {use}, {power}, {power}, {heat}, {reasons}"
+    )
+
+
+def known_line(stand_ins: StandIns) -> str:
+    """The order of the columns that is asked for, so that the stand-in's lines are in it."""
+    return next(call for call in stand_ins.calls() if "-lms" in call)
+
+
+def until(met: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.01)
+
+
+def rows(series: Path) -> list[dict[str, str]]:
+    with series.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def children() -> set[str]:
+    """The processes that were started with this test's stand-ins, by their command lines."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == os.getpid():
+                found.add(entry.name)
+        except (OSError, IndexError):
+            continue
+    return found
+
+
+@contextmanager
+def nothing_left_behind() -> Iterator[None]:
+    before = children()
+    yield
+    until(lambda: children() <= before, 2)
+
+
+def test_one_nvidia_smi_watches_for_the_whole_run(stand_ins: StandIns, tmp_path: Path) -> None:
+    series = tmp_path / "series.csv"
+    stand_ins.add(
+        "nvidia-smi",
+        watched(
+            line(0, 0, "1000", "50", "100.00", "40", "0x0000000000000001"),
+            line(0, 1, "500", "0", "60.00", "30", "0x0000000000000000"),
+            "a warning",
+            line(2, 0, "3000", "100", "300.00", "60", "0x0000000000000004"),
+            line(2, 1, "500", "10", "60.00", "31", "0x0000000000000000"),
+        ),
+    )
+    with nothing_left_behind():
+        sampler = Sampler(H100, H100, series, 0.5)
+        sampler.start()
+        until(lambda: len(series.read_text().splitlines()) == 5)
+        told = sampler.stop()
+    assert told == GpuCost(
+        peak_gpu_memory_mib=3500,
+        peak_gpu_memory_mib_per_gpu={0: 3000, 1: 500},
+        idle_gpu_memory_mib=1500,
+        mean_gpu_utilization=40,
+        p95_gpu_utilization=100,
+        energy_j=400 + 120,
+        mean_power_w=260,
+        peak_power_w=360,
+        peak_temperature_c=60,
+        throttled_percent=25,
+        sample_hz=0.5,
+        telemetry_source="nvidia-smi",
+    )
+    assert sampler.problem == ""
+    assert known_line(stand_ins).endswith("-lms 500")
+    moment = f"{time.mktime((2026, 1, 5, 10, 20, 2, 0, 5, -1)):.3f}"
+    assert rows(series)[2] == dict(
+        zip(SERIES_COLUMNS, (moment, "0", "3000.0", "100.0", "300.0", "60.0", "1"), strict=True)
+    )
+
+
+def test_only_the_runs_own_gpus_count(stand_ins: StandIns, tmp_path: Path) -> None:
+    lines = [line(second, index, "7", "1", "1", "1", "[N/A]") for second in (0, 1) for index in (0, 1)]
+    stand_ins.add("nvidia-smi", watched(*lines))
+    with sampled(H100[1:], H100, tmp_path / "s.csv", 1.0) as told:
+        until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) == 3)
+    assert [row["gpu"] for row in rows(tmp_path / "s.csv")] == ["1", "1"]
+    found = told()
+    assert found is not None
+    assert found.peak_gpu_memory_mib_per_gpu == {1: 7}
+    assert found.throttled_percent is None
+
+
+def test_what_the_tool_does_not_tell_is_empty_in_the_series(stand_ins: StandIns, tmp_path: Path) -> None:
+    stand_ins.add("nvidia-smi", watched(line(0, 0, "[N/A]", "[Not Supported]", "[N/A]", "N/A", "[N/A]")))
+    with sampled(H100[:1], H100, tmp_path / "s.csv", 1.0) as told:
+        until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) == 2)
+    assert list(rows(tmp_path / "s.csv")[0].values())[1:] == ["0", "", "", "", "", ""]
+    assert told() == GpuCost(telemetry_source="nvidia-smi")
+
+
+FAULTS = {
+    "it is silent": f"{FIELDS}\nexec sleep 60",
+    "it hangs before it says what it knows": "exec sleep 60",
+    "it hangs and does not heed TERM": f"trap '' TERM\n{FIELDS}\nwhile :; do sleep 0.05; done",
+    "it hangs in a process of its own": f"{FIELDS}\nsleep 60",
+    "it ends at once": f"{FIELDS}\nexit 9",
+    "it knows nothing": "exit 9",
+    "it prints garbage": f"{FIELDS}\nwhile echo '2026, x, y'; do sleep 0.05; done",
+    "it prints bytes": f"{FIELDS}\nhead -c 100000 /dev/urandom; exec sleep 60",
+    "it speaks of a lost GPU": f"{FIELDS}\necho 'Unable to determine the handle of GPU 0: GPU is lost.'; exit 15",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_tool_with_a_fault_costs_figures_but_never_the_run(stand_ins: StandIns, tmp_path: Path, fault: str) -> None:
+    stand_ins.add("nvidia-smi", FAULTS[fault])
+    with nothing_left_behind():
+        sampler = Sampler(H100, H100, tmp_path / "s.csv", 0.1)
+        sampler.start()
+        time.sleep(0.4)
+        began = time.monotonic()
+        assert sampler.stop() == GpuCost()
+        assert time.monotonic() - began < 2.5
+    assert (tmp_path / "s.csv").read_text() == ",".join(SERIES_COLUMNS) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "problem"),
+    [
+        ("exit 9", "nvidia-smi doesn't say which figures it knows"),
+        (FAULTS["it ends at once"], "nvidia-smi ended before the run: it printed nothing"),
+        (
+            FAULTS["it speaks of a lost GPU"],
+            "nvidia-smi ended before the run: Unable to determine the handle of GPU 0: GPU is lost.",
+        ),
+    ],
+)
+def test_why_there_are_no_figures_is_told(stand_ins: StandIns, tmp_path: Path, script: str, problem: str) -> None:
+    stand_ins.add("nvidia-smi", script)
+    sampler = Sampler(H100, H100, tmp_path / "s.csv", 0.1)
+    sampler.start()
+    until(lambda: sampler.problem != "")
+    sampler.stop()
+    assert sampler.problem == problem
+
+
+def test_a_tool_that_is_not_there_costs_the_figures(stand_ins: StandIns, tmp_path: Path) -> None:
+    with sampled(H100, H100, tmp_path / "s.csv", 0.1) as told:
+        time.sleep(0.1)
+    assert told() == GpuCost()
+
+
+def test_a_run_that_ends_as_it_begins_is_no_error(stand_ins: StandIns, tmp_path: Path) -> None:
+    stand_ins.add("nvidia-smi", watched(line(0, 0, "1", "1", "1", "1", "0x0")))
+    with nothing_left_behind():
+        began = time.monotonic()
+        with sampled(H100, H100, tmp_path / "s.csv", 0.1) as told:
+            pass
+        assert time.monotonic() - began < 2.5
+    assert told() is not None
+
+
+def test_a_run_without_gpus_is_not_sampled(stand_ins: StandIns, tmp_path: Path) -> None:
+    stand_ins.add("nvidia-smi", FAULTS["it is silent"])
+    with sampled([], H100, tmp_path / "s.csv", 0.1) as told:
+        pass
+    assert told() is None
+    assert stand_ins.calls() == []
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_parts_of_a_gpu_are_not_sampled(stand_ins: StandIns, tmp_path: Path) -> None:
+    stand_ins.add("nvidia-smi", FAULTS["it is silent"])
+    sampler = Sampler(MIG[:1], MIG, tmp_path / "s.csv", 0.1)
+    sampler.start()
+    assert sampler.stop() == GpuCost()
+    assert sampler.problem == "a part of a GPU has no counters of its own"
+    assert stand_ins.calls() == []
+
+
+def test_an_error_in_the_run_ends_the_sampling_too(stand_ins: StandIns, tmp_path: Path) -> None:
+    stand_ins.add("nvidia-smi", FAULTS["it is silent"])
+    with nothing_left_behind(), pytest.raises(ZeroDivisionError), sampled(H100, H100, tmp_path / "s.csv", 0.1):
+        raise ZeroDivisionError
+
+
+# --- the series file ---
+
+
+def test_a_series_that_can_not_be_written_costs_the_series_alone(stand_ins: StandIns, tmp_path: Path) -> None:
+    stand_ins.add("nvidia-smi", watched(line(0, 0, "10", "1", "1", "1", "0x0")))
+    sampler = Sampler(H100[:1], H100, tmp_path / "none" / "s.csv", 0.1)
+    sampler.start()
+    until(lambda: sampler.problem != "" and any("-lms" in call for call in stand_ins.calls()))
+    time.sleep(0.3)
+    assert sampler.stop().peak_gpu_memory_mib == 10
+    assert "No such file or directory" in sampler.problem
+
+
+def test_a_full_disk_costs_the_series_alone(stand_ins: StandIns, tmp_path: Path) -> None:
+    lines = [line(second, 0, "10", "1", "1", "1", "0x0") for second in range(5)]
+    stand_ins.add("nvidia-smi", watched(*lines))
+    sampler = Sampler(H100[:1], H100, tmp_path / "s.csv", 0.1)
+    sampler.start()
+    assert sampler._file is not None
+    os.dup2(os.open("/dev/full", os.O_WRONLY), sampler._file.fileno())
+    until(lambda: sampler.problem != "")
+    time.sleep(0.3)
+    told = sampler.stop()
+    assert sampler.problem == f"{tmp_path / 's.csv'}: No space left on device"
+    assert (told.peak_gpu_memory_mib, told.sample_hz) == (10, 1)
+
+
+def test_the_series_never_goes_through_a_link(stand_ins: StandIns, tmp_path: Path) -> None:
+    stand_ins.add("nvidia-smi", FAULTS["it ends at once"])
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (tmp_path / "s.csv").symlink_to(precious)
+    with sampled(H100, H100, tmp_path / "s.csv", 0.1) as told:
+        time.sleep(0.2)
+    assert told() == GpuCost()
+    assert precious.read_text() == "mine"
+
+
+# --- AMD ---
+
+BUSES = (0x05, 0x15, 0x65, 0x75, 0x85, 0x95, 0xE5, 0xF5)
+
+
+@pytest.fixture
+def eight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Gpu]:
+    """A machine with eight MI300X, whose kernel says what they do."""
+    root = topology(tmp_path / "root", CPU, *(gpu_node(bus, 128 + place) for place, bus in enumerate(BUSES)))
+    for place, bus in enumerate(BUSES):
+        device(
+            root,
+            f"0000:{bus:02x}:00.0",
+            mem_info_vram_total=192 * 2**30,
+            mem_info_vram_used=(place + 1) * 2**30,
+            gpu_busy_percent=10 * place,
+            hwmon_power1_input=100_000_000,
+            hwmon_temp2_input=40_000 + 1000 * place,
+            hwmon_temp2_label="junction",
+        )
+    monkeypatch.setattr(amd_sysfs, "samples", partial(amd_sysfs.samples, root))
+    return list(amd_sysfs.gpus(root).items)
+
+
+def test_the_kernel_is_amds_first_source(eight: list[Gpu], stand_ins: StandIns, tmp_path: Path) -> None:
+    for tool in ("amd-smi", "rocm-smi"):
+        stand_ins.add(tool, "exit 1")
+    with sampled(eight[:2], eight, tmp_path / "s.csv", 0.1) as told:
+        until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) >= 7)
+    found = told()
+    assert found is not None
+    assert found.telemetry_source == "sysfs"
+    assert found.peak_gpu_memory_mib == 1024 + 2048
+    assert found.idle_gpu_memory_mib == 1024 + 2048
+    assert found.mean_gpu_utilization == 5
+    assert found.mean_power_w == pytest.approx(200)
+    assert found.energy_j is not None
+    assert found.peak_power_w == 200
+    assert found.peak_temperature_c == 41
+    assert found.throttled_percent is None
+    # The last sample comes when the run ends, without waiting for its turn.
+    assert found.sample_hz is not None
+    assert 5 < found.sample_hz < 20
+    assert stand_ins.calls() == []
+
+
+def test_the_last_sample_is_of_the_runs_end(eight: list[Gpu], tmp_path: Path) -> None:
+    """A run that is shorter than the interval has two samples, so it has an energy."""
+    with sampled(eight[:1], eight, tmp_path / "s.csv", 60.0) as told:
+        until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) == 2)
+        time.sleep(0.2)
+    found = told()
+    assert found is not None
+    assert found.energy_j == pytest.approx(20, rel=0.5)
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Gpu]:
+    """A machine whose kernel tells nothing, with an interval between the tools' answers that a test can wait for."""
+    monkeypatch.setattr(amd_sysfs, "samples", partial(amd_sysfs.samples, tmp_path))
+    monkeypatch.setattr(telemetry, "TOOL_SECONDS", 0.1)
+    return [Gpu("AMD", 0, pci_bus_id="0000:05:00.0"), Gpu("AMD", 1, pci_bus_id="0000:15:00.0")]
+
+
+def test_amd_smi_is_asked_where_the_kernel_is_silent(two: list[Gpu], stand_ins: StandIns, tmp_path: Path) -> None:
+    stand_ins.add("amd-smi", f"cat {DATA}/amd-smi_metric.json")
+    with sampled(two[:1], two, tmp_path / "s.csv", 0.1) as told:
+        until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) >= 4)
+    found = told()
+    assert found is not None
+    assert found.telemetry_source == "amd-smi"
+    assert found.peak_gpu_memory_mib is not None
+    assert {call.split()[0] for call in stand_ins.calls()} == {"amd-smi"}
+
+
+@pytest.mark.parametrize("amd_smi", ["exit 1", "echo garbage", "echo '[]'", "echo '{\"gpu_data\": 7}'"])
+def test_rocm_smi_is_the_last_resort(two: list[Gpu], stand_ins: StandIns, tmp_path: Path, amd_smi: str) -> None:
+    stand_ins.add("amd-smi", amd_smi)
+    stand_ins.add("rocm-smi", f"cat {DATA}/rocm-smi_sample.json")
+    gpus = [replace(gpu, pci_bus_id="") for gpu in two]
+    with sampled(gpus[:1], gpus, tmp_path / "s.csv", 0.1) as told:
+        until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) >= 3)
+    found = told()
+    assert found is not None
+    assert found.telemetry_source == "rocm-smi"
+
+
+def test_a_machine_where_nobody_tells_says_so(two: list[Gpu], stand_ins: StandIns, tmp_path: Path) -> None:
+    stand_ins.add("amd-smi", "exit 1")
+    stand_ins.add("rocm-smi", "echo 'ERROR: no permission' >&2; exit 2")
+    sampler = Sampler(two, two, tmp_path / "s.csv", 0.1)
+    sampler.start()
+    until(lambda: not sampler._thread.is_alive())
+    assert sampler.stop() == GpuCost()
+    assert sampler.problem.endswith("exit code 2: ERROR: no permission")
+
+
+@pytest.mark.parametrize("after", [0, 2], ids=["from the start", "later"])
+def test_a_tool_that_hangs_does_not_hold_up_the_end(
+    two: list[Gpu], stand_ins: StandIns, tmp_path: Path, after: int
+) -> None:
+    count = tmp_path / "count"
+    stand_ins.add(
+        "amd-smi",
+        f"echo >> {count}\n[ $(wc -l < {count}) -le {after} ] || {{ trap '' TERM; while :; do sleep 0.05; done; }}\n"
+        f"cat {DATA}/amd-smi_metric.json",
+    )
+    stand_ins.add("rocm-smi", "exec sleep 60")
+    with nothing_left_behind():
+        sampler = Sampler(two[:1], two, tmp_path / "s.csv", 0.1)
+        sampler.start()
+        until(lambda: len(stand_ins.calls()) == after + 1)
+        began = time.monotonic()
+        told = sampler.stop()
+        assert time.monotonic() - began < 2.5
+    assert told.telemetry_source == ("amd-smi" if after else "")
+
+
+def test_sampling_eight_gpus_costs_a_hundredth_of_a_core_a_second(
+    eight: list[Gpu], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten times a second may cost ten times as much; what it costs is the CPU time of its thread alone."""
+    spent: list[float] = []
+    real = amd_sysfs.samples
+
+    def timed() -> Found[GpuSample]:
+        spent.append(time.thread_time())
+        return real()
+
+    monkeypatch.setattr(amd_sysfs, "samples", timed)
+    with sampled(eight, eight, tmp_path / "s.csv", 0.1):
+        time.sleep(2.0)
+    assert len(spent) > 10
+    assert (spent[-1] - spent[0]) / ((len(spent) - 1) * 0.1) < 0.1
+    assert math.isclose(len(rows(tmp_path / "s.csv")), 8 * len(spent), abs_tol=8)
