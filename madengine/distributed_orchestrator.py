@@ -226,9 +226,14 @@ class DistributedOrchestrator:
         gpus = gpu_finder.found() if gpus is None else gpus
         detected = {**contexts.host_facts(self.place.environ), "gpu_vendor": gpu_finder.vendor(gpus)}
         context = self._context(detected, kept.context)
+        if context.gpu_vendor != gpu_finder.vendor(gpus):
+            # Images of the vendor that the context says can use that vendor's GPUs only.
+            gpus = gpu_finder.found(context.gpu_vendor)
         kept = _selected(_overridden(kept, options.registry), options.tags, manifest_file)
         _refuse_unsupported(context, [kept.models[image.key] for image in kept.images])
         chosen, skipped = _fitting(kept, context)
+        if options.resume:
+            chosen = self._unfinished(chosen, options.resume)
         results.check(options.output)
         credentials = self._credentials()
         run = NodeRun(
@@ -249,6 +254,16 @@ class DistributedOrchestrator:
             if options.dry_run:
                 return run.show_lines(engine)
             return run.carry_out(engine, [(_named(failed), failed.error) for failed in not_built])
+
+    def _unfinished(
+        self, chosen: Sequence[tuple[Model, Image | None]], table: Path
+    ) -> list[tuple[Model, Image | None]]:
+        """What has no success in a perf.csv yet; none at all where only models without an image for here are left."""
+        done = results.succeeded(table)
+        left = [(model, image) for model, image in chosen if image is None or _digest(image) not in done]
+        if len(left) < len(chosen):
+            self.say(f"{table}: {len(chosen) - len(left)} of {len(chosen)} have succeeded already")
+        return left if any(image for _, image in left) or len(left) == len(chosen) else []
 
     def full_phase(self, build: BuildOptions, options: RunOptions) -> int:
         """Build for this machine's GPUs, then run what was built."""
@@ -441,6 +456,11 @@ def _fitting(
             served.append(model)
             chosen.append((model, None))
     return chosen, skipped
+
+
+def _digest(image: Image) -> str:
+    """What a row says of this very image; empty where an older manifest doesn't tell."""
+    return image.registry_digest or image.image_id
 
 
 def _misfit(image: Image, context: Context) -> str:
