@@ -24,11 +24,29 @@ build *options:
 push *options:
     bin/madengine push "${@/#/--}"
 
-# run the models of a manifest, or build and run: just run manifest-file=build_manifest.json live-output
+# run the models of a manifest here, or on other hosts: just run manifest-file=build_manifest.json, just run host=a,b
 [arg('options', pattern=option)]
 [group('madengine')]
 run *options:
     bin/madengine run "${@/#/--}"
+
+# copy madengine.pyz and the manifest to hosts: just ship host=a,b
+[arg('options', pattern=option)]
+[group('madengine')]
+ship *options:
+    bin/madengine ship "${@/#/--}"
+
+# collect what runs left on hosts: just fetch host=a,b
+[arg('options', pattern=option)]
+[group('madengine')]
+fetch *options:
+    bin/madengine fetch "${@/#/--}"
+
+# build, push, ship and run on hosts: just deploy tags=dummy registry=localhost:5000 host=a,b
+[arg('options', pattern=option)]
+[group('madengine')]
+deploy *options:
+    bin/madengine deploy "${@/#/--}"
 
 # build, push and run in one go: just full tags=dummy registry=host:5000
 [arg('options', pattern=option)]
@@ -42,7 +60,7 @@ full *options:
 discover *options:
     bin/madengine discover "${@/#/--}"
 
-# check what this machine is fit for: just doctor registry=host:5000
+# check what this machine, or other hosts, are fit for: just doctor registry=host:5000 host=a,b
 [arg('options', pattern=option)]
 [group('madengine')]
 doctor *options:
@@ -60,7 +78,7 @@ demo:
     bin/demo
 
 # the whole test set, or some of its stages: just test unit engine
-[arg('stages', pattern='static|unit|engine|bats')]
+[arg('stages', pattern='static|unit|engine|fleet|bats')]
 [group('project')]
 test *stages:
     bin/test "$@"

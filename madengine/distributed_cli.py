@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 import signal
 import sys
 import threading
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from madengine import __version__
 from madengine.errors import (
@@ -26,6 +27,7 @@ from madengine.errors import (
 
 if TYPE_CHECKING:
     from madengine.distributed_orchestrator import BuildOptions, DistributedOrchestrator, Place
+    from madengine.fleet import Errand, Fleet
     from madengine.node_run import RunOptions
 
 _ENGINES = ("auto", "docker", "podman", "nerdctl")
@@ -66,7 +68,9 @@ def _push(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Run an existing manifest; without one, build first."""
+    """Run an existing manifest, here or on hosts; without one, build first."""
+    if _names_hosts(options):
+        return _run_on_hosts(options, options.manifest_file or Path("build_manifest.json"))
     named: Path | None = options.manifest_file
     orchestrator = _orchestrator(options)
     if named is not None and os.path.lexists(named):
@@ -87,6 +91,38 @@ def _full(options: argparse.Namespace) -> int:
     return _orchestrator(options).full_phase(_build_options(options), run)
 
 
+def _deploy(options: argparse.Namespace) -> int:
+    """Build, push, ship and run; what was built runs, whatever else was not."""
+    if not options.registry:
+        raise ConfigurationError("deploy: the hosts pull from a registry; say which with --registry")
+    if options.dry_run:
+        _say("the hosts' lines need the manifest that these make: `madengine run --host … --dry-run`")
+        return _orchestrator(options).build_phase(_build_options(options)).exit_code
+    fleet = _fleet(options)
+    summary, options.summary_output = options.summary_output, None
+    outcome = _orchestrator(options).build_phase(_build_options(options))
+    if not outcome.images:
+        return outcome.exit_code
+    # The words that chose what to build choose nothing more in the manifest that came of them.
+    options.tags, options.summary_output = [], summary
+    code = fleet.run(_errand(options, options.manifest_output))
+    return outcome.exit_code or code
+
+
+def _ship(options: argparse.Namespace) -> int:
+    return _fleet(options).ship(options.manifest_file)
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    return _fleet(options).fetch(options.run_id, options.output, options.summary_output or Path("run_summary.json"))
+
+
+def _run_on_hosts(options: argparse.Namespace, manifest_file: Path) -> int:
+    fleet = _fleet(options)
+    errand = _errand(options, manifest_file)
+    return fleet.show_lines(errand) if options.dry_run else fleet.run(errand)
+
+
 def _export_config(options: argparse.Namespace) -> int:
     orchestrator = _orchestrator(options)
     return orchestrator.export_config(_tags(options), options.output, options.ignore_deprecated)
@@ -105,6 +141,8 @@ def _doctor(options: argparse.Namespace) -> int:
 
     from madengine import credentials, doctor
 
+    if _names_hosts(options):
+        return _fleet(options).doctor(_given_words(options, _EXAMINING))
     registry = credentials.registry_name(options.registry) if options.registry else ""
     checks = doctor.examine(_engine_name(options), registry, options.gpu_mode)
     _show(json.dumps(doctor.as_json(checks), indent=2) if options.json else doctor.table(checks))
@@ -117,6 +155,43 @@ def _init(options: argparse.Namespace) -> int:
     for path in package.init(options.directory):
         _show(str(path))
     _say(f"a model package to grow: {options.directory}; `cd {options.directory} && madengine run`")
+    return EXIT_DONE
+
+
+def _collect(options: argparse.Namespace) -> int:
+    from madengine import collect
+
+    if options.failed:
+        from madengine import manifest
+
+        kept = manifest.load(options.manifest_file)
+        for host, reason in options.failed:
+            collect.note_failure(options.directories[0] / host, kept, options.run_id, host, reason)
+    merged = collect.merge(options.directories, options.output, options.results)
+    for problem in merged.problems:
+        _say(problem)
+    if merged.rows:
+        _show(collect.tables(merged.rows))
+        _say(f"rows: {merged.added} new in {options.output}; {len(merged.rows)} collected; runs: {options.results}")
+    return EXIT_FAILURE if merged.problems else EXIT_DONE
+
+
+def _bundle(options: argparse.Namespace) -> int:
+    from madengine import bundle
+
+    _show(str(bundle.write(options.output)))
+    return EXIT_DONE
+
+
+def _generate_ansible(options: argparse.Namespace) -> int:
+    from madengine import generate
+
+    made = generate.ansible(options.manifest_file, options.execution_config, options.output, options.template_dir)
+    for warning in made.warnings:
+        _say(warning)
+    for path in made.paths:
+        _show(str(path))
+    _say(f"to run it: ansible-playbook -i gpu_inventory {options.output}")
     return EXIT_DONE
 
 
@@ -181,6 +256,7 @@ def _run_options(options: argparse.Namespace, summary: str) -> RunOptions:
         keep_alive=options.keep_alive,
         keep_model_dir=options.keep_model_dir,
         skip_model_run=options.skip_model_run,
+        run_id=options.run_id,
         live_output=options.live_output,
         data_file=options.data_config_file_name,
         force_mirror_local=options.force_mirror_local,
@@ -189,8 +265,66 @@ def _run_options(options: argparse.Namespace, summary: str) -> RunOptions:
         sample_hz=options.sample_hz,
         pack=options.pack,
         skip_gpu_arch=not options.disable_skip_gpu_arch,
+        resume=options.resume,
         dry_run=options.dry_run,
     )
+
+
+# What a node is told as it was said here; everything else is the controller's own business.
+_EXAMINING = ("engine", "registry", "gpu_mode", "json")
+_RUNNING = (
+    "engine", "registry", "gpu_mode", "additional_context", "timeout", "keep_alive", "keep_model_dir", "skip_model_run",
+    "live_output", "force_mirror_local", "gpu_wait", "sample_hz", "pack", "disable_skip_gpu_arch",
+)  # fmt: skip
+
+
+def _given_words(options: argparse.Namespace, names: Sequence[str]) -> tuple[str, ...]:
+    """The options of these names as words again, those that differ from their defaults."""
+    words = []
+    for name in names:
+        value, option = getattr(options, name), f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        elif value not in (False, None, options.parser.get_default(name)):
+            words.append(f"{option}={value}")
+    return tuple(words)
+
+
+def _errand(options: argparse.Namespace, manifest_file: Path) -> Errand:
+    from madengine.fleet import Errand
+
+    for name in ("data_config_file_name", "resume"):
+        if getattr(options, name):
+            raise ConfigurationError(f"--{name.replace('_', '-')} {getattr(options, name)}: not together with --host")
+    tags = _tags(options)
+    return Errand(
+        manifest=manifest_file,
+        registry=options.registry,
+        tags=tags,
+        words=(*_given_words(options, _RUNNING), *(f"--tags={tag}" for tag in tags)),
+        context=options.additional_context_file,
+        run_id=options.run_id,
+        output=options.output,
+        summary_output=options.summary_output or Path("run_summary.json"),
+    )
+
+
+def _names_hosts(options: argparse.Namespace) -> bool:
+    return bool(options.host or options.hosts_file)
+
+
+def _fleet(options: argparse.Namespace) -> Fleet:
+    from madengine import fleet
+    from madengine.remote_node import Settings
+
+    chosen = fleet.FleetOptions(
+        hosts=fleet.hosts(options.host or (), options.hosts_file),
+        forks=options.forks,
+        settings=Settings(fleet.remote_folder(options.remote_path), options.remote_python, options.reconnect),
+        config=options.ssh_config,
+        secrets_from=Path(os.environ.get("MODEL_DIR") or ".") if options.ship_credentials else None,
+    )
+    return fleet.Fleet(chosen, say=_say, show=_show)
 
 
 def _tags(options: argparse.Namespace) -> tuple[str, ...]:
@@ -220,8 +354,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"madengine {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=_Parser)
 
-    def verb(name: str, action: _Verb, text: str, *groups: Callable[[argparse.ArgumentParser], None]) -> None:
-        added = verbs.add_parser(name, help=text, description=text, epilog=_EXIT_CODES, allow_abbrev=False)
+    def verb(
+        name: str, action: _Verb, text: str, *groups: Callable[[argparse.ArgumentParser], None], among: Any = verbs
+    ) -> None:
+        added = among.add_parser(name, help=text, description=text, epilog=_EXIT_CODES, allow_abbrev=False)
         for group in groups:
             group(added)
         added.add_argument("--verbose", action="store_true", help="show the traceback of an error")
@@ -238,12 +374,24 @@ def _parser() -> argparse.ArgumentParser:
         *choosing,
         _running,
         _on_gpus,
+        _on_hosts,
     )
     verb("full", _full, "build, then run", *choosing, _running, _on_gpus)
     verb("export-config", _export_config, "write what other tools need to plan", _selection, _context, _exporting)
     verb("discover", _discover, "list the models of the package", _selection, _format)
-    verb("doctor", _doctor, "check what this machine is fit for", _examining)
+    verb("deploy", _deploy, "build, push, and run on hosts over ssh", *choosing, _running, _on_gpus, _on_hosts)
+    verb("ship", _ship, "copy madengine.pyz and the manifest to hosts", _shipping, _on_hosts)
+    verb("fetch", _fetch, "collect what runs left on hosts, following those that still go on", _fetching, _on_hosts)
+    verb("doctor", _doctor, "check what this machine is fit for, or what hosts are", _examining, _on_hosts)
     verb("init", _init, "write the starter model package", _directory)
+    verb("collect", _collect, "merge the results of many runs and hosts into one table", _collecting, _failures)
+    verb("bundle", _bundle, "write madengine.pyz, which runs on any node with python3", _bundling)
+    text = "write the files that another tool runs a manifest from"
+    generate = verbs.add_parser("generate", help=text, description=text, epilog=_EXIT_CODES, allow_abbrev=False)
+    tools = generate.add_subparsers(metavar="TOOL", required=True, parser_class=_Parser)
+    verb(
+        "ansible", _generate_ansible, "write an Ansible playbook for the nodes of an inventory", _playbook, among=tools
+    )
     return parser
 
 
@@ -308,6 +456,16 @@ def _running(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="limit of every model's script, 0 is none (default: the model's own, else 7200)",
     )
+    parser.add_argument(
+        "--run-id",
+        type=_run_id,
+        default="",
+        metavar="ID",
+        help="name of the run and its folder in runs/ (default: new)",
+    )
+    parser.add_argument(
+        "--resume", type=Path, metavar="FILE", help="leave out the images that have succeeded by this perf.csv"
+    )
     parser.add_argument("--keep-alive", action="store_true", help="leave the container for a look around")
     parser.add_argument("--keep-model-dir", action="store_true", help="leave the model's directory in the run's folder")
     parser.add_argument("--skip-model-run", action="store_true", help="pull the images, start nothing")
@@ -354,6 +512,49 @@ def _examining(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the checks as JSON")
 
 
+def _on_hosts(parser: argparse.ArgumentParser) -> None:
+    hosts = parser.add_argument_group("on other hosts, over ssh")
+    hosts.add_argument(
+        "--host",
+        nargs="+",
+        action="extend",
+        metavar="HOST",
+        help="[user@]host[:port] or names of your ssh config, with spaces or commas between",
+    )
+    hosts.add_argument("--hosts-file", type=Path, metavar="FILE", help="hosts, one a line")
+    hosts.add_argument("--forks", type=_forks, default=16, metavar="N", help="hosts at once (default: 16)")
+    hosts.add_argument(
+        "--remote-path",
+        default="madengine",
+        metavar="DIR",
+        help="folder on the hosts, from the home there; %%h is the host's name (default: madengine)",
+    )
+    hosts.add_argument("--remote-python", default="python3", metavar="NAME", help="default: python3")
+    hosts.add_argument("--ssh-config", type=Path, metavar="FILE", help="in place of ~/.ssh/config")
+    hosts.add_argument(
+        "--reconnect",
+        type=_number_of("seconds", 0, 10**7),
+        default=600.0,
+        metavar="SECONDS",
+        help="try so long to reach a host again whose connection broke (default: 600)",
+    )
+    hosts.add_argument(
+        "--ship-credentials", action="store_true", help="copy credential.json and data.json to the hosts too"
+    )
+
+
+def _shipping(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--manifest-file", "-m", type=Path, default=Path("build_manifest.json"), metavar="FILE", help="the manifest"
+    )
+
+
+def _fetching(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run-id", type=_run_id, default="", metavar="ID", help="default: the newest of each host")
+    parser.add_argument("--output", "-o", type=Path, default=Path("perf.csv"), metavar="FILE", help="the table of rows")
+    _summary(parser, "run_summary.json")
+
+
 def _build_summary(parser: argparse.ArgumentParser) -> None:
     _summary(parser, "build_summary.json")
 
@@ -389,6 +590,87 @@ def _directory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=Path, metavar="DIR")
 
 
+def _collecting(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "directories", type=Path, nargs="+", metavar="DIR", help="where results.json and perf.csv files are looked for"
+    )
+    parser.add_argument(
+        "--output",
+        "-o",
+        type=Path,
+        default=Path("perf.csv"),
+        metavar="FILE",
+        help="the table that gets the rows it doesn't have yet (default: perf.csv)",
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("results.json"),
+        metavar="FILE",
+        help="the runs and the machine of each; those it already has stay (default: results.json)",
+    )
+
+
+def _failures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--failed",
+        type=_failed_host,
+        action="append",
+        metavar="HOST=REASON",
+        help="the rows of a host that could not run all models of --manifest-file, kept in the first DIR as HOST/perf.csv",
+    )
+    parser.add_argument(
+        "--manifest-file", "-m", type=Path, default=Path("build_manifest.json"), metavar="FILE", help="for --failed"
+    )
+    parser.add_argument("--run-id", type=_run_id, default="", metavar="ID", help="for --failed")
+
+
+def _playbook(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--manifest-file", "-m", type=Path, default=Path("build_manifest.json"), metavar="FILE", help="the manifest"
+    )
+    parser.add_argument(
+        "--execution-config",
+        type=Path,
+        default=Path("execution_config.json"),
+        metavar="FILE",
+        help="what export-config wrote (default: execution_config.json)",
+    )
+    parser.add_argument(
+        "--output",
+        "-o",
+        type=Path,
+        default=Path("madengine_distributed.yml"),
+        metavar="FILE",
+        help="the playbook (default: madengine_distributed.yml)",
+    )
+    parser.add_argument(
+        "--template-dir", type=Path, metavar="DIR", help="where ansible/playbook.yml of your own is looked for first"
+    )
+
+
+def _bundling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--output", "-o", type=Path, default=Path("madengine.pyz"), metavar="FILE", help="default: madengine.pyz"
+    )
+
+
+def _failed_host(text: str) -> tuple[str, str]:
+    host, equals, reason = text.partition("=")
+    if not host or not equals or "/" in host:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST=REASON")
+    return host, reason
+
+
+def _run_id(text: str) -> str:
+    # It names a folder, containers and a label; 200 characters of a container's name are kept.
+    if text and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a run id: a letter or digit, then up to 99 letters, digits, '-', '_' and '.'"
+        )
+    return text
+
+
 def _timeout(text: str) -> int:
     if not text.removeprefix("-").isdigit() or int(text) < -1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds (0 is no limit)")
@@ -398,6 +680,12 @@ def _timeout(text: str) -> int:
 def _jobs(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of jobs (1 or more)")
+    return int(text)
+
+
+def _forks(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of hosts (1 or more)")
     return int(text)
 
 

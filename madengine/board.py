@@ -1,0 +1,50 @@
+"""What many hosts do, as it happens: a table that stays in its place on a terminal, else lines with the host's name."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Board:
+    """The last line of each host; `say` prints a line where there is no terminal, or one too small."""
+
+    hosts: Sequence[str]
+    say: Callable[[str], None]
+    _lines: dict[str, str] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _drawn: bool = False
+
+    def __post_init__(self) -> None:
+        self._is_live = sys.stderr.isatty() and len(self.hosts) < _size()[1] - 1
+        self._width = max(map(len, self.hosts), default=0)
+
+    def tell(self, host: str, line: str) -> None:
+        """Show what a host does, or said."""
+        with self._lock:
+            if not self._is_live:
+                self.say(f"{host}: {line}")
+                return
+            self._lines[host] = "".join(sign if sign.isprintable() else " " for sign in line)
+            self._draw()
+
+    def _draw(self) -> None:
+        width = _size()[0]
+        rows = [f"{host:{self._width}}  {self._lines.get(host, 'waiting')}"[: width - 1] for host in self.hosts]
+        up = f"\x1b[{len(rows)}F" if self._drawn else ""
+        # Whoever watched may be gone; the work goes on.
+        with suppress(OSError):
+            sys.stderr.write(up + "".join(f"\x1b[2K{row}\n" for row in rows))
+            sys.stderr.flush()
+        self._drawn = True
+
+
+def _size() -> tuple[int, int]:
+    with suppress(OSError, ValueError):
+        return os.get_terminal_size(sys.stderr.fileno())
+    return (80, 24)

@@ -1,0 +1,568 @@
+"""A manifest on many nodes over ssh: side by side, each node at its own risk, all rows into one table."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from madengine import bundle, collect, node, preflight, programs, results
+from madengine import manifest as manifests
+from madengine.board import Board
+from madengine.container_runner import new_run_id
+from madengine.errors import (
+    EXIT_DONE,
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    EXIT_RUN_FAILED,
+    ConfigurationError,
+    MadengineError,
+    RunError,
+)
+from madengine.files import read_json, write_json
+from madengine.manifest import Manifest
+from madengine.programs import engine as engines
+from madengine.programs import ssh
+from madengine.records import FAILURE, Image
+from madengine.remote_node import LostError, RemoteNode, Settings, StoppedError
+
+RESULTS = Path("results")
+# What a row says of the job that asked for it; a node would not know.
+_CALLER = ("pipeline", "BUILD_NUMBER", "MAD_DEPLOYMENT_TYPE", "MAD_LAUNCHER")
+_FOLDER = re.compile(r"[A-Za-z0-9_./~@%+=,-]+")
+_STATES = {EXIT_DONE: "done", EXIT_RUN_FAILED: "failed", EXIT_INTERRUPTED: "stopped"}
+
+
+@dataclass(frozen=True)
+class FleetOptions:
+    """Which hosts, how many at once, and how they are reached and used.
+
+    `config` stands in for the user's ssh config, `secrets_from` is the folder whose credential.json and data.json are
+    copied too (None: no secret leaves this machine).
+    """
+
+    hosts: tuple[ssh.Host, ...]
+    forks: int = 16
+    settings: Settings = field(default_factory=Settings)
+    config: Path | None = None
+    secrets_from: Path | None = None
+
+
+@dataclass(frozen=True)
+class Errand:
+    """What the nodes are to run: the manifest, the words of `madengine run` there, the files that go with it."""
+
+    manifest: Path
+    registry: str = ""
+    tags: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    context: Path | None = None
+    run_id: str = ""
+    output: Path = Path("perf.csv")
+    summary_output: Path = Path("run_summary.json")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one host: `code` is the exit code of its madengine (None: nobody knows), `state` one word.
+
+    `folder` is what came back, empty for nothing; `seconds` is the whole time from the first word to the last row.
+    """
+
+    host: str
+    state: str
+    code: int | None = None
+    reason: str = ""
+    rows: int = 0
+    seconds: float = 0.0
+    folder: str = ""
+
+    @property
+    def is_good(self) -> bool:
+        return self.code == EXIT_DONE
+
+
+@dataclass
+class Fleet:
+    """Many nodes; `say` takes lines for people, `show` what a program may read.
+
+    Every verb gives the command's exit code, and raises MadengineError for what keeps it from starting.
+    """
+
+    options: FleetOptions
+    say: Callable[[str], None]
+    show: Callable[[str], None]
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    _stopping: threading.Event = field(default_factory=threading.Event)
+    _may_talk: threading.Event = field(default_factory=threading.Event)
+    _merging: threading.Lock = field(default_factory=threading.Lock)
+
+    # --- verbs ---
+
+    def run(self, errand: Errand) -> int:
+        """Run a manifest on every host and bring everything back."""
+        kept = manifests.load(errand.manifest)
+        results.check(errand.output)
+        run_id = errand.run_id or new_run_id()
+        ports = tunnel_ports(kept, errand.registry)
+        self._say_secrets()
+        with self._parcel(errand) as parcel, self._nodes() as nodes:
+            job = _Job(errand, selected(kept, errand.tags), run_id, ports, parcel, _digest(parcel[0]))
+            self.say(f"run {run_id} on {len(nodes)} hosts; results: {RESULTS / run_id}")
+            outcomes, interrupted = self._side_by_side(nodes, lambda one: self._run_one(one, job))
+        return self._conclude(outcomes, errand, interrupted)
+
+    def fetch(self, run_id: str, output: Path, summary_output: Path) -> int:
+        """Collect what a run left on the hosts, following where it still goes on; without an id the newest."""
+        results.check(output)
+        errand = Errand(Path(), output=output, summary_output=summary_output)
+        with self._nodes() as nodes:
+            outcomes, interrupted = self._side_by_side(nodes, lambda one: self._fetch_one(one, run_id, errand))
+        return self._conclude(outcomes, errand, interrupted)
+
+    def ship(self, manifest: Path) -> int:
+        """Copy madengine.pyz and the manifest to every host."""
+        manifests.load(manifest)
+        self._say_secrets()
+        with self._parcel(Errand(manifest)) as parcel, self._nodes() as nodes:
+            outcomes, interrupted = self._side_by_side(nodes, lambda one: self._ship_one(one, parcel))
+        return self._report(outcomes, interrupted, EXIT_FAILURE)
+
+    def doctor(self, words: Sequence[str]) -> int:
+        """Let every host's own doctor look at it, and print what each says."""
+        with self._parcel(None) as parcel, self._nodes() as nodes:
+            outcomes, interrupted = self._side_by_side(nodes, lambda one: self._examine_one(one, parcel, words))
+        for outcome in outcomes:
+            self.show(f"{outcome.host}:\n{outcome.reason}\n")
+        if interrupted:
+            return EXIT_INTERRUPTED
+        return EXIT_DONE if all(outcome.is_good for outcome in outcomes) else EXIT_FAILURE
+
+    def show_lines(self, errand: Errand) -> int:
+        """Print the lines that do the same by hand, to paste."""
+        kept = manifests.load(errand.manifest)
+        run_id = errand.run_id or new_run_id()
+        ports = tunnel_ports(kept, errand.registry)
+        self.show(f"madengine bundle --output {node.BUNDLE}")
+        for host in self.options.hosts:
+            for line in self._lines(host, errand, run_id, ports):
+                self.show(line)
+        self.show(f"madengine collect --output {shlex.quote(str(errand.output))} {RESULTS / run_id}")
+        return EXIT_DONE
+
+    def _lines(self, host: ssh.Host, errand: Errand, run_id: str, ports: Sequence[int]) -> Iterator[str]:
+        remote = RemoteNode(ssh.Connection(host, ()), self.options.settings, print, self._stopping)
+        folder, target = remote.folder, host.target
+        given = shlex.join(["-o", "BatchMode=yes", *ssh.given(host, self.options.config)])
+        tunnels = "".join(f"-R {port}:127.0.0.1:{port} " for port in ports)
+        words = [self.options.settings.python, node.BUNDLE, *_run_words(run_id, "", errand)]
+        yield f"ssh {given} {target} mkdir -p {folder}"
+        for name, source in {node.BUNDLE: Path(node.BUNDLE), **self._sources(errand)}.items():
+            yield f"scp {given} {shlex.quote(str(source))} {target}:{folder}/{name}"
+        yield f"ssh {given} {tunnels}{target} {shlex.quote(f'cd {folder} && {shlex.join(words)}')}"
+        yield f"mkdir -p {RESULTS / run_id / host.folder}"
+        yield f"scp {given} -r {target}:{folder}/{node.RUNS}/{run_id} {RESULTS / run_id / host.folder}/"
+
+    # --- one host ---
+
+    def _run_one(self, remote: RemoteNode, job: _Job) -> Outcome:
+        began = time.monotonic()
+        host = remote.connection.host
+        folder = RESULTS / job.run_id / host.folder
+        started = False
+        try:
+            ports = self._prepare(remote, f"{node.RUNS}/{job.run_id}", job.parcel, job.digest, job.ports)
+            if ports:
+                remote.tell("pulling images")
+                remote.pull(job.run_id, ports, _pull_words(job.run_id, job.errand))
+            started = True
+            remote.tell("starting")
+            words = _run_words(job.run_id, f"{node.RUNS}/{job.run_id}/", job.errand)
+            remote.run(job.run_id, self._caller(), words)
+        except LostError as error:
+            return self._lost(remote, str(error), job.run_id, started)
+        except MadengineError as error:
+            if not self._stopping.is_set():
+                return self._could_not_run(host, job, str(error), folder)
+            if not started:
+                return self._ended(remote, Outcome(host.name, "stopped", None, "interrupted before it started"))
+            self._stop(remote, job.run_id)
+        return self._brought(remote, job.run_id, folder, job.errand.output, began)
+
+    def _fetch_one(self, remote: RemoteNode, run_id: str, errand: Errand) -> Outcome:
+        began = time.monotonic()
+        host = remote.connection.host
+        try:
+            run_id = run_id or remote.newest()
+            remote.tell(f"run {run_id}")
+            remote.follow(run_id)
+        except (RunError, LostError, StoppedError) as error:
+            return self._ended(remote, Outcome(host.name, "failed", None, str(error)))
+        return self._brought(remote, run_id, RESULTS / run_id / host.folder, errand.output, began)
+
+    def _ship_one(self, remote: RemoteNode, parcel: Sequence[Path]) -> Outcome:
+        host = remote.connection.host
+        incoming = f".incoming-{new_run_id()}"
+        try:
+            self._prepare(remote, incoming, parcel, _digest(parcel[0]), ())
+            remote.accept(incoming)
+        except (RunError, LostError, StoppedError) as error:
+            return self._ended(remote, Outcome(host.name, "failed", None, str(error)))
+        return self._ended(remote, Outcome(host.name, "done", EXIT_DONE, f"copied to {remote.folder}/"))
+
+    def _examine_one(self, remote: RemoteNode, parcel: Sequence[Path], words: Sequence[str]) -> Outcome:
+        shipped = self._ship_one(remote, parcel)
+        if not shipped.is_good:
+            return shipped
+        answer = remote.doctor(words)
+        said = answer.out.rstrip() or ssh.explain(answer)
+        return Outcome(shipped.host, "done", answer.code, said)
+
+    def _prepare(
+        self, remote: RemoteNode, incoming: str, parcel: Sequence[Path], digest: str, ports: Sequence[int]
+    ) -> Sequence[int]:
+        """Examine a node and copy what it lacks; gives the ports to tunnel: none where the node is this machine."""
+        remote.tell("connecting")
+        found = remote.examine(incoming, digest, ports)
+        is_here = found["machine"] == preflight.machine()
+        if found["port_problem"] and not is_here:
+            raise RunError(
+                f"{found['port_problem']}: the registry on this machine's loopback is tunnelled to that port of the "
+                "node, which has to be free; free it, or push to an address that the nodes reach"
+            )
+        remote.tell("copying")
+        remote.copy(parcel[1:] if found["has_bundle"] else parcel, incoming)
+        return () if is_here else ports
+
+    def _stop(self, remote: RemoteNode, run_id: str) -> None:
+        self._may_talk.wait()
+        remote.tell("asked to stop")
+        with suppress(MadengineError):
+            ended = remote.stop(run_id)
+            remote.tell("stopped" if ended else "does not stop")
+        # From here on it is only fetched from.
+        remote.stopping = threading.Event()
+
+    def _could_not_run(self, host: ssh.Host, job: _Job, reason: str, folder: Path) -> Outcome:
+        """A host that couldn't run costs a row of each model, with the reason."""
+        reason = programs.redact(reason)
+        rows = collect.failed_rows(job.manifest, job.run_id, host.name, reason)
+        with self._merging:
+            results.append(folder / "perf.csv", rows)
+            self._merge(folder, job.errand.output)
+        self._board.tell(host.name, f"failed: {reason}")
+        return Outcome(host.name, "failed", None, reason, len(rows), folder=str(folder))
+
+    def _lost(self, remote: RemoteNode, reason: str, run_id: str, started: bool) -> Outcome:
+        name = remote.connection.host.name
+        later = f"the run may go on there: `madengine fetch --host {name} --run-id {run_id}`" if started else ""
+        return self._ended(remote, Outcome(name, "lost", None, f"{reason}; {later}".rstrip("; ")))
+
+    def _brought(self, remote: RemoteNode, run_id: str, folder: Path, output: Path, began: float) -> Outcome:
+        """Fetch what a run left, give models without a row one that says why, and merge."""
+        name = remote.connection.host.name
+        try:
+            remote.fetch(run_id, folder)
+        except (RunError, LostError, StoppedError) as error:
+            return self._lost(remote, str(error), run_id, started=True)
+        code = _exit_code(folder)
+        reason = _why(folder, code)
+        if code not in _STATES:
+            results.append(folder / "perf.csv", _rows_of_the_missing(folder, run_id, name, reason))
+        with self._merging:
+            self._merge(folder, output)
+        rows = len(_rows(folder))
+        state = "failed" if code is None else _STATES.get(code, "failed")
+        return self._ended(
+            remote, Outcome(name, state, code, reason, rows, round(time.monotonic() - began, 3), str(folder))
+        )
+
+    def _ended(self, remote: RemoteNode, outcome: Outcome) -> Outcome:
+        remote.tell(": ".join(filter(None, (outcome.state, outcome.reason))))
+        return outcome
+
+    def _merge(self, folder: Path, output: Path) -> None:
+        merged = collect.merge([folder], output, folder.parent / "results.json")
+        for problem in merged.problems:
+            self.say(problem)
+
+    # --- all hosts ---
+
+    @contextmanager
+    def _nodes(self) -> Iterator[list[RemoteNode]]:
+        hosts = self.options.hosts
+        self._board = Board([host.name for host in hosts], self.say)
+        with ssh.connections(hosts, self.options.config) as made:
+            yield [
+                RemoteNode(connection, self.options.settings, partial(self._board.tell, host.name), self._stopping)
+                for host, connection in made.items()
+            ]
+
+    @contextmanager
+    def _parcel(self, errand: Errand | None) -> Iterator[list[Path]]:
+        """The files that go to every node, under the names that they have there; madengine.pyz is the first."""
+        with tempfile.TemporaryDirectory(prefix="madengine-") as name:
+            folder = Path(name)
+            files = [bundle.write(folder / node.BUNDLE)]
+            for target, source in self._sources(errand).items() if errand else ():
+                files.append(folder / target)
+                files[-1].touch(0o600 if target in node.SECRETS else 0o644)
+                files[-1].write_bytes(source.read_bytes())
+            yield files
+
+    def _sources(self, errand: Errand) -> dict[str, Path]:
+        """The files that go with the bundle, by the name that each has on the node."""
+        secrets = {name: self.options.secrets_from / name for name in node.SECRETS} if self.options.secrets_from else {}
+        return {
+            node.MANIFEST: errand.manifest,
+            **({node.CONTEXT: errand.context} if errand.context else {}),
+            **{name: path for name, path in secrets.items() if path.is_file()},
+        }
+
+    def _say_secrets(self) -> None:
+        """Logins and data sources are never copied silently, nor silently left out."""
+        folder = self.options.secrets_from
+        names = [name for name in node.SECRETS if ((folder or Path.cwd()) / name).is_file()]
+        if names and folder:
+            self.say(f"{', '.join(names)}: copied to every host (mode 600), where they stay")
+        elif names:
+            self.say(f"{', '.join(names)}: not copied to the hosts; --ship-credentials does")
+
+    def _caller(self) -> dict[str, str]:
+        return {name: self.environ[name] for name in _CALLER if self.environ.get(name)}
+
+    def _side_by_side(
+        self, nodes: Sequence[RemoteNode], work: Callable[[RemoteNode], Outcome]
+    ) -> tuple[list[Outcome], bool]:
+        """Do the work on every node, so many at once; gives the outcomes in the hosts' order, and whether of Ctrl-C."""
+
+        def guarded(remote: RemoteNode) -> Outcome:
+            try:
+                return work(remote)
+            except (MadengineError, OSError) as error:
+                return self._ended(remote, Outcome(remote.connection.host.name, "failed", None, str(error)))
+
+        with ThreadPoolExecutor(max_workers=self.options.forks) as pool:
+            futures = [pool.submit(guarded, remote) for remote in nodes]
+            try:
+                wait(futures)
+                interrupted = False
+            except KeyboardInterrupt:
+                interrupted = True
+                self._interrupt(futures, nodes)
+        return [_outcome(future, remote) for future, remote in zip(futures, nodes, strict=True)], interrupted
+
+    def _interrupt(self, futures: Sequence[Future[Outcome]], nodes: Sequence[RemoteNode]) -> None:
+        """Hang up everywhere, then let each host be asked to stop and fetched from."""
+        self.say("interrupted: asking the hosts to stop")
+        self._stopping.set()
+        for future in futures:
+            future.cancel()
+        programs.halt()
+        programs.resume()
+        for remote in nodes:
+            # Its output stays open as long as the connection does, whatever becomes of the program.
+            programs.attempt(remote.connection.close(), seconds=10)
+        self._may_talk.set()
+        wait(futures)
+
+    # --- what came ---
+
+    def _conclude(self, outcomes: Sequence[Outcome], errand: Errand, interrupted: bool) -> int:
+        folders = [Path(outcome.folder) for outcome in outcomes if outcome.folder]
+        write_json(errand.summary_output, _summary(outcomes))
+        if rows := [row for folder in folders for row in _rows(folder)]:
+            self.show(collect.tables(rows))
+            self.show("")
+        code = self._report(outcomes, interrupted, EXIT_RUN_FAILED)
+        places = ", ".join(sorted({str(folder.parent) for folder in folders})) or "nothing"
+        self.say(f"rows: {errand.output}; what came back: {places}; summary: {errand.summary_output}")
+        return code
+
+    def _report(self, outcomes: Sequence[Outcome], interrupted: bool, failure: int) -> int:
+        from tabulate import tabulate
+
+        lines = [[one.host, one.state, one.rows or "", f"{one.seconds:.1f}", one.reason] for one in outcomes]
+        self.show(tabulate(lines, headers=["host", "", "rows", "seconds", "reason"], disable_numparse=True))
+        if interrupted:
+            return EXIT_INTERRUPTED
+        return EXIT_DONE if all(one.is_good for one in outcomes) else failure
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is the same for every host of one run."""
+
+    errand: Errand
+    manifest: Manifest
+    run_id: str
+    ports: tuple[int, ...]
+    parcel: Sequence[Path]
+    digest: str
+
+
+def hosts(names: Sequence[str], file: Path | None) -> tuple[ssh.Host, ...]:
+    """The hosts that were named, and those of a file with one a line (`#` begins a comment), each once.
+
+    Raises ConfigurationError for a name that is none, a file that can't be read, and no host at all.
+    """
+    listed: list[str] = []
+    if file:
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{file}: can't be read: {getattr(error, 'strerror', None) or error}") from None
+        listed = [line.partition("#")[0] for line in lines]
+    words = [word.strip() for text in (*names, *listed) for word in text.split(",")]
+    found = tuple(dict.fromkeys(ssh.host(word) for word in words if word))
+    if not found:
+        raise ConfigurationError(f"{file or '--host'}: names no host")
+    return found
+
+
+def remote_folder(text: str) -> str:
+    """The folder on the nodes, as --remote-path gives it.
+
+    Raises ConfigurationError for one that a shell would change.
+    """
+    if not _FOLDER.fullmatch(text) or text.startswith("-") or re.match(r"~[^/]", text):
+        raise ConfigurationError(
+            f"--remote-path {text!r}: letters, digits and ./_~@%+=,- only, such as ~/madengine or /data/madengine-%h"
+        )
+    return text
+
+
+def tunnel_ports(kept: Manifest, registry: str) -> tuple[int, ...]:
+    """The ports of registries on this machine's loopback, which nodes reach through a tunnel only.
+
+    Raises ConfigurationError for an address that can only mean the node itself.
+    """
+    names = [registry.rstrip("/")] if registry else [image.registry_image.partition("/")[0] for image in kept.images]
+    addresses = sorted({name.partition("/")[0] for name in names if engines.is_loopback(name)})
+    return tuple(_tunnelled(address) for address in addresses)
+
+
+def _tunnelled(address: str) -> int:
+    name, _, port = address.rpartition(":")
+    means = f"{address}: on a node this registry address means the node itself, and "
+    if name not in ("localhost", "127.0.0.1") or not port.isdigit():
+        raise ConfigurationError(
+            f"{means}only localhost:PORT can be tunnelled there from this machine; push to that, or to an address that "
+            "the nodes reach"
+        )
+    with socket.socket() as probe:
+        probe.settimeout(2)
+        if probe.connect_ex(("127.0.0.1", int(port))):
+            raise ConfigurationError(
+                f"{means}nothing listens on port {port} of this machine that could be tunnelled there; start the "
+                "registry here, or push to an address that the nodes reach"
+            )
+    return int(port)
+
+
+def _run_words(run_id: str, place: str, errand: Errand) -> list[str]:
+    """The words of `madengine run` on a node; `place` is where manifest and context lie there."""
+    folder = f"{node.RUNS}/{run_id}"
+    context = [f"--additional-context-file={place}{node.CONTEXT}"] if errand.context else []
+    outputs = [f"--output={folder}/perf.csv", f"--summary-output={folder}/run_summary.json"]
+    return ["run", f"--manifest-file={place}{node.MANIFEST}", f"--run-id={run_id}", *outputs, *errand.words, *context]
+
+
+def _pull_words(run_id: str, errand: Errand) -> list[str]:
+    """The words that only pull the run's images; where their rows lie is removed with them."""
+    folder = node.pull_folder(run_id)
+    outputs = [f"--output={folder}/perf.csv", f"--summary-output={folder}/run_summary.json"]
+    words = _run_words(run_id, f"{node.RUNS}/{run_id}/", errand)
+    return [*words, "--skip-model-run", f"--run-id={folder.name}", *outputs]
+
+
+def _outcome(future: Future[Outcome], remote: RemoteNode) -> Outcome:
+    if future.cancelled():
+        return Outcome(remote.connection.host.name, "stopped", None, "interrupted before its turn")
+    return future.result()
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _exit_code(folder: Path) -> int | None:
+    try:
+        return int((folder / node.CODE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _why(folder: Path, code: int | None) -> str:
+    """What a run's exit code means, in the run's own last words where it has some."""
+    if code in (EXIT_DONE, EXIT_INTERRUPTED):
+        return ""
+    if code == EXIT_RUN_FAILED:
+        rows = _rows(folder)
+        return f"{sum(row['status'] == FAILURE for row in rows)} of {len(rows)} rows are failures"
+    mark = "madengine: error: "
+    with suppress(OSError):
+        lines = (folder / node.LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+        for line in reversed(lines):
+            if line.startswith(mark):
+                return programs.redact(line.removeprefix(mark))
+    return "killed, or the machine went down" if code is None else f"exit code {code}"
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    """The rows that a host's folder holds."""
+    import csv
+
+    try:
+        with (folder / "perf.csv").open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
+
+
+def _rows_of_the_missing(folder: Path, run_id: str, host: str, reason: str) -> list[dict[str, str]]:
+    """A failure for each model of the run that has no row at all."""
+    words = read_json(folder / node.CARD).get("words", [])
+    tags = [word.removeprefix("--tags=") for word in words if word.startswith("--tags=")]
+    wanted = selected(manifests.load(folder / node.MANIFEST), tags)
+    there = [row["model"] for row in _rows(folder)]
+    return [
+        row
+        for row in collect.failed_rows(wanted, run_id, host, reason)
+        if not any(name == row["model"] or name.startswith(f"{row['model']}_") for name in there)
+    ]
+
+
+def selected(kept: Manifest, tags: Sequence[str]) -> Manifest:
+    """The manifest's images of the models that the tags name; no tags are all."""
+    if not tags:
+        return kept
+    images = [image for image in kept.images if _is_named(kept, image, tags)]
+    return replace(kept, images=tuple(images))
+
+
+def _is_named(kept: Manifest, image: Image, tags: Sequence[str]) -> bool:
+    model = kept.models.get(image.key)
+    return model is not None and any(tag in (model.name, "all", *model.tags) for tag in tags)
+
+
+def _summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The summaries of all hosts in one, each entry with its host, and what came of the hosts themselves."""
+    joined: dict[str, list[Any]] = {"successful_runs": [], "failed_runs": [], "skipped_runs": []}
+    for outcome in outcomes:
+        found = read_json(Path(outcome.folder) / "run_summary.json", missing={}) if outcome.folder else {}
+        for kind, entries in joined.items():
+            entries.extend({**entry, "host": outcome.host} for entry in found.get(kind, []))
+    return {**joined, "hosts": [asdict(outcome) for outcome in outcomes]}

@@ -1,0 +1,196 @@
+"""OpenSSH: one connection for each host that every command shares, copies over it, and what a failure means."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from madengine import programs
+from madengine.errors import ConfigurationError
+from madengine.programs import Answer
+
+if TYPE_CHECKING:
+    from plumbum.commands.base import BaseCommand
+
+# What ssh exits with where the connection, not the remote command, failed.
+BROKEN = 255
+# How long an idle connection stays, so that one of a controller that was killed goes away by itself.
+_IDLE_SECONDS = 60
+# What the user's own settings don't say; a cut line is then noticed within 15 s.
+_DEFAULTS = {
+    "connecttimeout": ("none", "ConnectTimeout=10"),
+    "serveraliveinterval": ("0", "ServerAliveInterval=5"),
+}
+_CHUNK_BYTES = 1 << 18
+
+_TARGET = re.compile(r"(?P<target>(?:[^\s@:/\[\]-][^\s@:/\[\]]*@)?[A-Za-z0-9_.][A-Za-z0-9_.-]*)(?::(?P<port>\d{1,5}))?")
+_LINE_FAULT = re.compile(
+    r"kex_exchange_identification|connection (reset|closed|timed out|to .* closed)|broken pipe|lost connection"
+    r"|not responding|mux_client|control socket|client_loop",
+    re.IGNORECASE,
+)
+_HINTS = (
+    ("host key verification failed", "connect once by hand, or mend ~/.ssh/known_hosts if the host is a new one"),
+    ("permission denied (", "ssh must work without a password: ssh-copy-id, or an agent"),
+    ("could not resolve hostname", "is it in DNS, /etc/hosts or ~/.ssh/config?"),
+)
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host as the user wrote it (`name`), what ssh calls it (`target`: [user@]host), and its port if it was given."""
+
+    name: str
+    target: str
+    port: str = ""
+
+    @property
+    def folder(self) -> str:
+        """The name as that of a folder, on any file system."""
+        return re.sub(r"[^A-Za-z0-9_.@-]", "_", self.name)
+
+
+def host(text: str) -> Host:
+    """Read `[user@]host[:port]`, where host may be a name of the user's ssh config.
+
+    Raises ConfigurationError for anything else.
+    """
+    found = _TARGET.fullmatch(text)
+    if not found:
+        raise ConfigurationError(f"{text!r}: no host; write [user@]host[:port], or a name of your ssh config")
+    return Host(text, found["target"], found["port"] or "")
+
+
+@dataclass(frozen=True)
+class Connection:
+    """One host's connection: opened by the first command, shared by all, opened again after it broke."""
+
+    host: Host
+    options: tuple[str, ...]
+
+    def __call__(self, *words: str) -> BaseCommand:
+        """A command line for the host; the words are quoted once, for its shell."""
+        return programs.program("ssh", *self.options, "-T", "--", self.host.target, shlex.join(words))
+
+    def copy(self, files: Sequence[Path], folder: str) -> BaseCommand:
+        """Copy files into a folder of the host, under their own names."""
+        # Without a slash before the first colon scp would take a name for a host.
+        local = [str(file.absolute()) for file in files]
+        return programs.program("scp", "-q", *self.options, "--", *local, f"{self.host.target}:{folder}/")
+
+    def tunnel(self, port: int) -> BaseCommand:
+        """Let the host's 127.0.0.1:port lead to this machine's."""
+        return self._control("forward", "-R", f"{port}:127.0.0.1:{port}")
+
+    def close_tunnel(self, port: int) -> BaseCommand:
+        return self._control("cancel", "-R", f"{port}:127.0.0.1:{port}")
+
+    def close(self) -> BaseCommand:
+        return self._control("exit")
+
+    def _control(self, order: str, *words: str) -> BaseCommand:
+        # Settings of the connection itself (ClearAllForwardings) would undo what is ordered here.
+        return programs.program("ssh", *_socket_options(self.options), "-O", order, *words, "--", self.host.target)
+
+
+@contextmanager
+def connections(hosts: Sequence[Host], config: Path | None) -> Iterator[dict[Host, Connection]]:
+    """A connection for each host, with `config` in place of the user's ssh config; all are closed at the end.
+
+    Raises ConfigurationError where ssh can't read its settings or two names are one host, CommandError where ssh
+    isn't installed.
+    """
+    settings = {one: _settings(one, config) for one in hosts}
+    _refuse_twins(settings)
+    # A socket's path has to be short, so it can't be below just any TMPDIR.
+    with tempfile.TemporaryDirectory(prefix="madengine-ssh-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        sockets = {one: Path(folder) / str(number) for number, one in enumerate(hosts)}
+        made = {one: Connection(one, _options(one, config, settings[one], sockets[one])) for one in hosts}
+        try:
+            yield made
+        finally:
+            for one, connection in made.items():
+                if sockets[one].exists():
+                    programs.attempt(connection.close(), seconds=10)
+
+
+def _settings(one: Host, config: Path | None) -> dict[str, str]:
+    """What ssh makes of the user's settings for a host."""
+    answer = programs.attempt(programs.program("ssh", *given(one, config), "-G", "--", one.target))
+    if answer.code != 0:
+        raise ConfigurationError(f"{one.name}: ssh: {answer.said}")
+    return dict(line.partition(" ")[::2] for line in answer.out.splitlines())
+
+
+def _refuse_twins(settings: Mapping[Host, Mapping[str, str]]) -> None:
+    """Two names of one host would run everything there twice at once, and count it twice."""
+    seen: dict[tuple[str, ...], Host] = {}
+    for one, said in settings.items():
+        keys = ("hostname", "port", "proxyjump", "proxycommand")
+        other = seen.setdefault(tuple(said.get(key, "") for key in keys), one)
+        if other != one:
+            raise ConfigurationError(
+                f"{other.name} and {one.name} are the same host, {said['hostname']} port {said['port']}; name it once"
+            )
+
+
+def given(one: Host, config: Path | None) -> list[str]:
+    """The options that say what the user said: another ssh config, a port."""
+    return [*(["-F", str(config)] if config else []), *(["-o", f"Port={one.port}"] if one.port else [])]
+
+
+def _options(one: Host, config: Path | None, settings: Mapping[str, str], socket: Path) -> tuple[str, ...]:
+    wanted = [
+        "BatchMode=yes",
+        *(default for name, (unset, default) in _DEFAULTS.items() if settings.get(name, unset) in (unset, "0")),
+        "ControlMaster=auto",
+        f"ControlPath={socket}",
+        f"ControlPersist={_IDLE_SECONDS}",
+        "ClearAllForwardings=yes",
+        "RemoteCommand=none",
+        "RequestTTY=no",
+        "PermitLocalCommand=no",
+    ]
+    return (*given(one, config), *(word for setting in wanted for word in ("-o", setting)))
+
+
+def _socket_options(options: Sequence[str]) -> list[str]:
+    pairs = zip(options[::2], options[1::2], strict=True)
+    return [word for pair in pairs if not pair[1].startswith(("ClearAll", "ControlMaster")) for word in pair]
+
+
+def is_broken(answer: Answer) -> bool:
+    """Whether the connection, and not what was asked of the host, failed."""
+    return answer.code in (BROKEN, None) or (answer.code != 0 and bool(_LINE_FAULT.search(answer.err)))
+
+
+def may_pass(answer: Answer) -> bool:
+    """Whether a connection that could not be opened may open at the next try: the other end was only busy."""
+    return bool(re.search(r"kex_exchange_identification|connection (reset|closed)", answer.err, re.IGNORECASE))
+
+
+def explain(answer: Answer) -> str:
+    """Why a connection failed, in one line, with what to do about it where that is known."""
+    if answer.code is None:
+        return "ssh: no answer in time"
+    lines = [line.strip() for line in answer.err.splitlines() if line.strip()]
+    said = next((line for line in reversed(lines) if not line.startswith("@")), f"ssh: exit code {answer.code}")
+    said = re.sub(r"^(.*?)\.$", r"\1", said)
+    hint = next((hint for text, hint in _HINTS if text in said.lower()), "")
+    prefix = "" if said.startswith(("ssh", "scp")) else "ssh: "
+    return f"{prefix}{said}" + (f" ({hint})" if hint else "")
+
+
+def receive(command: BaseCommand, target: IO[bytes]) -> int:
+    """Write what a command prints, byte by byte as it is, to a file; gives the exit code."""
+    with programs.background(command) as process:
+        assert process.stdout is not None
+        while chunk := process.stdout.read(_CHUNK_BYTES):
+            target.write(chunk)
+        return process.wait()

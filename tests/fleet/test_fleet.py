@@ -1,0 +1,296 @@
+"""A manifest on real hosts over real ssh: every host's rows, once, whatever breaks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bed.components import Registry, outcome
+from tests.fleet.conftest import CHECKOUT, Controller, Hosts, counted, until
+
+
+def test_a_manifest_runs_on_every_host_and_all_comes_back(
+    controller: Controller, hosts: Hosts, registry: Registry
+) -> None:
+    controller("run", "--host", "h1,h2", "h3", "--tags", "quick")
+    assert counted(controller.rows) == [(hosts.name(number), "quick", "SUCCESS") for number in (1, 2, 3)]
+    run_id = controller.results.name
+    assert {row["run_id"] for row in controller.rows} == {run_id}
+    for name in ("h1", "h2", "h3"):
+        came = {str(path.relative_to(controller.results / name)) for path in (controller.results / name).rglob("*")}
+        assert {"perf.csv", "run_summary.json", "node.log", "exit_code", f"runs/{run_id}/results.json"} <= came
+        assert not any("pyz" in path for path in came)
+    summary = json.loads((controller.folder / "run_summary.json").read_text(encoding="utf-8"))
+    assert sorted(run["host"] for run in summary["successful_runs"]) == ["h1", "h2", "h3"]
+    assert not hosts.listens(1, _port(registry)), "the tunnel is closed once the images are there"
+
+
+def test_a_second_run_adds_its_own_rows_and_the_node_keeps_both(controller: Controller, hosts: Hosts) -> None:
+    for _ in range(2):
+        controller("run", "--host=h1", "--tags=quick")
+    assert len(controller.rows) == 2
+    assert len({row["run_id"] for row in controller.rows}) == 2
+    assert len(hosts.sh(1, "cat /root/madengine/perf.csv").splitlines()) == 3
+
+
+def test_a_failing_model_costs_exit_3_and_not_the_others_rows(controller: Controller) -> None:
+    ended = controller("run", "--host=h1", "--tags=quick,bad", check=False)
+    assert ended.code == 3
+    assert controller.outcomes("model", "status", "reason") == [
+        ("bad", "FAILURE", "exit code 3"),
+        ("quick", "SUCCESS", ""),
+    ]
+
+
+def test_hosts_that_cannot_run_cost_their_own_rows_with_the_reason(
+    controller: Controller, hosts: Hosts, tmp_path: Path
+) -> None:
+    hosts.cut(2)
+    known = (hosts.folder / "known_hosts").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "known_hosts").write_text(
+        "\n".join(
+            f"{line.split()[0]} {' '.join(known[(number + 1) % 3].split()[1:])}" for number, line in enumerate(known)
+        ),
+        encoding="utf-8",
+    )
+    lines = hosts.config.read_text(encoding="utf-8").replace(
+        str(hosts.folder / "known_hosts"), str(tmp_path / "known_hosts")
+    )
+    (tmp_path / "config").write_text(
+        f"Host h1\n  UserKnownHostsFile {hosts.folder / 'known_hosts'}\n{lines}", encoding="utf-8"
+    )
+    ended = controller("run", "--host=h1,h2,h3,nowhere", "--tags=quick", path=tmp_path / "config", check=False)
+    assert ended.code == 3
+    reasons = {row["machine_name"]: row["reason"] for row in controller.rows}
+    assert len(controller.rows) == 4
+    assert reasons[hosts.name(1)] == ""
+    assert "No route to host" in reasons["h2"] or "timed out" in reasons["h2"]
+    assert "Host key verification failed" in reasons["h3"]
+    assert "Could not resolve hostname" in reasons["nowhere"]
+
+
+def test_a_host_without_an_engine_says_so_in_its_rows(controller: Controller, hosts: Hosts) -> None:
+    hosts.sh(2, "mv /run/docker.sock /run/off.sock")
+    try:
+        ended = controller("run", "--host=h1,h2", "--tags=quick", "--engine=docker", check=False)
+    finally:
+        hosts.sh(2, "mv /run/off.sock /run/docker.sock")
+    assert ended.code == 3
+    reasons = {row["machine_name"]: row["reason"] for row in controller.rows}
+    assert len(controller.rows) == 2
+    assert reasons[hosts.name(1)] == ""
+    assert "docker" in reasons["h2"]
+
+
+def test_a_host_without_python_or_with_an_old_one_says_so(controller: Controller, hosts: Hosts) -> None:
+    old = json.dumps({"python": "3.8.10", "has_bundle": False})
+    hosts.sh(1, f"printf '#!/bin/sh\necho %s\n' {shlex.quote(shlex.quote(old))} >/root/python; chmod +x /root/python")
+    ended = controller("run", "--host=h1,h2", "--remote-python=/root/python", "--tags=quick", check=False)
+    assert ended.code == 3
+    reasons = {row["machine_name"]: row["reason"] for row in controller.rows}
+    assert "/root/python is 3.8.10; madengine needs 3.10 or newer" in reasons["h1"]
+    assert "/root/python" in reasons["h2"]
+
+
+def test_a_full_disk_is_noticed_before_anything_starts(controller: Controller, hosts: Hosts) -> None:
+    hosts.sh(1, "mkdir -p /full && mount -t tmpfs -o size=1m tmpfs /full")
+    try:
+        ended = controller("run", "--host=h1", "--remote-path=/full/madengine", "--tags=quick", check=False)
+    finally:
+        hosts.sh(1, "umount /full")
+    assert ended.code == 3
+    (reason,) = [row["reason"] for row in controller.rows]
+    assert reason.startswith("/full/madengine: ")
+    assert reason.endswith(" MiB free there; make room, or --remote-path")
+
+
+def test_a_cut_connection_is_taken_up_again_and_nothing_is_lost_or_doubled(
+    controller: Controller, hosts: Hosts
+) -> None:
+    with controller.beside("run", "--host=h1,h2", "--tags=slow") as process:
+        controller.wait_for("h2: running slow")
+        hosts.cut(2)
+        controller.wait_for("h2: connection lost")
+        hosts.heal(2)
+        assert process.wait(60) == 0, controller.said
+    assert counted(controller.rows) == [(hosts.name(number), "slow", "SUCCESS") for number in (1, 2)]
+    assert controller.said.count("h2: running slow") == 1
+    assert controller.said.count("h2: slow: SUCCESS") == 1
+
+
+def test_a_host_that_stays_away_is_lost_and_its_rows_are_fetched_later(controller: Controller, hosts: Hosts) -> None:
+    with controller.beside("run", "--host=h1,h2", "--tags=slow", "--reconnect=1") as process:
+        controller.wait_for("h2: running slow")
+        hosts.cut(2)
+        assert process.wait(60) == 3
+    assert counted(controller.rows) == [(hosts.name(1), "slow", "SUCCESS")]
+    assert f"`madengine fetch --host h2 --run-id {controller.results.name}`" in controller.said
+    hosts.heal(2)
+    for _ in range(2):
+        controller("fetch", "--host=h1,h2", f"--run-id={controller.results.name}")
+        assert counted(controller.rows) == [(hosts.name(number), "slow", "SUCCESS") for number in (1, 2)]
+
+
+def test_the_nodes_finish_without_their_controller_and_fetch_collects_the_newest_run(
+    controller: Controller, hosts: Hosts
+) -> None:
+    controller("run", "--host=h1", "--tags=quick")
+    with controller.beside("run", "--host=h1,h2", "--tags=slow") as process:
+        controller.wait_for("h1: running slow")
+        controller.wait_for("h2: running slow")
+        process.kill()
+    controller("fetch", "--host=h1,h2")
+    assert counted(controller.rows) == sorted(
+        [(hosts.name(1), "quick", "SUCCESS"), *((hosts.name(number), "slow", "SUCCESS") for number in (1, 2))]
+    )
+
+
+def test_ctrl_c_stops_the_nodes_and_says_which_did(controller: Controller, hosts: Hosts) -> None:
+    with controller.beside("run", "--host=h1,h2", "--tags=slow") as process:
+        controller.wait_for("h1: running slow")
+        controller.wait_for("h2: running slow")
+        until(lambda: all(hosts.run(n, "docker", "ps", "-q") for n in (1, 2)), 30, lambda: controller.said)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert counted(controller.rows) == [(hosts.name(number), "slow", "FAILURE") for number in (1, 2)]
+    assert {"h1: stopped", "h2: stopped"} <= set(controller.said.splitlines())
+    assert [hosts.run(number, "docker", "ps", "--all", "-q") for number in (1, 2)] == ["", ""]
+
+
+def test_ctrl_c_before_a_hosts_turn_starts_nothing_there(controller: Controller, hosts: Hosts) -> None:
+    with controller.beside("run", "--host=h1,h2", "--tags=slow", "--forks=1") as process:
+        controller.wait_for("h1: running slow")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert {row["machine_name"] for row in controller.rows} <= {hosts.name(1)}
+    assert hosts.sh(2, "ls /root/madengine", check=False) == ""
+
+
+def test_a_run_that_was_killed_on_its_node_costs_rows_that_say_so(controller: Controller, hosts: Hosts) -> None:
+    with controller.beside("run", "--host=h1", "--tags=slow,quick") as process:
+        controller.wait_for("h1: running slow")
+        watcher = hosts.sh(1, "cat /proc/$(cat /root/madengine/runs/*/pid)/status | sed -n 's/^PPid:\\s*//p'").strip()
+        hosts.sh(1, f"kill -9 {watcher} $(cat /root/madengine/runs/*/pid)")
+        assert process.wait(60) == 3
+    assert controller.outcomes("model", "status", "reason") == [
+        ("quick", "SUCCESS", ""),
+        ("slow", "FAILURE", "killed, or the machine went down"),
+    ]
+
+
+def test_a_slow_host_whose_login_greets_loses_nothing(controller: Controller, hosts: Hosts) -> None:
+    hosts.sh(1, "printf 'sleep 1; echo Welcome to {this} host\\n' >/root/.bashrc")
+    controller("run", "--host=h1", "--tags=quick")
+    assert counted(controller.rows) == [(hosts.name(1), "quick", "SUCCESS")]
+
+
+def test_a_host_is_named_as_ssh_names_it(controller: Controller, hosts: Hosts, tmp_path: Path) -> None:
+    (tmp_path / "config").write_text(
+        f"Host gpu-node\n  HostName {hosts.address}.2\n{hosts.config.read_text(encoding='utf-8')}", encoding="utf-8"
+    )
+    (tmp_path / "nodes").write_text(f"# the rack\nroot@{hosts.address}.1:22  # its first\ngpu-node\n", encoding="utf-8")
+    controller("run", "--hosts-file=nodes", "--tags=quick", path=tmp_path / "config")
+    assert counted(controller.rows) == [(hosts.name(number), "quick", "SUCCESS") for number in (1, 2)]
+    folders = {path.name for path in controller.results.iterdir() if path.is_dir()}
+    assert folders == {f"root@{hosts.address}.1_22", "gpu-node"}
+
+
+def test_two_names_of_one_host_are_refused(controller: Controller, hosts: Hosts) -> None:
+    ended = controller("run", f"--host=h1,{hosts.address}.1", check=False)
+    assert ended.code == 4
+    assert f"h1 and {hosts.address}.1 are the same host" in ended.stderr
+
+
+def test_hosts_that_share_a_folder_are_told_apart(controller: Controller, hosts: Hosts) -> None:
+    ended = controller("run", "--host=h1,h2", "--remote-path=/shared/madengine", "--tags=quick", check=False)
+    assert ended.code == 3
+    assert sorted(row["status"] for row in controller.rows) == ["FAILURE", "SUCCESS"]
+    failed = next(row for row in controller.rows if row["status"] == "FAILURE")
+    assert "the folder is shared with" in failed["reason"]
+    controller("run", "--host=h1,h2", "--remote-path=/shared/of-%h", "--tags=quick")
+    assert len(controller.rows) == 4
+
+
+def test_a_port_that_the_node_uses_itself_is_a_clear_reason(
+    controller: Controller, hosts: Hosts, registry: Registry
+) -> None:
+    port = _port(registry)
+    listener = f"python3 -c \"import socket,time; s=socket.create_server(('127.0.0.1', {port})); time.sleep(600)\""
+    pid = hosts.sh(1, f"{listener} >/dev/null 2>&1 & echo $!").strip()
+    try:
+        until(lambda: hosts.listens(1, port), 10, lambda: "no listener")
+        ended = controller("run", "--host=h1", "--tags=quick", check=False)
+    finally:
+        hosts.run(1, "kill", pid)
+    assert ended.code == 3
+    assert f"port {port}: address already in use" in controller.rows[0]["reason"]
+
+
+@pytest.mark.parametrize("registry_name", ["127.0.0.5:5000", "localhost", "[::1]:5000"])
+def test_a_registry_that_can_only_mean_the_node_is_refused(controller: Controller, registry_name: str) -> None:
+    ended = controller("run", "--host=h1", f"--registry={registry_name}", check=False)
+    assert ended.code == 4
+    assert "on a node this registry address means the node itself" in ended.stderr
+
+
+def test_a_loopback_registry_that_is_not_here_is_refused(controller: Controller) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    ended = controller("run", "--host=h1", f"--registry=localhost:{port}", check=False)
+    assert ended.code == 4
+    assert f"nothing listens on port {port}" in ended.stderr
+
+
+def test_ship_copies_what_a_run_by_hand_needs_and_no_secrets(controller: Controller, hosts: Hosts) -> None:
+    (controller.folder / "credential.json").write_text("{}", encoding="utf-8")
+    ended = controller("ship", "--host=h1,h2")
+    assert "credential.json: not copied to the hosts; --ship-credentials does" in ended.stderr
+    assert hosts.sh(1, "ls -A /root/madengine").split() == ["build_manifest.json", "madengine.pyz"]
+    assert "madengine" in hosts.sh(2, "cd /root/madengine && python3 madengine.pyz --version")
+    controller("ship", "--host=h1", "--ship-credentials")
+    assert hosts.sh(1, "stat -c %a /root/madengine/credential.json").strip() == "600"
+
+
+def test_doctor_looks_at_every_host(controller: Controller, hosts: Hosts) -> None:
+    hosts.cut(2)
+    ended = controller("doctor", "--host=h1,h2", "--engine=docker", check=False)
+    assert ended.code == 1
+    assert "h1:\ncheck" in ended.stdout
+    assert "docker 20" in ended.stdout.partition("h2:")[0]
+    assert "ssh: connect to host" in ended.stdout.partition("h2:")[2]
+
+
+def test_the_printed_lines_do_the_same_by_hand(controller: Controller, hosts: Hosts) -> None:
+    printed = controller("run", "--host=h1", "--tags=quick", "--dry-run").stdout
+    assert not (controller.folder / "results").exists()
+    stand_in = controller.folder / "bin"
+    stand_in.mkdir()
+    command = stand_in / "madengine"
+    command.write_text(
+        f'#!/bin/sh\nPYTHONPATH={CHECKOUT} exec python3 -m madengine.distributed_cli "$@"\n', encoding="utf-8"
+    )
+    command.chmod(0o755)
+    path = f"{stand_in}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    outcome(["sh", "-e"], {"PATH": path}, cwd=controller.folder, input=printed)
+    assert counted(controller.rows) == [(hosts.name(1), "quick", "SUCCESS")]
+
+
+def test_deploy_builds_pushes_ships_and_runs(
+    controller: Controller, hosts: Hosts, built: Path, registry: Registry
+) -> None:
+    subprocess.run(["cp", "-r", *map(str, built.parent.iterdir()), str(controller.folder)], check=True)
+    address = registry.address.replace("127.0.0.1", "localhost")
+    controller("deploy", "--tags=quick", f"--registry={address}", "--host=h1")
+    assert counted(controller.rows) == [(hosts.name(1), "quick", "SUCCESS")]
+
+
+def _port(registry: Registry) -> int:
+    return int(registry.address.rpartition(":")[2])
