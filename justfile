@@ -42,6 +42,11 @@ ship *options:
 fetch *options:
     bin/madengine fetch "${@/#/--}"
 
+# merge result folders into one table: just collect results/
+[group('madengine')]
+collect +folders:
+    bin/madengine collect "$@"
+
 # build, push, ship and run on hosts: just deploy tags=dummy registry=localhost:5000 host=a,b
 [arg('options', pattern=option)]
 [group('madengine')]
