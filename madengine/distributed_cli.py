@@ -617,7 +617,7 @@ def _failures(parser: argparse.ArgumentParser) -> None:
         type=_failed_host,
         action="append",
         metavar="HOST=REASON",
-        help="a host that could not run: a row for each model of --manifest-file, kept in the first DIR as HOST/perf.csv",
+        help="a host that could not run: a row for each model of --manifest-file, kept in the first DIR",
     )
     parser.add_argument(
         "--manifest-file", "-m", type=Path, default=Path("build_manifest.json"), metavar="FILE", help="for --failed"
