@@ -77,13 +77,26 @@ doctor *options:
 export-config *options:
     bin/madengine export-config "${@/#/--}"
 
+# write the files that another tool runs a manifest from: just generate ansible manifest-file=build_manifest.json
+[arg('options', pattern=option)]
+[arg('tool', pattern='ansible')]
+[group('madengine')]
+generate tool *options:
+    tool=$1; shift; bin/madengine generate "$tool" "${@/#/--}"
+
+# write the Ansible playbook and run it: just ansible inventory=gpu_inventory limit=gpu-node-01
+[arg('options', pattern=option)]
+[group('madengine')]
+ansible *options:
+    bin/playbook "${@/#/--}"
+
 # build and run the bundled dummy model, on a machine with nothing installed
 [group('project')]
 demo:
     bin/demo
 
 # the whole test set, or some of its stages: just test unit engine
-[arg('stages', pattern='static|unit|engine|fleet|bats')]
+[arg('stages', pattern='static|unit|engine|fleet|ansible|bats')]
 [group('project')]
 test *stages:
     bin/test "$@"

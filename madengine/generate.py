@@ -14,6 +14,7 @@ from madengine.errors import ConfigurationError
 from madengine.files import read_json, write_whole
 from madengine.manifest import Manifest
 from madengine.payload import DEFAULT_TIMEOUT
+from madengine.programs.engine import is_loopback
 from madengine.records import Image
 from madengine.render import render
 
@@ -24,7 +25,6 @@ INVENTORY = "ansible/gpu_inventory.example"
 _SLACK_SECONDS = 900
 # A run without a limit; Ansible needs one.
 _WEEK_SECONDS = 7 * 24 * 3600
-_LOOPBACK = ("localhost", "127.", "[::1]")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _limit(kept: Manifest, image: Image) -> int:
 def _warnings(kept: Manifest, path: Path) -> tuple[str, ...]:
     if not kept.registry:
         return (f"{path}: names no registry: nodes run only images that they have already; build with --registry",)
-    if kept.registry.startswith(_LOOPBACK):
+    if is_loopback(kept.registry):
         return (
             f"{path}: {kept.registry} is the node itself on a node; set registry_url in the inventory to an address "
             "of the same registry that the nodes reach",

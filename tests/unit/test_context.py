@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from madengine.context import Context, host_facts, load, matches, merge, mismatch, parse, parse_header, unsupported
 from madengine.errors import ConfigurationError
 
-leaves = st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=2)
+# Null characters and half characters are refused, by a test of their own.
+texts = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=3)
+leaves = st.none() | st.booleans() | st.integers() | texts | st.lists(st.integers(), max_size=2)
 keys = st.sampled_from("abc")
 # a busy machine is no reason to fail
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

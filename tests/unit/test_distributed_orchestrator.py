@@ -563,3 +563,32 @@ def test_a_package_here_is_taken_with_and_without_a_manifest(folder: Path) -> No
 def test_model_dir_without_models_is_an_error(folder: Path) -> None:
     with pytest.raises(MadengineError, match="MODEL_DIR=nope: no models"):
         package_place({"MODEL_DIR": "nope"}, folder, may_be_starter=False)
+
+
+# --- resume ---
+
+
+def test_resume_leaves_out_the_images_that_have_succeeded(folder: Path, docker: StandIns) -> None:
+    other = "sha256:" + "e" * 64
+    manifest(
+        {"ci-a": image("ci-a"), "ci-b": image("ci-b", registry_digest=other)}, {"ci-a": card("a"), "ci-b": card("b")}
+    )
+    Path("perf.csv").write_text(f"model,performance,metric,status,run_id,image_digest\na,1,x,SUCCESS,r1,{DIGEST}\n")
+    resumed = command()
+    assert resumed.run(skip_model_run=True, resume=Path("perf.csv"), output=Path("new.csv")) == 0
+    assert [row["model"] for row in rows("new.csv")] == ["b"]
+    assert "perf.csv: 1 of 2 have succeeded already" in resumed.said
+
+
+def test_resume_with_nothing_left_is_done_and_leaves_its_results(folder: Path, docker: StandIns) -> None:
+    three_vendors()
+    Path("perf.csv").write_text(f"model,performance,metric,status,run_id,image_digest\ndummy,1,x,SUCCESS,r1,{DIGEST}\n")
+    assert command().run(resume=Path("perf.csv"), output=Path("new.csv"), run_id="r2") == 0
+    assert json.loads(Path("runs/r2/results.json").read_text())["results"] == []
+    assert not Path("new.csv").exists()
+
+
+def test_resume_without_a_table_runs_everything(folder: Path, docker: StandIns) -> None:
+    three_vendors()
+    assert command().run(skip_model_run=True, resume=Path("none.csv")) == 0
+    assert [row["model"] for row in rows()] == ["dummy"]

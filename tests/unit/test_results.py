@@ -34,6 +34,7 @@ from madengine.results import (
     results_json,
     rows,
     run_summary,
+    succeeded,
     table,
 )
 
@@ -658,3 +659,26 @@ def test_the_table_shortens_a_long_reason_and_lets_nothing_steer_the_terminal() 
 
 def test_the_table_of_no_results_is_its_header() -> None:
     assert table([]).split()[:3] == ["model", "image", "status"]
+
+
+def test_an_image_has_succeeded_where_every_row_of_one_of_its_runs_did(tmp_path: Path) -> None:
+    runs = {
+        "all": (SUCCESS, SUCCESS),
+        "half": (SUCCESS, FAILURE),
+        "skipped": (SKIPPED,),
+        "": (SUCCESS,),
+    }
+    lines = [f"m,1,x,{status},r1,{digest}" for digest, statuses in runs.items() for status in statuses]
+    lines += [f"m,1,x,{status},r{number},later" for number, status in enumerate((FAILURE, SUCCESS))]
+    path = tmp_path / "perf.csv"
+    path.write_text("\n".join(["model,performance,metric,status,run_id,image_digest", *lines, ""]))
+    assert succeeded(path) == {"all", "later"}
+
+
+def test_nothing_has_succeeded_by_a_table_that_is_not_there(tmp_path: Path) -> None:
+    assert succeeded(tmp_path / "none.csv") == set()
+
+
+def test_a_table_that_can_not_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{tmp_path}: can't be read as a perf.csv: "):
+        succeeded(tmp_path)
