@@ -164,6 +164,8 @@ def _collect(options: argparse.Namespace) -> int:
     if options.failed:
         from madengine import manifest
 
+        if not options.run_id:
+            raise ConfigurationError("--failed: say of which run with --run-id")
         kept = manifest.load(options.manifest_file)
         for host, reason in options.failed:
             collect.note_failure(options.directories[0] / host, kept, options.run_id, host, reason)

@@ -107,6 +107,6 @@ def unique(value: Any) -> str:
     """AMD's unique id (0x2150e7d042a1124, or a number) as ROCm's UUID `GPU-02150e7d042a1124`; empty for none or 0."""
     try:
         identity = int(value, 16) if isinstance(value, str) else int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return ""
     return f"GPU-{identity:016x}" if identity > 0 else ""

@@ -123,7 +123,7 @@ bare_path() {
 
 @test "bin/test names the stages where one is mistyped" {
   run -1 bin/test units
-  [ "$output" = "test: units: no such stage; static, unit, engine, fleet and bats are" ]
+  [ "$output" = "test: units: no such stage; static, unit, engine, fleet, ansible and bats are" ]
 }
 
 @test "the bundle answers under a bare python3, from an empty folder" {

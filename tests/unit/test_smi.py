@@ -102,6 +102,7 @@ def test_every_tools_pci_address_is_written_as_in_sysfs(value: str, expected: st
         (0, ""),
         ("N/A", ""),
         (None, ""),
+        (float("inf"), ""),
     ],
 )
 def test_a_unique_id_becomes_the_uuid_that_rocm_uses(value: Any, expected: str) -> None:
