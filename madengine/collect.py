@@ -477,7 +477,7 @@ def tables(rows: Iterable[Row]) -> str:
         aligned = ("left", "left", "right", "right", "right", "right")
         lines = _figures(measured[metric], lower_is_better(metric))
         direction = "lower" if lower_is_better(metric) else "higher"
-        title = f"{_printable(metric) or 'without a metric name'} ({direction} is better)"
+        title = f"{results.printable(metric) or 'without a metric name'} ({direction} is better)"
         parts.append(f"{title}\n\n{tabulate(lines, headers, colalign=aligned, disable_numparse=True)}")
     if failed := _failures(rows):
         headers = ["failed host", "model", "n", "reason"]
@@ -502,7 +502,7 @@ def _figures(rows: Sequence[Row], lower: bool) -> list[list[str]]:
     for (model, image, host), values in sorted(groups.items()):
         # What two images of a model measured is not one distribution.
         name = f"{model} ({image})" if len(images[model]) > 1 else model
-        lines.append([_printable(name), _printable(host), *_statistics(values, lower)])
+        lines.append([results.printable(name), results.printable(host), *_statistics(values, lower)])
     return lines
 
 
@@ -524,15 +524,10 @@ def _failures(rows: Iterable[Row]) -> list[list[str]]:
         if row.get("status") == FAILURE
     )
     return [
-        [_printable(host), _printable(model), str(number), _printable(_short(reason))]
+        [results.printable(host), results.printable(model), str(number), results.printable(_short(reason))]
         for (host, model, reason), number in sorted(counted.items())
     ]
 
 
 def _short(reason: str) -> str:
     return reason if len(reason) <= _REASON_WIDTH else f"{reason[: _REASON_WIDTH - 1]}…"
-
-
-def _printable(cell: str) -> str:
-    """A cell that stays on its line and can't steer the terminal."""
-    return "".join(character if character.isprintable() else " " for character in cell)

@@ -410,7 +410,7 @@ def table(results: Sequence[RunResult]) -> str:
     from tabulate import tabulate
 
     lines = [
-        [_printable(cell) for cell in _table_cells(result, *outcome)]
+        [printable(cell) for cell in _table_cells(result, *outcome)]
         for result in results
         for outcome in _outcomes(result)
     ]
@@ -434,6 +434,6 @@ def _table_cells(result: RunResult, metric: Metric, status: str, reason: str) ->
     ]
 
 
-def _printable(cell: str) -> str:
+def printable(cell: str) -> str:
     """A cell that stays on its line and can't steer the terminal."""
     return "".join(character if character.isprintable() else " " for character in cell)

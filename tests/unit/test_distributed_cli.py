@@ -494,3 +494,12 @@ def test_the_callers_own_signal_handlers_are_back_afterwards(package: Path, capf
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     assert said(capfd, "discover").code == 0
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_a_failed_host_without_its_run_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["collect", ".", "--failed", "h9=down"]) == 4
+    assert capsys.readouterr().err == "madengine: error: --failed: say of which run with --run-id\n"
+    assert list(tmp_path.iterdir()) == []
