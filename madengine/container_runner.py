@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
@@ -12,23 +11,23 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import Any
 
 from madengine import gpu_locks, owner, payload, programs, telemetry
 from madengine import gpus as gpu_choice
+from madengine import outcome as outcomes
 from madengine.context import Context
 from madengine.data import Data, Provided
 from madengine.errors import CommandError, MadengineError, RunError
-from madengine.performance import MetricScan, read_multiple_results
+from madengine.performance import MetricScan
 from madengine.programs.engine import Container, Docker, State, explain, is_limit_refused, is_transport, repository
-from madengine.records import FAILURE, SKIPPED, SUCCESS, Gpu, Image, Metric, Model, RunResult
+from madengine.records import FAILURE, SKIPPED, SUCCESS, Gpu, Image, Model, RunResult
 
 # entry.sh keeps the limit; this is how much longer the host waits before it acts itself.
 HOST_GRACE_SECONDS = 15.0
@@ -42,7 +41,6 @@ PULL_PAUSE_SECONDS = 1.0
 WAIT_AGAIN_SECONDS = 1.0
 SERIES_FILE = "gpu_series.csv"
 _CHUNK = 1 << 20
-_LITTLE_SPACE = 4096  # bytes: less is a full disk
 _SHOWN_LOG_LINES = 20
 
 
@@ -341,7 +339,7 @@ class ContainerRunner:
                 self._remove(name)
         scan.finish()
         result = replace(result, run_duration=time.monotonic() - began)
-        outcome = _outcome(result, state, scan, reason, limit, said)
+        outcome = outcomes.outcome(result, state, scan, reason, limit, said)
         self._tidy(outcome)
         if stays:
             self.say(_how_to_enter(self.engine.name, name))
@@ -443,43 +441,6 @@ class _Interrupted(Exception):
         self.result = result
 
 
-def _outcome(result: RunResult, state: State | None, scan: MetricScan, reason: str, limit: int, said: str) -> RunResult:
-    """Status, reason and figures out of what the container left."""
-    workspace = Path(result.directory)
-    entry = _entry(workspace)
-    seconds = max(0.0, entry.get("ended", 0.0) - entry.get("started", 0.0))
-    code = entry.get("exit_code", state.exit_code if state else None)
-    result = replace(result, exit_code=code, test_duration=round(seconds, 3))
-    reason = reason or _why_failed(entry, state, code, limit, said)
-    metrics: tuple[Metric, ...] = ()
-    try:
-        metrics = _metrics(result.model, workspace, scan)
-    except RunError as error:
-        reason = reason or str(error)
-    if reason and _is_full(workspace):
-        reason += f"; the disk of {workspace} is full"
-    elif reason and entry.get("log_complete") is False:
-        reason += "; the log is incomplete, it could not be written to the end"
-    # The figures of a run that failed are kept in its result, but no row reports them as measured.
-    return replace(result, status=FAILURE if reason else SUCCESS, reason=reason, metrics=metrics)
-
-
-def _why_failed(entry: Mapping[str, Any], state: State | None, code: int | None, limit: int, said: str) -> str:
-    if entry.get("timed_out"):
-        return f"timeout: the script ran longer than {limit} s"
-    if entry and code == 0:
-        return ""
-    if entry.get("out_of_memory") or (state and state.oom_killed):
-        return "out of memory: the kernel killed it"
-    if entry:
-        return _exit_code(int(code or 0))
-    if state is None:
-        return "the container was removed by somebody else"
-    last = state.error or said.rpartition("\n")[2]
-    how = f"the container ended before its script did ({_exit_code(state.exit_code)})"
-    return f"{how}: {last}" if last else how
-
-
 def _of_machine(gpus: Sequence[Gpu]) -> dict[str, str]:
     """What older versions told a model of the machine's GPUs; NVIDIA's architecture was the product's name."""
     if not gpus:
@@ -491,50 +452,6 @@ def _of_machine(gpus: Sequence[Gpu]) -> dict[str, str]:
         "MAD_SYSTEM_HIP_VERSION": ".".join(first.runtime.split(".")[:2]),
     }
     return {name: value for name, value in told.items() if value}
-
-
-def _exit_code(code: int) -> str:
-    name = ""
-    with suppress(ValueError):
-        name = f" ({signal.Signals(code - 128).name})" if code > 128 else ""
-    return f"exit code {code}{name}"
-
-
-def _metrics(model: Model, workspace: Path, scan: MetricScan) -> tuple[Metric, ...]:
-    if not model.multiple_results:
-        if scan.metric is None:
-            raise RunError(scan.problem)
-        return (scan.metric,)
-    places = [workspace / model.multiple_results, workspace / payload.model_directory(model) / model.multiple_results]
-    found = next((place for place in places if _is_left_by_script(place, workspace)), None)
-    if found is None:
-        raise RunError(f"{model.multiple_results}: the script left no such file in its folder or the one above")
-    metrics = read_multiple_results(found)
-    if found != places[0] and not os.path.lexists(places[0]):
-        shutil.copyfile(found, places[0])
-    return metrics
-
-
-def _is_left_by_script(path: Path, workspace: Path) -> bool:
-    """Whether it is a file of the workspace; a link in there may point at any file of this machine."""
-    return path.is_file() and path.resolve().is_relative_to(workspace.resolve())
-
-
-def _entry(workspace: Path) -> dict[str, Any]:
-    """What entry.sh left; nothing where it did not get that far, or where something else lies in its place."""
-    try:
-        found = json.loads((workspace / "entry.json").read_text())
-        numbers = {name: found[name] for name in ("exit_code", "started", "ended")}
-        return found if all(isinstance(value, int | float) for value in numbers.values()) else {}
-    except (OSError, ValueError, TypeError, KeyError):
-        return {}
-
-
-def _is_full(directory: Path) -> bool:
-    with suppress(OSError):
-        disk = os.statvfs(directory)
-        return disk.f_blocks > 0 and disk.f_bavail * disk.f_frsize < _LITTLE_SPACE
-    return False
 
 
 def log_name(model: Model, image: Image) -> str:

@@ -1,0 +1,102 @@
+"""What came of a container: status, reason and figures, out of what it left in its workspace."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from madengine import payload
+from madengine.errors import RunError
+from madengine.performance import MetricScan, read_multiple_results
+from madengine.programs.engine import State
+from madengine.records import FAILURE, SUCCESS, Metric, Model, RunResult
+
+_LITTLE_SPACE = 4096  # bytes: less is a full disk
+
+
+def outcome(result: RunResult, state: State | None, scan: MetricScan, reason: str, limit: int, said: str) -> RunResult:
+    """Status, reason and figures out of what the container left."""
+    workspace = Path(result.directory)
+    entry = _entry(workspace)
+    seconds = max(0.0, entry.get("ended", 0.0) - entry.get("started", 0.0))
+    code = entry.get("exit_code", state.exit_code if state else None)
+    result = replace(result, exit_code=code, test_duration=round(seconds, 3))
+    reason = reason or _why_failed(entry, state, code, limit, said)
+    metrics: tuple[Metric, ...] = ()
+    try:
+        metrics = _metrics(result.model, workspace, scan)
+    except RunError as error:
+        reason = reason or str(error)
+    if reason and _is_full(workspace):
+        reason += f"; the disk of {workspace} is full"
+    elif reason and entry.get("log_complete") is False:
+        reason += "; the log is incomplete, it could not be written to the end"
+    # The figures of a run that failed are kept in its result, but no row reports them as measured.
+    return replace(result, status=FAILURE if reason else SUCCESS, reason=reason, metrics=metrics)
+
+
+def _why_failed(entry: Mapping[str, Any], state: State | None, code: int | None, limit: int, said: str) -> str:
+    if entry.get("timed_out"):
+        return f"timeout: the script ran longer than {limit} s"
+    if entry and code == 0:
+        return ""
+    if entry.get("out_of_memory") or (state and state.oom_killed):
+        return "out of memory: the kernel killed it"
+    if entry:
+        return _exit_code(int(code or 0))
+    if state is None:
+        return "the container was removed by somebody else"
+    last = state.error or said.rpartition("\n")[2]
+    how = f"the container ended before its script did ({_exit_code(state.exit_code)})"
+    return f"{how}: {last}" if last else how
+
+
+def _exit_code(code: int) -> str:
+    name = ""
+    with suppress(ValueError):
+        name = f" ({signal.Signals(code - 128).name})" if code > 128 else ""
+    return f"exit code {code}{name}"
+
+
+def _metrics(model: Model, workspace: Path, scan: MetricScan) -> tuple[Metric, ...]:
+    if not model.multiple_results:
+        if scan.metric is None:
+            raise RunError(scan.problem)
+        return (scan.metric,)
+    places = [workspace / model.multiple_results, workspace / payload.model_directory(model) / model.multiple_results]
+    found = next((place for place in places if _is_left_by_script(place, workspace)), None)
+    if found is None:
+        raise RunError(f"{model.multiple_results}: the script left no such file in its folder or the one above")
+    metrics = read_multiple_results(found)
+    if found != places[0] and not os.path.lexists(places[0]):
+        shutil.copyfile(found, places[0])
+    return metrics
+
+
+def _is_left_by_script(path: Path, workspace: Path) -> bool:
+    """Whether it is a file of the workspace; a link in there may point at any file of this machine."""
+    return path.is_file() and path.resolve().is_relative_to(workspace.resolve())
+
+
+def _entry(workspace: Path) -> dict[str, Any]:
+    """What entry.sh left; nothing where it did not get that far, or where something else lies in its place."""
+    try:
+        found = json.loads((workspace / "entry.json").read_text())
+        numbers = {name: found[name] for name in ("exit_code", "started", "ended")}
+        return found if all(isinstance(value, int | float) for value in numbers.values()) else {}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+
+
+def _is_full(directory: Path) -> bool:
+    with suppress(OSError):
+        disk = os.statvfs(directory)
+        return disk.f_blocks > 0 and disk.f_bavail * disk.f_frsize < _LITTLE_SPACE
+    return False
