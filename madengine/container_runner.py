@@ -7,7 +7,6 @@ import re
 import secrets
 import shlex
 import shutil
-import signal
 import socket
 import threading
 import time
@@ -105,7 +104,7 @@ class ContainerRunner:
             result, interrupted = stopped.result, True
         except KeyboardInterrupt:
             result, interrupted = replace(result, reason="interrupted"), True
-        with _uninterrupted():
+        with programs.uninterrupted():
             self.done(result)
         if interrupted:
             raise KeyboardInterrupt
@@ -488,25 +487,6 @@ def _new_folder(parent: Path, name: str) -> Path:
             raise RunError(f"{folder}: can't be made: {error.strerror}") from error
         return folder
     raise RunError(f"{parent / stem}: there are 10,000 of them already; remove some")
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Let a signal wait: a result that is being kept must not be lost half way."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    held = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    # Not by the thread's signal mask: the process's other threads would take the signal, and it would be handled here.
-    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in held}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    for late in came:
-        signal.raise_signal(late)
 
 
 @contextmanager

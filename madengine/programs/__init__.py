@@ -172,17 +172,46 @@ def resume() -> None:
 
 
 @contextmanager
-def _running(command: BaseCommand, **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
-    process = _start(command, **streams)
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C, TERM and a lost terminal wait until the block's end: what it does must not be lost half way."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    # Not by the thread's signal mask: the process's other threads would take the signal, and it would be handled here.
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in before:
+        signal.signal(number, lambda number, frame: came.append(number))
     try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for late in came:
+        signal.raise_signal(late)
+
+
+@contextmanager
+def _running(command: BaseCommand, **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
+    process = None
+    try:
+        # Ctrl-C between the program's start and our knowing of it would leave it running.
+        with uninterrupted():
+            process = _start(command, **streams)
         yield process
     finally:
-        _end(process)
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
-        with _lock:
-            _live.pop(process, None)
+        if process is not None:
+            _ended(process)
+
+
+def _ended(process: subprocess.Popen[bytes]) -> None:
+    _end(process)
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
+    with _lock:
+        _live.pop(process, None)
 
 
 def _start(command: BaseCommand, **streams: Any) -> subprocess.Popen[bytes]:
