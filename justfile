@@ -107,7 +107,7 @@ check:
     bin/test static
 
 # times against the bare programs, as ratios: just bench, or some of them: just bench help build
-[arg('names', pattern='help|build|build-many|run|gigabyte|discovery|append')]
+[arg('names', pattern='help|build|build-many|run|gigabyte|discovery|append|rack')]
 [group('project')]
 bench *names:
     bin/bench "$@"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
+import marshal
 import os
 import zipfile
 from collections.abc import Iterator
@@ -27,7 +29,7 @@ _PACKAGES = {
     "yaml": "PyYAML",
 }
 _LICENCES = ("LICENSE", "LICENCE", "COPYING")
-# Compiled for one machine, or of no use without a compiler; markupsafe and yaml do without their C parts.
+# Made for one machine, or of no use without a compiler; markupsafe and yaml do without their C parts.
 _LEFT_OUT = frozenset({".so", ".pyd", ".pyc", ".pyi", ".c", ".h", ".pyx", ".pxd"})
 _FOLDERS_LEFT_OUT = frozenset({"__pycache__", "tests"})
 _MAIN = """\
@@ -59,9 +61,9 @@ def _packed() -> bytes:
     kept = _cache() / f"madengine-{_digest(entries)}.pyz"
     with suppress(OSError, zipfile.BadZipFile):
         content = kept.read_bytes()
-        if zipfile.ZipFile(io.BytesIO(content)).namelist() == list(entries):
+        if set(zipfile.ZipFile(io.BytesIO(content)).namelist()) >= set(entries):
             return content
-    content = _zipapp(entries)
+    content = _zipapp({**entries, **_compiled(entries)})
     with suppress(MadengineError):  # a home that can't be written costs the next one half a second
         _write(kept, content)
     return content
@@ -118,6 +120,20 @@ def _own_licence(beside: Path) -> Iterator[tuple[str, bytes]]:
         yield from _licences("madengine", "madengine")
 
 
+def _compiled(entries: dict[str, bytes]) -> dict[str, bytes]:
+    """The modules compiled for this Python, which starts twice as fast with them; another one takes the sources.
+
+    The format is that of a hash-based pyc that is not checked against its source (PEP 552): its source can't change.
+    """
+    compiled = {}
+    for name, source in entries.items():
+        if name.endswith(".py"):
+            code = marshal.dumps(compile(source, name, "exec", dont_inherit=True))
+            header = importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + importlib.util.source_hash(source)
+            compiled[f"{name}c"] = header + code
+    return compiled
+
+
 def _zipapp(entries: dict[str, bytes]) -> bytes:
     file = io.BytesIO()
     file.write(b"#!/usr/bin/env python3\n")
@@ -130,7 +146,7 @@ def _zipapp(entries: dict[str, bytes]) -> bytes:
 
 
 def _digest(entries: dict[str, bytes]) -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(importlib.util.MAGIC_NUMBER)
     for name, content in entries.items():
         digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)

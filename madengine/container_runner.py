@@ -25,7 +25,7 @@ from madengine.context import Context
 from madengine.data import Data, Provided
 from madengine.errors import CommandError, MadengineError, RunError
 from madengine.performance import MetricScan
-from madengine.programs.engine import Container, Docker, State, explain, is_limit_refused, is_transport, repository
+from madengine.programs.engine import Container, Docker, State, explain, is_limit_refused, is_transport, pinned
 from madengine.records import FAILURE, SKIPPED, SUCCESS, Gpu, Image, Model, RunResult
 
 # entry.sh keeps the limit; this is how much longer the host waits before it acts itself.
@@ -152,18 +152,18 @@ class ContainerRunner:
         """What `run` starts for a model, as lines for a POSIX shell; the log is then in the model's folder."""
         model = self._with_args(model)
         provided = self.data.mounts(model, self.force_mirror_local)
-        pinned = _pinned(image)
+        name = pinned(image)
         workspace = self.directory / _slug(model.name)
         yield f"# {' '.join(model.name.split())} ({image.key})"
-        if pinned or image.registry_image:
-            yield programs.shell_line(self.engine.pull(pinned or image.registry_image))
+        if name or image.registry_image:
+            yield programs.shell_line(self.engine.pull(name or image.registry_image))
         yield shlex.join(["mkdir", "-p", str(workspace)])
         local = None
         if not image.self_contained:
             local = self.directory / "payload" / workspace.name
             yield from payload.shell_lines(self._local_payload(model), str(local))
         log = workspace / log_name(model, image)
-        reference = self.engine.remote(pinned) or image.image_id or image.registry_image or image.docker_image
+        reference = self.engine.remote(name) or image.image_id or image.registry_image or image.docker_image
         candidates = gpu_choice.eligible(self.gpus, self.context.docker_gpus)
         gpus = tuple(candidates[: gpu_choice.wanted(model.n_gpus, candidates, self.gpus)])
         container = self._container(model, reference, log, provided, local, gpus)
@@ -185,10 +185,10 @@ class ContainerRunner:
 
         Raises RunError where it isn't and can't be pulled.
         """
-        if pinned := _pinned(image):
-            if not self.engine.images(pinned):
-                self._pull(pinned)
-            return self.engine.remote(pinned), image.registry_digest
+        if name := pinned(image):
+            if not self.engine.images(name):
+                self._pull(name)
+            return self.engine.remote(name), image.registry_digest
         if image.image_id:
             if not self.engine.images(image.image_id):
                 raise RunError(
@@ -462,13 +462,6 @@ def log_name(model: Model, image: Image) -> str:
 def new_run_id() -> str:
     """A run's name: when it started (UTC), and a part that no other run of that second has."""
     return f"{datetime.now(timezone.utc).strftime('%Y%m%dT%H%M%SZ')}-{secrets.token_hex(3)}"
-
-
-def _pinned(image: Image) -> str:
-    """The name that can only mean this very image; empty where the manifest knows no digest."""
-    if not (image.registry_image and image.registry_digest):
-        return ""
-    return f"{repository(image.registry_image)}@{image.registry_digest}"
 
 
 def _slug(name: str) -> str:

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from madengine import bundle, collect, node, preflight, programs, results
+from madengine import bundle, collect, node, programs, results
 from madengine import manifest as manifests
 from madengine.board import Board
 from madengine.container_runner import new_run_id
@@ -34,7 +34,7 @@ from madengine.errors import (
 from madengine.files import read_json, write_json
 from madengine.manifest import Manifest
 from madengine.programs import engine as engines
-from madengine.programs import ssh
+from madengine.programs import preflight, ssh
 from madengine.records import FAILURE, Image
 from madengine.remote_node import LostError, RemoteNode, Settings, StoppedError
 
@@ -183,7 +183,7 @@ class Fleet:
         folder = RESULTS / job.run_id / host.folder
         started = False
         try:
-            ports = self._prepare(remote, f"{node.RUNS}/{job.run_id}", job.parcel, job.digest, job.ports)
+            ports = self._prepare(remote, f"{node.RUNS}/{job.run_id}", job)
             if ports:
                 remote.tell("pulling images")
                 remote.pull(job.run_id, ports, _pull_words(job.run_id, job.errand))
@@ -216,7 +216,9 @@ class Fleet:
         host = remote.connection.host
         incoming = f".incoming-{new_run_id()}"
         try:
-            self._prepare(remote, incoming, parcel, _digest(parcel[0]), ())
+            found = remote.examine(incoming, _digest(parcel[0]), ())
+            remote.tell("copying")
+            remote.copy(parcel[1:] if found["has_bundle"] else parcel, incoming)
             remote.accept(incoming)
         except (RunError, LostError, StoppedError) as error:
             return self._ended(remote, Outcome(host.name, "failed", None, str(error)))
@@ -230,21 +232,19 @@ class Fleet:
         said = answer.out.rstrip() or ssh.explain(answer)
         return Outcome(shipped.host, "done", answer.code, said)
 
-    def _prepare(
-        self, remote: RemoteNode, incoming: str, parcel: Sequence[Path], digest: str, ports: Sequence[int]
-    ) -> Sequence[int]:
-        """Examine a node and copy what it lacks; gives the ports to tunnel: none where the node is this machine."""
+    def _prepare(self, remote: RemoteNode, incoming: str, job: _Job) -> Sequence[int]:
+        """Examine a node and copy what it lacks; gives the ports to tunnel: none where it needs no registry of ours."""
         remote.tell("connecting")
-        found = remote.examine(incoming, digest, ports)
-        is_here = found["machine"] == preflight.machine()
-        if found["port_problem"] and not is_here:
+        found = remote.examine(incoming, job.digest, job.ports, _engine(job.errand), job.images if job.ports else ())
+        needs_none = found["has_images"] or found["machine"] == preflight.machine()
+        if found["port_problem"] and not needs_none:
             raise RunError(
                 f"{found['port_problem']}: the registry on this machine's loopback is tunnelled to that port of the "
                 "node, which has to be free; free it, or push to an address that the nodes reach"
             )
         remote.tell("copying")
-        remote.copy(parcel[1:] if found["has_bundle"] else parcel, incoming)
-        return () if is_here else ports
+        remote.copy(job.parcel[1:] if found["has_bundle"] else job.parcel, incoming)
+        return () if needs_none else job.ports
 
     def _stop(self, remote: RemoteNode, run_id: str) -> None:
         self._may_talk.wait()
@@ -412,6 +412,12 @@ class _Job:
     parcel: Sequence[Path]
     digest: str
 
+    @property
+    def images(self) -> list[str]:
+        """The images that a node needs, each by the name that can only mean it; none where not all have one."""
+        names = [engines.pinned(image) for image in self.manifest.images]
+        return names if all(names) and not self.errand.registry else []
+
 
 def hosts(names: Sequence[str], file: Path | None) -> tuple[ssh.Host, ...]:
     """The hosts that were named, and those of a file with one a line (`#` begins a comment), each once.
@@ -492,6 +498,12 @@ def _outcome(future: Future[Outcome], remote: RemoteNode) -> Outcome:
     if future.cancelled():
         return Outcome(remote.connection.host.name, "stopped", None, "interrupted before its turn")
     return future.result()
+
+
+def _engine(errand: Errand) -> str:
+    """The engine that the nodes are told to use."""
+    named = [word.partition("=")[2] for word in errand.words if word.startswith("--engine=")]
+    return named[-1] if named else "auto"
 
 
 def _digest(path: Path) -> str:

@@ -75,12 +75,14 @@ class RemoteNode:
         named = self.settings.folder.replace("%h", self.connection.host.folder)
         return named.removeprefix("~/").rstrip("/") or "/"
 
-    def examine(self, incoming: str, digest: str, ports: Sequence[int]) -> Mapping[str, Any]:
-        """Open the connection and look whether the node is fit; `incoming` is made there.
+    def examine(
+        self, incoming: str, digest: str, ports: Sequence[int], engine: str = "auto", images: Sequence[str] = ()
+    ) -> Mapping[str, Any]:
+        """Open the connection and look whether the node is fit, and has `images`; `incoming` is made there.
 
         Raises RunError with the reason where it isn't reached, or not fit.
         """
-        words = ("-", self.folder, f"{self.folder}/{incoming}", digest, ",".join(map(str, ports)))
+        words = ("-", self.folder, f"{self.folder}/{incoming}", digest, ",".join(map(str, ports)), engine, *images)
         answer = self._opened(self.connection(self.settings.python, *words), _preflight())
         found = _last_json(answer.out)
         if found is None:
@@ -254,7 +256,7 @@ def _bundle(run_id: str) -> str:
 
 
 def _preflight() -> str:
-    return files("madengine").joinpath("preflight.py").read_text(encoding="utf-8")
+    return files("madengine.programs").joinpath("preflight.py").read_text(encoding="utf-8")
 
 
 def _last_json(text: str) -> dict[str, Any] | None:

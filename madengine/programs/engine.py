@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from madengine import programs
 from madengine.errors import CommandError, EngineError
 from madengine.programs import devices
-from madengine.records import Gpu
+from madengine.records import Gpu, Image
 
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
@@ -353,6 +353,13 @@ def repository(name: str) -> str:
     bare = name.partition("@")[0]
     head, slash, tail = bare.rpartition("/")
     return head + slash + tail.partition(":")[0]
+
+
+def pinned(image: Image) -> str:
+    """The name that can only mean this very image; empty where the manifest knows no digest."""
+    if not (image.registry_image and image.registry_digest):
+        return ""
+    return f"{repository(image.registry_image)}@{image.registry_digest}"
 
 
 def repo_digest(digests: Sequence[str], name: str) -> str:

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.bench import racks
+
 CHECKOUT = Path(__file__).parents[2]
 PYTHON = [sys.executable, "-m", "madengine.distributed_cli"]
 CONTEXT = "{'gpu_vendor': 'NONE', 'docker_build_arg': {'BASE_DOCKER': '%s'}}"
@@ -144,6 +146,32 @@ def append() -> Iterator[Figure]:
     yield Figure("a row to 1,000,000 rows over to none (ms)", ours, bare, "ratio 1.2", ours <= 1.2 * bare, "ms")
 
 
+def rack() -> Iterator[Figure]:
+    """A model of 5 s on one host, on 16 at once, and on the same 16 by the playbook; the images are there each time.
+
+    All nodes are on this machine, so that their engines share its processors with the controller.
+    """
+    with package(1) as folder, racks.hosts(16) as fleet:
+        (folder / "scripts/dummy/run.sh").write_text("sleep 5\necho performance: 1 runs\n")
+        address = bed("REGISTRY").replace("127.0.0.1", "localhost")
+        run([*build_command(registry=False), "--registry", address], folder)
+        command = [*PYTHON, "run", f"--ssh-config={fleet}/ssh_config", "--host"]
+        names = ",".join(f"h{number}" for number in range(1, 17))
+        run([*command, names], folder)  # which pulls the images and ships the bundle
+        one = statistics.median(timed([*command, "h1"], folder) for _ in range(3))
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        ours = [timed([*command, names], folder) for _ in range(3)]
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        mine = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 3 / 16
+        with racks.playbook(folder, fleet, Path(os.environ["MADENGINE_TEST_BED"])) as played:
+            by_ansible = [timed(played, folder) for _ in range(2)][-1]
+        racks.check(folder / "perf.csv", 16 + 3 + 3 * 16 + 2 * 16)
+    median, limit = statistics.median(ours), 1.5 * one + 0.2 * 16
+    yield Figure("16 hosts over one, a model of 5 s", median, one, "ratio 1.5 and 3.2 s", median <= limit)
+    yield Figure("  the controller's own CPU, a host", mine, 0.0, "0.2 s", mine <= 0.2)
+    yield Figure("  16 hosts over ansible-playbook", median, by_ansible, "ratio 1", median <= by_ansible)
+
+
 BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "help": help_text,
     "build": build,
@@ -152,6 +180,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "gigabyte": gigabyte,
     "discovery": discovery,
     "append": append,
+    "rack": rack,
 }
 
 

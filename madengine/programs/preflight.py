@@ -4,7 +4,9 @@
 import hashlib
 import json
 import os
+import shutil
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -33,7 +35,22 @@ def port_problem(port: int) -> str:
     return ""
 
 
-def examine(folder: Path, incoming: Path, wanted: str, ports: str) -> None:
+def are_here(engines: str, images: "list[str]") -> bool:
+    """Whether the engine that a run would take first has these images, so that nothing has to be pulled."""
+    chosen = os.environ.get("MADENGINE_ENGINE", "auto") if engines == "auto" else engines
+    names = ("docker", "podman", "nerdctl") if chosen == "auto" else (chosen,)
+    found = next(filter(None, map(shutil.which, names)), None)
+    if not found or not images:
+        return False
+    nowhere = subprocess.DEVNULL
+    try:
+        words = [found, "image", "inspect"] + images  # noqa: RUF005
+        return subprocess.call(words, stdin=nowhere, stdout=nowhere, stderr=nowhere, timeout=30) == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def examine(folder: Path, incoming: Path, wanted: str, ports: str, engine: str, images: "list[str]") -> None:
     """Make the folders, take the bundle over where the folder has the wanted one, and say what was found."""
     found = {"python": ".".join(map(str, sys.version_info[:3])), "has_bundle": False}
     try:
@@ -47,10 +64,11 @@ def examine(folder: Path, incoming: Path, wanted: str, ports: str) -> None:
             disk = os.statvfs(str(incoming))
             found["free_bytes"] = disk.f_bavail * disk.f_frsize
             found["port_problem"] = "; ".join(filter(None, map(port_problem, map(int, filter(None, ports.split(","))))))
+            found["has_images"] = are_here(engine, images)
     except OSError as error:
         found["problem"] = str(error.filename or folder) + ": " + (error.strerror or str(error))
     print(json.dumps(found))  # noqa: T201
 
 
 if __name__ == "__main__":
-    examine(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4])
+    examine(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4], sys.argv[5], sys.argv[6:])
