@@ -60,10 +60,13 @@ def _registry(machine: str, storage: Path, scratch: Path) -> Iterator[str]:
     """The images of another registry once more, at an address that the hosts reach."""
     settings, log = scratch / "registry.yml", scratch / "registry.log"
     settings.write_text(
-        f"version: 0.1\nhttp: {{addr: '{machine}:0', secret: x}}\nstorage: {{filesystem: {{rootdirectory: {storage}}}}}\n"
+        f"version: 0.1\nhttp: {{addr: '{machine}:0', secret: x}}\nstorage: {{filesystem: {{rootdirectory: {storage}}}}}"
     )
+    # REGISTRY_AUTH_FILE is podman's, but this program would take it for a setting.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("REGISTRY")}
     with log.open("w") as output:
-        process = subprocess.Popen(["docker-registry", "serve", str(settings)], stdout=output, stderr=output)
+        words = ["docker-registry", "serve", str(settings)]
+        process = subprocess.Popen(words, env=environment, stdout=output, stderr=output)
     try:
         limit = time.monotonic() + 30
         while "listening on" not in (said := log.read_text()):
