@@ -54,7 +54,9 @@ def bring(
     home, seen = workspace.resolve(), set()
     brought: dict[str, Artifact] = {}
     for base in (workspace, workspace / model_directory):
-        for path in sorted({found for pattern in patterns for found in _matches(base, pattern)}):
+        found = {path for pattern in patterns for path in _matches(base, pattern)}
+        # Links first: what they lead to may be moved.
+        for path in sorted(found, key=lambda path: (not path.is_symlink(), path)):
             name = str(path.relative_to(base))
             if path in seen or (base == workspace and PurePath(name).parts[0] in ours):
                 continue

@@ -96,7 +96,7 @@ def test_post_scripts_run_also_after_a_failure(
 ) -> None:
     context = {"post_scripts": [hook("echo first; exit 9"), hook("echo second")]}
     done = trial.run(script, *options, context=context)
-    assert spoken(done.log) == ["on", "first", "second"]
+    assert spoken(done.log)[:3] == ["on", "first", "second"]
     assert done.reason == ("post-script run.sh: exit code 9" if script == "echo on" else reason)
 
 
@@ -268,7 +268,7 @@ class Everything:
         self.node = folder / "node"
         self.node.mkdir()
         package = Package(self.folder, base)
-        card = {
+        card: dict[str, Any] = {
             "n_gpus": "0",
             "owner": "someone@example.com",
             "training_precision": "fp16",
