@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from madengine import programs
 from madengine.errors import BuildError, ConfigurationError
 from madengine.files import read_json
-from madengine.programs.engine import Docker, explain, repo_digest
+from madengine.programs.engine import Docker, explain, repo_digests, repository
 from madengine.records import Image, Model
 
 # What older versions say of an image that no Dockerfile here stands for.
@@ -84,7 +84,7 @@ def image(
         if answer.code != 0:
             raise BuildError(f"{name}: not on this machine, and can't be pulled: {explain(answer.err)}")
         found = engine.images(name)
-    digest = repo_digest(_texts(found[0].get("RepoDigests")), name)
+    digest = _digest(engine, name, [str(one) for one in found[0].get("RepoDigests") or ()])
     labels = (found[0].get("Config") or {}).get("Labels") or {}
     identity = str(found[0]["Id"])
     return Image(
@@ -102,5 +102,11 @@ def image(
     )
 
 
-def _texts(value: Any) -> Sequence[str]:
-    return [str(one) for one in value or ()]
+def _digest(engine: Docker, name: str, listed: Sequence[str]) -> str:
+    """The digest that the registry of `name` knows the image by; empty where there is none."""
+    candidates = repo_digests(listed, name)
+    if len(candidates) < 2:
+        return "".join(candidates)
+    pinned = (f"{repository(name)}@{digest}" for digest in candidates)
+    known = (one for one in pinned if programs.attempt(engine.pull(one), seconds=None).code == 0)
+    return next(known, "").rpartition("@")[2]

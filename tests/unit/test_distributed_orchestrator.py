@@ -348,7 +348,7 @@ def test_a_manifest_without_images_is_refused(folder: Path, docker: StandIns) ->
     [
         (
             "{'tools': [{'name': 'rocprfo'}]}",
-            "context: tools: no tool 'rocprfo'; there are rocprof, rocprofv3, rocprof_",
+            "context: tools: no tool 'rocprfo'; there are rocprof, rocprofv3, ",
         ),
         ("{'pre_scripts': [{'path': '../a.sh'}]}", "context: pre_scripts.0: '../a.sh' leads out of the package"),
         ("{'multi_node_args': {'NODES': 2}}", "context: multi_node_args: 'NODES' is none of RUNNER, "),
