@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 ENGINES = ("auto", "docker", "podman", "nerdctl")
+ISOLATIONS = ("least", "compat")
 
 
 def selection(parser: argparse.ArgumentParser) -> None:
@@ -171,6 +172,61 @@ def fetching(parser: argparse.ArgumentParser) -> None:
     _summary(parser, "run_summary.json")
 
 
+def tools(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tools-json-file-name",
+        "--tools-config",
+        type=Path,
+        metavar="FILE",
+        help="definitions of tools beside those that come with madengine (default: scripts/common/tools.json)",
+    )
+
+
+def images(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--target-archs",
+        "-a",
+        nargs="+",
+        action="extend",
+        metavar="ARCH",
+        help="an image for each of these GPU architectures, such as gfx942, with spaces or commas between",
+    )
+    parser.add_argument(
+        "--use-image",
+        default="",
+        metavar="IMAGE",
+        help="build nothing, take an image that is there; auto is the card's",
+    )
+
+
+def batch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--batch-manifest",
+        type=Path,
+        metavar="FILE",
+        help="in place of --tags: which are built, and which only named",
+    )
+
+
+def around(parser: argparse.ArgumentParser) -> None:
+    """What is around a script: its container, and what describes it."""
+    parser.add_argument(
+        "--generate-sys-env-details",
+        "--sys-env-details",
+        type=_yes_or_no,
+        nargs="?",
+        const=True,
+        metavar="true|false",
+        help="leave a description of what each script finds in its container (default: true)",
+    )
+    parser.add_argument(
+        "--isolation",
+        choices=ISOLATIONS,
+        default="least",
+        help="least privileges, or compat for exactly the container flags of older madengine (default: least)",
+    )
+
+
 def build_summary(parser: argparse.ArgumentParser) -> None:
     _summary(parser, "build_summary.json")
 
@@ -276,6 +332,12 @@ def _failed_host(text: str) -> tuple[str, str]:
     if not host or not equals or "/" in host:
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST=REASON")
     return host, reason
+
+
+def _yes_or_no(text: str) -> bool:
+    if text.strip().lower() not in ("true", "false", "yes", "no", "1", "0"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not true or false")
+    return text.strip().lower() in ("true", "yes", "1")
 
 
 def _run_id(text: str) -> str:

@@ -26,7 +26,7 @@ def model(card: Mapping[str, Any], where: str) -> Model:
 
     `where` says in errors which entry it is (`models.json: [3] (bert)`). A null is an absent key; a key
     that madengine does not know goes to `extra` as it is. `n_gpus` may be a number, and one of madengine
-    2's other names for it stands in where it is absent; `tags` may be one comma-separated text.
+    2's other names for it stands in where it is absent; `tags` and `artifacts` may be one comma-separated text.
 
     Raises ConfigurationError naming the entry, the key and its value.
     """
@@ -39,7 +39,7 @@ def model(card: Mapping[str, Any], where: str) -> Model:
         scripts=_required(given, "scripts", where),
         n_gpus=_n_gpus(given, where),
         args=_text(given, "args", where),
-        tags=_tags(given, where),
+        tags=_texts(given, "tags", where, '["llm", "inference"]'),
         owner=_text(given, "owner", where),
         training_precision=_text(given, "training_precision", where),
         url=_text(given, "url", where),
@@ -51,6 +51,7 @@ def model(card: Mapping[str, Any], where: str) -> Model:
         skip_gpu_arch=_text(given, "skip_gpu_arch", where),
         additional_docker_run_options=_text(given, "additional_docker_run_options", where),
         is_deprecated=_flag(given, "is_deprecated", where),
+        artifacts=_texts(given, "artifacts", where, '["*.json", "out/**"]'),
         extra={key: value for key, value in card.items() if key not in _KNOWN},
     )
 
@@ -107,12 +108,12 @@ def _timeout(given: Mapping[str, Any], where: str) -> int | None:
     return None if value == -1 else value
 
 
-def _tags(given: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    value = given.get("tags", [])
+def _texts(given: Mapping[str, Any], key: str, where: str, example: str) -> tuple[str, ...]:
+    value = given.get(key, [])
     if isinstance(value, str):
-        return tuple(tag for tag in map(str.strip, value.split(",")) if tag)
-    if not isinstance(value, (list, tuple)) or not all(isinstance(tag, str) for tag in value):
-        _refuse(where, "tags", value, 'it is a list of texts, like ["llm", "inference"]')
+        return tuple(one for one in map(str.strip, value.split(",")) if one)
+    if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) for one in value):
+        _refuse(where, key, value, f"it is a list of texts, like {example}")
     return tuple(value)
 
 

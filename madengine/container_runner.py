@@ -18,12 +18,15 @@ from functools import partial
 from io import FileIO
 from pathlib import Path
 
-from madengine import gpu_locks, owner, payload, programs, telemetry
+from madengine import artifacts, gpu_locks, isolation, multi_node, owner, payload, programs, telemetry
 from madengine import gpus as gpu_choice
+from madengine import hooks as hook_files
 from madengine import outcome as outcomes
 from madengine.context import Context
 from madengine.data import Data, Provided
 from madengine.errors import CommandError, MadengineError, RunError
+from madengine.hooks import Hooks
+from madengine.log_errors import log_errors
 from madengine.performance import MetricScan
 from madengine.programs.engine import Container, Docker, State, explain, is_limit_refused, is_transport, pinned
 from madengine.records import FAILURE, SKIPPED, SUCCESS, Gpu, Image, Model, RunResult
@@ -39,6 +42,9 @@ PULL_PAUSE_SECONDS = 1.0
 # Before a container that the engine has lost sight of is waited for again.
 WAIT_AGAIN_SECONDS = 1.0
 SERIES_FILE = "gpu_series.csv"
+# What entry.sh may need for its description of the environment, and for ending a hook that is late.
+DESCRIPTION_SECONDS = 80
+HOOK_GRACE_SECONDS = 20
 _CHUNK = 1 << 20
 _SHOWN_LOG_LINES = 20
 
@@ -50,7 +56,8 @@ class ContainerRunner:
     Everything of a run goes below `directory`, a folder a model. `root` is the local model package
     (None where there is none), needed only for images without the payload. `timeout` overrides the
     cards' (seconds, 0 is none, None is unset). `gpus` are all of this machine: a run holds as many as its
-    card asks for, waits `gpu_wait` seconds for them, and samples them `sample_hz` times a second. `done`
+    card asks for, waits `gpu_wait` seconds for them, and samples them `sample_hz` times a second. `hooks` are what
+    runs around every script, `describe` has each container describe what a script finds there. `done`
     gets every result, also that of a run which Ctrl-C broke off, before the interruption is passed on;
     `stopping` breaks off the runs of other threads.
     """
@@ -75,6 +82,9 @@ class ContainerRunner:
     keep_alive: bool = False
     keep_model_dir: bool = False
     skip_model_run: bool = False
+    hooks: Hooks = field(default_factory=Hooks)
+    describe: bool = False
+    isolation: str = "least"
     live: Callable[[bytes], None] | None = None
     say: Callable[[str], None] = print
 
@@ -130,7 +140,9 @@ class ContainerRunner:
                 if gpus:
                     # One who held them and was killed meanwhile has left a container on them.
                     owner.sweep(self.engine, self.say)
-                result = replace(result, gpus=gpus, n_gpus=str(count), foreign_processes=self._foreign(gpus))
+                nodes = int(multi_node.arguments(self.context.multi_node_args)["NNODES"])
+                result = replace(result, gpus=gpus, n_gpus=str(count), nnodes=nodes)
+                result = replace(result, foreign_processes=self._foreign(gpus))
                 return self._contained(result, self._prepared(model, image, reference, result, provided))
         except MadengineError as error:
             return replace(result, reason=str(error))
@@ -146,6 +158,10 @@ class ContainerRunner:
         if not image.self_contained:
             local = _new_folder(self.directory / "payload", model.name)
             payload.write(self._local_payload(model), local)
+        if self.hooks:
+            folder = Path(result.directory) / hook_files.FOLDER
+            folder.mkdir()
+            payload.write(self._hooks_payload(), folder)
         return self._container(model, reference, Path(result.log_file), provided, local, result.gpus)
 
     def shell_lines(self, model: Model, image: Image) -> Iterator[str]:
@@ -162,6 +178,8 @@ class ContainerRunner:
         if not image.self_contained:
             local = self.directory / "payload" / workspace.name
             yield from payload.shell_lines(self._local_payload(model), str(local))
+        if self.hooks:
+            yield from payload.shell_lines(self._hooks_payload(), str(workspace / hook_files.FOLDER))
         log = workspace / log_name(model, image)
         reference = self.engine.remote(name) or image.image_id or image.registry_image or image.docker_image
         candidates = gpu_choice.eligible(self.gpus, self.context.docker_gpus)
@@ -248,7 +266,10 @@ class ContainerRunner:
             if not Path(host).exists():
                 raise RunError(f"docker_mounts {inside}: {host}: no such file or directory on this machine")
             mounts.append((str(Path(host).absolute()), inside, False))
-        options = payload.split(model.additional_docker_run_options, model)
+        options = [
+            *isolation.flags(self.isolation, self.context.gpu_vendor, self.context.shm_size),
+            *payload.split(model.additional_docker_run_options, model),
+        ]
         return Container(
             name=f"madengine-{self.run_id}-{workspace.name}"[:200],
             image=reference,
@@ -265,7 +286,7 @@ class ContainerRunner:
             devices=self.engine.devices(gpus, self.gpu_mode),
             cpus=self.context.docker_cpus.replace(" ", ""),
             shm_bytes=0 if any(re.match(r"--(ipc|shm-size)\b", word) for word in options) else _half_of_memory(),
-            unlimited=_may_raise_limits(),
+            unlimited=self.isolation == "least" and _may_raise_limits(),
             stop_seconds=STOP_SECONDS,
             options=options,
         )
@@ -281,10 +302,16 @@ class ContainerRunner:
             "MAD_GPU_VENDOR": self.context.gpu_vendor,
             "MAD_SYSTEM_NGPUS": str(len(self.gpus)),
             "MAD_RUNTIME_NGPUS": str(len(gpus)),
+            "MAD_MULTI_NODE_RUNNER": multi_node.runner(self.context.multi_node_args, len(gpus)),
             **_of_machine(self.gpus),
             **({"MAD_OUTPUT_CSV": model.multiple_results} if model.multiple_results else {}),
+            **(self._description(model) if self.describe else {}),
         }
-        return {**mine, **provided.environment, **self.context.docker_env_vars}
+        return {**mine, **provided.environment, **self.hooks.environment, **self.context.docker_env_vars}
+
+    def _description(self, model: Model) -> dict[str, str]:
+        mode = str(self.context.values.get("rocenv_mode") or "lite")
+        return {"MADENGINE_ENVIRONMENT": f"{_slug(model.name)}_env.csv", "MADENGINE_ENVIRONMENT_MODE": mode}
 
     def _limit(self, model: Model) -> int:
         if self.timeout is not None:
@@ -298,7 +325,14 @@ class ContainerRunner:
                 f"the image of {model.name!r} doesn't carry its scripts and there is no model package here; "
                 "run in the package's folder (or set MODEL_DIR), or build again with this madengine"
             )
-        return payload.payload(model, self.root)
+        return payload.payload(model, self.root, hook_files.files(Hooks(), self.root))
+
+    def _hooks_payload(self) -> payload.Payload:
+        """What entry.sh needs for the hooks, out of our catalogue and out of the package here, if there is one."""
+        found = hook_files.files(self.hooks, self.root) if self.root else {}
+        return payload.Payload(
+            hook_files.texts(self.hooks), {f"workspace/{name}": path for name, path in found.items()}
+        )
 
     # --- its life ---
 
@@ -319,7 +353,9 @@ class ContainerRunner:
     def _lived(self, result: RunResult, container: Container, log: FileIO) -> tuple[RunResult, bool]:
         """The container's life: what came of it, and whether somebody broke it off."""
         name, limit = container.name, self._limit(result.model)
-        scan, reason, state, said = MetricScan(), "", None, ""
+        # A warm-up before the script is no measurement.
+        mark = hook_files.SCRIPT_MARK.encode() if self.hooks.pre_scripts else b""
+        scan, reason, state, said = MetricScan(mark), "", None, ""
         interrupted = False
         began = time.monotonic()
         try:
@@ -338,7 +374,9 @@ class ContainerRunner:
                 self._remove(name)
         scan.finish()
         result = replace(result, run_duration=time.monotonic() - began)
-        outcome = outcomes.outcome(result, state, scan, reason, limit, said)
+        outcome = outcomes.outcome(result, state, scan, reason, limit, said, bool(self.hooks))
+        outcome = self._unless_log_errors(outcome, log)
+        outcome = self._with_artifacts(outcome)
         self._tidy(outcome)
         if stays:
             self.say(_how_to_enter(self.engine.name, name))
@@ -357,7 +395,9 @@ class ContainerRunner:
 
     def _followed(self, name: str, log: FileIO, scan: MetricScan, limit: int) -> tuple[str, State | None]:
         """Follow a container to its end; gives the reason where it has to be stopped, and how it is then."""
-        deadline = time.monotonic() + limit + HOST_GRACE_SECONDS if limit else None
+        others = self.hooks.seconds + HOOK_GRACE_SECONDS * len(self.hooks.scripts)
+        others += DESCRIPTION_SECONDS if self.describe else 0
+        deadline = time.monotonic() + limit + others + HOST_GRACE_SECONDS if limit else None
         while True:
             reason = self._follow(name, log, scan, deadline)
             state = self._state(name)
@@ -426,10 +466,44 @@ class ContainerRunner:
             log.write(f"{said}\n".encode(errors="replace"))
         return said
 
+    def _unless_log_errors(self, result: RunResult, log: FileIO) -> RunResult:
+        """A failure where the user's error patterns are in the log of what would be a success."""
+        asked = log_errors(result.model.extra, self.context.values)
+        if result.status != SUCCESS or not asked.patterns:
+            return result
+        log.seek(0)
+        with os.fdopen(os.dup(log.fileno()), "rb") as lines:
+            reason = asked.found_in(lines)
+        return replace(result, status=FAILURE, reason=reason) if reason else result
+
+    def _with_artifacts(self, result: RunResult) -> RunResult:
+        patterns = artifacts_of(result.model, self.context, self.hooks)
+        if not patterns:
+            return result
+        workspace = Path(result.directory)
+        brought = artifacts.bring(
+            workspace,
+            payload.model_directory(result.model),
+            patterns,
+            besides=(Path(result.log_file).name, SERIES_FILE),
+            may_move=self._tidies(result),
+            say=self.say,
+        )
+        size = sum(one.size_bytes for one in brought)
+        self.say(f"{result.model.name}: {len(brought)} artifacts, {size} bytes, in {workspace / artifacts.FOLDER}")
+        return replace(result, artifacts=brought)
+
+    def _tidies(self, result: RunResult) -> bool:
+        return not (self.keep_model_dir or self.keep_alive) and result.status == SUCCESS
+
     def _tidy(self, result: RunResult) -> None:
         """Older versions removed the model's directory after its run; results are read by now."""
-        if not (self.keep_model_dir or self.keep_alive) and result.status == SUCCESS:
-            shutil.rmtree(Path(result.directory) / payload.model_directory(result.model), ignore_errors=True)
+        workspace = Path(result.directory)
+        if self._tidies(result):
+            for name in (payload.model_directory(result.model), "scripts"):
+                shutil.rmtree(workspace / name, ignore_errors=True)
+        if not self.keep_alive:
+            shutil.rmtree(workspace / hook_files.FOLDER, ignore_errors=True)
 
 
 class _Interrupted(Exception):
@@ -438,6 +512,18 @@ class _Interrupted(Exception):
     def __init__(self, result: RunResult) -> None:
         super().__init__(result.model.name)
         self.result = result
+
+
+def artifacts_of(model: Model, context: Context, hooks: Hooks) -> tuple[str, ...]:
+    """The globs of what is brought back: the card's, the context's and the tools'.
+
+    Raises ConfigurationError for what is none.
+    """
+    return (
+        *artifacts.patterns(model.artifacts, f"artifacts of {model.name!r}"),
+        *artifacts.patterns(context.values.get("artifacts") or (), "context: artifacts"),
+        *hooks.artifacts,
+    )
 
 
 def _of_machine(gpus: Sequence[Gpu]) -> dict[str, str]:
@@ -455,7 +541,8 @@ def _of_machine(gpus: Sequence[Gpu]) -> dict[str, str]:
 
 def log_name(model: Model, image: Image) -> str:
     """`<model>_<Dockerfile without its suffix>.run.live.log`, as older versions name it."""
-    stem = re.sub(r"\.dockerfile$", "", Path(image.dockerfile).name, flags=re.IGNORECASE)
+    named = "" if image.dockerfile.startswith("N/A") else image.dockerfile
+    stem = re.sub(r"\.dockerfile$", "", Path(named).name, flags=re.IGNORECASE)
     return re.sub(r"[^\w.-]+", "_", f"{model.name}_{stem or image.key}")[:200] + ".run.live.log"
 
 

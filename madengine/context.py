@@ -19,8 +19,7 @@ GPU_VENDORS = ("AMD", "NVIDIA", "NONE")
 HEADER_MARK = "# CONTEXT "
 HEADER_LINES = 5
 
-_UNSUPPORTED = ("tools", "pre_scripts", "post_scripts", "encapsulate_script")
-_OBJECTS = ("docker_env_vars", "docker_build_arg", "docker_mounts", "data")
+_OBJECTS = ("docker_env_vars", "docker_build_arg", "docker_mounts", "data", "multi_node_args")
 _LISTS = ("tools", "pre_scripts", "post_scripts")
 _TEXTS = (
     "gpu_vendor",
@@ -30,6 +29,7 @@ _TEXTS = (
     "encapsulate_script",
     "model_args",
     "MAD_CONTAINER_IMAGE",
+    "SHM_SIZE",
 )
 _CASELESS = ("gpu_vendor", "guest_os")
 _PACKAGE_MANAGERS = {"apt": "HOST_UBUNTU", "yum": "HOST_CENTOS", "zypper": "HOST_SLES", "tdnf": "HOST_AZURE"}
@@ -91,6 +91,24 @@ class Context:
     def container_image(self) -> str:
         """The image to run in place of a built one (key MAD_CONTAINER_IMAGE); empty for none."""
         return self._text("MAD_CONTAINER_IMAGE")
+
+    @property
+    def multi_node_args(self) -> dict[str, Any]:
+        """How a model's processes are started on this node, and on how many nodes."""
+        return dict(self.values.get("multi_node_args", {}))
+
+    @property
+    def shm_size(self) -> str:
+        """The size of the container's shared memory (key SHM_SIZE), such as 16g; empty where it is not given."""
+        return self._text("SHM_SIZE").strip()
+
+    @property
+    def describes_environment(self) -> bool | None:
+        """Whether runs describe what they find in their container; None where the context doesn't say."""
+        for key in ("gen_sys_env_details", "generate_sys_env_details"):
+            if key in self.values:
+                return str(self.values[key]).strip().lower() in ("1", "true", "yes", "on")
+        return None
 
     @property
     def header(self) -> dict[str, Any]:
@@ -158,11 +176,6 @@ def host_facts(environ: Mapping[str, str]) -> dict[str, Any]:
     if Path("ctx_test").is_file():
         facts["ctx_test"] = _contents(Path("ctx_test")).strip()
     return facts
-
-
-def unsupported(context: Context) -> tuple[str, ...]:
-    """Name the given keys that this version does not act on, for the caller to refuse."""
-    return tuple(key for key in _UNSUPPORTED if context.values.get(key))
 
 
 def parse_header(text: str, where: str) -> dict[str, Any] | None:

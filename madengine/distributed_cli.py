@@ -240,6 +240,10 @@ def _build_options(options: argparse.Namespace) -> BuildOptions:
         live_output=options.live_output,
         ignore_deprecated=options.ignore_deprecated,
         jobs=options.jobs,
+        tools_file=options.tools_json_file_name,
+        architectures=_architectures(options.target_archs),
+        use_image=options.use_image,
+        batch=getattr(options, "batch_manifest", None),
         dry_run=options.dry_run,
     )
 
@@ -266,6 +270,9 @@ def _run_options(options: argparse.Namespace, summary: str) -> RunOptions:
         pack=options.pack,
         skip_gpu_arch=not options.disable_skip_gpu_arch,
         resume=options.resume,
+        tools_file=options.tools_json_file_name,
+        describe_environment=options.generate_sys_env_details,
+        isolation=options.isolation,
         dry_run=options.dry_run,
     )
 
@@ -275,6 +282,7 @@ _EXAMINING = ("engine", "registry", "gpu_mode", "json")
 _RUNNING = (
     "engine", "registry", "gpu_mode", "additional_context", "timeout", "keep_alive", "keep_model_dir", "skip_model_run",
     "live_output", "force_mirror_local", "gpu_wait", "sample_hz", "pack", "disable_skip_gpu_arch",
+    "generate_sys_env_details", "isolation",
 )  # fmt: skip
 
 
@@ -283,7 +291,9 @@ def _given_words(options: argparse.Namespace, names: Sequence[str]) -> tuple[str
     words = []
     for name in names:
         value, option = getattr(options, name), f"--{name.replace('_', '-')}"
-        if value is True:
+        if name == "generate_sys_env_details":
+            words += [] if value is None else [f"{option}={str(value).lower()}"]
+        elif value is True:
             words.append(option)
         elif value not in (False, None, options.parser.get_default(name)):
             words.append(f"{option}={value}")
@@ -293,7 +303,7 @@ def _given_words(options: argparse.Namespace, names: Sequence[str]) -> tuple[str
 def _errand(options: argparse.Namespace, manifest_file: Path) -> Errand:
     from madengine.fleet import Errand
 
-    for name in ("data_config_file_name", "resume"):
+    for name in ("data_config_file_name", "resume", "tools_json_file_name"):
         if getattr(options, name):
             raise ConfigurationError(f"--{name.replace('_', '-')} {getattr(options, name)}: not together with --host")
     tags = _tags(options)
@@ -333,6 +343,13 @@ def _tags(options: argparse.Namespace) -> tuple[str, ...]:
     return split_tags(options.tags)
 
 
+def _architectures(given: Sequence[str] | None) -> tuple[str, ...]:
+    from madengine.gpus import architecture_name
+
+    names = (name.strip() for word in given or () for name in word.split(","))
+    return tuple(dict.fromkeys(architecture_name(name) for name in names if name))
+
+
 # --- the parser ---
 
 _Verb = Callable[[argparse.Namespace], int]
@@ -363,8 +380,23 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--verbose", action="store_true", help="show the traceback of an error")
         added.set_defaults(verb=action, parser=added)
 
-    choosing = (arguments.selection, arguments.context, arguments.engine, arguments.registry, arguments.building)
-    verb("build", _build, "build the models' images, push them, write the manifest", *choosing, arguments.build_summary)
+    choosing = (
+        arguments.selection,
+        arguments.context,
+        arguments.engine,
+        arguments.registry,
+        arguments.building,
+        arguments.images,
+        arguments.tools,
+    )
+    verb(
+        "build",
+        _build,
+        "build the models' images, push them, write the manifest",
+        *choosing,
+        arguments.batch,
+        arguments.build_summary,
+    )
     verb(
         "push",
         _push,
@@ -379,10 +411,11 @@ def _parser() -> argparse.ArgumentParser:
         arguments.manifest,
         *choosing,
         arguments.running,
+        arguments.around,
         arguments.on_gpus,
         arguments.on_hosts,
     )
-    verb("full", _full, "build, then run", *choosing, arguments.running, arguments.on_gpus)
+    verb("full", _full, "build, then run", *choosing, arguments.running, arguments.around, arguments.on_gpus)
     verb(
         "export-config",
         _export_config,
@@ -398,6 +431,7 @@ def _parser() -> argparse.ArgumentParser:
         "build, push, and run on hosts over ssh",
         *choosing,
         arguments.running,
+        arguments.around,
         arguments.on_gpus,
         arguments.on_hosts,
     )

@@ -11,11 +11,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from madengine import batches, multi_node, package, programs, ready_images, results
 from madengine import context as contexts
 from madengine import credentials as credential_store
 from madengine import gpus as gpu_finder
+from madengine import hooks as hook_values
 from madengine import manifest as manifests
-from madengine import package, programs, results
+from madengine.container_runner import artifacts_of
 from madengine.context import Context
 from madengine.credentials import Credentials, registry_login, secret_values
 from madengine.docker_builder import DockerBuilder, Failure, Recipe, image_path
@@ -26,6 +28,8 @@ from madengine.errors import (
     MadengineError,
 )
 from madengine.files import check_writable, read_json, write_json
+from madengine.hooks import Hooks
+from madengine.log_errors import log_errors
 from madengine.manifest import Manifest
 from madengine.node_run import NodeRun, RunOptions
 from madengine.programs import engine as engines
@@ -53,7 +57,12 @@ class Place:
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How images are built; an empty `registry` pushes nowhere."""
+    """How images are built; an empty `registry` pushes nowhere.
+
+    `tools_file` is a tools.json in place of the package's, `architectures` are those that each image is built for;
+    `use_image` is an image for all models that is there already (`auto` is the card's own), `batch` a file that says
+    for each model whether it is built.
+    """
 
     tags: tuple[str, ...] = ()
     registry: str = ""
@@ -63,6 +72,10 @@ class BuildOptions:
     live_output: bool = False
     ignore_deprecated: bool = False
     jobs: int = 0
+    tools_file: Path | None = None
+    architectures: tuple[str, ...] = ()
+    use_image: str = ""
+    batch: Path | None = None
     dry_run: bool = False
 
 
@@ -82,14 +95,19 @@ class DistributedOrchestrator:
     def build_phase(self, options: BuildOptions, detected: Mapping[str, Any] | None = None) -> BuildOutcome:
         """Build and push the selected models, and write manifest and summary; `detected` narrows the choice."""
         began = time.monotonic()
-        models = DiscoverModels(self.place.root).select(options.tags, options.ignore_deprecated)
+        choice = batches.choice(
+            DiscoverModels(self.place.root), options.tags, options.ignore_deprecated, options.batch, options.registry
+        )
+        models = choice.models
         context = self._context({**contexts.host_facts(self.place.environ), **(detected or {})}, {})
-        _refuse_unsupported(context, models)
+        defined = hook_values.definitions(options.tools_file, self.place.root)
+        hooks = _checked(context, models, defined)
+        _refuse_unsupported(models)
         if not options.dry_run:
             check_writable(options.manifest_output, options.summary_output)
         credentials = self._credentials()
         registry = credential_store.registry_name(options.registry) if options.registry else ""
-        with self._engine(credentials, [registry], options.dry_run) as engine:
+        with self._engine(credentials, [registry, *choice.registries], options.dry_run) as engine:
             builder = DockerBuilder(
                 engine=engine,
                 root=self.place.root,
@@ -99,30 +117,43 @@ class DistributedOrchestrator:
                 log_directory=options.manifest_output.parent / "build_logs",
                 no_cache=options.no_cache,
                 live_output=options.live_output,
+                architectures=self._architectures(options.architectures, context),
+                beside=hook_values.files(hooks, self.place.root),
                 say=self.say,
             )
-            recipes, failures = builder.plan(models)
+            plan = choice.plan(builder, options.use_image or context.container_image, bool(context.container_image))
+            recipes, failures = plan.recipes, plan.failures
             if options.dry_run:
-                return self._shown(builder, recipes, failures)
+                return self._shown(builder, recipes, failures, plan)
             for failed in failures:
                 self.say(f"{failed.model_name}: {failed.error}")
-            outcome = self._built(builder, recipes, failures, options.jobs or _default_jobs())
+            outcome = self._built(builder, plan, options.jobs or _default_jobs())
         kept = Manifest(
             images=tuple(built.image for built in outcome.images),
             models={built.image.key: built.recipe.model for built in outcome.images},
             registry=registry,
-            context={key: context.values.get(key, {}) for key in manifests.CONTEXT_KEYS},
+            context={
+                **{key: context.values.get(key, {}) for key in manifests.CONTEXT_KEYS},
+                **{key: context.values[key] for key in manifests.ASKED_KEYS if context.values.get(key)},
+            },
+            # A node has no tools.json to look its tools up in.
+            extra={"tools": defined} if defined else {},
         )
         manifests.save(kept, options.manifest_output)
         self._summarise(outcome, registry, options.summary_output, time.monotonic() - began)
         self.say(f"manifest: {options.manifest_output}")
         return outcome
 
-    def _built(
-        self, builder: DockerBuilder, recipes: Sequence[Recipe], failures: list[Failure], jobs: int
-    ) -> BuildOutcome:
+    def _architectures(self, asked: Sequence[str], context: Context) -> tuple[str, ...]:
+        given = context.docker_build_arg.get("MAD_SYSTEM_GPU_ARCHITECTURE")
+        if asked and given:
+            self.say(f"--target-archs: not heeded, docker_build_arg says MAD_SYSTEM_GPU_ARCHITECTURE is {given}")
+            return ()
+        return tuple(asked)
+
+    def _built(self, builder: DockerBuilder, plan: batches.Plan, jobs: int) -> BuildOutcome:
         images: dict[str, BuiltImage] = {}
-        failed = list(failures)
+        recipes, failed = plan.recipes, list(plan.failures)
 
         def done(recipe: Recipe, came: Image | Failure) -> None:
             image = came.image if isinstance(came, Failure) else came
@@ -131,18 +162,23 @@ class DistributedOrchestrator:
             if isinstance(came, Failure):
                 failed.append(came)
 
-        builder.build_all(recipes, jobs, done)
+        for recipe in recipes:
+            if recipe.key in plan.ready:
+                done(recipe, plan.taken(builder, recipe))
+        builder.build_all([recipe for recipe in recipes if recipe.key not in plan.ready], jobs, done)
         in_order = [images[recipe.key] for recipe in recipes if recipe.key in images]
         return BuildOutcome(tuple(in_order), tuple(failed))
 
-    def _shown(self, builder: DockerBuilder, recipes: Sequence[Recipe], failures: Sequence[Failure]) -> BuildOutcome:
+    def _shown(
+        self, builder: DockerBuilder, recipes: Sequence[Recipe], failures: Sequence[Failure], plan: batches.Plan
+    ) -> BuildOutcome:
         self.show("set -e")
         if builder.registry and registry_login(builder.credentials, builder.registry):
             self.show(
                 f"# log in first: {builder.engine.name} login --username NAME --password-stdin {builder.registry}"
             )
         for recipe in recipes:
-            for line in builder.shell_lines(recipe):
+            for line in plan.shell_lines(builder, recipe):
                 self.show(programs.redact(line))
         for failed in failures:
             self.say(f"{failed.model_name}: {failed.error}")
@@ -230,8 +266,12 @@ class DistributedOrchestrator:
             # Images of the vendor that the context says can use that vendor's GPUs only.
             gpus = gpu_finder.found(context.gpu_vendor)
         kept = _selected(_overridden(kept, options.registry), options.tags, manifest_file)
-        _refuse_unsupported(context, [kept.models[image.key] for image in kept.images])
-        chosen, skipped = _fitting(kept, context)
+        models = [kept.models[image.key] for image in kept.images]
+        root = self.place.root if self.place.has_package else None
+        defined = hook_values.definitions(options.tools_file, root) or kept.extra.get("tools") or {}
+        hooks = _checked(context, models, defined)
+        _refuse_unsupported(models)
+        chosen, skipped = _fitting(kept, context, gpus)
         if options.resume:
             chosen = self._unfinished(chosen, options.resume)
         results.check(options.output)
@@ -242,18 +282,31 @@ class DistributedOrchestrator:
             gpus=gpus,
             chosen=chosen,
             skipped=skipped,
-            root=self.place.root if self.place.has_package else None,
+            root=root,
             data_folder=self.place.root,
             environ=self.place.environ,
             secret_names=tuple(credentials.secrets),
+            hooks=hooks,
             say=self.say,
             show=self.show,
         )
         registries = [_registry_of(image, kept.registry) for _, image in chosen if image and image.registry_image]
         with self._engine(credentials, registries, options.dry_run) as engine:
+            if context.container_image:
+                run.chosen = [
+                    (model, self._in_place(context.container_image, model, engine)) for model in _distinct(models)
+                ]
+                run.skipped = ()
             if options.dry_run:
                 return run.show_lines(engine)
             return run.carry_out(engine, [(_named(failed), failed.error) for failed in not_built])
+
+    def _in_place(self, name: str, model: Model, engine: Docker) -> Image:
+        """The context's image for a model, whatever was built; one that is not here the run itself pulls."""
+        key, marks = f"local-{model.name}", {"local_image": True}
+        if engine.images(name):
+            return ready_images.image(engine, key, name, model, marks, self.say)
+        return Image(key, docker_image=name, dockerfile=ready_images.NO_DOCKERFILE, registry_image=name, extra=marks)
 
     def _unfinished(
         self, chosen: Sequence[tuple[Model, Image | None]], table: Path
@@ -386,11 +439,18 @@ def package_place(environ: Mapping[str, str], cwd: Path, may_be_starter: bool, *
     return Place(root, environ=environ, **more), message
 
 
-def _refuse_unsupported(context: Context, models: Sequence[Model]) -> None:
-    """What a card or context asks for and this version can't deliver is refused, never left out silently."""
-    keys = [*contexts.unsupported(context), *(["MAD_CONTAINER_IMAGE"] if context.container_image else [])]
-    if keys:
-        raise ConfigurationError(f"context: {', '.join(keys)}: not supported by this version yet; leave it out")
+def _checked(context: Context, models: Sequence[Model], defined: Mapping[str, Any]) -> Hooks:
+    """The hooks of every model; what is wrong in them, or in what else is asked for, is said before anything starts."""
+    hooks = hook_values.hooks(context, hook_values.catalogue(defined))
+    multi_node.arguments(context.multi_node_args)
+    for model in models:
+        artifacts_of(model, context, hooks)
+        log_errors(model.extra, context.values)
+    return hooks
+
+
+def _refuse_unsupported(models: Sequence[Model]) -> None:
+    """What a card asks for and this version can't deliver is refused, never left out silently."""
     for model in models:
         asked = [name for name in ("url", "cred") if getattr(model, name)]
         if asked:
@@ -439,13 +499,13 @@ def _path(image: Image, registry: str) -> str:
 
 
 def _fitting(
-    kept: Manifest, context: Context
+    kept: Manifest, context: Context, gpus: Sequence[Gpu]
 ) -> tuple[list[tuple[Model, Image | None]], list[tuple[Image, Model, str]]]:
     """Per model the images for this machine (None where there is none), and the others, each with the reason."""
     chosen: list[tuple[Model, Image | None]] = []
     skipped = []
     for image in kept.images:
-        reason = _misfit(image, context)
+        reason = _misfit(image, context, gpus)
         if reason:
             skipped.append((image, kept.models[image.key], reason))
         else:
@@ -463,12 +523,16 @@ def _digest(image: Image) -> str:
     return image.registry_digest or image.image_id
 
 
-def _misfit(image: Image, context: Context) -> str:
+def _misfit(image: Image, context: Context, gpus: Sequence[Gpu]) -> str:
     vendor = image.gpu_vendor.upper() or _vendor_of_name(image.dockerfile)
     if vendor and vendor != context.gpu_vendor:
         return f"it is for gpu_vendor {vendor}, this machine is {context.gpu_vendor}"
     if image.guest_os and context.guest_os and image.guest_os.upper() != context.guest_os:
         return f"it is for guest_os {image.guest_os}, the context says {context.guest_os}"
+    architecture = str(image.extra.get("gpu_architecture") or "")
+    here = sorted({gpu.architecture for gpu in gpus if gpu.architecture})
+    if architecture and here and not gpu_finder.skipped_architecture(architecture, gpus):
+        return f"it is built for {architecture}, this machine has {', '.join(here)}"
     return ""
 
 
@@ -506,6 +570,14 @@ def _where(image: Image) -> str:
 
 def _default_jobs() -> int:
     return max(4, os.cpu_count() or 1)
+
+
+def _distinct(models: Iterable[Model]) -> list[Model]:
+    distinct: list[Model] = []
+    for model in models:
+        if model not in distinct:
+            distinct.append(model)
+    return distinct
 
 
 def _named(failed: Failure) -> Model:

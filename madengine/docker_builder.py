@@ -15,6 +15,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any, TextIO
@@ -45,7 +46,8 @@ class Recipe:
     """One image to build: which model, by which Dockerfile (relative to the package), under which names.
 
     `key` is the image's name and its manifest key, `log_name` the stem of its log; no two recipes share
-    either. `pushed` are the names it gets in the registry, the one that runs first.
+    either. `pushed` are the names it gets in the registry, the one that runs first. `architecture` is the GPU
+    architecture that it is built for, where one was asked for.
     """
 
     key: str
@@ -56,6 +58,7 @@ class Recipe:
     guest_os: str
     base_docker: str
     pushed: tuple[str, ...] = ()
+    architecture: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,9 @@ class Failure:
 class DockerBuilder:
     """Builds the images of a model package (`root`) with one engine.
 
-    `registry` is where they are pushed, empty for nowhere; every build writes its log below
-    `log_directory`; `say` gets one line for people at a time, from any thread; `stopping` is set at Ctrl-C.
+    `registry` is where they are pushed, empty for nowhere; each of `architectures` gets images of its own; `beside`
+    goes beside the scripts of every model; every build writes its log below `log_directory`; `say` gets one line for
+    people at a time, from any thread; `stopping` is set at Ctrl-C.
     """
 
     engine: Docker
@@ -85,6 +89,8 @@ class DockerBuilder:
     log_directory: Path = Path("build_logs")
     no_cache: bool = False
     live_output: bool = False
+    architectures: tuple[str, ...] = ()
+    beside: Mapping[str, Path] = field(default_factory=dict)
     say: Callable[[str], None] = print
     stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -97,7 +103,7 @@ class DockerBuilder:
         failures = []
         for model in models:
             try:
-                payload.payload(model, self.root)
+                self._payload(model)
                 for recipe in self._recipes(model):
                     recipes.append(_distinct(recipe, recipes))
             except (MadengineError, OSError) as error:
@@ -165,7 +171,7 @@ class DockerBuilder:
         yield f"# {recipe.key}: {_one_line(f'{recipe.model.name} from {recipe.dockerfile}')}"
         yield programs.shell_line(self._base_command(recipe))
         yield shlex.join(["rm", "-rf", scratch])
-        yield from payload.shell_lines(payload.payload(recipe.model, self.root), f"{scratch}/payload")
+        yield from payload.shell_lines(self._payload(recipe.model), f"{scratch}/payload")
         yield from payload.file_lines(f"{scratch}/Dockerfile", template("image/Dockerfile"))
         yield programs.shell_line(self._payload_command(recipe, Path(scratch)))
         yield shlex.join(["rm", "-rf", scratch])
@@ -184,16 +190,25 @@ class DockerBuilder:
         if not chosen:
             said = "; ".join(f"{path}: {mismatch(header, self.context)}" for path, header in headers.items())
             raise BuildError(f"no Dockerfile of the model {model.name!r} fits the context ({said})")
-        for path in chosen:
+        for path, architecture in product(chosen, self.architectures or ("",)):
+            suffix = re.sub(r"[^a-z0-9]+", "_", f"_{architecture.lower()}") if architecture else ""
             yield Recipe(
-                key=image_name(model, path),
-                log_name=log_name(model, path),
+                key=image_name(model, path) + suffix,
+                log_name=log_name(model, path) + suffix,
                 model=model,
                 dockerfile=path,
                 gpu_vendor=str(headers[path].get("gpu_vendor", "")).upper(),
                 guest_os=str(headers[path].get("guest_os", "")).upper(),
                 base_docker=base_docker(_read(self.root / path), self.context.docker_build_arg),
+                architecture=architecture,
             )
+
+    def _payload(self, model: Model) -> payload.Payload:
+        return payload.payload(model, self.root, self.beside)
+
+    def _build_args(self, recipe: Recipe) -> dict[str, str]:
+        asked = {"MAD_SYSTEM_GPU_ARCHITECTURE": recipe.architecture} if recipe.architecture else {}
+        return {**self.context.docker_build_arg, **asked}
 
     def _header(self, path: Path) -> dict[str, Any]:
         header = parse_header(_read(self.root / path), str(path))
@@ -240,13 +255,14 @@ class DockerBuilder:
             self_contained=True,
             size_bytes=int(built.get("Size") or 0),
             log_file=str(log_file),
+            extra={"gpu_architecture": recipe.architecture} if recipe.architecture else {},
         )
 
     def _add_payload(self, recipe: Recipe, log: TextIO) -> None:
         with tempfile.TemporaryDirectory(prefix="madengine-") as scratch:
             directory = Path(scratch)
             (directory / "payload").mkdir(mode=0o755)
-            payload.write(payload.payload(recipe.model, self.root), directory / "payload")
+            payload.write(self._payload(recipe.model), directory / "payload")
             (directory / "Dockerfile").write_text(template("image/Dockerfile"))
             self._step(self._payload_command(recipe, directory), log, "the payload layer could not be added")
 
@@ -266,7 +282,7 @@ class DockerBuilder:
         lines = _read(self.root / recipe.dockerfile).splitlines()
         instructions = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
         directory = self.root.resolve() / build_directory(self.root, recipe.model)
-        return f"base-{_digest(str(directory), *instructions, *map(str, self.context.docker_build_arg.items()))}"
+        return f"base-{_digest(str(directory), *instructions, *map(str, self._build_args(recipe).items()))}"
 
     @contextmanager
     def _alone(self, name: str, awaited: str = "") -> Iterator[None]:
@@ -291,7 +307,7 @@ class DockerBuilder:
             [f"{recipe.key}:base"],
             self._path(recipe.dockerfile),
             self._path(Path(build_directory(self.root, recipe.model))),
-            build_args=self.context.docker_build_arg,
+            build_args=self._build_args(recipe),
             # Also keeps a Dockerfile that is only a FROM from giving its base image a second digest in podman's store.
             labels={"madengine.version": __version__},
             no_cache=self.no_cache,
@@ -441,7 +457,9 @@ def build_directory(root: Path, model: Model) -> str:
 
 def _distinct(recipe: Recipe, others: Sequence[Recipe]) -> Recipe:
     """The recipe with a short hash where its names are taken: another model, other arguments, another Dockerfile."""
-    identity = _digest(recipe.model.name, recipe.model.args, str(recipe.dockerfile))
+    identity = _digest(
+        recipe.model.name, recipe.model.args, str(recipe.dockerfile), *filter(None, [recipe.architecture])
+    )
     return replace(
         recipe,
         key=_free(recipe.key, {other.key for other in others}, identity),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -18,6 +19,12 @@ SOURCES: Mapping[str, Mapping[str, Callable[[], Found[Gpu]]]] = {
     NVIDIA: {nvidia_smi.TOOL: nvidia_smi.gpus},
     AMD: {amd_sysfs.SOURCE: amd_sysfs.gpus, amd_smi.TOOL: amd_smi.gpus, rocm_smi.TOOL: rocm_smi.gpus},
 }
+
+# Products by whose name older versions took an architecture.
+_ARCHITECTURES = {
+    "mi100": "gfx908", "mi200": "gfx90a", "mi210": "gfx90a", "mi250": "gfx90a", "mi300": "gfx940", "mi300a": "gfx940",
+    "mi300x": "gfx942",
+}  # fmt: skip
 
 _PROCESSES: Mapping[str, tuple[Callable[[], Found[GpuProcess]], ...]] = {
     NVIDIA: (nvidia_smi.processes,),
@@ -90,6 +97,16 @@ def skipped_architecture(listed: str, gpus: Sequence[Gpu]) -> str:
     names = {name.lower() for gpu in gpus for name in (gpu.architecture, *gpu.name.split()[1:2]) if name}
     entries = (entry.strip() for entry in listed.split(","))
     return next((entry for entry in entries if entry.lower() in names), "")
+
+
+def architecture_name(text: str) -> str:
+    """A GPU architecture as compilers name it: madengine 2 also takes a product's name, such as MI300X.
+
+    Raises ConfigurationError for what can be no name.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:+-]{0,63}", text):
+        raise ConfigurationError(f"--target-archs: {text!r} is no architecture; name some like gfx942")
+    return _ARCHITECTURES.get(text.lower(), text)
 
 
 def _indexes(docker_gpus: str) -> Iterator[int]:

@@ -22,6 +22,13 @@ SCHEMA_VERSION = 1
 
 # What the manifest says of its context; the rest of a build's context means nothing on another machine.
 CONTEXT_KEYS = ("docker_env_vars", "docker_mounts", "docker_build_arg")
+# What it says where the build was told.
+ASKED_KEYS = ("tools", "pre_scripts", "post_scripts", "encapsulate_script", "artifacts")
+# What an older madengine found out on the machine of the build, and wrote into its context as if it were asked for.
+_OF_BUILD_MACHINE = (
+    "MAD_GPU_VENDOR", "MAD_SYSTEM_NGPUS", "MAD_RUNTIME_NGPUS", "MAD_SYSTEM_GPU_ARCHITECTURE", "MAD_SYSTEM_HIP_VERSION",
+    "MAD_SYSTEM_GPU_PRODUCT_NAME", "MAD_MULTI_NODE_RUNNER",
+)  # fmt: skip
 
 _TEXTS = ("dockerfile", "base_docker", "docker_sha", "gpu_vendor", "guest_os", "image_id")
 _OPTIONAL = ("registry_image", "registry_digest", "log_file")
@@ -61,7 +68,7 @@ def load(path: Path) -> Manifest:
         images=images,
         models=models,
         registry=found.get("registry") or "",
-        context=found.get("context") or {},
+        context=_context(found),
         extra={key: value for key, value in found.items() if key not in _KNOWN},
     )
 
@@ -99,6 +106,16 @@ def _read(path: Path) -> dict[str, Any]:
     if problem := _problem("manifest", "", found):
         raise ConfigurationError(f"{path}: {problem}")
     return found
+
+
+def _context(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What the build was told; an older manifest without what its build machine was, which says nothing of this one."""
+    context = dict(found.get("context") or {})
+    variables = context.get("docker_env_vars")
+    if "madengine_version" not in found and isinstance(variables, Mapping):
+        left = {name: value for name, value in variables.items() if name not in _OF_BUILD_MACHINE}
+        context = {**context, "docker_env_vars": left}
+    return context
 
 
 def _images(entries: Mapping[str, Any], problems: list[str]) -> tuple[Image, ...]:

@@ -23,6 +23,7 @@ from madengine.context import Context
 from madengine.data import Data
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, EXIT_RUN_FAILED, ConfigurationError, MadengineError, RunError
 from madengine.files import write_json
+from madengine.hooks import Hooks
 from madengine.programs.engine import Docker
 from madengine.records import FAILURE, SKIPPED, Gpu, Image, Model, RunResult
 
@@ -33,7 +34,9 @@ class RunOptions:
 
     `pack` runs models side by side on GPUs of their own, `skip_gpu_arch` heeds the cards' field of that name;
     `resume` is a perf.csv, and what has succeeded by it is left out;
-    `run_id` names the run (empty is a new one).
+    `run_id` names the run (empty is a new one); `tools_file` is a tools.json in place of the package's;
+    `describe_environment` (None is unset) has each container describe what a script finds there; `isolation`
+    is `least` privileges, or `compat` for the flags of older madengine.
     """
 
     output: Path = Path("perf.csv")
@@ -54,6 +57,9 @@ class RunOptions:
     skip_gpu_arch: bool = True
     resume: Path | None = None
     run_id: str = ""
+    tools_file: Path | None = None
+    describe_environment: bool | None = None
+    isolation: str = "least"
     dry_run: bool = False
 
     def __post_init__(self) -> None:
@@ -84,6 +90,7 @@ class NodeRun:
     secret_names: tuple[str, ...]
     say: Callable[[str], None]
     show: Callable[[str], None]
+    hooks: Hooks = field(default_factory=Hooks)
     run_id: str = field(init=False)
     came: list[RunResult] = field(default_factory=list)
     lost_rows: bool = False
@@ -208,9 +215,18 @@ class NodeRun:
             keep_alive=options.keep_alive,
             keep_model_dir=options.keep_model_dir,
             skip_model_run=options.skip_model_run,
+            hooks=self.hooks,
+            describe=self._describes(),
+            isolation=options.isolation,
             live=_to_terminal if options.live_output else None,
             say=self.say,
         )
+
+    def _describes(self) -> bool:
+        asked = self.options.describe_environment
+        if asked is None:
+            asked = self.context.describes_environment
+        return True if asked is None else asked
 
     def _record(self, result: RunResult) -> None:
         with self._one_at_a_time:

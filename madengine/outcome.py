@@ -21,14 +21,18 @@ from madengine.records import FAILURE, SUCCESS, Metric, Model, RunResult
 _LITTLE_SPACE = 4096  # bytes: less is a full disk
 
 
-def outcome(result: RunResult, state: State | None, scan: MetricScan, reason: str, limit: int, said: str) -> RunResult:
-    """Status, reason and figures out of what the container left."""
+def outcome(
+    result: RunResult, state: State | None, scan: MetricScan, reason: str, limit: int, said: str, hooked: bool = False
+) -> RunResult:
+    """Status, reason and figures out of what the container left; `hooked` says that it was given hooks to run."""
     workspace = Path(result.directory)
     entry = _entry(workspace)
     seconds = max(0.0, entry.get("ended", 0.0) - entry.get("started", 0.0))
     code = entry.get("exit_code", state.exit_code if state else None)
     result = replace(result, exit_code=code, test_duration=round(seconds, 3))
     reason = reason or _why_failed(entry, state, code, limit, said)
+    if not reason and hooked and "failed_hook" not in entry:
+        reason = "the image's entry.sh is of an older madengine, which ran no hooks and no tools; build the image again"
     metrics: tuple[Metric, ...] = ()
     try:
         metrics = _metrics(result.model, workspace, scan)
@@ -45,6 +49,8 @@ def outcome(result: RunResult, state: State | None, scan: MetricScan, reason: st
 def _why_failed(entry: Mapping[str, Any], state: State | None, code: int | None, limit: int, said: str) -> str:
     if entry.get("timed_out"):
         return f"timeout: the script ran longer than {limit} s"
+    if entry.get("failed_hook"):
+        return f"{entry['failed_hook']}: {_exit_code(int(code or 0))}"
     if entry and code == 0:
         return ""
     if entry.get("out_of_memory") or (state and state.oom_killed):

@@ -58,6 +58,11 @@ def template(name: str) -> str:
     return _templates().joinpath(*name.split("/")).read_text(encoding="utf-8")
 
 
+def template_names(folder: str) -> tuple[str, ...]:
+    """The names of the files of a folder under templates/, in order."""
+    return tuple(name for name, _ in _files(_templates().joinpath(*folder.split("/"))))
+
+
 def init(directory: Path) -> tuple[Path, ...]:
     """Write the starter package into a directory (made if missing); gives the paths written.
 

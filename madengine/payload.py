@@ -33,8 +33,8 @@ class Payload:
     copies: Mapping[str, Path] = field(default_factory=dict)
 
 
-def payload(model: Model, root: Path) -> Payload:
-    """The payload of a model of the package at `root`.
+def payload(model: Model, root: Path, beside: Mapping[str, Path] | None = None) -> Payload:
+    """The payload of a model of the package at `root`; `beside` is what its workspace gets beside its directory.
 
     Raises BuildError where the scripts that the card names are not there.
     """
@@ -44,8 +44,10 @@ def payload(model: Model, root: Path) -> Payload:
         raise BuildError(f'{source / script}: no such file; the card of {model.name!r} names it under "scripts"')
     # A script beside models.json: its folder is the whole package, which is not what it needs.
     copies = {"scripts": source} if source.resolve() != root.resolve() else {f"scripts/{script}": source / script}
+    copies.update({f"workspace/{name}": path for name, path in (beside or {}).items()})
     texts = {
         "entry.sh": template("image/entry.sh"),
+        "environment.sh": template("image/environment.sh"),
         "model.json": json.dumps(card(model), indent=2, ensure_ascii=False) + "\n",
         "model.sh": model_sh(model),
     }
@@ -116,6 +118,8 @@ def write(content: Payload, directory: Path) -> None:
             else:
                 shutil.copy2(source, target)
         for name, text in content.texts.items():
+            if "/" in name:
+                (directory / name).parent.mkdir(parents=True, exist_ok=True)
             (directory / name).write_text(text, encoding="utf-8", errors="surrogateescape")
             (directory / name).chmod(0o755 if name.endswith(".sh") else 0o644)
     except OSError as error:

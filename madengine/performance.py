@@ -39,13 +39,23 @@ class MetricScan:
     `train_samples_per_second` with a number does (metric `samples_per_second`).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, after: bytes = b"") -> None:
+        """Look at what comes after the line `after` alone, where one is given."""
+        self._after = f"\n{after.decode()}\n".encode() if after else b""
+        self._before = b"\n"
         self._performance = _Search(b"performance:", _performance)
         self._samples = _Search(b"train_samples_per_second", _samples_per_second)
         self._finished = False
 
     def feed(self, chunk: bytes) -> None:
         """Take the log's next bytes; they may be split anywhere."""
+        if self._after:
+            text = self._before + chunk
+            _, mark, chunk = text.partition(self._after)
+            if not mark:
+                self._before = text[-len(self._after) :]
+                return
+            self._after = b""
         if self._performance.found is None:
             self._performance.feed(chunk)
             self._samples.feed(chunk)

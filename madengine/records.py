@@ -17,8 +17,8 @@ T = TypeVar("T")
 class Model:
     """One entry of a models.json as it was selected; paths are relative to the package's root.
 
-    `n_gpus` is text ("-1" is all, empty unset), `timeout` seconds (0 is none, None is unset); `extra` holds the
-    keys that madengine does not know, untouched.
+    `n_gpus` is text ("-1" is all, empty unset), `timeout` seconds (0 is none, None is unset); `artifacts` are globs of
+    files to bring back; `extra` holds the keys that madengine does not know, untouched.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Model:
     skip_gpu_arch: str = ""
     additional_docker_run_options: str = ""
     is_deprecated: bool = False
+    artifacts: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -171,6 +172,14 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Artifact:
+    """A file that a run left and that was brought back: its path below the model's folder of the run, and its size."""
+
+    path: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
 class RunResult:
     """What came of one model on one node, one attempt.
 
@@ -178,7 +187,8 @@ class RunResult:
     ISO 8601 in UTC; `exit_code` None where the script never ran. `image` is None where the model had
     no image for this node. `gpus` are those that the run was given, `foreign_processes` counts what
     else ran on them at its start (None where nobody knows), `packed` says that other models ran on
-    this machine meanwhile, `environment_id` names the description in results.json.
+    this machine meanwhile, `environment_id` names the description in results.json. `nnodes` is how many
+    nodes ran it together, this one with `n_gpus`; `artifacts` are the files that it brought back.
     """
 
     run_id: str
@@ -209,3 +219,5 @@ class RunResult:
     foreign_processes: int | None = None
     packed: bool = False
     environment_id: str = ""
+    nnodes: int = 1
+    artifacts: tuple[Artifact, ...] = ()

@@ -15,7 +15,7 @@ from madengine import __version__
 from madengine.errors import ConfigurationError, MadengineError
 from madengine.files import locked
 from madengine.performance import is_number
-from madengine.records import FAILURE, SKIPPED, SUCCESS, Gpu, GpuCost, Image, Metric, Model, RunResult
+from madengine.records import FAILURE, SKIPPED, SUCCESS, Artifact, Gpu, GpuCost, Image, Metric, Model, RunResult
 
 SCHEMA_VERSION = 1
 
@@ -84,9 +84,10 @@ def rows(result: RunResult, environ: Mapping[str, str] = os.environ) -> list[dic
 def _run_cells(result: RunResult, environ: Mapping[str, str]) -> dict[str, str]:
     model, image = result.model, result.image or Image(key="", docker_image="")
     n_gpus = result.n_gpus or model.n_gpus
+    nnodes = result.nnodes
     return {
-        "n_gpus": n_gpus,
-        "nnodes": "1",
+        "n_gpus": str(int(n_gpus) * nnodes) if nnodes > 1 and n_gpus.isdigit() else n_gpus,
+        "nnodes": str(nnodes),
         "gpus_per_node": n_gpus,
         "training_precision": model.training_precision,
         "pipeline": environ.get("pipeline", ""),
@@ -293,7 +294,7 @@ def _json(value: Any) -> Any:
     if isinstance(value, Image):
         # The extra keys of an older madengine's manifest hold build commands, with secrets in them.
         return {field.name: getattr(value, field.name) for field in fields(value) if field.name != "extra"}
-    if isinstance(value, Gpu | GpuCost):
+    if isinstance(value, Gpu | GpuCost | Artifact):
         return asdict(value)
     if isinstance(value, Metric):
         return {**{field.name: getattr(value, field.name) for field in fields(value)}, "extra": dict(value.extra)}

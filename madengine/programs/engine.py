@@ -364,12 +364,14 @@ def pinned(image: Image) -> str:
 
 def repo_digest(digests: Sequence[str], name: str) -> str:
     """The digest that the registry of `name` gave an image, out of `image inspect`'s RepoDigests; empty if none."""
+    return next(iter(repo_digests(digests, name)), "")
+
+
+def repo_digests(digests: Sequence[str], name: str) -> list[str]:
+    """All of them: podman lists that of its own copy of the image too, which the registry may not know."""
     wanted = _canonical(repository(name))
-    for entry in digests:
-        repo, _, digest = entry.partition("@")
-        if _canonical(repo) == wanted:
-            return digest
-    return ""
+    pairs = (entry.partition("@") for entry in digests)
+    return [digest for repo, _, digest in pairs if _canonical(repo) == wanted]
 
 
 def _podman_steps() -> dict[int, list[int]]:

@@ -7,6 +7,9 @@
 # MADENGINE_LOG      file that gets the model's output; unset: stdout
 # MADENGINE_TIMEOUT  seconds that the script may take, 0 is no limit; unset: the card's
 # MADENGINE_KEEP     set: the container stays after the script, for somebody to look around
+# MADENGINE_HOOKS    folder with what runs before and after the script (hooks.sh, and the files it needs for that in
+#                    workspace/); unset: .hooks in the workspace, if it is there
+# MADENGINE_ENVIRONMENT  file in the workspace that gets a description of what the script finds here; unset: none
 #
 # Leaves entry.json in the workspace, gives everything there to the workspace's owner, and ends with the script's exit
 # code, 124 at the time limit.
@@ -14,7 +17,8 @@ set -u
 
 payload=${0%/*}
 workspace=/myworkspace
-grace=10 # seconds between TERM and KILL at the limit, and for the log's last lines
+grace=10             # seconds between TERM and KILL at the limit, and for the log's last lines
+environment_limit=60 # seconds for the description of the environment
 
 fail() {
   printf 'entry.sh: %s\n' "$1" >&2
@@ -93,6 +97,8 @@ signal_group() {
 # Whoever stops a container gives it some seconds only, and files have to change hands in them.
 stop_script() {
   grace=1
+  stopped=true
+  [ -n "$script" ] || return 0
   signal_group TERM "$script"
   (
     sleep 4 || exit
@@ -119,6 +125,54 @@ wait_for() {
   wait "$1" 2>/dev/null
   last=$?
   [ "$last" -eq 127 ] || status=$last
+}
+
+# run_limited SECONDS PROGRAM...: a program of the model's in a group of its own, so that a signal reaches what it has
+# started; its output goes to the log. `status` is how it ended, 124 at the limit (0 is none), which `late` says too.
+run_limited() {
+  limit_now=$1 late=false
+  shift
+  setsid=setsid
+  command -v setsid >/dev/null || setsid=
+  $setsid "$@" >&3 2>&3 3>&- </dev/null &
+  script=$!
+  [ -z "$stopped" ] || signal_group TERM "$script"
+  [ "$limit_now" -eq 0 ] || kill_after "$limit_now" "$script" TERM KILL
+  wait_for "$script"
+  script=
+  [ "$limit_now" -eq 0 ] || end_timer
+  [ -f "$expired" ] || return 0
+  status=124 late=true
+  rm -f "$expired"
+}
+
+# hook KIND NAME PATH WORD...: a script before (KIND pre-script) or after (post-script) the model's. None follows a
+# pre-script that failed. `failed_hook` is the first that did, NAME in JSON, and `failed_status` how.
+# shellcheck disable=SC2317,SC2329 # called by hooks.sh
+hook() {
+  kind=$1 hook_name=$2 path=$3
+  shift 3
+  [ -z "$stopped" ] || return 0
+  [ "$kind" != pre-script ] || [ "$failed_hook" = null ] || return 0
+  case $path in
+    /*) ;;
+    *) [ ! -f "$workspace/$path" ] || path=$workspace/$path ;;
+  esac
+  printf 'entry.sh: %s %s\n' "$kind" "$path" >&3
+  status=127
+  if [ -f "$path" ]; then
+    run_limited "$hook_limit" "$shell" "$path" "$@"
+  else
+    printf 'entry.sh: %s: no such script, neither in the image nor in the package here\n' "$path" >&3
+  fi
+  [ "$status" -ne 0 ] && [ "$failed_hook" = null ] || return 0
+  failed_hook=$hook_name failed_status=$status
+}
+
+# Whatever comes of it: what the description lacks is no reason to lose a measurement.
+describe_environment() {
+  [ -n "${MADENGINE_ENVIRONMENT-}" ] && [ -f "$payload/environment.sh" ] && [ -z "$stopped" ] || return 0
+  run_limited "$environment_limit" "$shell" "$payload/environment.sh" "$workspace/$MADENGINE_ENVIRONMENT"
 }
 
 give_to_owner() {
@@ -148,7 +202,10 @@ scratch=/tmp
 [ -w "$scratch" ] || scratch=$workspace
 pipe=$scratch/.madengine-log-$$
 expired=$scratch/.madengine-expired-$$
-timer=
+timer='' script='' stopped=''
+failed_hook=null failed_status=0
+shell=bash
+command -v bash >/dev/null || shell='sh'
 
 mkdir -p "$workspace" "$scratch" 2>/dev/null
 cd "$workspace" || fail "$workspace: not there; mount a folder on it"
@@ -158,6 +215,18 @@ cd "$model_directory" || fail "$workspace/$model_directory: not a folder"
 results=${MAD_OUTPUT_CSV:-$model_results}
 [ -z "$results" ] || rm -f "./$results" # a former run's, packed with the scripts, is no result
 [ -f "$model_script" ] || fail "$model_script: not in the payload"
+hooks=${MADENGINE_HOOKS:-$workspace/.hooks}
+pre_scripts() { :; }
+post_scripts() { :; }
+wrapper='' hook_limit=600 script_mark=''
+if [ -f "$hooks/hooks.sh" ]; then
+  # shellcheck source=/dev/null
+  . "$hooks/hooks.sh"
+fi
+# Of a file that both have the image's counts: it is what the digest stands for.
+for files in "$hooks/workspace" "$payload/workspace"; do
+  [ ! -d "$files" ] || cp -RL "$files/." "$workspace/" || fail "$files: can't be copied to $workspace"
+done
 command -v "$model_interpreter" >/dev/null || {
   [ "$model_interpreter" = bash ] || fail "$model_interpreter: not in this image"
   model_interpreter='sh'
@@ -167,34 +236,37 @@ export MAD_MODEL_NAME="${MAD_MODEL_NAME:-$model_name}" JENKINS_BUILD_NUMBER="${J
 
 open_log
 oom_kills=$(oom_kills)
-started=$(uptime_seconds)
-setsid=setsid # a group of its own, so that a signal reaches what the script has started
-command -v setsid >/dev/null || setsid=
-$setsid "$model_interpreter" "$model_script" "$@" >&3 2>&3 3>&- </dev/null &
-script=$!
 trap stop_script TERM INT HUP
-[ "$limit" -eq 0 ] || kill_after "$limit" "$script" TERM KILL
-wait_for "$script"
-code=$status
+pre_scripts
+describe_environment
+code=$failed_status timed_out=false pre_failed=true
+started=$(uptime_seconds)
+if [ "$failed_hook" = null ]; then
+  [ -z "$script_mark" ] || printf '%s\n' "$script_mark" >&3
+  set -- "$model_interpreter" "$model_script" "$@"
+  [ -z "$wrapper" ] || set -- "$shell" -c "$wrapper \"\$@\"" "$shell" "$@"
+  run_limited "$limit" "$@"
+  code=$status timed_out=$late pre_failed=false
+fi
 ended=$(uptime_seconds)
+post_scripts
 trap : TERM INT HUP
-[ -z "$timer" ] || end_timer
 
 out_of_memory=false
 [ "$(oom_kills)" = "$oom_kills" ] || out_of_memory=true
-timed_out=false
-if [ -f "$expired" ]; then
-  timed_out=true
-  code=124
-  grace=1
-  rm -f "$expired"
+[ "$timed_out" = false ] || grace=1
+if [ "$code" -eq 0 ]; then
+  code=$failed_status
+elif [ "$pre_failed" = false ]; then
+  failed_hook=null # the script's own failure is the reason
 fi
 close_log
 rm -f "$expired"
 
 cd "$workspace" || exit "$code"
-printf '{"exit_code": %d, "timed_out": %s, "out_of_memory": %s, "started": %s, "ended": %s, "log_complete": %s}\n' \
+printf '{"exit_code": %d, "timed_out": %s, "out_of_memory": %s, "started": %s, "ended": %s, "log_complete": %s, ' \
   "$code" "$timed_out" "$out_of_memory" "$started" "$ended" "$log_complete" >.entry.json
+printf '"failed_hook": %s}\n' "$failed_hook" >>.entry.json
 give_to_owner
 mv .entry.json entry.json # the sign that all is done
 if [ -n "${MADENGINE_KEEP-}" ]; then

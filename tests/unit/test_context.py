@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from madengine.context import Context, host_facts, load, matches, merge, mismatch, parse, parse_header, unsupported
+from madengine.context import Context, host_facts, load, matches, merge, mismatch, parse, parse_header
 from madengine.errors import ConfigurationError
 
 # Null characters and half characters are refused, by a test of their own.
@@ -298,12 +298,6 @@ def test_ctx_test_is_the_content_of_the_file_of_that_name(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ctx_test").write_text("1\n")
     assert host_facts({})["ctx_test"] == "1"
-
-
-def test_unsupported_names_only_what_is_given() -> None:
-    assert unsupported(from_text("{'tools': [], 'pre_scripts': [], 'encapsulate_script': ''}")) == ()
-    context = from_text("{'encapsulate_script': 'numactl', 'tools': [{'name': 'rocprof'}], 'post_scripts': [1]}")
-    assert unsupported(context) == ("tools", "post_scripts", "encapsulate_script")
 
 
 @pytest.mark.parametrize(

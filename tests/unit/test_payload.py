@@ -74,7 +74,15 @@ def test_the_payload_is_laid_out_with_scripts_card_and_entry(tmp_path: Path) -> 
     payload.write(payload.payload(model(extra={"unknown": [1]}), root), tmp_path / "out")
     found = tree(tmp_path / "out")
     assert set(found) == {
-        *("entry.sh", "model.json", "model.sh", "scripts/run.sh", "scripts/data/a file", "scripts/link")
+        *(
+            "entry.sh",
+            "environment.sh",
+            "model.json",
+            "model.sh",
+            "scripts/run.sh",
+            "scripts/data/a file",
+            "scripts/link",
+        )
     }
     assert json.loads(found["model.json"][1])["unknown"] == [1]
     assert found["scripts/link"][1] == b"\0\xff"

@@ -1,0 +1,48 @@
+#!/bin/sh
+# environment.sh FILE: what a model finds in its container, as CSV: what was asked, and a line of the answer.
+#
+# MADENGINE_ENVIRONMENT_MODE  lite, or full with every package, too; unset: lite
+#
+# No variables: some hold secrets. A program that is missing has no lines.
+set -u
+
+file=$1
+seconds=10 # for one program; a driver that hangs is no reason to wait
+
+describe() { # describe WHAT PROGRAM...: the lines of a program's output
+  what=$1
+  shift
+  command -v "$1" >/dev/null || return 0
+  limit=
+  ! command -v timeout >/dev/null || limit="timeout $seconds"
+  # shellcheck disable=SC2086 # words
+  $limit "$@" 2>&1 </dev/null | sed -e 's/"/""/g' -e "s|.*|$what,\"&\"|" >>"$file"
+}
+
+command -v sed >/dev/null || exit 0
+PATH=$PATH:${ROCM_PATH:-/opt/rocm}/bin:/opt/rocm/bin:/usr/local/cuda/bin
+echo 'what,line' >"$file" || exit
+describe kernel uname -a
+describe os cat /etc/os-release
+describe cpu lscpu
+command -v lscpu >/dev/null || describe cpu sed -n '1,/^$/p' /proc/cpuinfo
+describe memory cat /proc/meminfo
+describe disk df -h /
+describe limits sh -c 'ulimit -a'
+describe python python3 --version
+describe gcc gcc --version
+describe rocm cat /opt/rocm/.info/version
+describe hip hipconfig --version
+describe cuda nvcc --version
+describe nvidia-smi nvidia-smi
+describe rocminfo rocminfo
+describe rocm-smi rocm-smi
+describe mpi mpirun --version
+[ "${MADENGINE_ENVIRONMENT_MODE:-lite}" = full ] || exit 0
+describe pip python3 -m pip list --format=freeze
+describe dpkg dpkg-query -W
+describe rpm rpm -qa
+describe pci lspci
+describe numa numactl --hardware
+describe nvidia-smi-q nvidia-smi -q
+describe rocm-smi-a rocm-smi -a
