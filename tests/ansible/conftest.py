@@ -93,7 +93,8 @@ def built(
     if "no_docker" in bed:
         _missing(bed["no_docker"])
     package = Package(tmp_path_factory.mktemp("built") / "package", base_image)
-    package.add("good", script="echo 'performance: 12.5 tokens_per_second'\n")
+    leaving = "mkdir out && echo kept >out/note.txt\necho 'performance: 12.5 tokens_per_second'\n"
+    package.add("good", script=leaving, artifacts=["out/*.txt"])
     package.add("switched", script=_WAITING, timeout=60)
     context = json.dumps({"docker_mounts": {"/switch": "/srv/switch"}, "docker_env_vars": {"NOTE": HOSTILE}})
     address, docker = f"127.0.0.1:{registries.plain}", {"DOCKER_HOST": bed["DOCKER_HOST"]}

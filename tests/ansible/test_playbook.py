@@ -36,7 +36,9 @@ def test_every_host_runs_and_nothing_of_an_earlier_run_or_of_other_hosts_is_merg
     assert len(rack.rows) == 4
     back = {str(path.relative_to(second / "h2")) for path in second.rglob("*") if path.is_file()}
     log = f"runs/{second.name}/good/good_m0.os.run.live.log"
+    note = f"runs/{second.name}/good/artifacts/out/note.txt"
     assert back >= {"perf.csv", "run_summary.json", "node.log", "exit_code", f"runs/{second.name}/results.json", log}
+    assert (second / "h2" / note).read_text(encoding="utf-8") == "kept\n"
     assert "performance: 12.5 tokens_per_second" in (second / "h2" / log).read_text(encoding="utf-8")
     assert rack.hosts.sh(2, "ls -d /tmp/madengine.*", check=False) == ""
 

@@ -70,6 +70,11 @@ class Hosts:
         lines = self.sh(host, "cat /proc/net/tcp /proc/net/tcp6").splitlines()
         return any(f":{port:04X} " in line and " 0A " in line for line in lines)
 
+    def forget_images(self, *hosts: int) -> None:
+        """Leave no image on these hosts, so that the next run pulls."""
+        for host in hosts:
+            self.sh(host, "docker image prune --all --force")
+
     def name(self, host: int) -> str:
         """What the host calls itself."""
         return self.run(host, "hostname").strip()
@@ -119,7 +124,8 @@ def built(
         _missing(bed["no_docker"])
     folder = tmp_path_factory.mktemp("built")
     package = Package(folder / "package", base_image)
-    package.add("quick", script="echo 'performance: 12.5 tokens_per_second'\n")
+    leaving = "mkdir out && echo kept >out/note.txt\necho 'performance: 12.5 tokens_per_second'\n"
+    package.add("quick", script=leaving, artifacts=["out/*.txt"])
     package.add("slow", script="sleep 7\necho 'performance: 3 runs'\n")
     package.add("bad", script="exit 3\n")
     address = registry.address.replace("127.0.0.1", "localhost")

@@ -20,13 +20,16 @@ from tests.fleet.conftest import CHECKOUT, Controller, Hosts, counted, until
 def test_a_manifest_runs_on_every_host_and_all_comes_back(
     controller: Controller, hosts: Hosts, registry: Registry
 ) -> None:
-    controller("run", "--host", "h1,h2", "h3", "--tags", "quick")
+    hosts.forget_images(1, 2)
+    ended = controller("run", "--host", "h1,h2", "h3", "--tags", "quick")
+    assert {"h1: pulling images", "h2: pulling images"} <= set(ended.stderr.splitlines())
     assert counted(controller.rows) == [(hosts.name(number), "quick", "SUCCESS") for number in (1, 2, 3)]
     run_id = controller.results.name
     assert {row["run_id"] for row in controller.rows} == {run_id}
     for name in ("h1", "h2", "h3"):
         came = {str(path.relative_to(controller.results / name)) for path in (controller.results / name).rglob("*")}
         assert {"perf.csv", "run_summary.json", "node.log", "exit_code", f"runs/{run_id}/results.json"} <= came
+        assert f"runs/{run_id}/quick/artifacts/out/note.txt" in came
         assert not any("pyz" in path for path in came)
     summary = json.loads((controller.folder / "run_summary.json").read_text(encoding="utf-8"))
     assert sorted(run["host"] for run in summary["successful_runs"]) == ["h1", "h2", "h3"]
@@ -223,6 +226,7 @@ def test_a_port_that_the_node_uses_itself_is_a_clear_reason(
     controller: Controller, hosts: Hosts, registry: Registry
 ) -> None:
     port = _port(registry)
+    hosts.forget_images(1)
     listener = f"python3 -c \"import socket,time; s=socket.create_server(('127.0.0.1', {port})); time.sleep(600)\""
     pid = hosts.sh(1, f"{listener} >/dev/null 2>&1 & echo $!").strip()
     try:
@@ -232,6 +236,13 @@ def test_a_port_that_the_node_uses_itself_is_a_clear_reason(
         hosts.run(1, "kill", pid)
     assert ended.code == 3
     assert f"port {port}: address already in use" in controller.rows[0]["reason"]
+
+
+def test_a_node_that_has_the_images_needs_no_registry(controller: Controller) -> None:
+    controller("run", "--host=h1", "--tags=quick")
+    again = controller("run", "--host=h1", "--tags=quick")
+    assert "pulling" not in again.stderr
+    assert [row["status"] for row in controller.rows] == ["SUCCESS", "SUCCESS"]
 
 
 @pytest.mark.parametrize("registry_name", ["127.0.0.5:5000", "localhost", "[::1]:5000"])
