@@ -43,7 +43,7 @@ PULL_PAUSE_SECONDS = 1.0
 WAIT_AGAIN_SECONDS = 1.0
 SERIES_FILE = "gpu_series.csv"
 # What entry.sh may need for its description of the environment, and for ending a hook that is late.
-DESCRIPTION_SECONDS = 80
+DESCRIPTION_SECONDS = 30
 HOOK_GRACE_SECONDS = 20
 _CHUNK = 1 << 20
 _SHOWN_LOG_LINES = 20

@@ -18,7 +18,7 @@ set -u
 payload=${0%/*}
 workspace=/myworkspace
 grace=10             # seconds between TERM and KILL at the limit, and for the log's last lines
-environment_limit=60 # seconds for the description of the environment
+environment_limit=15 # seconds for the description of the environment
 
 fail() {
   printf 'entry.sh: %s\n' "$1" >&2

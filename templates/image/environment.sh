@@ -7,7 +7,7 @@
 set -u
 
 file=$1
-seconds=10 # for one program; a driver that hangs is no reason to wait
+seconds=5 # for one program; a driver that hangs is no reason to wait
 
 describe() { # describe WHAT PROGRAM...: the lines of a program's output
   what=$1
