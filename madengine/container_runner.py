@@ -489,8 +489,11 @@ class ContainerRunner:
             may_move=self._tidies(result),
             say=self.say,
         )
-        size = sum(one.size_bytes for one in brought)
-        self.say(f"{result.model.name}: {len(brought)} artifacts, {size} bytes, in {workspace / artifacts.FOLDER}")
+        told = f"no artifacts match {', '.join(patterns)}"
+        if brought:
+            size = sum(one.size_bytes for one in brought)
+            told = f"{len(brought)} artifacts, {size} bytes, in {workspace / artifacts.FOLDER}"
+        self.say(f"{result.model.name}: {told}")
         return replace(result, artifacts=brought)
 
     def _tidies(self, result: RunResult) -> bool:

@@ -164,6 +164,7 @@ hook() {
     run_limited "$hook_limit" "$shell" "$path" "$@"
   else
     printf 'entry.sh: %s: no such script, neither in the image nor in the package here\n' "$path" >&3
+    hook_name="${hook_name%\"} (no such script)\""
   fi
   [ "$status" -ne 0 ] && [ "$failed_hook" = null ] || return 0
   failed_hook=$hook_name failed_status=$status
