@@ -54,7 +54,7 @@ def bring(
     home, seen = workspace.resolve(), set()
     brought: dict[str, Artifact] = {}
     for base in (workspace, workspace / model_directory):
-        found = {path for pattern in patterns for path in _matches(base, pattern)}
+        found = {path for pattern in patterns for path in _matches(base, pattern, model_directory)}
         # Links first: what they lead to may be moved.
         for path in sorted(found, key=lambda path: (not path.is_symlink(), path)):
             name = str(path.relative_to(base))
@@ -70,10 +70,12 @@ def bring(
     return tuple(brought[name] for name in sorted(brought))
 
 
-def _matches(base: Path, pattern: str) -> Iterator[Path]:
-    """The files that a glob names, with those below a folder that it names."""
+def _matches(base: Path, pattern: str, model_directory: str) -> Iterator[Path]:
+    """The files that a glob names, with those below a folder that it names; `*` alone doesn't mean the model's."""
     with suppress(OSError, ValueError):
         for found in base.glob(pattern):
+            if found == base / model_directory and pattern.strip("/") != model_directory:
+                continue
             if found.is_dir() and not found.is_symlink():
                 yield from (Path(folder, name) for folder, _, names in os.walk(found) for name in names)
             else:

@@ -73,6 +73,8 @@ class Choice:
 
     def plan(self, builder: DockerBuilder, image: str, is_of_context: bool) -> Plan:
         """What is built and what isn't; `image` is one for all models, by the context or by --use-image."""
+        if image and self.entries:
+            raise ConfigurationError(f"{image}: not together with --batch-manifest, which names the images")
         if image:
             key = "local-{}" if is_of_context else "{}"
             recipes = [_no_recipe(model, key.format(model.name)) for model in self.models]

@@ -43,7 +43,7 @@ PULL_PAUSE_SECONDS = 1.0
 WAIT_AGAIN_SECONDS = 1.0
 SERIES_FILE = "gpu_series.csv"
 # What entry.sh may need for its description of the environment, and for ending a hook that is late.
-DESCRIPTION_SECONDS = 80
+DESCRIPTION_SECONDS = 30
 HOOK_GRACE_SECONDS = 20
 _CHUNK = 1 << 20
 _SHOWN_LOG_LINES = 20
@@ -489,8 +489,11 @@ class ContainerRunner:
             may_move=self._tidies(result),
             say=self.say,
         )
-        size = sum(one.size_bytes for one in brought)
-        self.say(f"{result.model.name}: {len(brought)} artifacts, {size} bytes, in {workspace / artifacts.FOLDER}")
+        told = f"no artifacts match {', '.join(patterns)}"
+        if brought:
+            size = sum(one.size_bytes for one in brought)
+            told = f"{len(brought)} artifacts, {size} bytes, in {workspace / artifacts.FOLDER}"
+        self.say(f"{result.model.name}: {told}")
         return replace(result, artifacts=brought)
 
     def _tidies(self, result: RunResult) -> bool:

@@ -31,6 +31,8 @@ _TEXTS = (
     "MAD_CONTAINER_IMAGE",
     "SHM_SIZE",
 )
+# What madengine 2 read for deployments of its own.
+UNHEEDED = ("distributed", "slurm", "k8s", "kubernetes", "vllm", "launcher", "shared_data", "skip_perf_collection")
 _CASELESS = ("gpu_vendor", "guest_os")
 _PACKAGE_MANAGERS = {"apt": "HOST_UBUNTU", "yum": "HOST_CENTOS", "zypper": "HOST_SLES", "tdnf": "HOST_AZURE"}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -109,6 +111,11 @@ class Context:
             if key in self.values:
                 return str(self.values[key]).strip().lower() in ("1", "true", "yes", "on")
         return None
+
+    @property
+    def unheeded(self) -> tuple[str, ...]:
+        """The given keys of madengine 2 that a run on one machine does not act on."""
+        return tuple(key for key in UNHEEDED if self.values.get(key))
 
     @property
     def header(self) -> dict[str, Any]:

@@ -268,6 +268,7 @@ class DistributedOrchestrator:
         kept = _selected(_overridden(kept, options.registry), options.tags, manifest_file)
         models = [kept.models[image.key] for image in kept.images]
         root = self.place.root if self.place.has_package else None
+        self._say_what_is_unheeded(context, models)
         defined = hook_values.definitions(options.tools_file, root) or kept.extra.get("tools") or {}
         hooks = _checked(context, models, defined)
         _refuse_unsupported(models)
@@ -300,6 +301,13 @@ class DistributedOrchestrator:
             if options.dry_run:
                 return run.show_lines(engine)
             return run.carry_out(engine, [(_named(failed), failed.error) for failed in not_built])
+
+    def _say_what_is_unheeded(self, context: Context, models: Sequence[Model]) -> None:
+        if context.unheeded:
+            self.say(f"context: {', '.join(context.unheeded)}: not acted on by a run on this machine")
+        for model in _distinct(models):
+            if keys := [key for key in ("distributed", "slurm") if model.extra.get(key)]:
+                self.say(f"{model.name}: {', '.join(keys)}: not acted on by a run on this machine")
 
     def _in_place(self, name: str, model: Model, engine: Docker) -> Image:
         """The context's image for a model, whatever was built; one that is not here the run itself pulls."""

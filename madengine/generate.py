@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from madengine import bundle, manifest
+from madengine import bundle, hooks, manifest
+from madengine.context import Context
 from madengine.errors import ConfigurationError
 from madengine.files import read_json, write_whole
 from madengine.manifest import Manifest
@@ -44,12 +45,13 @@ def ansible(manifest_file: Path, execution_config: Path, output: Path, template_
     kept = manifest.load(manifest_file)
     if not kept.images:
         raise ConfigurationError(f"{manifest_file}: holds no images; `madengine build` again")
+    asked = hooks.hooks(Context(kept.context), hooks.catalogue(kept.extra.get("tools") or {}))
     values = {
         "manifest": os.path.relpath(manifest_file.resolve(), output.parent.resolve()),
         "manifest_sha256": hashlib.sha256(manifest_file.read_bytes()).hexdigest(),
         "registry": kept.registry,
         "context": _context(execution_config),
-        "seconds": sum(_limit(kept, image) + _SLACK_SECONDS for image in kept.images),
+        "seconds": sum(_limit(kept, image) + asked.seconds + _SLACK_SECONDS for image in kept.images),
         "runs": len(kept.images),
     }
     write_whole(output, render(PLAYBOOK, values, template_dir, unsafe=True))

@@ -175,9 +175,7 @@ def _asked(context: Context, catalogue: Mapping[str, Any]) -> list[Mapping[str, 
     for entry in context.values.get("tools") or ():
         asked = {"name": entry} if isinstance(entry, str) else entry
         if not isinstance(asked, Mapping) or not isinstance(asked.get("name"), str):
-            raise ConfigurationError(
-                f"context: tools: {_shown(entry)} is wrong: an entry is like {{'name': 'rocprof'}}"
-            )
+            raise ConfigurationError(f"context: tools: {_shown(entry)} is wrong: write {{'name': 'rocprof'}}")
         found.append(asked)
     unknown = sorted({str(asked["name"]) for asked in found} - catalogue.keys())
     if unknown:

@@ -40,9 +40,9 @@ class MetricScan:
     """
 
     def __init__(self, after: bytes = b"") -> None:
-        """Look at what comes after the line `after` alone, where one is given."""
-        self._after = f"\n{after.decode()}\n".encode() if after else b""
-        self._before = b"\n"
+        """Look at what comes after a line that ends in `after` alone, where one is given."""
+        self._after = after + b"\n" if after else b""
+        self._before = b""
         self._performance = _Search(b"performance:", _performance)
         self._samples = _Search(b"train_samples_per_second", _samples_per_second)
         self._finished = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,7 +84,7 @@ def image(
         if answer.code != 0:
             raise BuildError(f"{name}: not on this machine, and can't be pulled: {explain(answer.err)}")
         found = engine.images(name)
-    digest = _digest(engine, name, [str(one) for one in found[0].get("RepoDigests") or ()])
+    digest = _digest(engine, name, found[0])
     labels = (found[0].get("Config") or {}).get("Labels") or {}
     identity = str(found[0]["Id"])
     return Image(
@@ -102,11 +102,20 @@ def image(
     )
 
 
-def _digest(engine: Docker, name: str, listed: Sequence[str]) -> str:
-    """The digest that the registry of `name` knows the image by; empty where there is none."""
-    candidates = repo_digests(listed, name)
-    if len(candidates) < 2:
-        return "".join(candidates)
-    pinned = (f"{repository(name)}@{digest}" for digest in candidates)
-    known = (one for one in pinned if programs.attempt(engine.pull(one), seconds=None).code == 0)
-    return next(known, "").rpartition("@")[2]
+def _digest(engine: Docker, name: str, found: Mapping[str, Any]) -> str:
+    """The digest that the registry of `name` knows the image by; empty where there is none.
+
+    Of an image that was pushed from here podman lists its own copy's only; after a pull by name it has the registry's.
+    """
+    candidates = _candidates(found, name)
+    if engine.name != "podman" or not candidates:
+        return "".join(candidates[:1])
+    if programs.attempt(engine.pull(name), seconds=None).code == 0:
+        again = engine.images(name)[0]
+        candidates = _candidates(again, name) if again["Id"] == found["Id"] else candidates
+    pinned = ((digest, f"{repository(name)}@{digest}") for digest in candidates)
+    return next((one for one, by in pinned if programs.attempt(engine.pull(by), seconds=None).code == 0), "")
+
+
+def _candidates(found: Mapping[str, Any], name: str) -> list[str]:
+    return repo_digests([str(one) for one in found.get("RepoDigests") or ()], name)

@@ -18,7 +18,7 @@ set -u
 payload=${0%/*}
 workspace=/myworkspace
 grace=10             # seconds between TERM and KILL at the limit, and for the log's last lines
-environment_limit=60 # seconds for the description of the environment
+environment_limit=15 # seconds for the description of the environment
 
 fail() {
   printf 'entry.sh: %s\n' "$1" >&2
@@ -164,6 +164,7 @@ hook() {
     run_limited "$hook_limit" "$shell" "$path" "$@"
   else
     printf 'entry.sh: %s: no such script, neither in the image nor in the package here\n' "$path" >&3
+    hook_name="${hook_name%\"} (no such script)\""
   fi
   [ "$status" -ne 0 ] && [ "$failed_hook" = null ] || return 0
   failed_hook=$hook_name failed_status=$status

@@ -7,7 +7,7 @@
 set -u
 
 file=$1
-seconds=10 # for one program; a driver that hangs is no reason to wait
+seconds=5 # for one program; a driver that hangs is no reason to wait
 
 describe() { # describe WHAT PROGRAM...: the lines of a program's output
   what=$1
@@ -19,19 +19,23 @@ describe() { # describe WHAT PROGRAM...: the lines of a program's output
   $limit "$@" 2>&1 </dev/null | sed -e 's/"/""/g' -e "s|.*|$what,\"&\"|" >>"$file"
 }
 
+describe_file() { # describe_file WHAT FILE: the lines of a file
+  [ ! -r "$2" ] || describe "$1" cat "$2"
+}
+
 command -v sed >/dev/null || exit 0
 PATH=$PATH:${ROCM_PATH:-/opt/rocm}/bin:/opt/rocm/bin:/usr/local/cuda/bin
 echo 'what,line' >"$file" || exit
 describe kernel uname -a
-describe os cat /etc/os-release
+describe_file os /etc/os-release
 describe cpu lscpu
 command -v lscpu >/dev/null || describe cpu sed -n '1,/^$/p' /proc/cpuinfo
-describe memory cat /proc/meminfo
+describe_file memory /proc/meminfo
 describe disk df -h /
 describe limits sh -c 'ulimit -a'
 describe python python3 --version
 describe gcc gcc --version
-describe rocm cat /opt/rocm/.info/version
+describe_file rocm /opt/rocm/.info/version
 describe hip hipconfig --version
 describe cuda nvcc --version
 describe nvidia-smi nvidia-smi

@@ -177,6 +177,47 @@ def test_a_script_that_ignores_term_is_killed(container: Container, impatient: l
     assert container.entry["timed_out"] is True
 
 
+def hooks_sh(container: Container, pre: str, post: str = "") -> None:
+    """Hooks that may take a second."""
+    folder = container.workspace / ".hooks"
+    folder.mkdir()
+    (folder / "hooks.sh").write_text(
+        f"""hook_limit=1 wrapper='WRAPPED=yes env' script_mark='script:'
+pre_scripts() {{ hook pre-script '"pre-script x"' run.sh {shlex.quote(pre)}; }}
+post_scripts() {{ hook post-script '"post-script y"' run.sh {shlex.quote(post)}; }}
+"""
+    )
+
+
+def test_a_hook_that_takes_too_long_is_ended_with_what_it_started_and_the_rest_goes_on(container: Container) -> None:
+    hooks_sh(container, "sleep 61 & sleep 62; wait", "ps")
+    ended = container("touch ../ran", MADENGINE_LOG=LOG)
+    assert ended.code == 124
+    assert (container.entry["failed_hook"], container.entry["timed_out"]) == ("pre-script x", False)
+    assert b"sleep 6" not in container.log
+    assert not (container.workspace / "ran").exists()
+
+
+def test_hooks_and_the_wrapper_are_around_the_script(container: Container) -> None:
+    hooks_sh(container, "echo before", "echo after; exit 7")
+    ended = container("echo $WRAPPED; exit 3", MADENGINE_LOG=LOG)
+    assert (ended.code, container.entry["failed_hook"]) == (3, None)
+    lines = [line for line in container.log.decode().splitlines() if not line.startswith("entry.sh")]
+    assert lines == ["before", "script:", "yes", "after"]
+
+
+def test_a_stopped_container_runs_no_post_scripts(container: Container) -> None:
+    name = f"hooked-{container.engine.name}-{Path(container.shell).name}"
+    hooks_sh(container, "true", "echo after")
+    script = "trap 'exit 9' TERM; echo started; while :; do sleep 0.05; done"
+    container.engine(*container.words(script, "--detach", f"--name={name}", MADENGINE_LOG=LOG))
+    wait_for(lambda: (container.workspace / "log").exists() and b"started" in container.log)
+    container.engine("stop", "--time=20", name)
+    wait_for(lambda: (container.workspace / "entry.json").exists())
+    assert (container.entry["exit_code"], container.entry["failed_hook"]) == (9, None)
+    assert b"after" not in container.log
+
+
 def test_a_limit_of_zero_is_none(container: Container) -> None:
     assert container("sleep 0.2; exit 5", MADENGINE_TIMEOUT="0").code == 5
 

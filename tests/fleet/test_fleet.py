@@ -36,6 +36,21 @@ def test_a_manifest_runs_on_every_host_and_all_comes_back(
     assert not hosts.listens(1, _port(registry)), "the tunnel is closed once the images are there"
 
 
+def test_tools_run_on_a_host_and_what_a_script_leaves_comes_back_from_it(controller: Controller) -> None:
+    context = {"tools": ["test_tools_A"], "artifacts": ["*.sh"]}
+    controller("run", "--host=h1", "--tags=quick", "--additional-context", json.dumps(context))
+    run_id = controller.results.name
+    model = controller.results / "h1/runs" / run_id / "quick"
+    assert (model / "artifacts/run.sh").stat().st_size > 0
+    assert (model / "quick_env.csv").read_text(encoding="utf-8").startswith("what,line\n")
+    (log,) = model.glob("*.run.live.log")
+    assert [line for line in log.read_text().splitlines() if line.endswith(" A") or line == "cmd_A"] == [
+        *("pre_script A", "cmd_A", "post_script A")
+    ]
+    told = json.loads((model.parent / "results.json").read_text(encoding="utf-8"))
+    assert [entry["path"] for entry in told["results"][0]["artifacts"]] == ["artifacts/run.sh"]
+
+
 def test_a_second_run_adds_its_own_rows_and_the_node_keeps_both(controller: Controller, hosts: Hosts) -> None:
     for _ in range(2):
         controller("run", "--host=h1", "--tags=quick")

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import signal
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from madengine import owner
 from madengine.container_runner import ContainerRunner, log_name, new_run_id
 from madengine.context import Context
 from madengine.data import Data
+from madengine.hooks import Hooks, Script
 from madengine.programs.engine import Docker
-from madengine.records import Image, Model, RunResult
+from madengine.records import Gpu, Image, Model, RunResult
 from tests.conftest import StandIns
 
 ID = "sha256:" + "1" * 64
@@ -200,6 +202,55 @@ def test_the_row_has_the_arguments_that_ran(runs: Runs) -> None:
     assert runs.run(replace(MODEL, args="--card"), values={"model_args": "--asked"}).model.args == "--asked"
 
 
+@pytest.mark.parametrize(
+    ("vendor", "shm_size", "expected"),
+    [
+        (
+            "AMD",
+            "",
+            "--network=host --group-add=video --cap-add=SYS_PTRACE --cap-add=SYS_ADMIN --device=/dev/fuse "
+            "--security-opt=seccomp=unconfined --security-opt=apparmor=unconfined --ipc=host",
+        ),
+        (
+            "NVIDIA",
+            "16g",
+            "--cap-add=SYS_PTRACE --cap-add=SYS_ADMIN --cap-add=SYS_NICE --device=/dev/fuse "
+            "--security-opt=seccomp=unconfined --security-opt=apparmor=unconfined --network=host --shm-size=16g",
+        ),
+    ],
+)
+def test_compat_is_the_flags_of_older_madengine_and_the_cards_come_after(
+    runs: Runs, vendor: str, shm_size: str, expected: str
+) -> None:
+    values = {"gpu_vendor": vendor, "SHM_SIZE": shm_size}
+    words = runs.words(replace(MODEL, additional_docker_run_options="--mine"), isolation="compat", values=values)
+    assert shlex.split(expected) == words[words.index("--mine") - 8 : words.index("--mine")]
+    assert not [word for word in words if word.startswith("--ulimit")]
+    assert [word for word in words if word.startswith("--shm-size")] == ([f"--shm-size={shm_size}"] if shm_size else [])
+
+
+def test_each_model_starts_its_processes_on_the_gpus_that_it_gets(runs: Runs) -> None:
+    gpus = tuple(Gpu("NVIDIA", index, uuid=f"GPU-{index}") for index in range(4))
+    runner = replace(runs.runner({"gpu_vendor": "NVIDIA", "multi_node_args": {"NNODES": 2}}), gpus=gpus)
+    told = []
+    for n_gpus in ("1", "4", "2", "-1"):
+        words = shlex.split("\n".join(runner.shell_lines(replace(MODEL, n_gpus=n_gpus), HERE)))
+        (variable,) = [word for word in words if word.startswith("MAD_MULTI_NODE_RUNNER=")]
+        told.append(re.search(r"--nproc_per_node (\d+) --nnodes (\d+)", variable))
+    assert [found and found.groups() for found in told] == [("1", "2"), ("4", "2"), ("2", "2"), ("4", "2")]
+
+
+def test_a_dry_run_writes_the_hooks_too(runs: Runs, tmp_path: Path) -> None:
+    found = Hooks((Script("scripts/common/madengine/echo.sh", ("it's",)),), "time")
+    lines = list(runs.runner(hooks=found).shell_lines(MODEL, HERE))
+    before = lines[: next(number for number, line in enumerate(lines) if line.startswith("docker run"))]
+    subprocess.run(["sh", "-e"], input="\n".join(before), encoding="utf-8", cwd=tmp_path, check=True)
+    folder = runs.folder / "runs/r1/m/.hooks"
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {
+        *("hooks.sh", "workspace/scripts/common/madengine/echo.sh")
+    }
+
+
 # --- which image ---
 
 
@@ -290,6 +341,21 @@ def test_the_engines_own_words_are_in_the_reason_and_in_the_log(runs: Runs, engi
     result = runs.run()
     assert result.reason.endswith("(exit code 127): exec /opt/madengine/entry.sh: no such file")
     assert Path(result.log_file).read_text() == "first\nexec /opt/madengine/entry.sh: no such file\n"
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ({"failed_hook": None}, ""),
+        ({"failed_hook": "pre-script a.sh", "exit_code": 3}, "pre-script a.sh: exit code 3"),
+        ({}, "the image's entry.sh is of an older madengine, which ran no hooks and no tools; build the image again"),
+    ],
+)
+def test_a_hook_that_failed_or_did_not_run_is_the_reason(
+    runs: Runs, engine: Engine, entry: dict[str, Any], reason: str
+) -> None:
+    engine.entry = json.dumps({**ENTRY, **entry})
+    assert runs.run(hooks=Hooks(post_scripts=(Script("a.sh"),))).reason == reason
 
 
 def test_a_container_that_can_not_be_started_is_removed_and_the_row_says_why(runs: Runs, engine: Engine) -> None:

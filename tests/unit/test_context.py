@@ -294,6 +294,23 @@ def test_a_host_without_a_known_package_manager_says_so(tmp_path: Path, monkeypa
     assert "hunter2" not in repr(facts)
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ("{}", None),
+        ("{'gen_sys_env_details': True}", True),
+        ("{'gen_sys_env_details': 'false'}", False),
+        ("{'generate_sys_env_details': 0}", False),
+    ],
+)
+def test_a_context_says_whether_containers_describe_themselves(values: str, expected: bool | None) -> None:
+    assert from_text(values).describes_environment is expected
+
+
+def test_what_madengine_2_read_for_its_own_deployments_is_named() -> None:
+    assert from_text("{'slurm': {'nodes': 2}, 'k8s': {}, 'docker_gpus': '0'}").unheeded == ("slurm",)
+
+
 def test_ctx_test_is_the_content_of_the_file_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ctx_test").write_text("1\n")

@@ -39,6 +39,9 @@ _BUILDING = (
     "--summary-output",
     "--live-output",
     "--jobs",
+    "--target-archs",
+    "--use-image",
+    "--tools-json-file-name",
 )
 _RUNNING = (
     "--output",
@@ -48,9 +51,11 @@ _RUNNING = (
     "--skip-model-run",
     "--data-config-file-name",
     "--force-mirror-local",
+    "--generate-sys-env-details",
+    "--isolation",
 )
 VERBS = {
-    "build": _BUILDING,
+    "build": (*_BUILDING, "--batch-manifest"),
     "push": ("--manifest-file", "--registry", "--engine", "--dry-run"),
     "run": (*_BUILDING, *_RUNNING, "--manifest-file"),
     "full": (*_BUILDING, *_RUNNING),
@@ -206,6 +211,11 @@ def test_empty_tags_are_not_all(package: Path, capfd: pytest.CaptureFixture[str]
         (["build", "--engine", "dokcer"], "build: argument --engine: invalid choice: 'dokcer' (choose from "),
         (["biuld"], "madengine: argument VERB: invalid choice: 'biuld' (choose from "),
         ([], "madengine: the following arguments are required: VERB"),
+        (
+            ["run", "--generate-sys-env-details=x"],
+            "run: argument --generate-sys-env-details/--sys-env-details: 'x' is not ",
+        ),
+        (["run", "--isolation", "none"], "run: argument --isolation: invalid choice: 'none' (choose from "),
         (["init"], "init: the following arguments are required: DIR"),
         (["discover", "--tags"], "discover: argument --tags/-t: expected at least one argument"),
     ],
@@ -218,6 +228,40 @@ def test_wrong_arguments_are_one_line_and_exit_4(
     assert found.err.startswith(message)
     assert found.err.count("\n") == 1
     assert "--help`" in found.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["build", "--target-archs", "gfx942,a b"], "--target-archs: 'a b' is no architecture; name some like gfx942"),
+        (["build", "--batch-manifest", "no.json"], "no.json: no such file"),
+        (["build", "--batch-manifest", "b.json", "--tags", "x"], "--tags x: not together with --batch-manifest"),
+        (["build", "--batch-manifest", "b.json", "--use-image", "i"], "i: not together with --batch-manifest"),
+        (["build", "--use-image", "auto"], "--use-image auto: the card of 'dummy' names no image"),
+        (["full", "--tools-json-file-name", "no.json"], "no.json: no such file"),
+        (["run", "--host=h", "--tools-config", "t.json"], "--tools-json-file-name t.json: not together with --host"),
+    ],
+)
+def test_what_can_not_be_meant_is_one_line_and_exits_4(
+    package: Path, capfd: pytest.CaptureFixture[str], stand_ins: StandIns, words: list[str], message: str
+) -> None:
+    stand_ins.add("docker", "echo 27.0.0")
+    (package / "b.json").write_text('[{"model_name": "dummy"}]')
+    found = said(capfd, *words, *([] if "--host=h" in words else ["--engine=docker"]))
+    assert (found.code, found.out) == (4, "")
+    assert found.err.splitlines()[-1].startswith(f"madengine: error: {message}")
+
+
+def test_a_host_is_told_what_was_said_here(
+    package: Path, capfd: pytest.CaptureFixture[str], stand_ins: StandIns
+) -> None:
+    (package / "m.json").write_text(
+        '{"built_images": {"k": {"docker_image": "r.example/k", "registry_image": "r.example/k"}}}'
+    )
+    words = ["run", "--host=h", "-m", "m.json", "--dry-run", "--sys-env-details=false", "--isolation=compat"]
+    found = said(capfd, *words)
+    assert (found.code, found.err) == (0, "")
+    assert "--generate-sys-env-details=false --isolation=compat" in found.out
 
 
 @pytest.mark.parametrize("verb", ["build", "run", "full", "export-config"])

@@ -20,6 +20,7 @@ from madengine.distributed_orchestrator import (
 )
 from madengine.errors import ConfigurationError, MadengineError
 from madengine.node_run import RunOptions
+from madengine.records import Gpu
 from tests.conftest import StandIns
 
 REGISTRY = "reg.example.com:5000"
@@ -138,6 +139,47 @@ def test_the_vendor_chooses_the_images(folder: Path, docker: StandIns, vendor: s
     wanted = command(f"{{'gpu_vendor': '{vendor}'}}")
     assert wanted.run(dry_run=True) == 0
     assert pulled(wanted.shown) == [f"{REGISTRY}/ci-dummy_ubuntu_{suffix}@{DIGEST}"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "runs"),
+    [("gfx90a", ["gfx90a", ""]), ("gfx942", ["gfx942", ""]), ("gfx1100", [""]), ("", ["gfx90a", "gfx942", ""])],
+)
+def test_an_image_for_another_architecture_does_not_run(
+    folder: Path, docker: StandIns, architecture: str, runs: list[str]
+) -> None:
+    images = {f"k{name}": image(f"k{name}", gpu_architecture=name) for name in ("gfx90a", "gfx942", "")}
+    manifest(images, dict.fromkeys(images, card("dummy")))
+    wanted = command("{'gpu_vendor': 'AMD'}")
+    gpus = (Gpu("AMD", 0, architecture=architecture, render_node="/dev/dri/renderD128"),)
+    assert wanted.orchestrator.run_phase(Path("m.json"), RunOptions(dry_run=True), gpus=gpus) == 0
+    assert pulled(wanted.shown) == [f"{REGISTRY}/k{name}@{DIGEST}" for name in runs]
+
+
+def test_a_manifest_says_what_its_build_was_told_of_hooks_and_tools(folder: Path, docker: StandIns) -> None:
+    package(folder, card("dummy"))
+    (folder / "scripts/common").mkdir()
+    (folder / "scripts/common/tools.json").write_text('{"tools": {"mine": {"cmd": "time"}}}')
+    asked = {"tools": ["mine"], "pre_scripts": [{"path": "a.sh"}], "artifacts": "*.json"}
+    docker.add("docker", f"""case $1 in version) echo 27 ;; image) echo '[{{"Id": "{IMAGE_ID}"}}]' ;; esac""")
+    command(json.dumps({**asked, "model_args": "x"})).orchestrator.build_phase(BuildOptions())
+    kept = json.loads((folder / "build_manifest.json").read_text())
+    assert {key: kept["context"][key] for key in asked} == asked
+    assert (kept["tools"], "model_args" in kept["context"]) == ({"mine": {"cmd": "time"}}, False)
+    (folder / "node").mkdir()
+    wanted = command("{'gpu_vendor': 'NONE', 'pre_scripts': []}", root=folder / "node", has_package=False)
+    assert wanted.run("build_manifest.json", dry_run=True) == 0
+    assert "wrapper=time\n" in "\n".join(wanted.shown)
+
+
+def test_the_contexts_image_takes_the_place_of_every_built_one(folder: Path, docker: StandIns) -> None:
+    three_vendors()
+    package(folder, card("dummy"))
+    docker.add("docker", "[ $1 = version ] && echo 27.0.0; [ $1 != image ] || { echo '[]'; exit 1; }")
+    wanted = command("{'gpu_vendor': 'NONE', 'MAD_CONTAINER_IMAGE': 'r.example/x:1', 'slurm': {'nodes': 2}}")
+    assert wanted.run(dry_run=True) == 0
+    assert (pulled(wanted.shown), models_run(wanted.shown)) == (["r.example/x:1"], ["dummy"])
+    assert "context: slurm: not acted on by a run on this machine" in wanted.said
 
 
 def test_without_a_vendor_in_the_context_this_machine_decides(folder: Path, docker: StandIns) -> None:

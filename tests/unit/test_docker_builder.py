@@ -157,6 +157,22 @@ def test_every_dockerfile_of_the_prefix_is_a_candidate_and_nothing_else(tmp_path
     assert dockerfiles(root, model(dockerfile="docker/m2.a.Dockerfile")) == [Path("docker/m2.a.Dockerfile")]
 
 
+def test_each_architecture_has_images_of_its_own_and_its_build_argument(tmp_path: Path) -> None:
+    found = builder(
+        package(tmp_path, "m.os.Dockerfile"), {"docker_build_arg": {"A": "b"}}, architectures=("gfx90a", "X:y")
+    )
+    recipes, failures = found.plan([model()])
+    assert (failures, [(one.key, one.log_name) for one in recipes]) == (
+        [],
+        [("ci-m_os_gfx90a", "m_m.os_gfx90a"), ("ci-m_os_x_y", "m_m.os_x_y")],
+    )
+    lines = [line for one in recipes for line in found.shell_lines(one) if "docker build " in line]
+    assert [re.findall(r"--build-arg (\S+)", line) for line in lines] == [
+        *(["A=b", "MAD_SYSTEM_GPU_ARCHITECTURE=gfx90a"], ["MODEL_IMAGE=ci-m_os_gfx90a:base"]),
+        *(["A=b", "MAD_SYSTEM_GPU_ARCHITECTURE=X:y"], ["MODEL_IMAGE=ci-m_os_x_y:base"]),
+    ]
+
+
 def test_names_that_come_out_alike_are_told_apart(tmp_path: Path) -> None:
     root = package(tmp_path, "m.a.b.Dockerfile", "m.a_b.Dockerfile", "m.A.b.Dockerfile")
     models = [model("x/y"), model("x_y"), model("X_Y"), model("x_y", args="--other")]

@@ -153,6 +153,16 @@ def test_ansibles_limit_is_longer_than_all_the_models_own(
     assert (found["madengine_seconds"], found["madengine_runs"]) == (seconds, len(timeouts))
 
 
+def test_ansibles_limit_has_room_for_the_manifests_hooks(here: Path) -> None:
+    write_inputs(here, timeouts={"a": 100})
+    file = here / "build_manifest.json"
+    asked = {"pre_scripts": [{"path": "a.sh"}], "tools": ["mine"]}
+    tools = {"mine": {"post_scripts": [{"path": "b.sh"}]}}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "context": asked, "tools": tools}), encoding="utf-8")
+    main(["generate", "ansible"])
+    assert variables(here / "madengine_distributed.yml")["madengine_seconds"] == 100 + 2 * 600 + 900
+
+
 @pytest.mark.parametrize(
     ("registry", "warning"),
     [

@@ -93,7 +93,8 @@ def test_the_payload_is_laid_out_with_scripts_card_and_entry(tmp_path: Path) -> 
 
 def test_the_shell_lines_write_what_write_writes(tmp_path: Path) -> None:
     root = package(tmp_path / "package")
-    content = payload.payload(model(name="END\n$HOME `id` 'ü'\nEND_", args="'a\nEND\n'"), root)
+    beside = {"scripts/common": root / "scripts/m", "scripts/site/x.sh": root / "scripts/m/run.sh"}
+    content = payload.payload(model(name="END\n$HOME `id` 'ü'\nEND_", args="'a\nEND\n'"), root, beside)
     target = tmp_path / "it's a $folder"
     target.mkdir()
     payload.write(content, target)

@@ -192,6 +192,25 @@ def test_the_first_valid_samples_per_second_wins() -> None:
     )
 
 
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+@pytest.mark.parametrize(
+    ("log", "value"),
+    [
+        (b"performance: 9 x\n== begin\nperformance: 1 x\n", "1"),
+        (b"no newline== begin\nperformance: 1 x\nperformance: 2 x\n", "1"),
+        (b"== begin\nperformance: 1 x\n== begin\nperformance: 2 x\n", "1"),
+        (b"performance: 9 x\n", None),
+        (b"performance: 9 x\n== begin and more\nperformance: 9 x\n", None),
+    ],
+)
+def test_what_comes_before_the_mark_is_not_looked_at(log: bytes, value: str | None, size: int) -> None:
+    scan = MetricScan(b"== begin")
+    for start in range(0, len(log), size):
+        scan.feed(log[start : start + size])
+    scan.finish()
+    assert (scan.metric.performance if scan.metric else None) == value
+
+
 def test_the_metric_is_known_while_the_log_still_grows() -> None:
     scanned = MetricScan()
     scanned.feed(b"train_samples_per_second = 1\nperformance: 1")
