@@ -22,9 +22,12 @@ from madengine import gpu_locks, owner, payload, programs, telemetry
 from madengine import gpus as gpu_choice
 from madengine import outcome as outcomes
 from madengine.context import Context
+from madengine.credentials import Credentials, model_secrets
 from madengine.data import Data, Provided
-from madengine.errors import CommandError, MadengineError, RunError
+from madengine.errors import CommandError, ConfigurationError, MadengineError, RunError
+from madengine.fetch import Client
 from madengine.performance import MetricScan
+from madengine.programs import secret_files
 from madengine.programs.engine import Container, Docker, State, explain, is_limit_refused, is_transport, repository
 from madengine.records import FAILURE, SKIPPED, SUCCESS, Gpu, Image, Model, RunResult
 
@@ -62,7 +65,7 @@ class ContainerRunner:
     gpus: tuple[Gpu, ...]
     data: Data
     done: Callable[[RunResult], None]
-    secret_names: tuple[str, ...] = ()
+    credentials: Credentials = field(default_factory=Credentials)
     root: Path | None = None
     timeout: int | None = None
     gpu_mode: str = "auto"
@@ -110,8 +113,11 @@ class ContainerRunner:
             raise KeyboardInterrupt
 
     def _run(self, result: RunResult, model: Model, image: Image) -> RunResult:
-        provided = self.data.mounts(model, self.force_mirror_local)
         reference, digest = self._present(image)
+        self._secrets(model, image)
+        provided = Provided()
+        if not self.skip_model_run:
+            provided = self.data.mounts(model, self.force_mirror_local, Client(self.say, self.stopping))
         workspace = _new_folder(self.directory, model.name)
         result = replace(
             result,
@@ -120,6 +126,9 @@ class ContainerRunner:
             log_file=str(workspace / log_name(model, image)),
             dataname=provided.dataname,
             data_provider_type=provided.data_provider_type,
+            data_size=provided.data_size,
+            data_download_duration=provided.data_download_duration,
+            git_commit=image.git_commit,
         )
         if self.skip_model_run:
             return replace(result, status=SKIPPED, reason="--skip-model-run")
@@ -146,17 +155,18 @@ class ContainerRunner:
         if not image.self_contained:
             local = _new_folder(self.directory / "payload", model.name)
             payload.write(self._local_payload(model), local)
-        return self._container(model, reference, Path(result.log_file), provided, local, result.gpus)
+        return self._container(model, image, reference, Path(result.log_file), provided, local, result.gpus)
 
     def shell_lines(self, model: Model, image: Image) -> Iterator[str]:
         """What `run` starts for a model, as lines for a POSIX shell; the log is then in the model's folder."""
         model = self._with_args(model)
-        provided = self.data.mounts(model, self.force_mirror_local)
+        provided, fetching = self.data.planned(model, self.force_mirror_local)
         pinned = _pinned(image)
         workspace = self.directory / _slug(model.name)
         yield f"# {' '.join(model.name.split())} ({image.key})"
         if pinned or image.registry_image:
             yield programs.shell_line(self.engine.pull(pinned or image.registry_image))
+        yield from fetching
         yield shlex.join(["mkdir", "-p", str(workspace)])
         local = None
         if not image.self_contained:
@@ -166,7 +176,7 @@ class ContainerRunner:
         reference = self.engine.remote(pinned) or image.image_id or image.registry_image or image.docker_image
         candidates = gpu_choice.eligible(self.gpus, self.context.docker_gpus)
         gpus = tuple(candidates[: gpu_choice.wanted(model.n_gpus, candidates, self.gpus)])
-        container = self._container(model, reference, log, provided, local, gpus)
+        container = self._container(model, image, reference, log, provided, local, gpus)
         # Whoever pastes the lines removes the container; to a later madengine it must not look like an orphan.
         labels = {name: value for name, value in container.labels.items() if name != owner.LABEL}
         yield programs.shell_line(self.engine.run(replace(container, labels=labels)))
@@ -234,6 +244,7 @@ class ContainerRunner:
     def _container(
         self,
         model: Model,
+        image: Image,
         reference: str,
         log: Path,
         provided: Provided,
@@ -260,7 +271,7 @@ class ContainerRunner:
                 **({} if self.keep_alive else {owner.LABEL: owner.mine()}),
             },
             environment=self._environment(model, log.name, provided, gpus),
-            inherited=self.secret_names,
+            secrets=self._secrets(model, image),
             mounts=mounts,
             devices=self.engine.devices(gpus, self.gpu_mode),
             cpus=self.context.docker_cpus.replace(" ", ""),
@@ -285,6 +296,19 @@ class ContainerRunner:
             **({"MAD_OUTPUT_CSV": model.multiple_results} if model.multiple_results else {}),
         }
         return {**mine, **provided.environment, **self.context.docker_env_vars}
+
+    def _secrets(self, model: Model, image: Image) -> dict[str, str]:
+        """The MAD_SECRETS* variables and what the card's `cred` names.
+
+        Raises ConfigurationError where that is missing, unless it was needed for code that the image carries by now.
+        """
+        try:
+            return {**self.credentials.secrets, **model_secrets(self.credentials, model)}
+        except ConfigurationError as error:
+            if not (model.url and image.self_contained):
+                raise
+            self.say(f"{error}; it runs without, for its code is in the image")
+            return dict(self.credentials.secrets)
 
     def _limit(self, model: Model) -> int:
         if self.timeout is not None:
@@ -345,7 +369,7 @@ class ContainerRunner:
         return outcome, interrupted
 
     def _start(self, container: Container) -> None:
-        answer = programs.attempt(self.engine.run(container), seconds=START_SECONDS)
+        answer = self._attempted(container)
         if answer.code == 0:
             return
         if container.unlimited and is_limit_refused(answer.err):
@@ -354,6 +378,12 @@ class ContainerRunner:
             return
         how = "no answer" if answer.code is None else f"exit code {answer.code}"
         raise RunError(f"{self.engine.name} could not start the container ({how}): {explain(answer.err)}")
+
+    def _attempted(self, container: Container) -> programs.Answer:
+        if not container.secrets:
+            return programs.attempt(self.engine.run(container), seconds=START_SECONDS)
+        with secret_files.private_file(secret_files.variables(container.secrets)) as file:
+            return programs.attempt(self.engine.run(replace(container, env_file=file)), seconds=START_SECONDS)
 
     def _followed(self, name: str, log: FileIO, scan: MetricScan, limit: int) -> tuple[str, State | None]:
         """Follow a container to its end; gives the reason where it has to be stopped, and how it is then."""

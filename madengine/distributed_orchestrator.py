@@ -245,7 +245,7 @@ class DistributedOrchestrator:
             root=self.place.root if self.place.has_package else None,
             data_folder=self.place.root,
             environ=self.place.environ,
-            secret_names=tuple(credentials.secrets),
+            credentials=credentials,
             say=self.say,
             show=self.show,
         )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from madengine import programs
 from madengine.errors import CommandError, EngineError
-from madengine.programs import devices
+from madengine.programs import devices, secret_files
 from madengine.records import Gpu
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Container:
     """What to start: everything that `run` turns into flags.
 
     `mounts` are (host path, container path, read-only); `environment` is passed by value,
-    `inherited` by name only, so that a secret's value stays out of argv; `options` are the
+    `secrets` by name, or in `env_file` those that it can hold, so that they stay out of argv; `options` are the
     model card's own words, after all of ours.
     """
 
@@ -69,7 +69,8 @@ class Container:
     entrypoint: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
-    inherited: Sequence[str] = ()
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    env_file: str = ""
     mounts: Sequence[tuple[str, str, bool]] = ()
     devices: Sequence[str] = ()
     workdir: str = ""
@@ -157,7 +158,12 @@ class Docker:
     def run(self, container: Container) -> BaseCommand:
         """Start a container that goes on by itself (detached)."""
         shown = container
-        return self(
+        by_name = {
+            name: programs.Secret(value)
+            for name, value in shown.secrets.items()
+            if not (shown.env_file and secret_files.is_plain(value))
+        }
+        command = self(
             "run",
             "--detach",
             "--init",
@@ -171,7 +177,8 @@ class Docker:
             *([f"--cpuset-cpus={shown.cpus}"] if shown.cpus else []),
             *shown.devices,
             *_pairs("--env", _settings(shown.environment)),
-            *_pairs("--env", shown.inherited),
+            *_pairs("--env", list(by_name)),
+            *([f"--env-file={shown.env_file}"] if shown.env_file else []),
             *_pairs("--mount", [_bind(*mount) for mount in shown.mounts]),
             *([f"--workdir={shown.workdir}"] if shown.workdir else []),
             *([f"--entrypoint={shown.entrypoint}"] if shown.entrypoint else []),
@@ -179,6 +186,7 @@ class Docker:
             shown.image,
             *shown.words,
         )
+        return command.with_env(**by_name) if by_name else command
 
     def wait(self, container: str) -> BaseCommand:
         return self("wait", container)

@@ -189,7 +189,7 @@ def test_run_with_everything_set(engine: Docker, monkeypatch: pytest.MonkeyPatch
         entrypoint="/opt/madengine/entry.sh",
         labels={"madengine.run": "1", "madengine.model": "a b"},
         environment={"A": "1", "B": "$HOME `x`"},
-        inherited=["MAD_SECRETS_HFTOKEN"],
+        secrets={"MAD_SECRETS_HFTOKEN": "hf_0"},
         mounts=[("/runs/1", "/myworkspace", False), ("/data", "/data_0", True)],
         devices=["--device=/dev/kfd"],
         workdir="/w d",
