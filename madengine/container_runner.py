@@ -18,7 +18,7 @@ from functools import partial
 from io import FileIO
 from pathlib import Path
 
-from madengine import gpu_locks, owner, payload, programs, telemetry
+from madengine import gpu_locks, model_code, owner, payload, programs, telemetry
 from madengine import gpus as gpu_choice
 from madengine import outcome as outcomes
 from madengine.context import Context
@@ -26,6 +26,7 @@ from madengine.credentials import Credentials, model_secrets
 from madengine.data import Data, Provided
 from madengine.errors import CommandError, ConfigurationError, MadengineError, RunError
 from madengine.fetch import Client
+from madengine.model_code import Checkout, ModelCode
 from madengine.performance import MetricScan
 from madengine.programs import secret_files
 from madengine.programs.engine import Container, Docker, State, explain, is_limit_refused, is_transport, repository
@@ -128,11 +129,12 @@ class ContainerRunner:
             data_provider_type=provided.data_provider_type,
             data_size=provided.data_size,
             data_download_duration=provided.data_download_duration,
-            git_commit=image.git_commit,
         )
         if self.skip_model_run:
             return replace(result, status=SKIPPED, reason="--skip-model-run")
         try:
+            code = self._code(model, image)
+            result = replace(result, git_commit=code.commit if code else image.git_commit)
             candidates = gpu_choice.eligible(self.gpus, self.context.docker_gpus)
             count = gpu_choice.wanted(model.n_gpus, candidates, self.gpus)
             with gpu_locks.held(candidates, count, model.name, self.gpu_wait, self.stopping) as gpus:
@@ -140,7 +142,7 @@ class ContainerRunner:
                     # One who held them and was killed meanwhile has left a container on them.
                     owner.sweep(self.engine, self.say)
                 result = replace(result, gpus=gpus, n_gpus=str(count), foreign_processes=self._foreign(gpus))
-                return self._contained(result, self._prepared(model, image, reference, result, provided))
+                return self._contained(result, self._prepared(model, image, reference, result, provided, code))
         except MadengineError as error:
             return replace(result, reason=str(error))
 
@@ -150,11 +152,28 @@ class ContainerRunner:
             self.say(f"{count} processes of others use GPUs of this run: its figures are of what they leave")
         return count
 
-    def _prepared(self, model: Model, image: Image, reference: str, result: RunResult, provided: Provided) -> Container:
+    def _code(self, model: Model, image: Image) -> Checkout | None:
+        """What a card's url names, where the image doesn't carry it: older versions cloned it at every run."""
+        if image.self_contained:
+            return None
+        folder = self.directory / "payload"
+        return ModelCode(folder, self.root or Path(), self.credentials, Client(self.say, self.stopping)).checkout(model)
+
+    def _prepared(
+        self,
+        model: Model,
+        image: Image,
+        reference: str,
+        result: RunResult,
+        provided: Provided,
+        code: Checkout | None,
+    ) -> Container:
         local = None
         if not image.self_contained:
             local = _new_folder(self.directory / "payload", model.name)
-            payload.write(self._local_payload(model), local)
+            payload.write(self._local_payload(model, code), local)
+            if code:
+                shutil.rmtree(code.folder)
         return self._container(model, image, reference, Path(result.log_file), provided, local, result.gpus)
 
     def shell_lines(self, model: Model, image: Image) -> Iterator[str]:
@@ -172,6 +191,7 @@ class ContainerRunner:
         if not image.self_contained:
             local = self.directory / "payload" / workspace.name
             yield from payload.shell_lines(self._local_payload(model), str(local))
+            yield from model_code.shell_lines(model, f"{local}/code")
         log = workspace / log_name(model, image)
         reference = self.engine.remote(pinned) or image.image_id or image.registry_image or image.docker_image
         candidates = gpu_choice.eligible(self.gpus, self.context.docker_gpus)
@@ -315,14 +335,14 @@ class ContainerRunner:
             return self.timeout
         return payload.DEFAULT_TIMEOUT if model.timeout is None else model.timeout
 
-    def _local_payload(self, model: Model) -> payload.Payload:
+    def _local_payload(self, model: Model, code: Checkout | None = None) -> payload.Payload:
         """The payload of a model whose image has none, out of the local package."""
         if self.root is None or not model.scripts:
             raise RunError(
                 f"the image of {model.name!r} doesn't carry its scripts and there is no model package here; "
                 "run in the package's folder (or set MODEL_DIR), or build again with this madengine"
             )
-        return payload.payload(model, self.root)
+        return payload.payload(model, self.root, code.folder if code else None)
 
     # --- its life ---
 

@@ -241,6 +241,7 @@ def _build_options(options: argparse.Namespace) -> BuildOptions:
         ignore_deprecated=options.ignore_deprecated,
         jobs=options.jobs,
         dry_run=options.dry_run,
+        credentials_as_build_args=options.credentials_as_build_args,
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from madengine import manifest as manifests
 from madengine import package, programs, results
 from madengine.context import Context
 from madengine.credentials import Credentials, registry_login, secret_values
+from madengine.data import Data
 from madengine.docker_builder import DockerBuilder, Failure, Recipe, image_path
 from madengine.errors import (
     EXIT_BUILD_FAILED,
@@ -25,8 +28,10 @@ from madengine.errors import (
     ConfigurationError,
     MadengineError,
 )
+from madengine.fetch import Client
 from madengine.files import check_writable, read_json, write_json
 from madengine.manifest import Manifest
+from madengine.model_code import ModelCode
 from madengine.node_run import NodeRun, RunOptions
 from madengine.programs import engine as engines
 from madengine.programs.engine import Docker
@@ -64,6 +69,7 @@ class BuildOptions:
     ignore_deprecated: bool = False
     jobs: int = 0
     dry_run: bool = False
+    credentials_as_build_args: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,12 +90,16 @@ class DistributedOrchestrator:
         began = time.monotonic()
         models = DiscoverModels(self.place.root).select(options.tags, options.ignore_deprecated)
         context = self._context({**contexts.host_facts(self.place.environ), **(detected or {})}, {})
-        _refuse_unsupported(context, models)
+        _refuse_unsupported(context)
         if not options.dry_run:
             check_writable(options.manifest_output, options.summary_output)
-        credentials = self._credentials()
+        credentials = self._credentials({model.cred for model in models})
         registry = credential_store.registry_name(options.registry) if options.registry else ""
-        with self._engine(credentials, [registry], options.dry_run) as engine:
+        stopping = threading.Event()
+        with (
+            self._engine(credentials, [registry], options.dry_run) as engine,
+            tempfile.TemporaryDirectory(prefix="madengine-code-") as folder,
+        ):
             builder = DockerBuilder(
                 engine=engine,
                 root=self.place.root,
@@ -100,6 +110,9 @@ class DistributedOrchestrator:
                 no_cache=options.no_cache,
                 live_output=options.live_output,
                 say=self.say,
+                stopping=stopping,
+                code=ModelCode(Path(folder), self.place.root, credentials, Client(self.say, stopping)),
+                credentials_as_build_args=options.credentials_as_build_args,
             )
             recipes, failures = builder.plan(models)
             if options.dry_run:
@@ -112,6 +125,7 @@ class DistributedOrchestrator:
             models={built.image.key: built.recipe.model for built in outcome.images},
             registry=registry,
             context={key: context.values.get(key, {}) for key in manifests.CONTEXT_KEYS},
+            extra={"credentials_required": sorted({model.cred for model in models if model.cred})},
         )
         manifests.save(kept, options.manifest_output)
         self._summarise(outcome, registry, options.summary_output, time.monotonic() - began)
@@ -230,12 +244,13 @@ class DistributedOrchestrator:
             # Images of the vendor that the context says can use that vendor's GPUs only.
             gpus = gpu_finder.found(context.gpu_vendor)
         kept = _selected(_overridden(kept, options.registry), options.tags, manifest_file)
-        _refuse_unsupported(context, [kept.models[image.key] for image in kept.images])
+        _refuse_unsupported(context)
         chosen, skipped = _fitting(kept, context)
         if options.resume:
             chosen = self._unfinished(chosen, options.resume)
         results.check(options.output)
-        credentials = self._credentials()
+        named = Data.load(options.data_file or self.place.root / "data.json", context.values.get("data", {}))
+        credentials = self._credentials({*named.credential_names(), *(model.cred for model, _ in chosen)})
         run = NodeRun(
             options=options,
             context=context,
@@ -333,8 +348,8 @@ class DistributedOrchestrator:
     def _context(self, detected: Mapping[str, Any], manifest: Mapping[str, Any]) -> Context:
         return contexts.load(detected, manifest, self.place.context_file, self.place.context_text)
 
-    def _credentials(self) -> Credentials:
-        found = credential_store.load(self.place.root, self.place.environ)
+    def _credentials(self, names: Iterable[str] = ()) -> Credentials:
+        found = credential_store.load(self.place.root, self.place.environ, filter(None, names))
         for warning in found.warnings:
             self.say(warning)
         programs.hide(secret_values(found))
@@ -386,17 +401,11 @@ def package_place(environ: Mapping[str, str], cwd: Path, may_be_starter: bool, *
     return Place(root, environ=environ, **more), message
 
 
-def _refuse_unsupported(context: Context, models: Sequence[Model]) -> None:
-    """What a card or context asks for and this version can't deliver is refused, never left out silently."""
+def _refuse_unsupported(context: Context) -> None:
+    """What a context asks for and this version can't deliver is refused, never left out silently."""
     keys = [*contexts.unsupported(context), *(["MAD_CONTAINER_IMAGE"] if context.container_image else [])]
     if keys:
         raise ConfigurationError(f"context: {', '.join(keys)}: not supported by this version yet; leave it out")
-    for model in models:
-        asked = [name for name in ("url", "cred") if getattr(model, name)]
-        if asked:
-            raise ConfigurationError(
-                f"model {model.name!r}: {asked[0]}: not supported by this version yet; choose others with --tags"
-            )
 
 
 def _selected(kept: Manifest, tags: Sequence[str], path: Path) -> Manifest:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 _LOG_SECONDS = 60.0
 _KEPT_LINES = 40
 _HASHED = 1 << 20
-_TELLING = re.compile(r"error|denied|fatal|refused|no such|resolve|failed", re.IGNORECASE)
+_CAUSE = re.compile(r"no such|denied|refused|resolve|verification failed|no space", re.IGNORECASE)
+_TELLING = re.compile(r"error|fatal|failed", re.IGNORECASE)
 
 
 class Source(Protocol):
@@ -223,9 +224,11 @@ def _beside(target: Path, suffix: str) -> Path:
 
 def _telling(lines: list[str]) -> str:
     """The line that tells most of what a program said before it failed."""
-    telling = [line for line in lines if _TELLING.search(line)]
-    own = [line for line in telling if not re.match(r"rsync (error|warning): ", line)]
-    return (own or telling or lines or [""])[-1]
+    for telling in (_CAUSE, _TELLING):
+        found = [line for line in lines if telling.search(line) and not re.match(r"rsync (error|warning): ", line)]
+        if found:
+            return found[-1]
+    return (lines or [""])[-1]
 
 
 def _only_file(folder: Path) -> str:

@@ -117,8 +117,10 @@ class Docker:
         build_args: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         no_cache: bool = False,
+        secrets: Mapping[str, str] | None = None,
+        secret_args: Mapping[str, str] | None = None,
     ) -> BaseCommand:
-        """Build one Dockerfile and give the image its names.
+        """Build one Dockerfile and give the image its names; `secret_args` stay in its history, `secrets` nowhere.
 
         The host's network, as older madengine gave it: Dockerfiles in use fetch from mirrors on it.
         """
@@ -129,10 +131,18 @@ class Docker:
             *_pairs("--tag", tags),
             "--file",
             str(dockerfile),
-            *_pairs("--build-arg", _settings(build_args or {})),
+            *_pairs("--build-arg", [*_settings(build_args or {}), *(secret_args or {})]),
+            *_pairs("--secret", [f"id={name},env={name}" for name in secrets or {}]),
             *_pairs("--label", _settings(labels or {})),
             str(context),
         )
+        hidden = {**(secrets or {}), **(secret_args or {})}
+        if hidden:
+            command = command.with_env(**{name: programs.Secret(value) for name, value in hidden.items()})
+        if secrets:
+            from madengine.programs import buildkit
+
+            command = command.with_env(**buildkit.environment(self))
         # A provenance attestation would make the pushed digest that of an index, not of the image.
         return command.with_env(BUILDX_NO_DEFAULT_ATTESTATIONS="1") if self.name == "docker" else command
 

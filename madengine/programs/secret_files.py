@@ -6,7 +6,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from madengine.programs import Secret
@@ -14,7 +14,10 @@ from madengine.programs import Secret
 # Answers ssh and git when they ask for a password or a user; anything else that they may ask gets no answer. git's
 # questions name the address that asks: only the one that the secret is for gets it.
 _ASKPASS = """#!/bin/sh
-case "$1" in *"${MADENGINE_ASKED_BY-}"*) ;; *) exit 1 ;; esac
+[ -z "${MADENGINE_ASKED_BY-}" ] || case "$1" in
+  *"/$MADENGINE_ASKED_BY"* | *"@$MADENGINE_ASKED_BY"*) ;;
+  *) exit 1 ;;
+esac
 case "$1" in
   [Uu]sername*) printf '%s\\n' "$MADENGINE_ANSWER_USER" ;;
   *[Pp]assword* | *[Pp]assphrase*) printf '%s\\n' "$MADENGINE_ANSWER" ;;
@@ -37,12 +40,13 @@ _PLAIN = re.compile(r"[!%&()*+,./:;<=>?@\[\]^_{|}~A-Za-z0-9-]+")
 
 @dataclass(frozen=True)
 class Answers:
-    """Who logs in where: `asked_by` is a part of git's question, empty for any; `key` a private key's file."""
+    """Who logs in where: `asked_by` is the end of git's question, empty for any; `key` a private key's file."""
 
     username: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     key: str = ""
     port: str = ""
+    ssh_user: str = ""
     asked_by: str = ""
 
 
@@ -59,6 +63,7 @@ def unattended(answers: Answers) -> Iterator[dict[str, str]]:
             "MADENGINE_ANSWER_USER": answers.username,
             "MADENGINE_ASKED_BY": answers.asked_by,
             "MADENGINE_SSH_KEY": answers.key,
+            "MADENGINE_SSH_USER": answers.ssh_user,
             "MADENGINE_SSH_PORT": answers.port,
         }
         yield {
