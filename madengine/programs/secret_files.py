@@ -14,6 +14,7 @@ from madengine.programs import Secret
 # Answers ssh and git when they ask for a password or a user; anything else that they may ask gets no answer. git's
 # questions name the address that asks: only the one that the secret is for gets it.
 _ASKPASS = """#!/bin/sh
+[ -n "${MADENGINE_ANSWER-}" ] || exit 1
 [ -z "${MADENGINE_ASKED_BY-}" ] || case "$1" in
   *"/$MADENGINE_ASKED_BY"* | *"@$MADENGINE_ASKED_BY"*) ;;
   *) exit 1 ;;

