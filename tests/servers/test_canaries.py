@@ -145,9 +145,11 @@ def test_a_secret_of_each_kind_works_and_is_found_nowhere(site: Site, tls_regist
         _write_data(folder, url)
         site("build", "--dry-run", "--verbose", "--registry", tls_registry.address)
         site("build", "--verbose", "--live-output", "--registry", tls_registry.address)
+        cloned = site.argv.read_text().count("git\n")
         site("run", "--manifest-file", "build_manifest.json", "--dry-run", "--verbose")
         site("run", "--manifest-file", "build_manifest.json", "--verbose", "--live-output")
         site("export-config")
+    assert 0 < cloned == site.argv.read_text().count("git\n")  # a run needs no git
     with (folder / "perf.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert row["status"] == "SUCCESS", row
@@ -197,4 +199,31 @@ def test_build_arguments_are_only_behind_the_switch_which_warns(site: Site) -> N
     length = site.engine("run", "--rm", "--network=none", image["image_id"], "cat", "/length").stdout.strip()
     assert length == str(len(CANARIES["cred"]))
     assert CANARIES["cred"] in site.engine("history", "--no-trunc", image["image_id"]).stdout
+    assert site.leaks() == []
+
+
+@pytest.mark.parametrize("engine", ["docker"], indirect=True)
+def test_an_image_of_an_older_version_gets_its_code_at_the_run(site: Site) -> None:
+    card = json.loads((site.package.folder / "models.json").read_text())[0]
+    script = "cat part/inner.txt; [ -n \"$AMD_GITHUB_PASSWORD\" ] && echo 'performance: 1 runs'\n"
+    site.package.add("old", script=script, cred="AMD_GITHUB", url=card["url"], n_gpus="0")
+    site("build", "--tags", "old")
+    path = site.package.folder / "build_manifest.json"
+    manifest = json.loads(path.read_text())
+    entry = manifest["built_images"]["ci-old_os"]
+    entry["self_contained"] = False
+    commit = entry.pop("git_commit")
+    path.write_text(json.dumps(manifest))
+    site("run", "--manifest-file", "build_manifest.json")
+    (site.package.folder / "credential.json").unlink()
+    site("run", "--manifest-file", "build_manifest.json", check=False)
+    entry["self_contained"] = True
+    path.write_text(json.dumps(manifest))
+    done = site("run", "--manifest-file", "build_manifest.json", check=False)
+    with (site.package.folder / "perf.csv").open(newline="") as file:
+        first, second, third = csv.DictReader(file)
+    assert (first["status"], first["git_commit"]) == ("SUCCESS", commit)
+    assert second["reason"] == "credential.json: no entry 'AMD_GITHUB', which model old needs; add it"
+    assert "it runs without, for its code is in the image" in done.stderr
+    assert third["reason"] == "exit code 1"
     assert site.leaks() == []

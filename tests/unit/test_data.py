@@ -300,3 +300,28 @@ def test_a_data_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "data.json").write_bytes(b"\xff")
     with pytest.raises(ConfigurationError, match=r"data\.json: byte 0 is not UTF-8"):
         Data.load(tmp_path / "data.json", {})
+
+
+def test_a_forced_mirror_holds_what_is_fetched_and_nothing_local(tmp_path: Path) -> None:
+    (tmp_path / "mirror").mkdir()
+    known = data(tmp_path, x=script(tmp_path, "echo 1 >numbers\n"), y=local(tmp_path))
+    provided = known.mounts(model("x,y"), str(tmp_path / "mirror"))
+    assert [mount[0] for mount in provided.mounts] == [f"{tmp_path}/mirror/x", str(tmp_path)]
+
+
+def test_a_terminal_sees_how_much_has_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    gate = tmp_path / "gate"
+    text = f"head -c 5000 /dev/zero >n; until [ -e {gate} ]; do sleep 0.1; done\n"
+    drawn: list[str] = []
+
+    def draw(line: str) -> None:
+        drawn.append(line)
+        gate.touch()
+
+    monkeypatch.setattr("madengine.fetch._draw", draw)
+    data(tmp_path, x=script(tmp_path, text)).mounts(model("x"), "", Client(lambda line: None))
+    assert drawn[0].startswith("data x from custom: ")
+    assert drawn[-1] == ""
