@@ -21,6 +21,8 @@ from madengine.programs.secret_files import Answers
 DEFAULT_MINIO = "http://localhost:9000"
 # What older versions gave a custom script.
 CUSTOM_SECONDS = 1200
+# What `timeout` exits with.
+_TIMED_OUT = 124
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,20 @@ class Custom:
 
     @property
     def identity(self) -> dict[str, str]:
-        return {"provider": self.provider, "path": self.script.name, "args": self.args}
+        # Another script of the same name brings other data.
+        content = self.script.read_bytes() if self.script.is_file() else b""
+        script = hashlib.sha256(content).hexdigest()
+        return {"provider": self.provider, "path": self.script.name, "script": script, "args": self.args}
 
     def fetch(self, target: Path, client: Client) -> None:
         if not self.script.is_file():
             raise RunError(f"{self.script}: no such file")
-        client.run(self._command(target), self.script.name)
+        try:
+            client.run(self._command(target), self.script.name)
+        except CommandError as error:
+            if error.code != _TIMED_OUT:
+                raise
+            raise RunError(f"{self.script.name}: took longer than {CUSTOM_SECONDS} s") from error
 
     def shell_lines(self, target: Path) -> Iterator[str]:
         yield f"(cd {shlex.quote(str(target))} && {programs.shell_line(self._command(target))})"
@@ -61,7 +71,9 @@ class Nas:
 
     @property
     def identity(self) -> dict[str, str]:
-        return {"provider": self.provider, "path": self.path}
+        # The same path of another machine holds other data.
+        hosts = ",".join(node.get("HOST", "") for node in self.nodes)
+        return {"provider": self.provider, "path": self.path, "hosts": hosts}
 
     def fetch(self, target: Path, client: Client) -> None:
         if not self.nodes:

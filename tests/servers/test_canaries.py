@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Any
 import pytest
 
 from tests.bed.components import Engine, Outcome, Registry, outcome
-from tests.engine.packages import Package
+from tests.engine.packages import Package, started
 from tests.servers.conftest import PORT, S3_USER, Nas
-from tests.servers.programs import CANARIES, GitServer, Web, command, leaks, recorders
+from tests.servers.programs import CANARIES, GitServer, Web, command, leaks, recorders, wait_for
 
 CHECKOUT = Path(__file__).parents[2]
 STARTED = ["ssh", "rsync", "aws", "curl", "git", "bash", "timeout"]
@@ -227,3 +228,22 @@ def test_an_image_of_an_older_version_gets_its_code_at_the_run(site: Site) -> No
     assert "it runs without, for its code is in the image" in done.stderr
     assert third["reason"] == "exit code 1"
     assert site.leaks() == []
+
+
+@pytest.mark.parametrize("engine", ["docker"], indirect=True)
+def test_ctrl_c_while_data_come_ends_the_client_and_writes_the_row(site: Site) -> None:
+    folder = site.package.folder
+    site.package.add("slow", data="slowly", n_gpus="0")
+    (folder / "get.sh").write_text(f"echo $$ >{folder}/pid\nexec sleep 1000\n")
+    (folder / "data.json").write_text(json.dumps({"slowly": {"custom": {"path": "get.sh"}}}))
+    site("build", "--tags", "slow")
+    with started(
+        Engine(site.engine.name, site.environment), folder, "run", "--manifest-file", "build_manifest.json"
+    ) as process:
+        wait_for(lambda: (folder / "pid").exists() and (folder / "pid").read_text().endswith("\n"), 60)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert not Path(f"/proc/{(folder / 'pid').read_text().strip()}").exists()
+    with (folder / "perf.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["status"], row["reason"]) == ("FAILURE", "interrupted")

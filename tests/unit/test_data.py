@@ -174,9 +174,29 @@ def test_a_mirror_is_the_names_own_folder_and_writable(tmp_path: Path) -> None:
     known = data(tmp_path, x=script(tmp_path, "echo 1 >numbers\n", **mirror))
     assert known.mounts(model("x"), "").mounts == ((f"{tmp_path}/mirror/x", "/data_dlm_0", False),)
     assert (tmp_path / "mirror/x/numbers").read_text() == "1\n"
-    assert "holds data of another source" in run_error(data(tmp_path, x=script(tmp_path, "", args="2", **mirror)), "x")
-    closed = data(tmp_path, x=script(tmp_path, "", readwrite="false", **mirror))
+    closed = data(tmp_path, x=script(tmp_path, "echo 1 >numbers\n", readwrite="false", **mirror))
     assert closed.mounts(model("x"), "").mounts[0][2] is True
+    assert "holds data of another source" in run_error(data(tmp_path, x=script(tmp_path, "", args="2", **mirror)), "x")
+
+
+def test_another_script_of_the_same_name_brings_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = data(tmp_path, x=script(tmp_path, "echo 1 >numbers\n")).mounts(model("x"), "").mounts[0][0]
+    second = data(tmp_path, x=script(tmp_path, "echo 2 >numbers\n")).mounts(model("x"), "").mounts[0][0]
+    assert [(Path(folder) / "numbers").read_text() for folder in (first, second)] == ["1\n", "2\n"]
+    monkeypatch.setattr("madengine.providers.CUSTOM_SECONDS", 0.2)
+    slow = data(tmp_path, x=script(tmp_path, "sleep 100\n"))
+    assert "custom: get.sh: took longer than 0.2 s" in run_error(slow, "x")
+
+
+def test_the_same_path_of_other_machines_is_other_data(tmp_path: Path) -> None:
+    (tmp_path / "data.json").write_text(json.dumps({"x": {"nas": {"path": "/sets/x"}}}))
+    folders = {
+        Data.load(tmp_path / "data.json", {}, Credentials({"NAS_NODES": {"HOST": host}}))
+        .planned(model("x"), "")[0]
+        .mounts[0][0]
+        for host in ("a", "b")
+    }
+    assert len(folders) == 2
 
 
 def test_a_script_that_fails_leaves_no_data_that_count(tmp_path: Path, cache: Path) -> None:
