@@ -120,12 +120,13 @@ class DistributedOrchestrator:
             for failed in failures:
                 self.say(f"{failed.model_name}: {failed.error}")
             outcome = self._built(builder, recipes, failures, options.jobs or _default_jobs())
+        required = sorted({model.cred for model in models if model.cred})
         kept = Manifest(
             images=tuple(built.image for built in outcome.images),
             models={built.image.key: built.recipe.model for built in outcome.images},
             registry=registry,
             context={key: context.values.get(key, {}) for key in manifests.CONTEXT_KEYS},
-            extra={"credentials_required": sorted({model.cred for model in models if model.cred})},
+            extra={"credentials_required": required} if required else {},
         )
         manifests.save(kept, options.manifest_output)
         self._summarise(outcome, registry, options.summary_output, time.monotonic() - began)
