@@ -62,6 +62,11 @@ def building(parser: argparse.ArgumentParser) -> None:
         "--jobs", "-j", type=_jobs, default=0, metavar="N", help="images built at once (default: one a CPU, at least 4)"
     )
     parser.add_argument("--live-output", "-l", action="store_true", help="show the logs as they come")
+    parser.add_argument(
+        "--credentials-as-build-args",
+        action="store_true",
+        help="give builds the models' credentials as arguments too, which stay readable in the images",
+    )
 
 
 def running(parser: argparse.ArgumentParser) -> None:

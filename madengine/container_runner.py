@@ -18,16 +18,20 @@ from functools import partial
 from io import FileIO
 from pathlib import Path
 
-from madengine import artifacts, gpu_locks, isolation, multi_node, owner, payload, programs, telemetry
+from madengine import artifacts, gpu_locks, isolation, model_code, multi_node, owner, payload, programs, telemetry
 from madengine import gpus as gpu_choice
 from madengine import hooks as hook_files
 from madengine import outcome as outcomes
 from madengine.context import Context
+from madengine.credentials import Credentials, model_secrets
 from madengine.data import Data, Provided
-from madengine.errors import CommandError, MadengineError, RunError
+from madengine.errors import CommandError, ConfigurationError, MadengineError, RunError
+from madengine.fetch import Client
 from madengine.hooks import Hooks
 from madengine.log_errors import log_errors
+from madengine.model_code import Checkout, ModelCode
 from madengine.performance import MetricScan
+from madengine.programs import secret_files
 from madengine.programs.engine import Container, Docker, State, explain, is_limit_refused, is_transport, pinned
 from madengine.records import FAILURE, SKIPPED, SUCCESS, Gpu, Image, Model, RunResult
 
@@ -69,7 +73,7 @@ class ContainerRunner:
     gpus: tuple[Gpu, ...]
     data: Data
     done: Callable[[RunResult], None]
-    secret_names: tuple[str, ...] = ()
+    credentials: Credentials = field(default_factory=Credentials)
     root: Path | None = None
     timeout: int | None = None
     gpu_mode: str = "auto"
@@ -120,8 +124,11 @@ class ContainerRunner:
             raise KeyboardInterrupt
 
     def _run(self, result: RunResult, model: Model, image: Image) -> RunResult:
-        provided = self.data.mounts(model, self.force_mirror_local)
         reference, digest = self._present(image)
+        self._secrets(model, image)
+        provided = Provided()
+        if not self.skip_model_run:
+            provided = self.data.mounts(model, self.force_mirror_local, Client(self.say, self.stopping))
         workspace = _new_folder(self.directory, model.name)
         result = replace(
             result,
@@ -130,10 +137,14 @@ class ContainerRunner:
             log_file=str(workspace / log_name(model, image)),
             dataname=provided.dataname,
             data_provider_type=provided.data_provider_type,
+            data_size=provided.data_size,
+            data_download_duration=provided.data_download_duration,
         )
         if self.skip_model_run:
             return replace(result, status=SKIPPED, reason="--skip-model-run")
         try:
+            code = self._code(model, image)
+            result = replace(result, git_commit=code.commit if code else image.git_commit)
             candidates = gpu_choice.eligible(self.gpus, self.context.docker_gpus)
             count = gpu_choice.wanted(model.n_gpus, candidates, self.gpus)
             with gpu_locks.held(candidates, count, model.name, self.gpu_wait, self.stopping) as gpus:
@@ -143,7 +154,7 @@ class ContainerRunner:
                 nodes = int(multi_node.arguments(self.context.multi_node_args)["NNODES"])
                 result = replace(result, gpus=gpus, n_gpus=str(count), nnodes=nodes)
                 result = replace(result, foreign_processes=self._foreign(gpus))
-                return self._contained(result, self._prepared(model, image, reference, result, provided))
+                return self._contained(result, self._prepared(model, image, reference, result, provided, code))
         except MadengineError as error:
             return replace(result, reason=str(error))
 
@@ -153,38 +164,57 @@ class ContainerRunner:
             self.say(f"{count} processes of others use GPUs of this run: its figures are of what they leave")
         return count
 
-    def _prepared(self, model: Model, image: Image, reference: str, result: RunResult, provided: Provided) -> Container:
+    def _code(self, model: Model, image: Image) -> Checkout | None:
+        """What a card's url names, where the image doesn't carry it: older versions cloned it at every run."""
+        if image.self_contained:
+            return None
+        folder = self.directory / "payload"
+        return ModelCode(folder, self.root or Path(), self.credentials, Client(self.say, self.stopping)).checkout(model)
+
+    def _prepared(
+        self,
+        model: Model,
+        image: Image,
+        reference: str,
+        result: RunResult,
+        provided: Provided,
+        code: Checkout | None,
+    ) -> Container:
         local = None
         if not image.self_contained:
             local = _new_folder(self.directory / "payload", model.name)
-            payload.write(self._local_payload(model), local)
+            payload.write(self._local_payload(model, code), local)
+            if code:
+                shutil.rmtree(code.folder)
         if self.hooks:
             folder = Path(result.directory) / hook_files.FOLDER
             folder.mkdir()
             payload.write(self._hooks_payload(), folder)
-        return self._container(model, reference, Path(result.log_file), provided, local, result.gpus)
+        return self._container(model, image, reference, Path(result.log_file), provided, local, result.gpus)
 
     def shell_lines(self, model: Model, image: Image) -> Iterator[str]:
         """What `run` starts for a model, as lines for a POSIX shell; the log is then in the model's folder."""
         model = self._with_args(model)
-        provided = self.data.mounts(model, self.force_mirror_local)
+        provided, fetching = self.data.planned(model, self.force_mirror_local)
         name = pinned(image)
         workspace = self.directory / _slug(model.name)
         yield f"# {' '.join(model.name.split())} ({image.key})"
         if name or image.registry_image:
             yield programs.shell_line(self.engine.pull(name or image.registry_image))
+        yield from fetching
         yield shlex.join(["mkdir", "-p", str(workspace)])
         local = None
         if not image.self_contained:
             local = self.directory / "payload" / workspace.name
             yield from payload.shell_lines(self._local_payload(model), str(local))
+            yield from model_code.shell_lines(model, f"{local}/code")
         if self.hooks:
             yield from payload.shell_lines(self._hooks_payload(), str(workspace / hook_files.FOLDER))
         log = workspace / log_name(model, image)
         reference = self.engine.remote(name) or image.image_id or image.registry_image or image.docker_image
         candidates = gpu_choice.eligible(self.gpus, self.context.docker_gpus)
         gpus = tuple(candidates[: gpu_choice.wanted(model.n_gpus, candidates, self.gpus)])
-        container = self._container(model, reference, log, provided, local, gpus)
+        container = self._container(model, image, reference, log, provided, local, gpus)
         # Whoever pastes the lines removes the container; to a later madengine it must not look like an orphan.
         labels = {name: value for name, value in container.labels.items() if name != owner.LABEL}
         yield programs.shell_line(self.engine.run(replace(container, labels=labels)))
@@ -252,6 +282,7 @@ class ContainerRunner:
     def _container(
         self,
         model: Model,
+        image: Image,
         reference: str,
         log: Path,
         provided: Provided,
@@ -281,7 +312,7 @@ class ContainerRunner:
                 **({} if self.keep_alive else {owner.LABEL: owner.mine()}),
             },
             environment=self._environment(model, log.name, provided, gpus),
-            inherited=self.secret_names,
+            secrets=self._secrets(model, image),
             mounts=mounts,
             devices=self.engine.devices(gpus, self.gpu_mode),
             cpus=self.context.docker_cpus.replace(" ", ""),
@@ -313,19 +344,32 @@ class ContainerRunner:
         mode = str(self.context.values.get("rocenv_mode") or "lite")
         return {"MADENGINE_ENVIRONMENT": f"{_slug(model.name)}_env.csv", "MADENGINE_ENVIRONMENT_MODE": mode}
 
+    def _secrets(self, model: Model, image: Image) -> dict[str, str]:
+        """The MAD_SECRETS* variables and what the card's `cred` names.
+
+        Raises ConfigurationError where that is missing, unless it was needed for code that the image carries by now.
+        """
+        try:
+            return {**self.credentials.secrets, **model_secrets(self.credentials, model)}
+        except ConfigurationError as error:
+            if not (model.url and image.self_contained):
+                raise
+            self.say(f"{error}; it runs without, for its code is in the image")
+            return dict(self.credentials.secrets)
+
     def _limit(self, model: Model) -> int:
         if self.timeout is not None:
             return self.timeout
         return payload.DEFAULT_TIMEOUT if model.timeout is None else model.timeout
 
-    def _local_payload(self, model: Model) -> payload.Payload:
+    def _local_payload(self, model: Model, code: Checkout | None = None) -> payload.Payload:
         """The payload of a model whose image has none, out of the local package."""
         if self.root is None or not model.scripts:
             raise RunError(
                 f"the image of {model.name!r} doesn't carry its scripts and there is no model package here; "
                 "run in the package's folder (or set MODEL_DIR), or build again with this madengine"
             )
-        return payload.payload(model, self.root, hook_files.files(Hooks(), self.root))
+        return payload.payload(model, self.root, hook_files.files(Hooks(), self.root), code.folder if code else None)
 
     def _hooks_payload(self) -> payload.Payload:
         """What entry.sh needs for the hooks, out of our catalogue and out of the package here, if there is one."""
@@ -383,7 +427,7 @@ class ContainerRunner:
         return outcome, interrupted
 
     def _start(self, container: Container) -> None:
-        answer = programs.attempt(self.engine.run(container), seconds=START_SECONDS)
+        answer = self._attempted(container)
         if answer.code == 0:
             return
         if container.unlimited and is_limit_refused(answer.err):
@@ -392,6 +436,12 @@ class ContainerRunner:
             return
         how = "no answer" if answer.code is None else f"exit code {answer.code}"
         raise RunError(f"{self.engine.name} could not start the container ({how}): {explain(answer.err)}")
+
+    def _attempted(self, container: Container) -> programs.Answer:
+        if not container.secrets:
+            return programs.attempt(self.engine.run(container), seconds=START_SECONDS)
+        with secret_files.private_file(secret_files.variables(container.secrets)) as file:
+            return programs.attempt(self.engine.run(replace(container, env_file=file)), seconds=START_SECONDS)
 
     def _followed(self, name: str, log: FileIO, scan: MetricScan, limit: int) -> tuple[str, State | None]:
         """Follow a container to its end; gives the reason where it has to be stopped, and how it is then."""

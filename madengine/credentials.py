@@ -6,7 +6,7 @@ import base64
 import json
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,10 @@ from madengine.records import Model
 
 FILE = "credential.json"
 REDACTED = "[redacted]"
+# Entries that a variable of the same name, holding JSON, stands in for; with _FILE after it, it names such a file.
+ENDPOINTS = ("NAS_NODES", "MAD_AWS_S3", "MAD_MINIO")
+# What `<entry>_<KEY>` of the environment may say of an entry.
+KEYS = ("USERNAME", "PASSWORD", "TOKEN", "SSH_KEY_FILE")
 
 _SHORTEST_SECRET = 4
 # lines of a key file are secrets of their own, but a short one would blot out half a log
@@ -66,19 +70,25 @@ class Login:
     password: str = field(repr=False)
 
 
-def load(root: Path, environ: Mapping[str, str]) -> Credentials:
-    """Read `credential.json` of the package at `root`, if there is one, and the MAD_* variables of the environment.
+def load(root: Path, environ: Mapping[str, str], names: Iterable[str] = ()) -> Credentials:
+    """Read `credential.json` of the package at `root`, if there is one, and the variables of the environment.
 
+    `names` are the entries that models ask for: variables named after them (AMD_GITHUB_PASSWORD, or a file's name in
+    AMD_GITHUB_PASSWORD_FILE) add to what the file says, and win over it.
     Raises ConfigurationError, naming the place and never a value, for a file that is broken or can't be read.
     """
     path = root / FILE
-    entries = {name: _filled(entry, root, f"{path}: {name}") for name, entry in _entries(_object(path), path)}
+    said = {**_located(_object(path), f"{path}: "), **_located(_endpoints(environ, root), "")}
+    entries = {name: _filled(entry, root, where) for name, entry, where in _entries(said)}
+    for name in names:
+        if added := _of_environment(name, entries.get(name, {}), environ, root):
+            entries[name] = {**entries.get(name, {}), **added}
     docker_hub = _docker_hub(entries.get("dockerhub", {}), environ, root)
     if docker_hub:
         entries["dockerhub"] = docker_hub
     return Credentials(
         entries,
-        {name: value for name, value in environ.items() if "MAD_SECRETS" in name},
+        _secret_variables(environ, root),
         _key_files(entries, root),
         (*_mode_warning(path), *_docker_hub_warning(environ)),
     )
@@ -200,14 +210,66 @@ def _object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _entries(value: dict[str, Any], path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """The entries by name; those of a list, as NAS_NODES may be, as `NAS_NODES[0]` and so on."""
-    for name, entry in value.items():
+def _located(value: Mapping[str, Any], where: str) -> dict[str, tuple[Any, str]]:
+    return {name: (entry, where + name) for name, entry in value.items()}
+
+
+def _endpoints(environ: Mapping[str, str], root: Path) -> dict[str, Any]:
+    """What variables say in place of the file's entries of the same name."""
+    found = {}
+    for name in ENDPOINTS:
+        text, file = environ.get(name, ""), environ.get(f"{name}_FILE", "")
+        if file and not text:
+            text = _secret_file(root / file, f"{name}_FILE")
+        if text:
+            found[name] = _json(text, name)
+    return found
+
+
+def _json(text: str, name: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        # without the parser's own words, which may hold a part of the text
+        raise ConfigurationError(f"{name}: is not JSON; expected what {FILE} would have under {name!r}") from None
+
+
+def _entries(said: Mapping[str, tuple[Any, str]]) -> Iterator[tuple[str, dict[str, str], str]]:
+    """The entries by name, and where each is; those of a list, as NAS_NODES may be, as `NAS_NODES[0]` and so on."""
+    for name, (entry, where) in said.items():
         if isinstance(entry, list):
             for index, item in enumerate(entry):
-                yield f"{name}[{index}]", _entry(item, f"{path}: {name}[{index}]")
+                yield f"{name}[{index}]", _entry(item, f"{where}[{index}]"), f"{where}[{index}]"
         else:
-            yield name, _entry(entry, f"{path}: {name}")
+            yield name, _entry(entry, where), where
+
+
+def _of_environment(name: str, entry: Mapping[str, str], environ: Mapping[str, str], root: Path) -> dict[str, str]:
+    """What variables say of an entry, under the keys that the entry itself has for it."""
+    spelt = {key.upper(): key for key in entry}
+    found = {}
+    for key in {*KEYS, *spelt}:
+        variable = f"{name}_{key}"
+        value, file = environ.get(variable, ""), environ.get(f"{variable}_FILE", "")
+        if file and not value:
+            value = _secret_file(root / file, f"{variable}_FILE")
+        if value:
+            found[spelt.get(key, key.lower())] = value
+    return found
+
+
+def _secret_variables(environ: Mapping[str, str], root: Path) -> dict[str, str]:
+    """The MAD_SECRETS* variables; one that ends in _FILE names the file with the value of the one without it."""
+    found = {}
+    for name, value in environ.items():
+        if "MAD_SECRETS" not in name:
+            continue
+        plain = name.removesuffix("_FILE")
+        if plain == name:
+            found[name] = value
+        elif value and plain not in environ:
+            found[plain] = _secret_file(root / value, name)
+    return found
 
 
 def _entry(value: Any, where: str) -> dict[str, str]:
@@ -231,8 +293,8 @@ def _filled(entry: dict[str, str], root: Path, where: str) -> dict[str, str]:
     """The entry with the content of each `<key>_file` as `<key>`; an ssh_key_file stays a path, as models expect."""
     filled: dict[str, str] = {}
     for key, value in entry.items():
-        name = key.removesuffix("_file")
-        if name in ("", key, "ssh_key"):
+        name = re.sub("_(file|FILE)$", "", key)
+        if name.lower() in ("", key.lower(), "ssh_key"):
             filled[key] = value
         else:
             filled[name] = _secret_file(root / value, f"{where}.{key}")
@@ -254,7 +316,7 @@ def _secret_file(path: Path, where: str) -> str:
 def _key_files(entries: Mapping[str, Mapping[str, str]], root: Path) -> dict[str, str]:
     """Contents of the private keys on this machine; a path may also be meant inside the container."""
     contents: dict[str, str] = {}
-    for path in (entry["ssh_key_file"] for entry in entries.values() if "ssh_key_file" in entry):
+    for path in (value for entry in entries.values() for key, value in entry.items() if key.lower() == "ssh_key_file"):
         try:
             contents[path] = (root / path).read_text(encoding="utf-8", errors="replace")
         except (OSError, ValueError):

@@ -245,6 +245,7 @@ def _build_options(options: argparse.Namespace) -> BuildOptions:
         use_image=options.use_image,
         batch=getattr(options, "batch_manifest", None),
         dry_run=options.dry_run,
+        credentials_as_build_args=options.credentials_as_build_args,
     )
 
 

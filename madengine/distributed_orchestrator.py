@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from madengine import manifest as manifests
 from madengine.container_runner import artifacts_of
 from madengine.context import Context
 from madengine.credentials import Credentials, registry_login, secret_values
+from madengine.data import Data
 from madengine.docker_builder import DockerBuilder, Failure, Recipe, image_path
 from madengine.errors import (
     EXIT_BUILD_FAILED,
@@ -27,10 +30,12 @@ from madengine.errors import (
     ConfigurationError,
     MadengineError,
 )
+from madengine.fetch import Client
 from madengine.files import check_writable, read_json, write_json
 from madengine.hooks import Hooks
 from madengine.log_errors import log_errors
 from madengine.manifest import Manifest
+from madengine.model_code import ModelCode
 from madengine.node_run import NodeRun, RunOptions
 from madengine.programs import engine as engines
 from madengine.programs.engine import Docker
@@ -77,6 +82,7 @@ class BuildOptions:
     use_image: str = ""
     batch: Path | None = None
     dry_run: bool = False
+    credentials_as_build_args: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,12 +108,15 @@ class DistributedOrchestrator:
         context = self._context({**contexts.host_facts(self.place.environ), **(detected or {})}, {})
         defined = hook_values.definitions(options.tools_file, self.place.root)
         hooks = _checked(context, models, defined)
-        _refuse_unsupported(models)
         if not options.dry_run:
             check_writable(options.manifest_output, options.summary_output)
-        credentials = self._credentials()
+        credentials = self._credentials({model.cred for model in models})
         registry = credential_store.registry_name(options.registry) if options.registry else ""
-        with self._engine(credentials, [registry, *choice.registries], options.dry_run) as engine:
+        stopping = threading.Event()
+        with (
+            self._engine(credentials, [registry, *choice.registries], options.dry_run) as engine,
+            tempfile.TemporaryDirectory(prefix="madengine-code-") as folder,
+        ):
             builder = DockerBuilder(
                 engine=engine,
                 root=self.place.root,
@@ -120,6 +129,9 @@ class DistributedOrchestrator:
                 architectures=self._architectures(options.architectures, context),
                 beside=hook_values.files(hooks, self.place.root),
                 say=self.say,
+                stopping=stopping,
+                code=ModelCode(Path(folder), self.place.root, credentials, Client(self.say, stopping)),
+                credentials_as_build_args=options.credentials_as_build_args,
             )
             plan = choice.plan(builder, options.use_image or context.container_image, bool(context.container_image))
             recipes, failures = plan.recipes, plan.failures
@@ -128,6 +140,7 @@ class DistributedOrchestrator:
             for failed in failures:
                 self.say(f"{failed.model_name}: {failed.error}")
             outcome = self._built(builder, plan, options.jobs or _default_jobs())
+        required = sorted({model.cred for model in models if model.cred})
         kept = Manifest(
             images=tuple(built.image for built in outcome.images),
             models={built.image.key: built.recipe.model for built in outcome.images},
@@ -136,8 +149,11 @@ class DistributedOrchestrator:
                 **{key: context.values.get(key, {}) for key in manifests.CONTEXT_KEYS},
                 **{key: context.values[key] for key in manifests.ASKED_KEYS if context.values.get(key)},
             },
-            # A node has no tools.json to look its tools up in.
-            extra={"tools": defined} if defined else {},
+            extra={
+                # A node has no tools.json to look its tools up in.
+                **({"tools": defined} if defined else {}),
+                **({"credentials_required": required} if required else {}),
+            },
         )
         manifests.save(kept, options.manifest_output)
         self._summarise(outcome, registry, options.summary_output, time.monotonic() - began)
@@ -271,12 +287,12 @@ class DistributedOrchestrator:
         self._say_what_is_unheeded(context, models)
         defined = hook_values.definitions(options.tools_file, root) or kept.extra.get("tools") or {}
         hooks = _checked(context, models, defined)
-        _refuse_unsupported(models)
         chosen, skipped = _fitting(kept, context, gpus)
         if options.resume:
             chosen = self._unfinished(chosen, options.resume)
         results.check(options.output)
-        credentials = self._credentials()
+        named = Data.load(options.data_file or self.place.root / "data.json", context.values.get("data", {}))
+        credentials = self._credentials({*named.credential_names(), *(model.cred for model, _ in chosen)})
         run = NodeRun(
             options=options,
             context=context,
@@ -286,7 +302,7 @@ class DistributedOrchestrator:
             root=root,
             data_folder=self.place.root,
             environ=self.place.environ,
-            secret_names=tuple(credentials.secrets),
+            credentials=credentials,
             hooks=hooks,
             say=self.say,
             show=self.show,
@@ -394,8 +410,8 @@ class DistributedOrchestrator:
     def _context(self, detected: Mapping[str, Any], manifest: Mapping[str, Any]) -> Context:
         return contexts.load(detected, manifest, self.place.context_file, self.place.context_text)
 
-    def _credentials(self) -> Credentials:
-        found = credential_store.load(self.place.root, self.place.environ)
+    def _credentials(self, names: Iterable[str] = ()) -> Credentials:
+        found = credential_store.load(self.place.root, self.place.environ, filter(None, names))
         for warning in found.warnings:
             self.say(warning)
         programs.hide(secret_values(found))
@@ -455,16 +471,6 @@ def _checked(context: Context, models: Sequence[Model], defined: Mapping[str, An
         artifacts_of(model, context, hooks)
         log_errors(model.extra, context.values)
     return hooks
-
-
-def _refuse_unsupported(models: Sequence[Model]) -> None:
-    """What a card asks for and this version can't deliver is refused, never left out silently."""
-    for model in models:
-        asked = [name for name in ("url", "cred") if getattr(model, name)]
-        if asked:
-            raise ConfigurationError(
-                f"model {model.name!r}: {asked[0]}: not supported by this version yet; choose others with --tags"
-            )
 
 
 def _selected(kept: Manifest, tags: Sequence[str], path: Path) -> Manifest:

@@ -20,10 +20,11 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any, TextIO
 
-from madengine import __version__, payload, programs
+from madengine import __version__, model_code, payload, programs
 from madengine.context import Context, matches, mismatch, parse_header
-from madengine.credentials import Credentials, registry_image
+from madengine.credentials import Credentials, model_secrets, registry_image
 from madengine.errors import BuildError, MadengineError
+from madengine.model_code import ModelCode
 from madengine.package import template
 from madengine.programs.engine import STORE_ATTEMPTS, Docker, is_store_race, is_transport, repo_digest, repository
 from madengine.records import Image, Model
@@ -77,8 +78,8 @@ class DockerBuilder:
     """Builds the images of a model package (`root`) with one engine.
 
     `registry` is where they are pushed, empty for nowhere; each of `architectures` gets images of its own; `beside`
-    goes beside the scripts of every model; every build writes its log below `log_directory`; `say` gets one line for
-    people at a time, from any thread; `stopping` is set at Ctrl-C.
+    goes beside the scripts of every model; `code` clones what cards name as `url`; every build writes its log below
+    `log_directory`; `say` gets one line for people at a time, from any thread; `stopping` is set at Ctrl-C.
     """
 
     engine: Docker
@@ -93,6 +94,8 @@ class DockerBuilder:
     beside: Mapping[str, Path] = field(default_factory=dict)
     say: Callable[[str], None] = print
     stopping: threading.Event = field(default_factory=threading.Event)
+    code: ModelCode | None = None
+    credentials_as_build_args: bool = False
 
     def plan(self, models: Sequence[Model]) -> tuple[list[Recipe], list[Failure]]:
         """Choose the Dockerfiles of every model, and names that no two images share.
@@ -104,6 +107,8 @@ class DockerBuilder:
         for model in models:
             try:
                 self._payload(model)
+                model_code.check(model)
+                model_secrets(self.credentials, model)
                 for recipe in self._recipes(model):
                     recipes.append(_distinct(recipe, recipes))
             except (MadengineError, OSError) as error:
@@ -172,6 +177,7 @@ class DockerBuilder:
         yield programs.shell_line(self._base_command(recipe))
         yield shlex.join(["rm", "-rf", scratch])
         yield from payload.shell_lines(self._payload(recipe.model), f"{scratch}/payload")
+        yield from model_code.shell_lines(recipe.model, f"{scratch}/payload/code")
         yield from payload.file_lines(f"{scratch}/Dockerfile", template("image/Dockerfile"))
         yield programs.shell_line(self._payload_command(recipe, Path(scratch)))
         yield shlex.join(["rm", "-rf", scratch])
@@ -203,8 +209,8 @@ class DockerBuilder:
                 architecture=architecture,
             )
 
-    def _payload(self, model: Model) -> payload.Payload:
-        return payload.payload(model, self.root, self.beside)
+    def _payload(self, model: Model, code: Path | None = None) -> payload.Payload:
+        return payload.payload(model, self.root, self.beside, code)
 
     def _build_args(self, recipe: Recipe) -> dict[str, str]:
         asked = {"MAD_SYSTEM_GPU_ARCHITECTURE": recipe.architecture} if recipe.architecture else {}
@@ -231,12 +237,14 @@ class DockerBuilder:
     def _build(self, recipe: Recipe, log: TextIO, log_file: Path) -> Image:
         started = time.monotonic()
         self.say(f"{recipe.key}: building {recipe.dockerfile}")
+        self._warn_of_build_args(recipe)
+        code = self.code.checkout(recipe.model) if self.code else None
         # Of the same steps side by side each would make its own layers, and the next build take any of them.
         with nullcontext() if self.no_cache else self._alone(self._fingerprint(recipe)):
             problem = f"{recipe.dockerfile} (from {recipe.base_docker}): the build failed"
             self._step(self._base_command(recipe), log, problem)
         with self._alone(f"payload-{_digest(recipe.model.name, recipe.model.args)}"):
-            self._add_payload(recipe, log)
+            self._add_payload(recipe, code.folder if code else None, log)
         duration = time.monotonic() - started
         built, sha = self._built(recipe)
         log.write(f"Build Duration: {duration:.3f} seconds\nMAD_CONTAINER_IMAGE is {recipe.key}\n")
@@ -253,16 +261,17 @@ class DockerBuilder:
             guest_os=recipe.guest_os,
             image_id=_image_id(str(built["Id"])),
             self_contained=True,
+            git_commit=code.commit if code else "",
             size_bytes=int(built.get("Size") or 0),
             log_file=str(log_file),
             extra={"gpu_architecture": recipe.architecture} if recipe.architecture else {},
         )
 
-    def _add_payload(self, recipe: Recipe, log: TextIO) -> None:
+    def _add_payload(self, recipe: Recipe, code: Path | None, log: TextIO) -> None:
         with tempfile.TemporaryDirectory(prefix="madengine-") as scratch:
             directory = Path(scratch)
             (directory / "payload").mkdir(mode=0o755)
-            payload.write(self._payload(recipe.model), directory / "payload")
+            payload.write(self._payload(recipe.model, code), directory / "payload")
             (directory / "Dockerfile").write_text(template("image/Dockerfile"))
             self._step(self._payload_command(recipe, directory), log, "the payload layer could not be added")
 
@@ -308,10 +317,31 @@ class DockerBuilder:
             self._path(recipe.dockerfile),
             self._path(Path(build_directory(self.root, recipe.model))),
             build_args=self._build_args(recipe),
+            secrets=self._build_secrets(recipe),
+            secret_args=model_secrets(self.credentials, recipe.model) if self.credentials_as_build_args else {},
             # Also keeps a Dockerfile that is only a FROM from giving its base image a second digest in podman's store.
             labels={"madengine.version": __version__},
             no_cache=self.no_cache,
         )
+
+    def _build_secrets(self, recipe: Recipe) -> dict[str, str]:
+        """The model's credentials, where its Dockerfile mounts any secret."""
+        if not recipe.model.cred or "type=secret" not in _read(self.root / recipe.dockerfile):
+            return {}
+        return model_secrets(self.credentials, recipe.model)
+
+    def _warn_of_build_args(self, recipe: Recipe) -> None:
+        """Say what a Dockerfile of older versions waits for in vain, or what the switch for it costs."""
+        names = model_secrets(self.credentials, recipe.model)
+        text = _read(self.root / recipe.dockerfile)
+        wanted = [name for name in names if re.search(rf"^\s*ARG\s+{re.escape(name)}\b", text, re.MULTILINE)]
+        if wanted and self.credentials_as_build_args:
+            self.say(f"{recipe.key}: warning: {', '.join(wanted)} can be read in the image's history by who has it")
+        elif wanted:
+            self.say(
+                f"{recipe.key}: warning: {recipe.dockerfile} takes {', '.join(wanted)} as ARG and gets nothing; mount "
+                f"it (RUN --mount=type=secret,id={wanted[0]}), or build with --credentials-as-build-args"
+            )
 
     def _payload_command(self, recipe: Recipe, scratch: Path) -> BaseCommand:
         return self.engine.build(

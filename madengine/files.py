@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,23 +86,24 @@ def _lower(message: str) -> str:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[int]:
+def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[int]:
     """Open `path` for reading and appending (made if missing) and hold its exclusive lock; gives the descriptor.
 
+    `waiting` is called again and again while somebody else holds it; it pauses, and may raise.
     Raises OSError where it can't be opened.
     """
-    handle = _opened_and_locked(path)
+    handle = _opened_and_locked(path, waiting)
     try:
         yield handle
     finally:
         os.close(handle)
 
 
-def _opened_and_locked(path: Path) -> int:
+def _opened_and_locked(path: Path, waiting: Callable[[], None] | None) -> int:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            _lock(handle, waiting)
             if _is_at(path, handle):
                 return handle
         except BaseException:
@@ -112,8 +113,26 @@ def _opened_and_locked(path: Path) -> int:
         os.close(handle)
 
 
+def _lock(handle: int, waiting: Callable[[], None] | None) -> None:
+    while waiting:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            waiting()
+    fcntl.flock(handle, fcntl.LOCK_EX)
+
+
 def _is_at(path: Path, handle: int) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(handle))
     except FileNotFoundError:
         return False
+
+
+def human_size(size: int) -> str:
+    """A size in bytes as docker prints it: three digits, decimal units (`1.2GB`, `72.8MB`)."""
+    value, units = float(size), ["B", "kB", "MB", "GB", "TB", "PB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.3g}{units[0]}"

@@ -31,7 +31,7 @@ _OF_BUILD_MACHINE = (
 )  # fmt: skip
 
 _TEXTS = ("dockerfile", "base_docker", "docker_sha", "gpu_vendor", "guest_os", "image_id")
-_OPTIONAL = ("registry_image", "registry_digest", "log_file")
+_OPTIONAL = ("registry_image", "registry_digest", "log_file", "git_commit")
 _IMAGE_KEYS = frozenset({*_TEXTS, *_OPTIONAL, "docker_image", "build_duration", "self_contained", "size_bytes"})
 # Keys that a rewritten manifest gets anew; `created` and `madengine_version` stay those of the build.
 _KNOWN = frozenset({"schema_version", "built_images", "built_models", "registry", "context"})

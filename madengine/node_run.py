@@ -20,6 +20,7 @@ from madengine import environment, owner, programs, results
 from madengine import gpus as gpu_finder
 from madengine.container_runner import ContainerRunner, new_run_id
 from madengine.context import Context
+from madengine.credentials import Credentials
 from madengine.data import Data
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, EXIT_RUN_FAILED, ConfigurationError, MadengineError, RunError
 from madengine.files import write_json
@@ -76,7 +77,7 @@ class NodeRun:
 
     `chosen` are the models with the image of each (None where none is for this machine), `skipped` the
     images that are for others, with the reason. `root` is the model package (None where there is none),
-    `data_folder` where data.json is looked for, `secret_names` the variables that containers inherit.
+    `data_folder` where data.json is looked for, `credentials` what data and containers get.
     """
 
     options: RunOptions
@@ -87,7 +88,7 @@ class NodeRun:
     root: Path | None
     data_folder: Path
     environ: Mapping[str, str]
-    secret_names: tuple[str, ...]
+    credentials: Credentials
     say: Callable[[str], None]
     show: Callable[[str], None]
     hooks: Hooks = field(default_factory=Hooks)
@@ -202,9 +203,9 @@ class NodeRun:
             directory=self.directory,
             context=self.context,
             gpus=self.gpus,
-            data=Data.load(data_file, self.context.values.get("data", {})),
+            data=Data.load(data_file, self.context.values.get("data", {}), self.credentials),
             done=self._record,
-            secret_names=self.secret_names,
+            credentials=self.credentials,
             root=self.root,
             timeout=options.timeout,
             gpu_mode=options.gpu_mode,

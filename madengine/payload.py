@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import posixpath
+import re
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
@@ -27,14 +29,16 @@ _INTERPRETERS = {".sh": "bash", ".slurm": "bash", ".py": "python3"}
 
 @dataclass(frozen=True)
 class Payload:
-    """Texts (name -> content) and copies (name -> file or folder) that go to `DIRECTORY` in the image."""
+    """Texts (name -> content) and copies (name -> file or folder) that go to `DIRECTORY` in the image, and `code`."""
 
     texts: Mapping[str, str]
     copies: Mapping[str, Path] = field(default_factory=dict)
+    code: Path | None = None
 
 
-def payload(model: Model, root: Path, beside: Mapping[str, Path] | None = None) -> Payload:
-    """The payload of a model of the package at `root`; `beside` is what its workspace gets beside its directory.
+def payload(model: Model, root: Path, beside: Mapping[str, Path] | None = None, code: Path | None = None) -> Payload:
+    """The payload of a model of the package at `root`; `beside` is what its workspace gets beside its directory, `code`
+    the folder with what its url names.
 
     Raises BuildError where the scripts that the card names are not there.
     """
@@ -51,7 +55,7 @@ def payload(model: Model, root: Path, beside: Mapping[str, Path] | None = None) 
         "model.json": json.dumps(card(model), indent=2, ensure_ascii=False) + "\n",
         "model.sh": model_sh(model),
     }
-    return Payload(texts, copies)
+    return Payload(texts, copies, code)
 
 
 def scripts(model: Model) -> tuple[str, str]:
@@ -64,7 +68,8 @@ def scripts(model: Model) -> tuple[str, str]:
 
 def model_directory(model: Model) -> str:
     """The model's directory below the workspace: `run_directory`, or the last part of its url."""
-    return model.url.rstrip("/").rpartition("/")[2] or "run_directory"
+    last = re.split("[/:]", model.url.rstrip("/"))[-1]
+    return last if last not in ("", ".", "..") else "run_directory"
 
 
 def model_sh(model: Model) -> str:
@@ -117,6 +122,8 @@ def write(content: Payload, directory: Path) -> None:
                 shutil.copytree(source, target)
             else:
                 shutil.copy2(source, target)
+        if content.code:
+            shutil.copytree(content.code, directory / "code", symlinks=True, copy_function=_linked)
         for name, text in content.texts.items():
             if "/" in name:
                 (directory / name).parent.mkdir(parents=True, exist_ok=True)
@@ -126,6 +133,14 @@ def write(content: Payload, directory: Path) -> None:
         # copytree gathers its errors: (source, target, message) each
         first = error.args[0][0][2] if isinstance(error, shutil.Error) else str(error)
         raise BuildError(f"the payload can't be put together: {first}") from error
+
+
+def _linked(source: str, target: str) -> None:
+    """Give a file a second name where both are on one disk, and copy it elsewhere; a link stays a link."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def shell_lines(content: Payload, directory: str) -> Iterator[str]:

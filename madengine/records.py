@@ -49,7 +49,8 @@ class Image:
     `key` is the entry's key; `docker_sha` the digest of the base image; `image_id` and
     `registry_digest` are `sha256:…` or empty; `build_duration` is in seconds. `gpu_vendor` and
     `guest_os` come from the Dockerfile's CONTEXT header, empty where it does not name them.
-    `self_contained` says that the image carries the payload (scripts, card, entry.sh).
+    `self_contained` says that the image carries the payload (scripts, card, entry.sh), `git_commit` which commit of
+    the model's own code.
     """
 
     key: str
@@ -64,6 +65,7 @@ class Image:
     registry_image: str = ""
     registry_digest: str = ""
     self_contained: bool = False
+    git_commit: str = ""
     size_bytes: int = 0
     log_file: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from madengine import __version__
 from madengine.errors import ConfigurationError, MadengineError
-from madengine.files import locked
+from madengine.files import human_size, locked
 from madengine.performance import is_number
 from madengine.records import FAILURE, SKIPPED, SUCCESS, Artifact, Gpu, GpuCost, Image, Metric, Model, RunResult
 
@@ -396,14 +396,6 @@ def _built(build: BuiltImage) -> dict[str, Any]:
         "build_duration": _seconds(image.build_duration),
         "log_file": image.log_file,
     }
-
-
-def human_size(size: int) -> str:
-    """A size in bytes as docker prints it: three digits, decimal units (`1.2GB`, `72.8MB`)."""
-    value, units = float(size), ["B", "kB", "MB", "GB", "TB", "PB"]
-    while value >= 999.5 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.3g}{units[0]}"
 
 
 def table(results: Sequence[RunResult]) -> str:

@@ -40,6 +40,10 @@ class Answer:
         return (self.err.strip() or self.out.strip()).rsplit("\n", 1)[-1].strip()
 
 
+class Secret(str):
+    """A value that a program gets in its environment, and that no printed line shows."""
+
+
 # Each with the thread that started it.
 _live: dict[subprocess.Popen[bytes], int] = {}
 _lock = threading.Lock()
@@ -68,8 +72,10 @@ def redact(text: str) -> str:
 
 
 def shell_line(command: BaseCommand) -> str:
-    """The command as a line for a POSIX shell, ready to paste."""
-    settings = [f"{name}={shlex.quote(value)}" for name, value in _environment(command).items()]
+    """The command as a line for a POSIX shell, ready to paste; who pastes it has the secrets in the environment."""
+    settings = [
+        f"{name}={shlex.quote(value)}" for name, value in _environment(command).items() if not isinstance(value, Secret)
+    ]
     return " ".join([*settings, *map(shlex.quote, command.formulate())])
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from madengine import programs
 from madengine.errors import CommandError, EngineError
-from madengine.programs import devices
+from madengine.programs import devices, secret_files
 from madengine.records import Gpu, Image
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Container:
     """What to start: everything that `run` turns into flags.
 
     `mounts` are (host path, container path, read-only); `environment` is passed by value,
-    `inherited` by name only, so that a secret's value stays out of argv; `options` are the
+    `secrets` by name, or in `env_file` those that it can hold, so that they stay out of argv; `options` are the
     model card's own words, after all of ours.
     """
 
@@ -69,7 +69,8 @@ class Container:
     entrypoint: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
-    inherited: Sequence[str] = ()
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    env_file: str = ""
     mounts: Sequence[tuple[str, str, bool]] = ()
     devices: Sequence[str] = ()
     workdir: str = ""
@@ -116,8 +117,10 @@ class Docker:
         build_args: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         no_cache: bool = False,
+        secrets: Mapping[str, str] | None = None,
+        secret_args: Mapping[str, str] | None = None,
     ) -> BaseCommand:
-        """Build one Dockerfile and give the image its names.
+        """Build one Dockerfile and give the image its names; `secret_args` stay in its history, `secrets` nowhere.
 
         The host's network, as older madengine gave it: Dockerfiles in use fetch from mirrors on it.
         """
@@ -128,10 +131,18 @@ class Docker:
             *_pairs("--tag", tags),
             "--file",
             str(dockerfile),
-            *_pairs("--build-arg", _settings(build_args or {})),
+            *_pairs("--build-arg", [*_settings(build_args or {}), *(secret_args or {})]),
+            *_pairs("--secret", [f"id={name},env={name}" for name in secrets or {}]),
             *_pairs("--label", _settings(labels or {})),
             str(context),
         )
+        hidden = {**(secrets or {}), **(secret_args or {})}
+        if hidden:
+            command = command.with_env(**{name: programs.Secret(value) for name, value in hidden.items()})
+        if secrets:
+            from madengine.programs import buildkit
+
+            command = command.with_env(**buildkit.environment(self))
         # A provenance attestation would make the pushed digest that of an index, not of the image.
         return command.with_env(BUILDX_NO_DEFAULT_ATTESTATIONS="1") if self.name == "docker" else command
 
@@ -157,7 +168,12 @@ class Docker:
     def run(self, container: Container) -> BaseCommand:
         """Start a container that goes on by itself (detached)."""
         shown = container
-        return self(
+        by_name = {
+            name: programs.Secret(value)
+            for name, value in shown.secrets.items()
+            if not (shown.env_file and secret_files.is_plain(value))
+        }
+        command = self(
             "run",
             "--detach",
             "--init",
@@ -171,7 +187,8 @@ class Docker:
             *([f"--cpuset-cpus={shown.cpus}"] if shown.cpus else []),
             *shown.devices,
             *_pairs("--env", _settings(shown.environment)),
-            *_pairs("--env", shown.inherited),
+            *_pairs("--env", list(by_name)),
+            *([f"--env-file={shown.env_file}"] if shown.env_file else []),
             *_pairs("--mount", [_bind(*mount) for mount in shown.mounts]),
             *([f"--workdir={shown.workdir}"] if shown.workdir else []),
             *([f"--entrypoint={shown.entrypoint}"] if shown.entrypoint else []),
@@ -179,6 +196,7 @@ class Docker:
             shown.image,
             *shown.words,
         )
+        return command.with_env(**by_name) if by_name else command
 
     def wait(self, container: str) -> BaseCommand:
         return self("wait", container)

@@ -211,6 +211,8 @@ command -v bash >/dev/null || shell='sh'
 mkdir -p "$workspace" "$scratch" 2>/dev/null
 cd "$workspace" || fail "$workspace: not there; mount a folder on it"
 mkdir -p "$model_directory" || fail "$workspace/$model_directory: can't be made"
+[ ! -d "$payload/code" ] || cp -RP "$payload/code/." "$model_directory/" ||
+  fail "$workspace/$model_directory: the model's code can't be copied there"
 cp -RL "$payload/scripts/." "$model_directory/" || fail "$workspace/$model_directory: the scripts can't be copied there"
 cd "$model_directory" || fail "$workspace/$model_directory: not a folder"
 results=${MAD_OUTPUT_CSV:-$model_results}

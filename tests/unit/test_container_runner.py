@@ -16,6 +16,7 @@ import pytest
 from madengine import owner
 from madengine.container_runner import ContainerRunner, log_name, new_run_id
 from madengine.context import Context
+from madengine.credentials import Credentials
 from madengine.data import Data
 from madengine.hooks import Hooks, Script
 from madengine.programs.engine import Docker
@@ -177,7 +178,7 @@ def test_half_of_the_memory_is_shared_unless_the_card_says_otherwise(runs: Runs,
 
 
 def test_secrets_are_handed_over_by_name(runs: Runs) -> None:
-    words = runs.words(secret_names=("MAD_SECRETS_A",))
+    words = runs.words(credentials=Credentials(secrets={"MAD_SECRETS_A": "x y"}))
     assert words[words.index("MAD_SECRETS_A") - 1] == "--env"
 
 

@@ -403,3 +403,41 @@ def test_the_longer_of_two_secrets_is_replaced_whole() -> None:
 def test_no_text_holds_a_secret_after_redaction(secret: str, before: str, after: str) -> None:
     value = secret.strip().ljust(4, "x")
     assert value not in redact(before + value + after, entry(password=value)).replace("[redacted]", "|")
+
+
+def test_variables_named_after_an_entry_add_to_it_and_win(tmp_path: Path) -> None:
+    (tmp_path / "credential.json").write_text('{"GIT": {"Username": "ann", "password": "from-file", "site": "a"}}')
+    (tmp_path / "credential.json").chmod(0o600)
+    (tmp_path / "token").write_text("from-a-file\n")
+    environ = {"GIT_PASSWORD": "from-variable", "GIT_TOKEN_FILE": "token", "GIT_SITE": "b", "GIT_OTHER": "no"}
+    found = load(tmp_path, environ, ["GIT", "NONE"])
+    expected = {"Username": "ann", "password": "from-variable", "token": "from-a-file", "site": "b"}
+    assert found.entries == {"GIT": expected}
+    assert redact("from-variable from-a-file", found) == "[redacted] [redacted]"
+    assert load(tmp_path, environ).entries["GIT"]["password"] == "from-file"
+
+
+def test_a_secret_variable_may_name_a_file(tmp_path: Path) -> None:
+    (tmp_path / "hf").write_text("hf-token\n")
+    environ = {"MAD_SECRETS_HF_FILE": "hf", "MAD_SECRETS_A": "plain", "MAD_SECRETS_A_FILE": "unused"}
+    assert load(tmp_path, environ).secrets == {"MAD_SECRETS_HF": "hf-token", "MAD_SECRETS_A": "plain"}
+    with pytest.raises(ConfigurationError, match=r"MAD_SECRETS_B_FILE: .*none can't be read"):
+        load(tmp_path, {"MAD_SECRETS_B_FILE": "none"})
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_endpoints_may_be_variables_in_place_of_the_files_entries(tmp_path: Path, in_file: bool) -> None:
+    (tmp_path / "credential.json").write_text('{"NAS_NODES": [{"HOST": "old"}, {"HOST": "old too"}]}')
+    (tmp_path / "credential.json").chmod(0o600)
+    (tmp_path / "password").write_text("nas-password\n")
+    text = '[{"HOST": "new", "PORT": 22, "PASSWORD_FILE": "password"}]'
+    (tmp_path / "nodes").write_text(text)
+    environ = {"NAS_NODES_FILE": "nodes"} if in_file else {"NAS_NODES": text}
+    expected = {"NAS_NODES[0]": {"HOST": "new", "PORT": "22", "PASSWORD": "nas-password"}}
+    assert load(tmp_path, environ).entries == expected
+
+
+def test_an_endpoint_that_is_no_json_is_named_without_its_text(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(tmp_path, {"MAD_MINIO": "{'PASSWORD': 'hunter2'"})
+    assert str(caught.value) == "MAD_MINIO: is not JSON; expected what credential.json would have under 'MAD_MINIO'"

@@ -409,19 +409,45 @@ def test_what_is_wrong_in_a_context_is_said_before_anything_starts(
     assert docker.calls() == []
 
 
-@pytest.mark.parametrize("key", ["url", "cred"])
-def test_a_model_that_asks_for_more_than_there_is_is_refused_and_others_can_be_chosen(
-    folder: Path, docker: StandIns, key: str
+def test_a_missing_credential_is_one_failure_that_names_the_owner_and_other_models_go_on(
+    folder: Path, docker: StandIns
 ) -> None:
-    package(folder, card("a"), card("b", **{key: "x"}))
-    manifest({"ci-a": image("ci-a"), "ci-b": image("ci-b")}, {"ci-a": card("a"), "ci-b": card("b", **{key: "x"})})
-    expected = f"model 'b': {key}: not supported by this version yet; choose others with --tags"
+    cards = card("a"), card("b", cred="AMD_GITHUB", owner="ann@example.com")
+    package(folder, *cards)
+    manifest({"ci-a": image("ci-a"), "ci-b": image("ci-b")}, dict(zip(("ci-a", "ci-b"), cards, strict=True)))
+    expected = "no entry 'AMD_GITHUB', which model b needs; add it or ask the model's owner, ann@example.com"
     wanted = command()
-    assert wanted.refusal(wanted.run) == expected
-    assert wanted.refusal(lambda: wanted.orchestrator.build_phase(BuildOptions())) == expected
-    assert docker.calls() == []
-    assert wanted.run(tags=("a",), dry_run=True) == 0
-    assert wanted.orchestrator.build_phase(BuildOptions(tags=("a",), dry_run=True)).exit_code == 0
+    assert wanted.orchestrator.build_phase(BuildOptions(dry_run=True)).exit_code == 2
+    assert any(line.endswith(expected) for line in wanted.said)
+    assert wanted.refusal(lambda: wanted.run(dry_run=True)).endswith(expected)
+
+
+def test_a_credential_may_come_from_the_environment(folder: Path, docker: StandIns) -> None:
+    package(folder, card("b", cred="AMD_GITHUB"))
+    (folder / "token").write_text("hunter22\n")
+    environ = {"AMD_GITHUB_USERNAME": "ann", "AMD_GITHUB_PASSWORD_FILE": str(folder / "token")}
+    wanted = command(environ=environ)
+    assert wanted.orchestrator.build_phase(BuildOptions(dry_run=True)).exit_code == 0
+
+
+def test_a_url_with_a_password_is_refused_without_saying_it(folder: Path, docker: StandIns) -> None:
+    package(folder, card("b", url="https://ann:hunter22@git.example.com/x"))
+    wanted = command()
+    assert wanted.orchestrator.build_phase(BuildOptions(dry_run=True)).exit_code == 2
+    assert any("url of 'b': holds a password; put it into credential.json" in line for line in wanted.said)
+    assert not any("hunter22" in line for line in [*wanted.said, *wanted.shown])
+
+
+def test_the_lines_of_a_build_clone_the_models_code(folder: Path, docker: StandIns) -> None:
+    package(folder, card("b", url="https://git.example.com/x", cred="AMD_GITHUB"))
+    (folder / "credential.json").write_text('{"AMD_GITHUB": {"username": "ann", "password": "hunter22"}}')
+    wanted = command()
+    assert wanted.orchestrator.build_phase(BuildOptions(dry_run=True)).exit_code == 0
+    assert (
+        "git clone --quiet --depth=1 -- https://git.example.com/x .madengine-ci-b_ubuntu_cpu/payload/code"
+        in "\n".join(wanted.shown)
+    )
+    assert not any("hunter22" in line for line in [*wanted.said, *wanted.shown])
 
 
 def test_a_perf_csv_that_is_something_else_is_refused_before_anything_starts(folder: Path, docker: StandIns) -> None:

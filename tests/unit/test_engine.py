@@ -189,7 +189,7 @@ def test_run_with_everything_set(engine: Docker, monkeypatch: pytest.MonkeyPatch
         entrypoint="/opt/madengine/entry.sh",
         labels={"madengine.run": "1", "madengine.model": "a b"},
         environment={"A": "1", "B": "$HOME `x`"},
-        inherited=["MAD_SECRETS_HFTOKEN"],
+        secrets={"MAD_SECRETS_HFTOKEN": "hf_0"},
         mounts=[("/runs/1", "/myworkspace", False), ("/data", "/data_0", True)],
         devices=["--device=/dev/kfd"],
         workdir="/w d",
@@ -624,3 +624,39 @@ def test_a_refused_login_is_one_line_without_the_password(stand_ins: StandIns, m
         raise AssertionError("unreachable")
     assert "unauthorized" in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+def test_secrets_are_in_no_words_of_a_run(stand_ins: StandIns) -> None:
+    secrets = {"MAD_SECRETS_A": "hunter2", "MAD_SECRETS_B": "two\nlines"}
+    by_name = Docker("docker").run(Container("c", "i", secrets=secrets))
+    assert "--env MAD_SECRETS_A --env MAD_SECRETS_B" in programs.shell_line(by_name)
+    filed = programs.shell_line(Docker("docker").run(Container("c", "i", secrets=secrets, env_file="/tmp/f")))
+    assert "--env MAD_SECRETS_B --env-file=/tmp/f" in filed
+    assert "MAD_SECRETS_A" not in filed
+    assert "hunter2" not in f"{filed} {programs.shell_line(by_name)} {Container('c', 'i', secrets=secrets)}"
+
+
+@pytest.mark.parametrize(
+    ("version", "buildx", "works"), [("20.10.24", 1, True), ("28.2.2", 1, False), ("28.2.2", 0, True)]
+)
+def test_docker_takes_build_secrets_with_buildkit_only(
+    stand_ins: StandIns, version: str, buildx: int, works: bool
+) -> None:
+    stand_ins.add("docker", f'case "$1" in buildx) exit {buildx} ;; version) echo {version} ;; esac')
+
+    def line() -> str:
+        return programs.shell_line(Docker("docker").build(["t"], "d", ".", secrets={"A_KEY": "hunter2"}))
+
+    if works:
+        assert "DOCKER_BUILDKIT=1" in line()
+        assert "--secret id=A_KEY,env=A_KEY" in line()
+        assert "hunter2" not in line()
+    else:
+        with pytest.raises(EngineError, match="docker has no buildx here"):
+            line()
+
+
+def test_a_secret_argument_of_a_build_is_in_it_by_name_only(stand_ins: StandIns) -> None:
+    command = Docker("podman").build(["t"], "d", ".", build_args={"B": "1"}, secret_args={"A_KEY": "hunter2"})
+    assert "--build-arg B=1 --build-arg A_KEY " in programs.shell_line(command)
+    assert "hunter2" not in programs.shell_line(command)

@@ -19,6 +19,7 @@ import pytest
 
 from madengine import gpu_locks, manifest
 from madengine.context import Context
+from madengine.credentials import Credentials
 from madengine.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RUN_FAILED
 from madengine.manifest import Manifest
 from madengine.node_run import NodeRun, RunOptions
@@ -98,7 +99,7 @@ class Node:
             root=None,
             data_folder=self.folder,
             environ={},
-            secret_names=(),
+            credentials=Credentials(),
             say=self.said.append,
             show=self.said.append,
         )

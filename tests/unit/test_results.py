@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import madengine
 from madengine.errors import ConfigurationError, MadengineError
-from madengine.files import locked
+from madengine.files import human_size, locked
 from madengine.records import FAILURE, SKIPPED, SUCCESS, Gpu, GpuCost, Image, Metric, Model, RunResult
 from madengine.results import (
     COLUMNS,
@@ -29,7 +29,6 @@ from madengine.results import (
     append,
     build_summary,
     check,
-    human_size,
     result_json,
     results_json,
     rows,

@@ -1,0 +1,50 @@
+"""curl: one file over HTTP(S), taken up again where it broke off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from madengine import programs
+
+if TYPE_CHECKING:
+    from plumbum.commands.base import BaseCommand
+
+INSTALL = "curl is not installed here; apt-get install curl"
+# Exit codes of a line that broke: cut short, timed out, no answer, sending or receiving failed, HTTP/2's own.
+BROKEN = (18, 28, 52, 55, 56, 92)
+# The server sends the file from its start only, or another one than it was.
+NO_RESUME = 33
+# A server that sends nothing for so long is given up.
+_SILENT_SECONDS = 60
+
+
+def settings(url: str, username: str = "", password: str = "", token: str = "", etag: str = "") -> str:
+    """What curl reads from a file, so that no other user of the machine sees it.
+
+    With the `etag` of what is there already, a server that has another file by now sends that from its start.
+    """
+    lines = [_line("url", url)]
+    if username:
+        lines.append(_line("user", f"{username}:{password}"))
+    if token:
+        lines.append(_line("header", f"Authorization: Bearer {token}"))
+    if etag:
+        lines.append(_line("header", f"If-Range: {etag}"))
+    return "".join(lines)
+
+
+def fetch(settings_file: str, target: Path, etag_file: Path) -> BaseCommand:
+    """Fetch what the settings name into a file, from the byte on that it ends with."""
+    return programs.program(
+        "curl",
+        *("--fail", "--location", "--silent", "--show-error", "--netrc-optional"),
+        *("--connect-timeout", "20", "--speed-limit", "1", "--speed-time", str(_SILENT_SECONDS)),
+        *("--continue-at", "-", "--etag-save", str(etag_file), "--output", str(target), "--config", settings_file),
+    )
+
+
+def _line(name: str, value: str) -> str:
+    for sign, written in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t")):
+        value = value.replace(sign, written)
+    return f'{name} = "{value}"\n'

@@ -1,0 +1,43 @@
+"""rsync over ssh: what a path of another machine is, and a copy of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from madengine import programs
+
+if TYPE_CHECKING:
+    from plumbum.commands.base import BaseCommand
+
+# A peer that is silent for so long is given up.
+_SILENT_SECONDS = 60
+# Exit codes of a line that broke: protocol, socket, timeouts, ssh's own.
+BROKEN = (10, 12, 30, 35, 255)
+INSTALL = "rsync is not installed here; apt-get install rsync openssh-client"
+
+
+def listing(host: str, path: str, environment: Mapping[str, str]) -> BaseCommand:
+    """Print one line for what the path is; it begins with `d` for a folder, `-` for a file."""
+    # Of a folder without a slash after it only the folder itself is listed.
+    return _rsync(["--list-only"], host, path.rstrip("/") or "/", environment)
+
+
+def copy(host: str, path: str, target: Path, environment: Mapping[str, str]) -> BaseCommand:
+    """Copy a file, or what is in a folder (`path` then ends in a slash), into a folder here; what is there stays."""
+    return _rsync(["--archive", "--no-owner", "--no-group", "--partial"], host, path, environment, f"{target}/")
+
+
+def _rsync(options: list[str], host: str, path: str, environment: Mapping[str, str], *target: str) -> BaseCommand:
+    return programs.program(
+        "rsync",
+        *options,
+        "--protect-args",
+        f"--timeout={_SILENT_SECONDS}",
+        f"--rsh={environment.get('GIT_SSH', 'ssh')}",
+        "--",
+        f"{host}:{path}",
+        *target,
+        env=environment,
+    )
