@@ -23,6 +23,7 @@ from madengine.errors import (
     ConfigurationError,
     MadengineError,
 )
+from madengine.kubernetes import arguments as k8s
 
 if TYPE_CHECKING:
     from madengine.distributed_orchestrator import BuildOptions, DistributedOrchestrator, Place
@@ -192,6 +193,35 @@ def _generate_ansible(options: argparse.Namespace) -> int:
     for path in made.paths:
         _show(str(path))
     _say(f"to run it: ansible-playbook -i gpu_inventory {options.output}")
+    return EXIT_DONE
+
+
+def _generate_k8s(options: argparse.Namespace) -> int:
+    from dataclasses import fields
+
+    from madengine.distributed_orchestrator import package_place
+    from madengine.kubernetes import generate
+    from madengine.kubernetes.options import Options
+    from madengine.kubernetes.plan import Source
+
+    given = {field.name: getattr(options, field.name) for field in fields(Options)}
+    chosen: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    wanted = Options(**{name: value for name, value in chosen.items() if value is not None})
+    place, _ = package_place(dict(os.environ), Path.cwd(), may_be_starter=False)
+    source = Source(
+        manifest_file=options.manifest_file,
+        execution_config=options.execution_config,
+        tags=_tags(options),
+        registry=options.registry,
+        root=place.root if place.has_package else None,
+        environ=place.environ,
+    )
+    made = generate.generate(source, wanted, options.output, options.data_config_file_name)
+    for warning in made.warnings:
+        _say(warning)
+    for path in made.paths:
+        _show(str(path))
+    _say(f"to run them: kubectl create namespace {wanted.namespace}; then kubectl apply -f both, in this order")
     return EXIT_DONE
 
 
@@ -435,6 +465,7 @@ def _parser() -> argparse.ArgumentParser:
         arguments.playbook,
         among=tools,
     )
+    verb("k8s", _generate_k8s, "write what kubectl applies: a Job for each image", k8s.generating, among=tools)
     return parser
 
 

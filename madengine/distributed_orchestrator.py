@@ -229,7 +229,7 @@ class DistributedOrchestrator:
         if context.gpu_vendor != gpu_finder.vendor(gpus):
             # Images of the vendor that the context says can use that vendor's GPUs only.
             gpus = gpu_finder.found(context.gpu_vendor)
-        kept = _selected(_overridden(kept, options.registry), options.tags, manifest_file)
+        kept = selected(overridden(kept, options.registry), options.tags, manifest_file)
         _refuse_unsupported(context, [kept.models[image.key] for image in kept.images])
         chosen, skipped = _fitting(kept, context)
         if options.resume:
@@ -399,7 +399,7 @@ def _refuse_unsupported(context: Context, models: Sequence[Model]) -> None:
             )
 
 
-def _selected(kept: Manifest, tags: Sequence[str], path: Path) -> Manifest:
+def selected(kept: Manifest, tags: Sequence[str], path: Path) -> Manifest:
     """The manifest's images of the models that the tags name; no tags are all."""
     if not tags:
         return kept
@@ -415,7 +415,7 @@ def _named_by(model: Model, tag: str) -> bool:
     return tag in (model.name, "all", *model.tags)
 
 
-def _overridden(kept: Manifest, registry: str) -> Manifest:
+def overridden(kept: Manifest, registry: str) -> Manifest:
     """The manifest with its images in another registry; their digests stay, so they are the same images."""
     if not registry:
         return kept

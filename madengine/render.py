@@ -19,6 +19,10 @@ _TEMPLATED = re.compile(r"\{[{%#]")
 _ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
+class Block(str):
+    """Lines of printable ASCII that a template's `NAME: [[ … ]]`, two columns in, is given as a literal block."""
+
+
 def render(name: str, values: Mapping[str, Any], template_dir: Path | None = None, unsafe: bool = False) -> str:
     """Fill a template, e.g. `ansible/playbook.yml`; the one of that name below `template_dir` comes first.
 
@@ -56,6 +60,8 @@ def flow(value: Any, unsafe: bool = False) -> str:
         return "{" + ", ".join(f"{_key(key)}: {flow(item, unsafe)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(flow(item, unsafe) for item in value) + "]"
+    if isinstance(value, Block):
+        return "|\n" + "\n".join(f"    {line}" for line in value.splitlines())
     if isinstance(value, float):
         return _float(value)
     if value is None or isinstance(value, bool | int):

@@ -7,6 +7,8 @@
 # MADENGINE_LOG      file that gets the model's output; unset: stdout
 # MADENGINE_TIMEOUT  seconds that the script may take, 0 is no limit; unset: the card's
 # MADENGINE_KEEP     set: the container stays after the script, for somebody to look around
+# MADENGINE_REPORT   a pod's termination message: the output goes to stdout and to MADENGINE_LOG, and how it ended goes
+#                    there, to the end of stdout (lines that begin with :::MADENGINE), and, for a sidecar, to .report
 #
 # Leaves entry.json in the workspace, gives everything there to the workspace's owner, and ends with the script's exit
 # code, 124 at the time limit.
@@ -18,6 +20,10 @@ grace=10 # seconds between TERM and KILL at the limit, and for the log's last li
 
 fail() {
   printf 'entry.sh: %s\n' "$1" >&2
+  if [ -n "${MADENGINE_REPORT-}" ]; then
+    printf 'entry.sh: %s\n' "$1" >"$workspace/.failed" 2>/dev/null
+    printf 'entry.sh: %s\n' "$1" >"$MADENGINE_REPORT" 2>/dev/null
+  fi
   exit 125
 }
 
@@ -48,6 +54,7 @@ open_log() {
     mkfifo "$pipe" || fail "$pipe: no pipe for the log"
     (
       trap '' TERM INT HUP
+      [ -z "${MADENGINE_REPORT-}" ] || ! command -v tee >/dev/null || exec tee -a "$MADENGINE_LOG" <"$pipe"
       exec cat <"$pipe" >>"$MADENGINE_LOG"
     ) &
     writer=$!
@@ -93,6 +100,7 @@ signal_group() {
 # Whoever stops a container gives it some seconds only, and files have to change hands in them.
 stop_script() {
   grace=1
+  [ -z "${MADENGINE_REPORT-}" ] || : >"$workspace/.stopped"
   signal_group TERM "$script"
   (
     sleep 4 || exit
@@ -119,6 +127,32 @@ wait_for() {
   wait "$1" 2>/dev/null
   last=$?
   [ "$last" -eq 127 ] || status=$last
+}
+
+# The devices that a pod was given, which its sidecar can't see: AMD's render nodes, NVIDIA's own account.
+note_gpus() {
+  for node in /dev/dri/renderD*; do
+    [ ! -e "$node" ] || [ ! -e /dev/kfd ] || printf 'gpu: %s\n' "$node"
+  done
+  command -v nvidia-smi >/dev/null && command -v timeout >/dev/null || return 0
+  timeout 30 nvidia-smi --query-gpu=index,uuid,pci.bus_id,driver_version,memory.total,name \
+    --format=csv,noheader,nounits 2>/dev/null | sed 's/^/gpu: /'
+}
+
+# How a pod's run ended, for whoever can read no files of it. A kubelet keeps 4096 bytes; without the last line it is cut off.
+report() {
+  {
+    cat .entry.json .gpus
+    if [ -z "$results" ]; then
+      LC_ALL=C sed -n -e '/performance:/p' -e '/train_samples_per_second/p' "$MADENGINE_LOG" | cut -c 1-500 | head -n 4
+    else
+      cat "$results" 2>/dev/null || cat "$model_directory/$results"
+    fi
+    printf '\nend\n'
+  } >.report 2>/dev/null
+  head -c 4096 .report >"$MADENGINE_REPORT"
+  sed 's/^/:::MADENGINE /' .report
+  chmod -R a+rX "$workspace" 2>/dev/null
 }
 
 give_to_owner() {
@@ -165,6 +199,7 @@ command -v "$model_interpreter" >/dev/null || {
 export MAD_MODEL_NAME="${MAD_MODEL_NAME:-$model_name}" JENKINS_BUILD_NUMBER="${JENKINS_BUILD_NUMBER:-0}"
 [ -z "$results" ] || export MAD_OUTPUT_CSV="$results"
 
+[ -z "${MADENGINE_REPORT-}" ] || note_gpus >"$workspace/.gpus"
 open_log
 oom_kills=$(oom_kills)
 started=$(uptime_seconds)
@@ -195,6 +230,7 @@ rm -f "$expired"
 cd "$workspace" || exit "$code"
 printf '{"exit_code": %d, "timed_out": %s, "out_of_memory": %s, "started": %s, "ended": %s, "log_complete": %s}\n' \
   "$code" "$timed_out" "$out_of_memory" "$started" "$ended" "$log_complete" >.entry.json
+[ -z "${MADENGINE_REPORT-}" ] || report
 give_to_owner
 mv .entry.json entry.json # the sign that all is done
 if [ -n "${MADENGINE_KEEP-}" ]; then
