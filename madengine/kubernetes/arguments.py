@@ -127,6 +127,13 @@ def _opening(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--host-path", action="store_true", help="mount folders of the node: docker_mounts, local data")
 
 
+def image(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--base", default="python:3.13-slim", metavar="IMAGE", help="an image with python3 (default: python:3.13-slim)"
+    )
+    parser.add_argument("--engine", choices=("auto", "docker", "podman", "nerdctl"), help="container engine")
+
+
 def collecting(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("out of a Kubernetes cluster")
     group.add_argument("--kubernetes", action="store_true", help="collect what the pods of a namespace reported")

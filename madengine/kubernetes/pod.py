@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from madengine.payload import WORKSPACE
 from madengine.performance import MetricScan
 from madengine.programs import nvidia_smi
 from madengine.programs.engine import State
-from madengine.records import FAILURE, SUCCESS, Gpu, Image, Model, RunResult
+from madengine.records import FAILURE, Gpu, Image, Model, RunResult
 
 LOG = Path("model.run.live.log")
 _CHUNK = 1 << 20
@@ -33,6 +33,7 @@ class Pod:
 
     namespace: str
     name: str
+    job: str
     run_id: str
     image: Image
     model: Model
@@ -56,6 +57,7 @@ def pod(kept: Manifest, jobs_json: str, job: str, **known: Any) -> Pod:
         facts = json.loads(jobs_json)[job]
         image = next(image for image in kept.images if image.key == facts["image"])
         return Pod(
+            job=job,
             image=image,
             model=kept.models[image.key],
             **{name: facts[name] for name in ("timeout", "nodes", "gpus", "dataname", "data_provider_type")},
@@ -94,8 +96,8 @@ def result(pod: Pod, workspace: Path, state: State | None = None, reason: str = 
         gpus=gpus,
     )
     began = replace(began, **known)
-    if not (workspace / "entry.json").exists():
-        reason = reason or why_unfinished(workspace)
+    if not reason and state is None and not (workspace / "entry.json").exists():
+        reason = why_unfinished(workspace)
     try:
         came = outcome.outcome(began, state, scan, reason, pod.timeout, "")
     except OSError as error:
@@ -127,9 +129,11 @@ def rows(pod: Pod, came: RunResult, channel: str = "") -> list[dict[str, str]]:
     return [{**row, **more} for row in results.rows(came, {**_DEPLOYED, "MAD_LAUNCHER": launcher})]
 
 
-def is_failure(pod: Pod, came: RunResult) -> bool:
-    """Whether any row of it says FAILURE."""
-    return any(row["status"] != SUCCESS for row in rows(pod, came))
+def document(pod: Pod, came: RunResult, machine: Mapping[str, Any]) -> dict[str, Any]:
+    """The result as a results.json, with the pod; `machine` is what is known of its node."""
+    described = {"machine_name": pod.node, **machine}
+    where = {"namespace": pod.namespace, "name": pod.name, "job": pod.job, "index": pod.index}
+    return {**results.results_json(pod.run_id, [came], described), "pod": where}
 
 
 def given_gpus(noted: str) -> tuple[Gpu, ...]:

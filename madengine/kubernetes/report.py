@@ -22,8 +22,7 @@ from madengine import environment, results
 from madengine import manifest as manifests
 from madengine.kubernetes import pod as pods
 from madengine.kubernetes.api import ACCOUNT, REFUSALS, TOO_LARGE, ConfigMap, Refused
-from madengine.kubernetes.pod import LOG, Pod
-from madengine.records import RunResult
+from madengine.kubernetes.pod import LOG
 
 CONFIG = Path("/config")
 WORKSPACE = Path("/myworkspace")
@@ -85,7 +84,8 @@ def told(environ: Mapping[str, str], workspace: Path, config: Path, began: datet
     machine = {**environment.record(came.gpus, "kubernetes"), "os": ""}  # this image's says nothing of the node
     identifier = environment.identifier(machine)
     came = replace(came, environment_id=identifier)
-    return Report(pods.rows(it, came), _document(it, came, machine, identifier), *_tail(workspace / LOG))
+    document = pods.document(it, came, {"environment_id": identifier, **machine})
+    return Report(pods.rows(it, came), document, *_tail(workspace / LOG))
 
 
 def delivered(target: ConfigMap, pod: str, report: Report, share: int, patience: float = PATIENCE_SECONDS) -> str:
@@ -163,14 +163,6 @@ def _shortened(report: Report, room: int) -> str | None:
         return None
     left = report.log_size - len(tail)
     return f"[{left} bytes before this are left out; `kubectl logs` has more]\n{text}" if left else text
-
-
-def _document(it: Pod, came: RunResult, machine: Mapping[str, Any], identifier: str) -> dict[str, Any]:
-    described = {"environment_id": identifier, "machine_name": it.node, **machine}
-    return {
-        **results.results_json(it.run_id, [came], described),
-        "pod": {"namespace": it.namespace, "name": it.name, "index": it.index},
-    }
 
 
 def _of_runner(environ: Mapping[str, str], workspace: Path) -> Report:
