@@ -169,4 +169,4 @@ def _configured(path: Path | None) -> Mapping[str, Any]:
     context = found.get("context", {}) if isinstance(found, dict) else None
     if not isinstance(context, dict):
         raise ConfigurationError(f"{where}: is no execution configuration; `madengine export-config` writes one")
-    return {key: value for key, value in context.items() if value}
+    return {key: value for key, value in context.items() if value or key == "model_args"}

@@ -9,12 +9,16 @@ import signal
 import sys
 import threading
 
+READY = "/myworkspace/.reporter"
+
 _ended = threading.Event()
 
 
 def main() -> int:
     """Listen to TERM before all else: to the first process of a container one that comes earlier is lost."""
     signal.signal(signal.SIGTERM, lambda number, frame: _ended.set())
+    with open(READY, "w"):  # the model's container is started when this is there
+        pass
     from madengine.kubernetes import report
 
     return report.main(_ended)

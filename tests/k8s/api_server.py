@@ -1,7 +1,7 @@
-"""A stand-in for a Kubernetes API server: HTTPS on loopback, as much of it as kubectl and the pods' sidecar ask for.
+"""A stand-in for a Kubernetes API server: HTTPS on loopback, as much of it as kubectl and a pod's sidecar ask for.
 
-It holds objects, merges patches, counts resource versions, asks for tokens, and refuses as the real one does: what has no
-namespace, a name that is taken or invalid, fields that no schema knows, an immutable or too large ConfigMap, a changed pod
+It holds objects, merges patches, counts resource versions, asks for tokens, and refuses as the real one does: what has
+no namespace, a name that is taken or invalid, fields that no schema knows, an immutable or too large ConfigMap, a changed pod
 template, and what the roles it holds do not allow. On demand it fails.
 """
 
@@ -78,10 +78,9 @@ class Cluster:
 
     def get(self, plural: str, namespace: str, name: str) -> Object:
         with self.lock:
-            found = self.objects.get((plural, namespace, name))
-            if found is None:
+            if (plural, namespace, name) not in self.objects:
                 raise Refusal(404, "NotFound", f'{plural} "{name}" not found')
-            return found
+            return self.objects[plural, namespace, name]
 
     def create(self, plural: str, namespace: str, one: Object) -> Object:
         name = one["metadata"]["name"]
@@ -105,7 +104,7 @@ class Cluster:
     def patch(self, plural: str, namespace: str, name: str, patch: Any) -> Object:
         with self.lock:
             old = self.get(plural, namespace, name)
-            new = merged(old, patch)
+            new: Object = merged(old, patch)
             if (patch.get("metadata") or {}).get("resourceVersion", old["metadata"]["resourceVersion"]) != old[
                 "metadata"
             ]["resourceVersion"]:

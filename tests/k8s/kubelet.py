@@ -1,4 +1,4 @@
-"""A stand-in for the Job controller and the kubelet: runs the pods of Jobs as real containers of the bed's docker.
+"""A stand-in for the Job controller and the kubelet: the pods of Jobs as real containers of the bed's docker.
 
 A pod gets what its template says: images by digest, commands, variables (with `$(NAME)` filled in), users, read-only roots,
 volumes, memory limits, a termination message; its sidecar gets TERM when the model's container has ended.
@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -144,7 +145,7 @@ class Kubelet:
 
     def _wait_for_start(self, container: str) -> None:
         while "started" not in self.docker("logs", container).stdout:
-            pass
+            time.sleep(0.2)
 
     def _start(self, pod: Object, one: Object, places: Mapping[str, str], *binds: str) -> str:
         name = f"{self.folder.name}-{pod['metadata']['name']}-{one['name']}"
@@ -164,6 +165,9 @@ class Kubelet:
         command = [expanded(word, known) for word in (*one.get("command", ()), *one.get("args", ()))]
         self.containers.append(name)
         self.docker(*words, f"--entrypoint={command[0]}", one["image"], *command[1:])
+        probe = one.get("startupProbe")
+        while probe and self.docker("exec", name, *probe["exec"]["command"], check=False).code:
+            time.sleep(0.1)
         return name
 
     def _environment(self, pod: Object, one: Object) -> dict[str, str]:
