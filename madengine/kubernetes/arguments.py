@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from madengine.kubernetes.options import GRACE_SECONDS
+from madengine.kubernetes import SLACK_SECONDS
 
 
 def generating(parser: argparse.ArgumentParser) -> None:
@@ -110,9 +110,9 @@ def _ending(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--slack",
         type=_seconds,
-        default=GRACE_SECONDS,
+        default=SLACK_SECONDS,
         metavar="SECONDS",
-        help=f"what scheduling and pulling may take beside the script (default: {GRACE_SECONDS})",
+        help=f"what scheduling and pulling may take beside the script (default: {SLACK_SECONDS})",
     )
     group.add_argument(
         "--retries", type=_whole, default=1, metavar="N", help="new pods for one that was killed (default: 1)"

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from madengine.errors import ConfigurationError
-from madengine.kubernetes import names
+from madengine.kubernetes import SLACK_SECONDS, names
 
-# What scheduling and pulling may take beside the script.
-GRACE_SECONDS = 3600
 RESULTS = "madengine-results"
 SERVICE_ACCOUNT = "madengine"
 
@@ -44,7 +42,7 @@ class Options:
     data_volume: tuple[str, ...] = ()
     engine_host: str = ""
     timeout: int | None = None
-    slack: int = GRACE_SECONDS
+    slack: int = SLACK_SECONDS
     retries: int = 1
     repeats: int = 1
     parallel: int = 1

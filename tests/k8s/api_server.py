@@ -1,8 +1,8 @@
 """A stand-in for a Kubernetes API server: HTTPS on loopback, as much of it as kubectl and a pod's sidecar ask for.
 
 It holds objects, merges patches, counts resource versions, asks for tokens, and refuses as the real one does: what has
-no namespace, a name that is taken or invalid, fields that no schema knows, an immutable or too large ConfigMap, a changed pod
-template, and what the roles it holds do not allow. On demand it fails.
+no namespace, a name that is taken or invalid, fields that no schema knows, an immutable or too large ConfigMap, a
+changed pod template, and what the roles it holds do not allow. On demand it fails.
 """
 
 from __future__ import annotations

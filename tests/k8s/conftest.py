@@ -92,7 +92,7 @@ class Built:
 def built(
     docker: Engine, base_image: str, python_image: str, registry: Registry, tmp_path_factory: pytest.TempPathFactory
 ) -> Built:
-    """Built and pushed once: `good` and `bad`, `several` with results of its own, and `scripted`, which runs $SCRIPT."""
+    """Built and pushed once: `good`, `bad`, `several` with results of its own, and `scripted`, which runs $SCRIPT."""
     shared = _shared(tmp_path_factory)
     folder = shared / "k8s-package"
     with _alone(tmp_path_factory, "k8s-package"):

@@ -1,7 +1,7 @@
 """A stand-in for the Job controller and the kubelet: the pods of Jobs as real containers of the bed's docker.
 
-A pod gets what its template says: images by digest, commands, variables (with `$(NAME)` filled in), users, read-only roots,
-volumes, memory limits, a termination message; its sidecar gets TERM when the model's container has ended.
+A pod gets what its template says: images by digest, commands, variables (with `$(NAME)` filled in), users, read-only
+roots, volumes, memory limits, a termination message; its sidecar gets TERM when the model's container has ended.
 """
 
 from __future__ import annotations

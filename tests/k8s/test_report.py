@@ -58,7 +58,7 @@ def table(server: ApiServer) -> list[dict[str, str]]:
 def test_it_arrives_in_spite_of(
     server: ApiServer, target: ConfigMap, failures: list[int | str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     server.cluster.failures = [*failures]
     assert report.delivered(target, POD, Report(rows(2), DOCUMENT, b"the log\n", 8), 100_000) == ""
     assert [row["model"] for row in table(server)] == ["m0", "m1"]
@@ -86,7 +86,7 @@ def test_a_right_that_stays_missing_is_said_and_not_asked_for_for_ever(
     asked: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(report.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     server.cluster.failures = [*failures]
     assert complaint in report.delivered(target, POD, Report(rows(), DOCUMENT), 100_000)
     assert len(server.cluster.requests) == asked
@@ -177,6 +177,10 @@ def told(folder: Path, **files: str) -> Report:
 
 
 ENTRY = '{"exit_code": 0, "timed_out": false, "out_of_memory": false, "started": 1, "ended": 3, "log_complete": true}'
+
+
+def entry(code: int, flag: str) -> str:
+    return ENTRY.replace("0,", f"{code},", 1).replace(f'"{flag}": false', f'"{flag}": true')
 
 
 @pytest.mark.parametrize(
