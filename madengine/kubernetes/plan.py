@@ -14,7 +14,7 @@ from madengine import manifest as manifests
 from madengine.context import Context
 from madengine.distributed_orchestrator import overridden, selected
 from madengine.errors import ConfigurationError
-from madengine.files import read_json
+from madengine.generate import configured
 from madengine.kubernetes import names
 from madengine.kubernetes.jobs import vendor
 from madengine.kubernetes.options import Options
@@ -72,7 +72,13 @@ class Source:
 
     def context(self, kept: Manifest) -> Context:
         """What the manifest and the execution configuration say of the runs; the latter wins."""
-        return contexts.load(kept.context, _configured(self.execution_config), None, None)
+        return contexts.load(kept.context, self._configuration(), None, None)
+
+    def _configuration(self) -> Mapping[str, Any]:
+        """What export-config said, where it did."""
+        if self.execution_config is None and not os.path.lexists(DEFAULT_CONFIG):
+            return {}
+        return configured(self.execution_config or DEFAULT_CONFIG)
 
     def _discovered(self) -> tuple[Manifest, dict[str, str]]:
         """The images that `build` would push, by name: without a manifest nobody knows their digests."""
@@ -156,17 +162,3 @@ def unmapped(models: Sequence[Model]) -> list[str]:
         for model in models
         if model.additional_docker_run_options.strip()
     ]
-
-
-def _configured(path: Path | None) -> Mapping[str, Any]:
-    """The context of an execution configuration, without what it leaves empty."""
-    if path is None and not os.path.lexists(DEFAULT_CONFIG):
-        return {}
-    where = path or DEFAULT_CONFIG
-    if not os.path.lexists(where):
-        raise ConfigurationError(f"{where}: no such execution configuration; `madengine export-config` writes one")
-    found = read_json(where)
-    context = found.get("context", {}) if isinstance(found, dict) else None
-    if not isinstance(context, dict):
-        raise ConfigurationError(f"{where}: is no execution configuration; `madengine export-config` writes one")
-    return {key: value for key, value in context.items() if value or key == "model_args"}

@@ -116,7 +116,8 @@ def pulled(shown: list[str]) -> list[str]:
 
 
 def models_run(shown: list[str]) -> list[str]:
-    runs = [shlex.split(line) for line in shown if " run " in line]
+    # The text of a payload's file is no words.
+    runs = [shlex.split(line) for line in shown if " run " in line and not line.startswith("cat >")]
     return [
         word.removeprefix("madengine.model=") for run in runs for word in run if word.startswith("madengine.model=")
     ]
