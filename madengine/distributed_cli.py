@@ -199,6 +199,9 @@ def _collect_kubernetes(options: argparse.Namespace) -> int:
     if merged.rows:
         _show(tables.tables(merged.rows))
     _say(f"rows: {merged.added} new in {options.output}; runs: {options.results}")
+    if not came.attempts and not came.unfinished:
+        _say(f"{options.namespace}: no results{options.run_id and f' of run {options.run_id}'} in this namespace")
+        return EXIT_FAILURE
     for name in came.unfinished:
         _say(f"{name}: not ended yet; --wait waits for it")
     if came.failed:

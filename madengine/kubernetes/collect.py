@@ -35,8 +35,9 @@ Object = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Collected:
-    """What was found: the merge into perf.csv, the models of which the last attempt failed, and what still runs."""
+    """What was found: how many attempts, the merge into perf.csv, the Jobs of which the last one failed, what runs."""
 
+    attempts: int
     merged: collect.Merged
     failed: tuple[str, ...]
     unfinished: tuple[str, ...]
@@ -72,7 +73,7 @@ def collected(
         for attempt in found:
             say(f"{attempt.pod or attempt.job}: {attempt.said} (from {attempt.channel})")
         merged = _merged(_unknown(found, output), Path(scratch) / "found", output, results_output)
-    return Collected(merged, _failed(found), unfinished)
+    return Collected(len(found), merged, _failed(found), unfinished)
 
 
 def condition(job: Object) -> Object:

@@ -66,7 +66,7 @@ class Report:
 
 def told(environ: Mapping[str, str], workspace: Path, config: Path, began: datetime) -> Report:
     """What came of the pod that `environ` describes; `began` is when this sidecar was started."""
-    if "runner" in _text(config / "jobs.json"):
+    if _is_runner(_text(config / "jobs.json"), environ["MADENGINE_JOB"]):
         return _of_runner(environ, workspace)
     index = environ.get("JOB_COMPLETION_INDEX", "")
     it = pods.pod(
@@ -165,15 +165,22 @@ def _shortened(report: Report, room: int) -> str | None:
     return f"[{left} bytes before this are left out; `kubectl logs` has more]\n{text}" if left else text
 
 
+def _is_runner(jobs: str, job: str) -> bool:
+    with suppress(ValueError, KeyError, TypeError):
+        return bool(json.loads(jobs)[job].get("mode") == "runner")
+    return False
+
+
 def _of_runner(environ: Mapping[str, str], workspace: Path) -> Report:
     """What `madengine run` left in the workspace of a pod that runs a whole manifest."""
     rows: list[dict[str, str]] = []
     with suppress(OSError, csv.Error), (workspace / "perf.csv").open(newline="", encoding="utf-8") as file:
         rows = [dict(row) for row in csv.DictReader(file)]
-    with suppress(OSError, ValueError):
-        document = json.loads(next(iter(workspace.glob("runs/*/results.json"))).read_text(encoding="utf-8"))
-        return Report(rows, document)
-    pod = {"namespace": environ["POD_NAMESPACE"], "name": environ["POD_NAME"], "index": None}
+    job = {"job": environ["MADENGINE_JOB"], "index": None}
+    pod = {"namespace": environ["POD_NAMESPACE"], "name": environ["POD_NAME"], **job}
+    for path in workspace.glob("runs/*/results.json"):
+        with suppress(OSError, ValueError):
+            return Report(rows, {**json.loads(path.read_text(encoding="utf-8")), "pod": pod})
     return Report(rows, {"pod": pod, "problem": "" if rows else "madengine left no perf.csv; see the pod's log"})
 
 

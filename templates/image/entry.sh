@@ -144,7 +144,7 @@ report() {
   {
     cat .entry.json .gpus
     if [ -z "$results" ]; then
-      LC_ALL=C sed -n -e '/performance:/p' -e '/train_samples_per_second/p' "$MADENGINE_LOG" | cut -c 1-500 | head -n 4
+      LC_ALL=C sed -n -e '/performance:/p' -e '/train_samples_per_second/p' "${MADENGINE_LOG-}" | cut -c 1-500 | head -n 4
     else
       cat "$results" 2>/dev/null || cat "$model_directory/$results"
     fi

@@ -154,6 +154,8 @@ class Kubelet:
         words += [f"--user={security['runAsUser']}:{security['runAsGroup']}"] if "runAsUser" in security else []
         words += ["--read-only"] if security.get("readOnlyRootFilesystem") else []
         words += [f"--cap-drop={cap}" for cap in security.get("capabilities", {}).get("drop", ())]
+        memory = one.get("resources", {}).get("limits", {}).get("memory")
+        words += [f"--memory={memory[:-1].lower()}", f"--memory-swap={memory[:-1].lower()}"] if memory else []
         words += ["--security-opt=no-new-privileges"] if security.get("allowPrivilegeEscalation") is False else []
         for mount in one["volumeMounts"]:
             if mount["name"] in places:
