@@ -60,7 +60,9 @@ def generate(source: plan.Source, options: Options, output: Path, data_file: Pat
     files = {CONFIGMAP: "k8s/configmap.yaml", JOB: "k8s/runner.yaml" if runner else "k8s/job.yaml"}
     if options.kustomize:
         files[KUSTOMIZATION] = "k8s/kustomization.yaml"
-    texts = {output / name: render(template, values, options.template_dir) for name, template in files.items()}
+    texts = {
+        output / name: render(template, values, options.template_dir, plain=True) for name, template in files.items()
+    }
     for path, text in texts.items():
         write_whole(path, text)
     return Generated(tuple(texts), tuple(_warnings(kept, options, runner_image)))

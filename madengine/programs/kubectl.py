@@ -26,14 +26,14 @@ class Kubectl:
 
     def __call__(self, *words: str) -> BaseCommand:
         chosen = ["--context", self.context] if self.context else []
-        return programs.program("kubectl", *chosen, "--namespace", self.namespace, "--request-timeout=30s", *words)
+        return programs.program("kubectl", *chosen, "--namespace", self.namespace, *words)
 
     def objects(self, kind: str, selector: str) -> list[Mapping[str, Any]]:
         """The objects of a kind with these labels.
 
         Raises CommandError where kubectl fails, MadengineError where it answers something else.
         """
-        said = programs.ask(self("get", kind, "--selector", selector, "--output", "json"))
+        said = programs.ask(self("get", kind, "--request-timeout=30s", "--selector", selector, "--output", "json"))
         try:
             items: list[Mapping[str, Any]] = json.loads(said)["items"]
         except (ValueError, KeyError, TypeError):

@@ -266,6 +266,6 @@ teardown() {
   python -m madengine.distributed_cli build --tags llama bert --registry "$REGISTRY"
   python -m madengine.distributed_cli generate k8s \
     --namespace madengine-prod --tags llama
-  grep -q 'name: "madengine-llama-job"' k8s-madengine-job.yaml
+  grep -q 'name: madengine-llama-job' k8s-madengine-job.yaml
   run ! grep -q bert k8s-madengine-job.yaml
 }

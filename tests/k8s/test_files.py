@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,14 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kubernetes_validate import utils
+from yamllint import linter
+from yamllint.config import YamlLintConfig
 
 from madengine.distributed_cli import main
 from madengine.kubernetes import names
 from tests.k8s.kubelet import expanded
 
+CHECKOUT = Path(__file__).parents[2]
 DIGEST = f"sha256:{'a' * 64}"
 VERSIONS = [version for version in utils.all_versions() if tuple(map(int, version.split(".")[:2])) >= (1, 29)]
 BASELINE_FORBIDS = ("hostIPC", "hostNetwork", "hostPID", "privileged", "hostPath", "docker.sock", "Unconfined")
@@ -234,7 +239,8 @@ def test_the_same_input_makes_the_same_files(tmp_path: Path) -> None:
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 ODD = (
-    "no", "1e3", "$(MAD_MODEL_NAME)", "$$(x", "$", "it's: {odd}", "{{ x }}", "[[ x ]]", "#% x", "line\nline", "~"
+    "no", "On", "NULL", "y", "a:b", "a: b", "a:", "e1", "1e3", "~", "$(MAD_MODEL_NAME)", "$$(x", "$", "it's: {odd}",
+    "{{ x }}", "[[ x ]]", "#% x", "line\nline",
 )  # fmt: skip
 HOSTILE = TEXT | st.sampled_from(ODD)
 
@@ -375,6 +381,28 @@ def test_a_sites_own_template_comes_first_and_a_kustomization_is_written(tmp_pat
     assert found[-1] == {"kind": "Mine", "name": "madengine"}
     [kustomization] = objects(tmp_path / "kustomization.yaml")
     assert kustomization["resources"] == ["k8s-madengine-configmap.yaml", "k8s-madengine-job.yaml"]
+
+
+def test_kustomize_patches_the_files(tmp_path: Path) -> None:
+    generated(tmp_path, manifest(*DUMMY), "--kustomize")
+    patch = "\npatches:\n  - target: {kind: Job}\n    patch: |-\n      - {op: add, path: /spec/suspend, value: true}\n"
+    with (tmp_path / "kustomization.yaml").open("a", encoding="utf-8") as file:
+        file.write(patch)
+    line = [str(Path(sys.executable).parent / "kubectl"), "kustomize", str(tmp_path)]
+    made = subprocess.run(line, capture_output=True, text=True, check=True, env={"HOME": str(tmp_path)}).stdout
+    jobs = of_kind(list(yaml.safe_load_all(made)), "Job")
+    assert [job["spec"]["suspend"] for job in jobs] == [True] * 3
+
+
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_the_files_are_laid_out_as_yamllint_wants(tmp_path: Path, name: str) -> None:
+    generated(tmp_path, manifest(*DUMMY), *OPTIONS[name], "--kustomize")
+    settings = YamlLintConfig((CHECKOUT / ".yamllint.yaml").read_text().partition("ignore:")[0])
+    for path in tmp_path.glob("k*.yaml"):
+        text = path.read_text(encoding="utf-8")
+        # How long a value is, is not ours to choose.
+        found = [one for one in linter.run(text, settings) if one.rule != "line-length"]
+        assert not [f"{path.name}:{one.line}: {one.desc}" for one in found]
 
 
 def test_without_a_manifest_the_package_says_what_there_is(

@@ -218,6 +218,23 @@ def test_what_a_sidecar_says_of_a_pod(tmp_path: Path, files: dict[str, str], sta
     assert (row["run_id"], row["machine_name"], row["model"]) == ("r", "n", "dummy")
 
 
+def test_a_runner_reports_the_table_that_madengine_left(tmp_path: Path) -> None:
+    words = ("--mode", "runner", "--results", "configmap")
+    maps = of_kind(generated(tmp_path, manifest({}), *words), "ConfigMap")
+    config = next(one for one in maps if one.get("immutable"))
+    (tmp_path / "jobs.json").write_text(config["data"]["jobs.json"])
+    environ = {"MADENGINE_JOB": "madengine-runner-job", "POD_NAMESPACE": "madengine", "POD_NAME": POD}
+    workspace = tmp_path / "workspace"
+    (workspace / "runs/r").mkdir(parents=True)
+    silent = report.told(environ, workspace, tmp_path, datetime.now(timezone.utc))
+    assert (silent.rows, silent.document["problem"]) == ([], "madengine left no perf.csv; see the pod's log")
+    (workspace / "perf.csv").write_text("model,performance,metric,status\ndummy,3,tokens,SUCCESS\n")
+    (workspace / "runs/r/results.json").write_text(json.dumps(DOCUMENT))
+    found = report.told(environ, workspace, tmp_path, datetime.now(timezone.utc))
+    assert found.rows == [{"model": "dummy", "performance": "3", "metric": "tokens", "status": "SUCCESS"}]
+    assert (found.document["run_id"], found.document["pod"]["job"]) == ("r", "madengine-runner-job")
+
+
 def test_the_gpus_of_a_pod_are_those_that_it_saw(tmp_path: Path) -> None:
     noted = "gpu: 0, GPU-1b2c, 00000000:18:00.0, 550.54, 81559, NVIDIA H100 80GB HBM3\n"
     found = told(tmp_path, _gpus=noted, entry_json=ENTRY, model_run_live_log="performance: 7 tokens\n")
