@@ -79,7 +79,7 @@ export-config *options:
 
 # write the files that another tool runs a manifest from: just generate ansible manifest-file=build_manifest.json
 [arg('options', pattern=option)]
-[arg('tool', pattern='ansible')]
+[arg('tool', pattern='ansible|k8s')]
 [group('madengine')]
 generate tool *options:
     tool=$1; shift; bin/madengine generate "$tool" "${@/#/--}"
@@ -90,13 +90,25 @@ generate tool *options:
 ansible *options:
     bin/playbook "${@/#/--}"
 
+# build and push the image of Kubernetes' sidecar: just runner-image registry=reg.example.com:5000
+[arg('options', pattern=option)]
+[group('madengine')]
+runner-image *options:
+    bin/madengine runner-image "${@/#/--}"
+
+# build, push, run on Kubernetes, collect: just k8s tags=dummy registry=reg.example.com:5000 namespace=benchmarks
+[arg('options', pattern=option)]
+[group('madengine')]
+k8s *options:
+    bin/k8s "${@/#/--}"
+
 # build and run the bundled dummy model, on a machine with nothing installed
 [group('project')]
 demo:
     bin/demo
 
 # the whole test set, or some of its stages: just test unit engine
-[arg('stages', pattern='static|unit|engine|fleet|ansible|bats')]
+[arg('stages', pattern='static|unit|k8s|engine|servers|fleet|ansible|bats')]
 [group('project')]
 test *stages:
     bin/test "$@"

@@ -269,7 +269,7 @@ def directory(parser: argparse.ArgumentParser) -> None:
 
 def collecting(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "directories", type=Path, nargs="+", metavar="DIR", help="where results.json and perf.csv files are looked for"
+        "directories", type=Path, nargs="*", metavar="DIR", help="where results.json and perf.csv files are looked for"
     )
     parser.add_argument(
         "--output",
@@ -299,7 +299,7 @@ def failures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--manifest-file", "-m", type=Path, default=Path("build_manifest.json"), metavar="FILE", help="for --failed"
     )
-    parser.add_argument("--run-id", type=_run_id, default="", metavar="ID", help="for --failed")
+    parser.add_argument("--run-id", type=_run_id, default="", metavar="ID", help="for --failed and --kubernetes")
 
 
 def playbook(parser: argparse.ArgumentParser) -> None:

@@ -20,9 +20,11 @@ from madengine.errors import (
     EXIT_DONE,
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
+    EXIT_RUN_FAILED,
     ConfigurationError,
     MadengineError,
 )
+from madengine.kubernetes import arguments as k8s
 
 if TYPE_CHECKING:
     from madengine.distributed_orchestrator import BuildOptions, DistributedOrchestrator, Place
@@ -159,6 +161,10 @@ def _init(options: argparse.Namespace) -> int:
 def _collect(options: argparse.Namespace) -> int:
     from madengine import collect
 
+    if options.kubernetes:
+        return _collect_kubernetes(options)
+    if not options.directories:
+        raise ConfigurationError("collect: name the folders to look in, or --kubernetes")
     if options.failed:
         from madengine import manifest
 
@@ -174,6 +180,34 @@ def _collect(options: argparse.Namespace) -> int:
         _show(collect.tables(merged.rows))
         _say(f"rows: {merged.added} new in {options.output}; {len(merged.rows)} collected; runs: {options.results}")
     return EXIT_FAILURE if merged.problems else EXIT_DONE
+
+
+def _collect_kubernetes(options: argparse.Namespace) -> int:
+    """Collect out of a cluster; the exit code says whether a model failed there."""
+    from madengine import collect as tables
+    from madengine.kubernetes import collect, names
+    from madengine.programs.kubectl import Kubectl
+
+    if options.directories or options.failed:
+        raise ConfigurationError("--kubernetes: not together with folders or --failed")
+    names.check_namespace(options.namespace)
+    kubectl = Kubectl(options.namespace, options.kube_context)
+    came = collect.collected(kubectl, options.output, options.results, options.run_id, options.wait, _say)
+    merged = came.merged
+    for problem in merged.problems:
+        _say(problem)
+    if merged.rows:
+        _show(tables.tables(merged.rows))
+    _say(f"rows: {merged.added} new in {options.output}; runs: {options.results}")
+    if not came.attempts and not came.unfinished:
+        _say(f"{options.namespace}: no results{options.run_id and f' of run {options.run_id}'} in this namespace")
+        return EXIT_FAILURE
+    for name in came.unfinished:
+        _say(f"{name}: not ended yet; --wait waits for it")
+    if came.failed:
+        _say(f"failed: {', '.join(sorted(set(came.failed)))}")
+        return EXIT_RUN_FAILED
+    return EXIT_FAILURE if merged.problems or came.unfinished else EXIT_DONE
 
 
 def _bundle(options: argparse.Namespace) -> int:
@@ -192,6 +226,46 @@ def _generate_ansible(options: argparse.Namespace) -> int:
     for path in made.paths:
         _show(str(path))
     _say(f"to run it: ansible-playbook -i gpu_inventory {options.output}")
+    return EXIT_DONE
+
+
+def _runner_image(options: argparse.Namespace) -> int:
+    from madengine.distributed_orchestrator import package_place
+    from madengine.kubernetes import runner_image
+
+    if not options.registry:
+        raise ConfigurationError("runner-image: say with --registry where the cluster pulls from")
+    place, _ = package_place(dict(os.environ), Path.cwd(), may_be_starter=False)
+    _show(runner_image.push(options.registry, options.base, _engine_name(options), place.root, place.environ, _say))
+    return EXIT_DONE
+
+
+def _generate_k8s(options: argparse.Namespace) -> int:
+    from dataclasses import fields
+
+    from madengine.distributed_orchestrator import package_place
+    from madengine.kubernetes import generate
+    from madengine.kubernetes.options import Options
+    from madengine.kubernetes.plan import Source
+
+    given = {field.name: getattr(options, field.name) for field in fields(Options)}
+    chosen: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    wanted = Options(**{name: value for name, value in chosen.items() if value is not None})
+    place, _ = package_place(dict(os.environ), Path.cwd(), may_be_starter=False)
+    source = Source(
+        manifest_file=options.manifest_file,
+        execution_config=options.execution_config,
+        tags=_tags(options),
+        registry=options.registry,
+        root=place.root if place.has_package else None,
+        environ=place.environ,
+    )
+    made = generate.generate(source, wanted, options.output, options.data_config_file_name)
+    for warning in made.warnings:
+        _say(warning)
+    for path in made.paths:
+        _show(str(path))
+    _say(f"to run them: kubectl create namespace {wanted.namespace}; then kubectl apply -f both, in this order")
     return EXIT_DONE
 
 
@@ -458,8 +532,16 @@ def _parser() -> argparse.ArgumentParser:
         "merge the results of many runs and hosts into one table",
         arguments.collecting,
         arguments.failures,
+        k8s.collecting,
     )
     verb("bundle", _bundle, "write madengine.pyz, which runs on any node with python3", arguments.bundling)
+    verb(
+        "runner-image",
+        _runner_image,
+        "build and push the image of Kubernetes' sidecar, and print its name by digest",
+        arguments.registry,
+        k8s.image,
+    )
     text = "write the files that another tool runs a manifest from"
     generate = verbs.add_parser("generate", help=text, description=text, epilog=_EXIT_CODES, allow_abbrev=False)
     tools = generate.add_subparsers(metavar="TOOL", required=True, parser_class=_Parser)
@@ -470,6 +552,7 @@ def _parser() -> argparse.ArgumentParser:
         arguments.playbook,
         among=tools,
     )
+    verb("k8s", _generate_k8s, "write what kubectl applies: a Job for each image", k8s.generating, among=tools)
     return parser
 
 

@@ -281,7 +281,7 @@ class DistributedOrchestrator:
         if context.gpu_vendor != gpu_finder.vendor(gpus):
             # Images of the vendor that the context says can use that vendor's GPUs only.
             gpus = gpu_finder.found(context.gpu_vendor)
-        kept = _selected(_overridden(kept, options.registry), options.tags, manifest_file)
+        kept = selected(overridden(kept, options.registry), options.tags, manifest_file)
         models = [kept.models[image.key] for image in kept.images]
         root = self.place.root if self.place.has_package else None
         self._say_what_is_unheeded(context, models)
@@ -473,7 +473,7 @@ def _checked(context: Context, models: Sequence[Model], defined: Mapping[str, An
     return hooks
 
 
-def _selected(kept: Manifest, tags: Sequence[str], path: Path) -> Manifest:
+def selected(kept: Manifest, tags: Sequence[str], path: Path) -> Manifest:
     """The manifest's images of the models that the tags name; no tags are all."""
     if not tags:
         return kept
@@ -489,7 +489,7 @@ def _named_by(model: Model, tag: str) -> bool:
     return tag in (model.name, "all", *model.tags)
 
 
-def _overridden(kept: Manifest, registry: str) -> Manifest:
+def overridden(kept: Manifest, registry: str) -> Manifest:
     """The manifest with its images in another registry; their digests stay, so they are the same images."""
     if not registry:
         return kept

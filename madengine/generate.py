@@ -50,7 +50,7 @@ def ansible(manifest_file: Path, execution_config: Path, output: Path, template_
         "manifest": os.path.relpath(manifest_file.resolve(), output.parent.resolve()),
         "manifest_sha256": hashlib.sha256(manifest_file.read_bytes()).hexdigest(),
         "registry": kept.registry,
-        "context": _context(execution_config),
+        "context": configured(execution_config),
         "seconds": sum(_limit(kept, image) + asked.seconds + _SLACK_SECONDS for image in kept.images),
         "runs": len(kept.images),
     }
@@ -64,7 +64,7 @@ def ansible(manifest_file: Path, execution_config: Path, output: Path, template_
     return Generated(tuple(written), _warnings(kept, manifest_file))
 
 
-def _context(path: Path) -> Mapping[str, Any]:
+def configured(path: Path) -> Mapping[str, Any]:
     """What the execution configuration says of the runs; what it leaves empty is for the nodes to find out."""
     if not os.path.lexists(path):
         raise ConfigurationError(f"{path}: no such execution configuration; `madengine export-config` writes one")
@@ -72,7 +72,7 @@ def _context(path: Path) -> Mapping[str, Any]:
     context = config.get("context", {}) if isinstance(config, dict) else None
     if not isinstance(context, dict):
         raise ConfigurationError(f"{path}: is no execution configuration; `madengine export-config` writes one")
-    return {key: value for key, value in context.items() if value}
+    return {key: value for key, value in context.items() if value or key == "model_args"}
 
 
 def _limit(kept: Manifest, image: Image) -> int:

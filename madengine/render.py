@@ -19,10 +19,26 @@ _TEMPLATED = re.compile(r"\{[{%#]")
 _ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
-def render(name: str, values: Mapping[str, Any], template_dir: Path | None = None, unsafe: bool = False) -> str:
+# What is no text to some YAML, though it looks like one.
+_WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null"))
+_NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9_./@-]|:(?=[A-Za-z0-9]))*", re.ASCII)
+
+
+class Block(str):
+    """Lines of printable ASCII that a template's `NAME: [[ … ]]`, two columns in, is given as a literal block."""
+
+
+def render(
+    name: str,
+    values: Mapping[str, Any],
+    template_dir: Path | None = None,
+    unsafe: bool = False,
+    plain: bool = False,
+) -> str:
     """Fill a template, e.g. `ansible/playbook.yml`; the one of that name below `template_dir` comes first.
 
-    `unsafe` marks the texts that Ansible would fill in once more as `!unsafe`, which keeps them as they are.
+    `unsafe` marks the texts that Ansible would fill in once more as `!unsafe`, which keeps them as they are; `plain`
+    leaves out the quotes where a text is nothing but a name.
     Raises ConfigurationError for a template that can't be read, has an error, or uses a value that nobody gave.
     """
     from jinja2 import ChoiceLoader, Environment, FileSystemLoader, FunctionLoader, StrictUndefined, TemplateError
@@ -40,7 +56,7 @@ def render(name: str, values: Mapping[str, Any], template_dir: Path | None = Non
         comment_end_string="#]",
         line_statement_prefix="#%",
         undefined=StrictUndefined,
-        finalize=functools.partial(flow, unsafe=unsafe),
+        finalize=functools.partial(flow, unsafe=unsafe, plain=plain),
         keep_trailing_newline=True,
         trim_blocks=True,
     )
@@ -50,22 +66,33 @@ def render(name: str, values: Mapping[str, Any], template_dir: Path | None = Non
         raise ConfigurationError(_said(name, template_dir, error)) from error
 
 
-def flow(value: Any, unsafe: bool = False) -> str:
-    """A value on one line of YAML, read back as exactly that value; `unsafe` as in `render`."""
+def flow(value: Any, unsafe: bool = False, plain: bool = False) -> str:
+    """A value on one line of YAML, read back as exactly that value; `unsafe` and `plain` as in `render`."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_key(key)}: {flow(item, unsafe)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(key, plain)}: {flow(item, unsafe, plain)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(flow(item, unsafe) for item in value) + "]"
+        return "[" + ", ".join(flow(item, unsafe, plain) for item in value) + "]"
+    if isinstance(value, Block):
+        return "|\n" + "\n".join(f"    {line}" for line in value.splitlines())
     if isinstance(value, float):
         return _float(value)
     if value is None or isinstance(value, bool | int):
         return json.dumps(value)
     # str() of what a template names and nobody gave is an error that says its name.
     text = str(value)
+    if plain and _is_name(text):
+        return text
     return f"!unsafe {_quoted(text)}" if unsafe and _TEMPLATED.search(text) else _quoted(text)
 
 
-def _key(key: Any) -> str:
+def _is_name(text: str) -> bool:
+    """Whether YAML reads a text as itself without quotes, in every version of YAML."""
+    return bool(_NAME.fullmatch(text)) and text.lower() not in _WORDS
+
+
+def _key(key: Any, plain: bool = False) -> str:
+    if plain and _is_name(str(key)):
+        return str(key)
     # YAML takes no longer key on one line without this sign.
     return f"? {_quoted(str(key))} " if len(str(key)) > 100 else _quoted(str(key))
 

@@ -10,6 +10,8 @@
 # MADENGINE_HOOKS    folder with what runs before and after the script (hooks.sh, and the files it needs for that in
 #                    workspace/); unset: .hooks in the workspace, if it is there
 # MADENGINE_ENVIRONMENT  file in the workspace that gets a description of what the script finds here; unset: none
+# MADENGINE_REPORT   a pod's termination message: the output goes to stdout and to MADENGINE_LOG, and how it ended goes
+#                    there, to the end of stdout (lines that begin with :::MADENGINE), and, for a sidecar, to .report
 #
 # Leaves entry.json in the workspace, gives everything there to the workspace's owner, and ends with the script's exit
 # code, 124 at the time limit.
@@ -22,6 +24,10 @@ environment_limit=15 # seconds for the description of the environment
 
 fail() {
   printf 'entry.sh: %s\n' "$1" >&2
+  if [ -n "${MADENGINE_REPORT-}" ]; then
+    printf 'entry.sh: %s\n' "$1" >"$workspace/.failed" 2>/dev/null
+    printf 'entry.sh: %s\n' "$1" >"$MADENGINE_REPORT" 2>/dev/null
+  fi
   exit 125
 }
 
@@ -52,6 +58,7 @@ open_log() {
     mkfifo "$pipe" || fail "$pipe: no pipe for the log"
     (
       trap '' TERM INT HUP
+      [ -z "${MADENGINE_REPORT-}" ] || ! command -v tee >/dev/null || exec tee -a "$MADENGINE_LOG" <"$pipe"
       exec cat <"$pipe" >>"$MADENGINE_LOG"
     ) &
     writer=$!
@@ -98,6 +105,7 @@ signal_group() {
 stop_script() {
   grace=1
   stopped=true
+  [ -z "${MADENGINE_REPORT-}" ] || : >"$workspace/.stopped"
   [ -n "$script" ] || return 0
   signal_group TERM "$script"
   (
@@ -176,6 +184,32 @@ describe_environment() {
   run_limited "$environment_limit" "$shell" "$payload/environment.sh" "$workspace/$MADENGINE_ENVIRONMENT"
 }
 
+# The devices that a pod was given, which its sidecar can't see: AMD's render nodes, NVIDIA's own account.
+note_gpus() {
+  for node in /dev/dri/renderD*; do
+    [ ! -e "$node" ] || [ ! -e /dev/kfd ] || printf 'gpu: %s\n' "$node"
+  done
+  command -v nvidia-smi >/dev/null && command -v timeout >/dev/null || return 0
+  timeout 30 nvidia-smi --query-gpu=index,uuid,pci.bus_id,driver_version,memory.total,name \
+    --format=csv,noheader,nounits 2>/dev/null | sed 's/^/gpu: /'
+}
+
+# How a pod's run ended, for whoever can read no files of it. A kubelet keeps 4096 bytes; without the last line it is cut off.
+report() {
+  {
+    cat .entry.json .gpus
+    if [ -z "$results" ]; then
+      LC_ALL=C sed -n -e '/performance:/p' -e '/train_samples_per_second/p' "${MADENGINE_LOG-}" | cut -c 1-500 | head -n 4
+    else
+      cat "$results" 2>/dev/null || cat "$model_directory/$results"
+    fi
+    printf '\nend\n'
+  } >.report 2>/dev/null
+  head -c 4096 .report >"$MADENGINE_REPORT"
+  sed 's/^/:::MADENGINE /' .report
+  chmod -R a+rX "$workspace" 2>/dev/null
+}
+
 give_to_owner() {
   # shellcheck disable=SC2046,SC2012 # words: mode, links, user and group as numbers
   set -- $(ls -nd "$workspace")
@@ -237,6 +271,7 @@ command -v "$model_interpreter" >/dev/null || {
 export MAD_MODEL_NAME="${MAD_MODEL_NAME:-$model_name}" JENKINS_BUILD_NUMBER="${JENKINS_BUILD_NUMBER:-0}"
 [ -z "$results" ] || export MAD_OUTPUT_CSV="$results"
 
+[ -z "${MADENGINE_REPORT-}" ] || note_gpus >"$workspace/.gpus"
 open_log
 oom_kills=$(oom_kills)
 trap stop_script TERM INT HUP
@@ -270,6 +305,7 @@ cd "$workspace" || exit "$code"
 printf '{"exit_code": %d, "timed_out": %s, "out_of_memory": %s, "started": %s, "ended": %s, "log_complete": %s, ' \
   "$code" "$timed_out" "$out_of_memory" "$started" "$ended" "$log_complete" >.entry.json
 printf '"failed_hook": %s}\n' "$failed_hook" >>.entry.json
+[ -z "${MADENGINE_REPORT-}" ] || report
 give_to_owner
 mv .entry.json entry.json # the sign that all is done
 if [ -n "${MADENGINE_KEEP-}" ]; then

@@ -210,3 +210,62 @@ END
   grep -q '^dummy,.*,SUCCESS,' perf.csv
   cmp legacy_manifest.json before.json
 }
+
+# cluster: a stand-in API server until the test ends, and the kubectl that talks to it
+cluster() {
+  PYTHONPATH=$checkout python -m tests.k8s.serve "$BATS_TEST_TMPDIR/cluster" 3>&- >"$BATS_TEST_TMPDIR/server.log" 2>&1 &
+  server=$!
+  local tries
+  for ((tries = 0; tries < 100; tries++)); do
+    [[ ! -e $BATS_TEST_TMPDIR/cluster/kubeconfig ]] || break
+    sleep 0.2
+  done
+  export KUBECONFIG=$BATS_TEST_TMPDIR/cluster/kubeconfig
+}
+
+teardown() {
+  [[ -z ${server:-} ]] || kill "$server"
+}
+
+@test "the walkthrough of a single model, steps 11 to 13, up to scheduling" {
+  python -m madengine.distributed_cli build \
+    --tags dummy \
+    --registry "$REGISTRY" \
+    --manifest-output dummy_build_manifest.json
+  python -m madengine.distributed_cli export-config \
+    --tags dummy \
+    --output dummy_execution_config.json
+  python -m madengine.distributed_cli generate k8s \
+    --manifest-file dummy_build_manifest.json \
+    --execution-config dummy_execution_config.json \
+    --namespace madengine-dummy
+  cluster
+  kubectl create namespace madengine-dummy
+
+  kubectl apply -f k8s-madengine-configmap.yaml
+  kubectl apply -f k8s-madengine-job.yaml
+
+  run -0 kubectl get jobs -n madengine-dummy
+  [[ $output == *madengine-dummy-job* ]]
+  kubectl get pods -n madengine-dummy
+  run -0 kubectl get configmap madengine-results -n madengine-dummy -o yaml
+  [[ $output == *"kind: ConfigMap"* ]]
+}
+
+@test "quick reference: the minimal Kubernetes deployment" {
+  python -m madengine.distributed_cli build --tags dummy --registry "$REGISTRY"
+  python -m madengine.distributed_cli export-config --tags dummy
+  python -m madengine.distributed_cli generate k8s --namespace madengine-prod
+  cluster
+  kubectl create namespace madengine-prod # a production namespace is there already
+  kubectl apply -f k8s-madengine-configmap.yaml
+  kubectl apply -f k8s-madengine-job.yaml
+}
+
+@test "generate k8s takes tags" {
+  python -m madengine.distributed_cli build --tags llama bert --registry "$REGISTRY"
+  python -m madengine.distributed_cli generate k8s \
+    --namespace madengine-prod --tags llama
+  grep -q 'name: madengine-llama-job' k8s-madengine-job.yaml
+  run ! grep -q bert k8s-madengine-job.yaml
+}

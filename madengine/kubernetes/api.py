@@ -1,0 +1,80 @@
+"""A ConfigMap behind the API server, with the rights and the means of a pod: the standard library."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from madengine.errors import MadengineError
+
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+REFUSALS = frozenset((401, 403, 404))
+TOO_LARGE = frozenset((413, 422))
+
+
+class Refused(MadengineError):
+    """What the API server answered in place of doing it; `code` is HTTP's, 0 where it was not reached."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class ConfigMap:
+    """A ConfigMap behind the API server, with the rights of a pod's service account."""
+
+    server: str
+    namespace: str
+    name: str
+    account: Path = ACCOUNT
+
+    def size_without(self, prefix: str) -> int:
+        """The bytes that the keys of others take."""
+        found = json.loads(self._ask("GET"))
+        kept = [*(found.get("data") or {}).items(), *(found.get("binaryData") or {}).items()]
+        return sum(len(value.encode()) for key, value in kept if not key.startswith(prefix))
+
+    def merge(self, patch: Mapping[str, Any]) -> None:
+        """Set the keys of the patch, and remove those that are null; others stay."""
+        self._ask("PATCH", json.dumps(patch).encode())
+
+    def _ask(self, method: str, body: bytes | None = None) -> bytes:
+        # Read each time: the kubelet renews the token.
+        token = (self.account / "token").read_text().strip()
+        request = urllib.request.Request(
+            f"{self.server}/api/v1/namespaces/{self.namespace}/configmaps/{self.name}",
+            data=body,
+            method=method,
+            headers={
+                "Authorization": f"Bearer {token}",
+                "Accept": "application/json",
+                "Content-Type": "application/merge-patch+json",
+            },
+        )
+        trust = ssl.create_default_context(cafile=str(self.account / "ca.crt"))
+        # No proxy: the cluster's own address is never behind one.
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trust)
+        )
+        try:
+            with opener.open(request, timeout=20) as answer:
+                found: bytes = answer.read()
+                return found
+        except urllib.error.HTTPError as error:
+            raise Refused(error.code, f"{method} {self.name}: {error.code}: {_said(error.read())}") from None
+        except (OSError, ValueError) as error:
+            raise Refused(0, f"{method} {self.name}: {error}") from None
+
+
+def _said(body: bytes) -> str:
+    with suppress(ValueError, AttributeError):
+        return str(json.loads(body).get("message", ""))[:300]
+    return body[:300].decode(errors="replace").strip()

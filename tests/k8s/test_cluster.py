@@ -1,0 +1,170 @@
+"""From a manifest to perf.csv over a cluster: real kubectl, real containers, a stand-in API server and kubelet."""
+
+from __future__ import annotations
+
+import json
+
+from madengine import results
+from tests.k8s.conftest import NAMESPACE, Cluster
+
+
+def with_script(cluster: Cluster, script: str) -> None:
+    config = {"context": {"docker_env_vars": {"SCRIPT": script}}}
+    (cluster.folder / "execution_config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def test_each_pods_rows_are_in_the_configmap_and_come_back_once(cluster: Cluster) -> None:
+    cluster.generate("--tags", "good", "bad", "several")
+    cluster.apply()
+    outcomes = sorted((row["model"], row["status"], row["performance"], row["reason"]) for row in cluster.reported)
+    assert outcomes == [
+        ("bad", "FAILURE", "", "exit code 7"),
+        ("good", "SUCCESS", "12.5", ""),
+        ("several_m1", "SUCCESS", "1.5", ""),
+        ("several_m2", "SUCCESS", "2.5", ""),
+        ("several_m3", "SUCCESS", "3.5", ""),
+    ]
+    assert all(set(row) == set(results.COLUMNS) for row in cluster.reported)
+    good = next(row for row in cluster.reported if row["model"] == "good")
+    images = json.loads((cluster.folder / "build_manifest.json").read_text())["built_images"]
+    [entry] = [image for key, image in images.items() if key.startswith("ci-good")]
+    assert good["image_digest"] == entry["registry_digest"]
+    assert (good["machine_name"], good["deployment_type"], good["launcher"]) == ("node-1", "kubernetes", "native")
+    assert float(good["test_duration"]) < 60 and good["started"] and good["environment_id"]
+
+    said = cluster.kubectl("logs", "-n", NAMESPACE, "job/madengine-good-job").stdout
+    assert said.startswith("hello\nperformance: 12.5 tokens_per_second\n")
+
+    cluster.kubectl("apply", "-f", "k8s-madengine-configmap.yaml")
+    cluster.kubectl("apply", "-f", "k8s-madengine-job.yaml")
+    assert len(cluster.reported) == 5
+
+    assert cluster.collect(check=False).code == 3
+    assert len(cluster.rows) == 5
+    assert all(row["engine"].endswith(" (configmap)") for row in cluster.rows)
+    said = cluster.collect(check=False).stderr
+    assert "0 new in perf.csv" in said
+    assert len(cluster.rows) == 5
+
+
+def test_without_sidecar_the_pods_are_asked(cluster: Cluster) -> None:
+    cluster.generate("--tags", "good", "bad", "several", "--results", "pull")
+    cluster.apply()
+    assert ("configmaps", NAMESPACE, "madengine-results") not in cluster.server.cluster.objects
+    assert not [key for key in cluster.server.cluster.objects if key[0] in ("roles", "rolebindings", "serviceaccounts")]
+    assert cluster.collect(check=False).code == 3
+    found = sorted((row["model"], row["status"], row["performance"], row["reason"]) for row in cluster.rows)
+    assert found == [
+        ("bad", "FAILURE", "", "exit code 7"),
+        ("good", "SUCCESS", "12.5", ""),
+        ("several_m1", "SUCCESS", "1.5", ""),
+        ("several_m2", "SUCCESS", "2.5", ""),
+        ("several_m3", "SUCCESS", "3.5", ""),
+    ]
+    assert all(row["engine"].endswith(" (termination message)") for row in cluster.rows)
+    cluster.collect(check=False)
+    assert len(cluster.rows) == 5
+
+
+def test_what_is_too_long_for_a_termination_message_is_in_the_log(cluster: Cluster) -> None:
+    manifest = json.loads((cluster.folder / "build_manifest.json").read_text())
+    [key] = [key for key in manifest["built_models"] if key.startswith("ci-scripted")]
+    manifest["built_models"][key]["multiple_results"] = "r.csv"
+    (cluster.folder / "build_manifest.json").write_text(json.dumps(manifest))
+    with_script(
+        cluster,
+        "echo model,performance,metric >r.csv\n"
+        "i=0; while [ $i -lt 400 ]; do echo model-$i,$i,tokens; i=$((i+1)); done >>r.csv",
+    )
+    cluster.generate("--tags", "scripted", "--results", "pull")
+    cluster.apply()
+    cluster.collect()
+    assert sorted(int(row["performance"]) for row in cluster.rows) == list(range(400))
+    assert all(row["engine"].endswith(" (log)") for row in cluster.rows)
+
+
+def test_a_pod_killed_for_memory_has_a_row_with_the_reason(cluster: Cluster) -> None:
+    with_script(cluster, "echo started; sleep 60")
+    cluster.generate("--tags", "scripted")
+    cluster.kubelet.mishaps.append("kill")
+    cluster.apply()
+    [row] = cluster.reported
+    assert (row["status"], row["performance"]) == ("FAILURE", "")
+    assert row["reason"] == "killed before its script had ended, without a warning: out of memory, as a rule"
+    assert cluster.collect(check=False).code == 3
+    [row] = cluster.rows
+    assert (row["reason"], row["exit_code"]) == ("out of memory: the kernel killed it", "137")
+
+
+def test_a_pod_killed_for_memory_is_known_without_a_sidecar_too(cluster: Cluster) -> None:
+    with_script(cluster, "echo started; sleep 60")
+    cluster.generate("--tags", "scripted", "--results", "pull")
+    cluster.kubelet.mishaps.append("kill")
+    cluster.apply()
+    assert cluster.collect(check=False).code == 3
+    [row] = cluster.rows
+    assert (row["reason"], row["exit_code"]) == ("out of memory: the kernel killed it", "137")
+
+
+def test_a_script_that_the_kernel_kills_at_the_memory_limit_is_out_of_memory(cluster: Cluster) -> None:
+    with_script(cluster, "x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo performance: 1 tokens")
+    cluster.generate("--tags", "scripted", "--memory", "48Mi")
+    cluster.apply()
+    [row] = cluster.reported
+    assert (row["status"], row["reason"]) == ("FAILURE", "out of memory: the kernel killed it")
+
+
+def test_a_pod_that_is_gone_leaves_its_row(cluster: Cluster) -> None:
+    cluster.generate("--tags", "good")
+    cluster.kubelet.mishaps.append("delete")
+    cluster.apply()
+    cluster.collect()
+    assert [row["status"] for row in cluster.rows] == ["SUCCESS"]
+
+
+def test_a_job_without_any_pod_has_a_failure_with_its_own_reason(cluster: Cluster) -> None:
+    cluster.generate("--tags", "bad", "--results", "pull")
+    cluster.kubelet.mishaps.append("delete")
+    cluster.apply()
+    assert cluster.collect(check=False).code == 3
+    [row] = cluster.rows
+    assert row["reason"].startswith("its pods are gone, and left nothing: PodFailurePolicy: exit code")
+    assert row["engine"].endswith("/madengine-bad-job (job)")
+
+
+def test_repeats_are_rows_of_their_own(cluster: Cluster) -> None:
+    cluster.generate("--tags", "good", "--repeats", "2", "--run-id", "night-7")
+    cluster.apply()
+    cluster.collect("--run-id", "night-7", "--wait")
+    assert [(row["run_id"], row["performance"]) for row in cluster.rows] == [("night-7", "12.5")] * 2
+    other = cluster.collect("--run-id", "another", check=False)
+    assert other.code == 1 and "no results of run another in this namespace" in other.stderr
+
+
+def test_of_several_nodes_the_first_measures(cluster: Cluster) -> None:
+    with_script(cluster, 'echo "$NODE_RANK of $NNODES: $MAD_MULTI_NODE_RUNNER"; echo "performance: 5 tokens"')
+    cluster.generate("--tags", "scripted", "--nodes", "2")
+    cluster.apply()
+    cluster.collect()
+    [row] = cluster.rows
+    assert (row["nnodes"], row["launcher"], row["performance"]) == ("2", "torchrun", "5")
+    logs = sorted(key for key in cluster.results if key.endswith(".log"))
+    assert [cluster.results[key].splitlines()[0] for key in logs] == [
+        f"{rank} of 2: torchrun --nnodes=2 --nproc_per_node=1 --node_rank={rank} "
+        "--master_addr=madengine-scripted-job-0.madengine-scripted --master_port=29500"
+        for rank in (0, 1)
+    ]
+
+
+def test_a_role_that_is_missing_costs_the_configmap_and_not_the_row(cluster: Cluster) -> None:
+    cluster.generate("--tags", "good")
+    cluster.kubectl("create", "namespace", NAMESPACE)
+    cluster.kubectl("apply", "-f", "k8s-madengine-configmap.yaml")
+    cluster.server.cluster.delete("roles", NAMESPACE, "madengine-results")
+    cluster.kubectl("apply", "-f", "k8s-madengine-job.yaml")
+    cluster.kubelet.join()
+    assert cluster.results == {}
+    cluster.collect()
+    [row] = cluster.rows
+    assert (row["status"], row["performance"]) == ("SUCCESS", "12.5")
+    assert row["engine"].endswith(" (termination message)")

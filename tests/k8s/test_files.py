@@ -1,0 +1,423 @@
+"""The generated files: strictly valid for every Kubernetes from 1.29 on, whatever the options and the names."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import referencing
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kubernetes_validate import utils
+from yamllint import linter
+from yamllint.config import YamlLintConfig
+
+from madengine.distributed_cli import main
+from madengine.kubernetes import names
+from tests.k8s.kubelet import expanded
+
+CHECKOUT = Path(__file__).parents[2]
+DIGEST = f"sha256:{'a' * 64}"
+VERSIONS = [version for version in utils.all_versions() if tuple(map(int, version.split(".")[:2])) >= (1, 29)]
+BASELINE_FORBIDS = ("hostIPC", "hostNetwork", "hostPID", "privileged", "hostPath", "docker.sock", "Unconfined")
+
+OPTIONS: Mapping[str, list[str]] = {
+    "none": [],
+    "namespace": ["--namespace", "madengine-prod", "--create-namespace"],
+    "pull": ["--results", "pull"],
+    "pull with an account": ["--results", "pull", "--service-account", "mine"],
+    "runner": ["--mode", "runner", "--engine-host", "tcp://engine:2375", "--timeout", "100"],
+    "runner that pulls": ["--mode", "runner", "--results", "pull"],
+    "resources": ["--cpu", "8", "--memory", "64Gi", "--ephemeral-storage", "50Gi", "--gpus-per-node", "8"],
+    "shared memory": ["--shm-size", "32Gi"],
+    "a part of a GPU": ["--gpu-resource", "nvidia.com/mig-3g.20gb"],
+    "placing": ["--node-selector", "amd.com/gpu.vram=192G", "zone=a", "--toleration", "gpu=yes:NoSchedule", "any"],
+    "queue": ["--queue", "gpu-queue"],
+    "secrets": ["--image-pull-secret", "registry", "other", "--env-secret", "tokens"],
+    "account": ["--service-account", "somebody"],
+    "repeats": ["--repeats", "5", "--parallel", "2"],
+    "nodes": ["--nodes", "4", "--gpus-per-node", "8"],
+    "nodes and repeats": ["--nodes", "2", "--repeats", "2"],
+    "endings": ["--timeout", "60", "--slack", "10", "--retries", "0", "--ttl", "86400", "--run-id", "night_7."],
+    "no limit": ["--timeout", "0"],
+    "host ipc": ["--host-ipc", "--create-namespace"],
+    "vendor": ["--gpu-vendor", "amd"],
+    "tags": ["--tags", "dummy"],
+    "registry": ["--registry", "other.example.com/sub"],
+    "image": ["--runner-image", f"reg.example.com/madengine/runner@{DIGEST}"],
+}
+
+
+@functools.cache
+def _validator(version: str, kind: str, api_version: str) -> Any:
+    """The strict schema of a kind; each takes a second to load."""
+    folder = f"kubernetes-json-schema/v{version}-local-strict"
+    name = f"{kind.lower()}-{api_version.replace('rbac.authorization.k8s.io', 'rbac').replace('/', '-')}"
+    schema = utils.schema_contents(f"{folder}/{name}.json", version)
+    resources = [schema, _definitions(version)]
+    registry: Any = referencing.Registry()
+    for contents in resources:
+        registry = referencing.Resource.from_contents(contents) @ registry
+    return jsonschema.validators.Draft202012Validator(schema, registry=registry)
+
+
+@functools.cache
+def _definitions(version: str) -> Any:
+    return utils.schema_contents(f"kubernetes-json-schema/v{version}-local-strict/_definitions.json", version)
+
+
+def manifest(*cards: Mapping[str, Any], registry: str = "reg.example.com", **context: Any) -> dict[str, Any]:
+    """A manifest of pushed images, one for each card; a card may say the vendor of its image."""
+    images, models = {}, {}
+    for number, card in enumerate(cards):
+        vendor = card.get("vendor", "AMD")
+        key = f"ci-m{number}_ubuntu_{vendor.lower()}"
+        images[key] = {
+            "docker_image": key,
+            "dockerfile": f"docker/x.ubuntu.{vendor.lower()}.Dockerfile",
+            "gpu_vendor": vendor,
+            "self_contained": True,
+            "registry_image": f"{registry}/{key}",
+            "registry_digest": DIGEST,
+        }
+        given = {name: value for name, value in card.items() if name != "vendor"}
+        models[key] = {"name": "dummy", "dockerfile": "docker/x", "scripts": "scripts/x", **given}
+    return {"built_images": images, "built_models": models, "registry": registry, "context": context}
+
+
+def generated(folder: Path, content: Mapping[str, Any], *words: str) -> list[dict[str, Any]]:
+    """The objects of both files that `generate k8s` writes for a manifest."""
+    path = folder / "build_manifest.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    config = folder / "execution_config.json"
+    config.write_text('{"context": {}}', encoding="utf-8")
+    line = ["generate", "k8s", "--manifest-file", str(path), "--execution-config", str(config), "--output", str(folder)]
+    assert main([*line, *words]) == 0
+    return [one for name in ("configmap", "job") for one in objects(folder / f"k8s-madengine-{name}.yaml")]
+
+
+def objects(path: Path) -> Iterator[dict[str, Any]]:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return (one for one in yaml.load_all(path.read_text(encoding="utf-8"), loader) if one)
+
+
+def of_kind(found: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [one for one in found if one["kind"] == kind]
+
+
+def model_container(job: Mapping[str, Any]) -> dict[str, Any]:
+    container: dict[str, Any] = job["spec"]["template"]["spec"]["containers"][0]
+    return container
+
+
+DUMMY = ({"n_gpus": "-1"}, {"n_gpus": "-1", "vendor": "NVIDIA"}, {"name": "two", "n_gpus": "0", "vendor": "NONE"})
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """What every set of options makes of the same manifest."""
+    return {
+        name: generated(tmp_path_factory.mktemp("files"), manifest(*DUMMY), *words) for name, words in OPTIONS.items()
+    }
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_output_of_every_option_is_strictly_valid(
+    written: Mapping[str, list[dict[str, Any]]], version: str
+) -> None:
+    checked = 0
+    for name, found in written.items():
+        for one in found:
+            problems = list(_validator(version, one["kind"], one["apiVersion"]).iter_errors(one))
+            assert not problems, (name, one["kind"], problems[0].message, list(problems[0].path))
+            checked += 1
+    assert checked > 4 * len(OPTIONS)
+
+
+def test_the_check_itself_finds_a_field_that_no_schema_knows(written: Mapping[str, list[dict[str, Any]]]) -> None:
+    [job, *_] = of_kind(written["none"], "Job")
+    broken = {**job, "spec": {**job["spec"], "backofLimit": 1}}
+    assert list(_validator(VERSIONS[-1], "Job", "batch/v1").iter_errors(broken))
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, VERSIONS[-1], strict=True)
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIONS if name not in ("host ipc",)])
+def test_nothing_goes_beyond_baseline_by_itself(written: Mapping[str, list[dict[str, Any]]], name: str) -> None:
+    text = json.dumps(written[name])
+    assert not [word for word in BASELINE_FORBIDS if word in text]
+
+
+def test_what_goes_beyond_baseline_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], written: Mapping[str, list[dict[str, Any]]]
+) -> None:
+    [space] = of_kind(written["host ipc"], "Namespace")
+    assert space["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "privileged"
+    [space] = of_kind(written["namespace"], "Namespace")
+    assert space["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "baseline"
+    found = generated(tmp_path, manifest({}, docker_mounts={"/data": "/srv/data"}), "--host-path", "--host-ipc")
+    assert "--host-ipc, --host-path: Pod Security baseline forbids it" in capsys.readouterr().err
+    [job] = of_kind(found, "Job")
+    assert {"name": "mount-0", "hostPath": {"path": "/srv/data"}} in job["spec"]["template"]["spec"]["volumes"]
+    assert job["spec"]["template"]["spec"]["hostIPC"] is True
+
+
+def test_a_models_image_runs_by_digest_with_its_gpus_and_limits(written: Mapping[str, list[dict[str, Any]]]) -> None:
+    jobs = {one["metadata"]["name"]: one for one in of_kind(written["resources"], "Job")}
+    assert list(jobs) == ["madengine-dummy-job", "madengine-m1-ubuntu-nvidia-job", "madengine-two-job"]
+    model = model_container(jobs["madengine-dummy-job"])
+    assert model["image"] == f"reg.example.com/ci-m0_ubuntu_amd@{DIGEST}"
+    assert model["command"] == ["/opt/madengine/entry.sh"]
+    assert model["resources"]["limits"] == {"memory": "64Gi", "ephemeral-storage": "50Gi", "amd.com/gpu": 8}
+    assert model_container(jobs["madengine-m1-ubuntu-nvidia-job"])["resources"]["limits"]["nvidia.com/gpu"] == 8
+    assert "gpu" not in json.dumps(model_container(jobs["madengine-two-job"])["resources"])
+    spec = jobs["madengine-dummy-job"]["spec"]
+    assert {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "32Gi"}} in spec["template"]["spec"][
+        "volumes"
+    ]
+    assert spec["podReplacementPolicy"] == "Failed"
+    assert spec["activeDeadlineSeconds"] == (7200 + 3600) * 2
+    assert [rule["action"] for rule in spec["podFailurePolicy"]["rules"]] == ["Ignore", "FailJob"]
+
+
+def test_only_the_sidecar_has_a_token_and_it_may_touch_one_configmap(
+    written: Mapping[str, list[dict[str, Any]]],
+) -> None:
+    [role] = of_kind(written["none"], "Role")
+    [rule] = role["rules"]
+    assert (rule["resources"], rule["resourceNames"]) == (["configmaps"], ["madengine-results"])
+    assert rule["verbs"] == ["get", "patch"]
+    pod = of_kind(written["none"], "Job")[0]["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert "api-token" not in json.dumps(pod["containers"])
+    [sidecar] = pod["initContainers"]
+    assert sidecar["restartPolicy"] == "Always"
+    assert sidecar["securityContext"]["readOnlyRootFilesystem"] and sidecar["securityContext"]["runAsNonRoot"]
+    pulling = json.dumps(written["pull"])
+    assert not [kind for kind in ("Role", "RoleBinding", "ServiceAccount") if of_kind(written["pull"], kind)]
+    assert "initContainers" not in pulling and "api-token" not in pulling
+
+
+def test_the_runner_runs_the_documents_command(written: Mapping[str, list[dict[str, Any]]]) -> None:
+    [job] = of_kind(written["runner"], "Job")
+    words = model_container(job)["command"]
+    assert words[:5] == ["python3", "-m", "madengine.distributed_cli", "run", "--manifest-file=/config/manifest.json"]
+    config = next(one for one in of_kind(written["runner"], "ConfigMap") if one.get("immutable"))
+    assert len(json.loads(config["data"]["manifest.json"])["built_images"]) == 3
+
+
+def test_nodes_find_each_other_by_a_headless_service(written: Mapping[str, list[dict[str, Any]]]) -> None:
+    service, job = of_kind(written["nodes"], "Service")[0], of_kind(written["nodes"], "Job")[0]
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
+    assert job["spec"]["template"]["spec"]["subdomain"] == service["metadata"]["name"]
+    assert (job["spec"]["completions"], job["spec"]["parallelism"], job["spec"]["backoffLimit"]) == (4, 4, 0)
+    known = {one["name"]: one.get("value") for one in model_container(job)["env"]}
+    assert known["MASTER_ADDR"] == "madengine-dummy-job-0.madengine-dummy"
+    assert (known["NNODES"], known["NPROC_PER_NODE"], known["MASTER_PORT"]) == ("4", "8", "29500")
+    assert len({one["metadata"]["name"] for one in of_kind(written["nodes and repeats"], "Job")}) == 6
+
+
+def test_the_same_input_makes_the_same_files(tmp_path: Path) -> None:
+    texts = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        generated(tmp_path / name, manifest(*DUMMY))
+        texts.append([path.read_text() for path in sorted((tmp_path / name).glob("k8s-*.yaml"))])
+    assert texts[0] == texts[1]
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
+ODD = (
+    "no", "On", "NULL", "y", "a:b", "a: b", "a:", "e1", "1e3", "~", "$(MAD_MODEL_NAME)", "$$(x", "$", "it's: {odd}",
+    "{{ x }}", "[[ x ]]", "#% x", "line\nline",
+)  # fmt: skip
+HOSTILE = TEXT | st.sampled_from(ODD)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=HOSTILE.filter(str.strip),
+    values=st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True), HOSTILE, max_size=4),
+    words=st.lists(HOSTILE, max_size=4),
+)
+def test_hostile_names_arguments_and_variables_arrive_as_they_are(
+    tmp_path: Path, name: str, values: dict[str, str], words: list[str]
+) -> None:
+    ours = {"MADENGINE_LOG", "MADENGINE_REPORT", "MADENGINE_TIMEOUT"}
+    values = {key: value for key, value in values.items() if key not in ours}
+    content = manifest({"name": name}, docker_env_vars=values)
+    config = tmp_path / "args.json"
+    config.write_text(json.dumps({"context": {"model_args": shlex.join(words), "docker_env_vars": values}}))
+    found = generated(tmp_path, content, "--execution-config", str(config))
+    [job] = of_kind(found, "Job")
+    container = model_container(job)
+    env = {one["name"]: one["value"] for one in container["env"] if "value" in one}
+    known: dict[str, str] = {}
+    for key, value in env.items():
+        known[key] = expanded(value, known)
+    assert {key: known[key] for key in values} == values
+    assert known["MAD_MODEL_NAME"] == values.get("MAD_MODEL_NAME", name)
+    assert [expanded(word, known) for word in container["args"]] == ["--", *words]
+    assert job["metadata"]["annotations"]["madengine/model"] == name
+    problems = list(_validator(VERSIONS[-1], "Job", "batch/v1").iter_errors(job))
+    assert not problems, problems[0].message
+    config_map = next(one for one in of_kind(found, "ConfigMap") if one.get("immutable"))
+    [card] = json.loads(config_map["data"]["manifest.json"])["built_models"].values()
+    assert card["name"] == name
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(HOSTILE, min_size=1, max_size=6, unique=True))
+def test_jobs_of_any_names_have_valid_and_different_names(texts: list[str]) -> None:
+    made: list[str] = []
+    for text in texts:
+        made.append(names.job_name(text, made))
+    assert len(set(made)) == len(made)
+    for name in made:
+        assert len(name) <= names.JOB_NAME_LIMIT
+        names.check_namespace(name)
+    for text in texts:
+        names.check_label("label", names.label(text))
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--namespace", "Bad_Name"], "--namespace 'Bad_Name' is not a namespace"),
+        (["--memory", "12Q"], "--memory '12Q' is not an amount of memory or storage"),
+        (["--memory", "0"], "--memory '0' is not an amount"),
+        (["--cpu", "many"], "--cpu 'many' is not a number of CPUs"),
+        (["--gpu-resource", "a b"], "--gpu-resource 'a b' is not a name like amd.com/gpu"),
+        (["--node-selector", "zone"], "--node-selector 'zone' is not KEY=VALUE"),
+        (["--toleration", "a:Never"], "'Never' is not NoSchedule"),
+        (["--queue", "A"], "--queue 'A' is no object's name"),
+        (["--ttl", "60"], "--ttl 60: with the Job go its pods and their logs; 86400 or more"),
+        (["--run-id", "a b"], "--run-id 'a b'"),
+        (["--tags", "nothing"], "no model named or tagged 'nothing'"),
+        (["--data-volume", "x"], "--data-volume 'x' is not NAME=pvc:CLAIM[/PATH]"),
+        (["--engine-host", "tcp://x"], "--engine-host: only --mode runner has an engine"),
+        (["--gpu-vendor", "nvidia"], "none of its images is for gpu_vendor NVIDIA"),
+        (["--template-dir", "nowhere"], "nowhere: no such folder"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], complaint: str
+) -> None:
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps(manifest({})))
+    assert main(["generate", "k8s", "--manifest-file", str(path), "--output", str(tmp_path), *words]) == 4
+    said = capsys.readouterr().err.strip()
+    assert complaint in said and "\n" not in said
+    assert [one.name for one in tmp_path.iterdir()] == ["m.json"]
+
+
+@pytest.mark.parametrize(
+    ("image", "complaint"),
+    [
+        ({"registry_digest": ""}, "ci-m0_ubuntu_amd was never pushed, and a cluster can only pull"),
+        ({"self_contained": False}, "an older manifest, whose images don't carry their scripts"),
+    ],
+)
+def test_an_image_that_no_pod_could_run_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], image: dict[str, Any], complaint: str
+) -> None:
+    content = manifest({})
+    content["built_images"]["ci-m0_ubuntu_amd"] |= image
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps(content))
+    assert main(["generate", "k8s", "--manifest-file", str(path)]) == 4
+    assert complaint in capsys.readouterr().err
+
+
+def test_data_is_mounted_from_claims_exports_and_folders(tmp_path: Path) -> None:
+    sources = {
+        "a": {"pvc": {"claim": "datasets", "path": "a/b"}},
+        "b": {"nfs": {"server": "nas1", "path": "/export/b"}},
+        "c": {"local": {"path": "/srv/c", "readwrite": "true"}},
+    }
+    (tmp_path / "data.json").write_text(json.dumps(sources))
+    words = ("--data-config-file-name", str(tmp_path / "data.json"), "--host-path")
+    [job] = of_kind(generated(tmp_path, manifest({"data": "a,b,c"}), *words), "Job")
+    pod = job["spec"]["template"]["spec"]
+    assert pod["volumes"][-3:] == [
+        {"name": "data-0", "persistentVolumeClaim": {"claimName": "datasets", "readOnly": True}},
+        {"name": "data-1", "nfs": {"server": "nas1", "path": "/export/b", "readOnly": True}},
+        {"name": "data-2", "hostPath": {"path": "/srv/c", "type": "Directory"}},
+    ]
+    assert pod["containers"][0]["volumeMounts"][-3:] == [
+        {"name": "data-0", "mountPath": "/data_dlm_0", "subPath": "a/b", "readOnly": True},
+        {"name": "data-1", "mountPath": "/data_dlm_1", "readOnly": True},
+        {"name": "data-2", "mountPath": "/data_dlm_2", "readOnly": False},
+    ]
+    assert {"name": "MAD_DATAHOME", "value": "/data_dlm_0,/data_dlm_1,/data_dlm_2"} in pod["containers"][0]["env"]
+    [job] = of_kind(generated(tmp_path, manifest({"data": "a"}), *words, "--data-volume", "a=pvc:mine"), "Job")
+    assert job["spec"]["template"]["spec"]["volumes"][-1]["persistentVolumeClaim"]["claimName"] == "mine"
+
+
+def test_a_folder_of_the_node_needs_the_option_that_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data.json").write_text(json.dumps({"c": {"local": {"path": "/srv/c"}}}))
+    for content in (manifest({"data": "c"}), manifest({}, docker_mounts={"/x": "/srv/x"})):
+        (tmp_path / "m.json").write_text(json.dumps(content))
+        data = ["--data-config-file-name", str(tmp_path / "data.json")]
+        assert main(["generate", "k8s", "--manifest-file", str(tmp_path / "m.json"), *data]) == 4
+        assert "which Pod Security baseline forbids; --host-path allows it" in capsys.readouterr().err
+
+
+def test_a_sites_own_template_comes_first_and_a_kustomization_is_written(tmp_path: Path) -> None:
+    (tmp_path / "mine/k8s").mkdir(parents=True)
+    (tmp_path / "mine/k8s/job.yaml").write_text("kind: Mine\nname: [[ namespace ]]\n")
+    found = generated(tmp_path, manifest({}), "--template-dir", str(tmp_path / "mine"), "--kustomize")
+    assert found[-1] == {"kind": "Mine", "name": "madengine"}
+    [kustomization] = objects(tmp_path / "kustomization.yaml")
+    assert kustomization["resources"] == ["k8s-madengine-configmap.yaml", "k8s-madengine-job.yaml"]
+
+
+def test_kustomize_patches_the_files(tmp_path: Path) -> None:
+    generated(tmp_path, manifest(*DUMMY), "--kustomize")
+    patch = "\npatches:\n  - target: {kind: Job}\n    patch: |-\n      - {op: add, path: /spec/suspend, value: true}\n"
+    with (tmp_path / "kustomization.yaml").open("a", encoding="utf-8") as file:
+        file.write(patch)
+    line = [str(Path(sys.executable).parent / "kubectl"), "kustomize", str(tmp_path)]
+    made = subprocess.run(line, capture_output=True, text=True, check=True, env={"HOME": str(tmp_path)}).stdout
+    jobs = of_kind(list(yaml.safe_load_all(made)), "Job")
+    assert [job["spec"]["suspend"] for job in jobs] == [True] * 3
+
+
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_the_files_are_laid_out_as_yamllint_wants(tmp_path: Path, name: str) -> None:
+    generated(tmp_path, manifest(*DUMMY), *OPTIONS[name], "--kustomize")
+    settings = YamlLintConfig((CHECKOUT / ".yamllint.yaml").read_text().partition("ignore:")[0])
+    for path in tmp_path.glob("k*.yaml"):
+        text = path.read_text(encoding="utf-8")
+        # How long a value is, is not ours to choose.
+        found = [one for one in linter.run(text, settings) if one.rule != "line-length"]
+        assert not [f"{path.name}:{one.line}: {one.desc}" for one in found]
+
+
+def test_without_a_manifest_the_package_says_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "k8s", "--tags", "dummy"]) == 4
+    assert "build_manifest.json: no such manifest, and no models.json here; build first" in capsys.readouterr().err
+    assert main(["init", "package"]) == 0
+    monkeypatch.chdir(tmp_path / "package")
+    assert main(["generate", "k8s", "--tags", "dummy"]) == 4
+    assert "say with --registry where the images are" in capsys.readouterr().err
+    assert main(["generate", "k8s", "--tags", "dummy", "--registry", "reg.example.com"]) == 0
+    jobs = list(objects(Path("k8s-madengine-job.yaml")))
+    assert next(one["metadata"]["name"] for one in jobs) == "madengine-dummy-job"
+    assert model_container(jobs[0])["image"] == "reg.example.com/ci-dummy_ubuntu_amd"
+    assert model_container(jobs[0])["imagePullPolicy"] == "Always"
+    assert "nobody knows the images' digests" in capsys.readouterr().err

@@ -1,0 +1,49 @@
+"""bin/k8s, which `just k8s` calls: build, push, generate, apply, wait, collect, in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from tests.bed.components import Registry, outcome
+from tests.k8s.conftest import CHECKOUT, Cluster
+
+
+def test_it_is_the_whole_chain_and_says_what_failed(cluster: Cluster, registry: Registry) -> None:
+    environment = {
+        **cluster.environment,
+        **cluster.kubelet.docker.environment,
+        "MADENGINE_ENGINE": "docker",
+        "MODEL_DIR": str(cluster.built.folder),
+        "HOME": os.environ["HOME"],
+    }
+    base = ["namespace=fresh", f"registry={registry.address}", f"runner-image={cluster.built.runner_image}"]
+
+    def chain(*words: str) -> tuple[int, str]:
+        line = [str(CHECKOUT / "bin/k8s"), *(f"--{word}" for word in (*base, *words))]
+        ended = outcome(line, environment, cwd=cluster.folder, check=False)
+        return ended.code, ended.stderr
+
+    code, said = chain("tags=bad,good", "run-id=first")
+    assert code == 3, said
+    assert [(row["model"], row["status"], row["run_id"]) for row in cluster.rows] == [
+        ("bad", "FAILURE", "first"),
+        ("good", "SUCCESS", "first"),
+    ]
+    # The Jobs of the run before make room, its results stay.
+    code, said = chain("manifest-file=build_manifest.json", "tags=good")
+    assert code == 0, said
+    assert [row["status"] for row in cluster.rows] == ["FAILURE", "SUCCESS", "SUCCESS"]
+    assert len({row["run_id"] for row in cluster.rows}) == 2
+    results = cluster.server.cluster.get("configmaps", "fresh", "madengine-results")["data"]
+    assert len([key for key in results if key.endswith(".result.json")]) == 3
+    assert json.loads((cluster.folder / "build_manifest.json").read_text())["registry"] == registry.address
+
+
+def test_it_needs_to_know_the_registry(cluster: Cluster) -> None:
+    line = [str(CHECKOUT / "bin/k8s"), "--tags=good"]
+    ended = outcome(line, cluster.environment, cwd=cluster.folder, check=False)
+    assert (ended.code, ended.stderr.strip()) == (
+        1,
+        "k8s: which registry does the cluster pull from? write registry=HOST[:PORT]",
+    )
