@@ -62,6 +62,8 @@ def test_scripts_is_a_folder_with_a_run_sh_or_one_script(named: str, expected: t
         ("", "run_directory"),
         ("https://github.com/org/repo", "repo"),
         ("https://github.com/org/repo/", "repo"),
+        ("git@git.example.com:model", "model"),
+        ("https://git.example.com/..", "run_directory"),
     ],
 )
 def test_a_models_directory_is_the_last_part_of_its_url(url: str, expected: str) -> None:
