@@ -543,7 +543,8 @@ def _misfit(image: Image, context: Context, gpus: Sequence[Gpu]) -> str:
         return f"it is for gpu_vendor {vendor}, this machine is {context.gpu_vendor}"
     if image.guest_os and context.guest_os and image.guest_os.upper() != context.guest_os:
         return f"it is for guest_os {image.guest_os}, the context says {context.guest_os}"
-    architecture = str(image.extra.get("gpu_architecture") or "")
+    # Without the features that a compiler is told beside it: gfx90a:xnack-
+    architecture = str(image.extra.get("gpu_architecture") or "").partition(":")[0]
     here = sorted({gpu.architecture for gpu in gpus if gpu.architecture})
     if architecture and here and not gpu_finder.skipped_architecture(architecture, gpus):
         return f"it is built for {architecture}, this machine has {', '.join(here)}"

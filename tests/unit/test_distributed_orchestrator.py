@@ -148,7 +148,8 @@ def test_the_vendor_chooses_the_images(folder: Path, docker: StandIns, vendor: s
 def test_an_image_for_another_architecture_does_not_run(
     folder: Path, docker: StandIns, architecture: str, runs: list[str]
 ) -> None:
-    images = {f"k{name}": image(f"k{name}", gpu_architecture=name) for name in ("gfx90a", "gfx942", "")}
+    built = {"gfx90a": "gfx90a:sramecc+:xnack-", "gfx942": "gfx942", "": ""}
+    images = {f"k{name}": image(f"k{name}", gpu_architecture=full) for name, full in built.items()}
     manifest(images, dict.fromkeys(images, card("dummy")))
     wanted = command("{'gpu_vendor': 'AMD'}")
     gpus = (Gpu("AMD", 0, architecture=architecture, render_node="/dev/dri/renderD128"),)
@@ -170,6 +171,23 @@ def test_a_manifest_says_what_its_build_was_told_of_hooks_and_tools(folder: Path
     wanted = command("{'gpu_vendor': 'NONE', 'pre_scripts': []}", root=folder / "node", has_package=False)
     assert wanted.run("build_manifest.json", dry_run=True) == 0
     assert "wrapper=time\n" in "\n".join(wanted.shown)
+
+
+def test_an_architecture_of_the_context_is_the_only_one(folder: Path, docker: StandIns) -> None:
+    package(folder, card("dummy"))
+    for context, tags in (("{}", {"k_gfx90a", "k_gfx942"}), ("{'MAD_SYSTEM_GPU_ARCHITECTURE': 'gfx1100'}", {"k"})):
+        wanted = command(f"{{'docker_build_arg': {context}}}")
+        options = BuildOptions(architectures=("gfx90a", "gfx942"), dry_run=True)
+        assert wanted.orchestrator.build_phase(options).exit_code == 0
+        made = {
+            word for line in wanted.shown for word in line.split() if word.startswith("ci-dummy") and ":" not in word
+        }
+        assert made == {tag.replace("k", "ci-dummy_ubuntu_cpu") for tag in tags}
+        assert [line for line in wanted.said if "not heeded" in line] == (
+            []
+            if context == "{}"
+            else ["--target-archs: not heeded, docker_build_arg says MAD_SYSTEM_GPU_ARCHITECTURE is gfx1100"]
+        )
 
 
 def test_the_contexts_image_takes_the_place_of_every_built_one(folder: Path, docker: StandIns) -> None:
