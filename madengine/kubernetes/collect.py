@@ -8,6 +8,7 @@ import csv
 import gzip
 import io
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -51,6 +52,7 @@ def collected(
     Raises MadengineError where kubectl can't tell, or perf.csv can't be written.
     """
     results.check(output)
+    csv.field_size_limit(sys.maxsize)  # a cell may hold arguments or a reason of any length
     jobs = _jobs(kubectl, run_id)
     if wait:
         jobs = _ended(kubectl, run_id, say)
