@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import ascii_uppercase
 
 from madengine.cards import card
 from madengine.errors import BuildError
@@ -153,10 +154,20 @@ def shell_lines(content: Payload, directory: str) -> Iterator[str]:
         yield from file_lines(f"{directory}/{name}", text)
 
 
+def _hides(mark: str, line: str) -> bool:
+    """Whether a here-document that ends at `mark` can't hold a line.
+
+    dash loses a byte where a line begins as the mark does and goes on with a character beyond ASCII.
+    """
+    begun = len(posixpath.commonprefix([mark, line]))
+    return line == mark or (begun > 0 and line[begun : begun + 1] > "\x7f")
+
+
 def file_lines(path: str, text: str) -> Iterator[str]:
     """Lines for a POSIX shell that write a file; `text` ends in a newline."""
-    end = "END"
-    while end in text.splitlines():
+    lines = text.split("\n")
+    end = next((mark for mark in ("END", *ascii_uppercase) if not any(_hides(mark, line) for line in lines)), "END")
+    while end in lines:
         end += "_"
     quoted = shlex.quote(path)
     yield f"cat >{quoted} <<'{end}'\n{text}{end}"

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as some
 
 from madengine import payload
@@ -158,6 +158,8 @@ def test_given_arguments_replace_the_cards() -> None:
 
 
 @given(TEXTS)
+@example("E\x80")
+@example("END\nSTOP\nE\u00e9")
 def test_a_file_is_written_by_the_shell_as_it_is(text: str) -> None:
     (here, _) = payload.file_lines("/dev/stdout", f"{text}\n")
     ran = subprocess.run(["sh"], input=here.replace(">/dev/stdout", "").encode(), capture_output=True, check=True)
