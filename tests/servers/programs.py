@@ -137,6 +137,8 @@ def s3_server(folder: Path, user: str, password: str, files: Mapping[str, bytes]
     settings.write_text(json.dumps({"identities": [one]}))
     port = free_port()
     words = [shutil.which("weed") or "weed", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+    # Two more listeners would be on ports of their own choice, and it would tell its makers about itself.
+    words += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
     words += ["-s3", f"-s3.port={port}", f"-s3.config={settings}", "-master.volumeSizeLimitMB=16", "-volume.max=20"]
     # Each has a second port 10,000 above.
     filer = free_port(55000)
