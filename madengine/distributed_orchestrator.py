@@ -13,13 +13,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from madengine import batches, multi_node, package, programs, ready_images, results
+from madengine import artifacts, batches, multi_node, package, programs, ready_images, results
 from madengine import context as contexts
 from madengine import credentials as credential_store
 from madengine import gpus as gpu_finder
 from madengine import hooks as hook_values
 from madengine import manifest as manifests
-from madengine.container_runner import artifacts_of
 from madengine.context import Context
 from madengine.credentials import Credentials, registry_login, secret_values
 from madengine.data import Data
@@ -468,7 +467,7 @@ def _checked(context: Context, models: Sequence[Model], defined: Mapping[str, An
     hooks = hook_values.hooks(context, hook_values.catalogue(defined))
     multi_node.arguments(context.multi_node_args)
     for model in models:
-        artifacts_of(model, context, hooks)
+        artifacts.asked(model, context, hooks.artifacts)
         log_errors(model.extra, context.values)
     return hooks
 

@@ -21,7 +21,6 @@ from typing import Any
 from madengine import bundle, collect, node, programs, results
 from madengine import manifest as manifests
 from madengine.board import Board
-from madengine.container_runner import new_run_id
 from madengine.errors import (
     EXIT_DONE,
     EXIT_FAILURE,
@@ -37,6 +36,7 @@ from madengine.programs import engine as engines
 from madengine.programs import preflight, ssh
 from madengine.records import FAILURE, Image
 from madengine.remote_node import LostError, RemoteNode, Settings, StoppedError
+from madengine.run_names import new_run_id
 
 RESULTS = Path("results")
 # What a row says of the job that asked for it; a node would not know.
