@@ -5,18 +5,31 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
+from madengine.context import Context
 from madengine.errors import ConfigurationError
-from madengine.records import Artifact
+from madengine.records import Artifact, Model
 
 # Below a model's folder of the run.
 FOLDER = "artifacts"
 # What lies in a workspace without the script having left it.
 _OURS = (".hooks", "entry.json", "scripts")
+
+
+def asked(model: Model, context: Context, of_tools: Sequence[str]) -> tuple[str, ...]:
+    """The globs of what is brought back: the card's, the context's and the tools'.
+
+    Raises ConfigurationError for what is none.
+    """
+    return (
+        *patterns(model.artifacts, f"artifacts of {model.name!r}"),
+        *patterns(context.values.get("artifacts") or (), "context: artifacts"),
+        *of_tools,
+    )
 
 
 def patterns(value: Any, where: str) -> tuple[str, ...]:

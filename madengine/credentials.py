@@ -8,7 +8,6 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -18,7 +17,6 @@ from madengine.files import read_json
 from madengine.records import Model
 
 FILE = "credential.json"
-REDACTED = "[redacted]"
 # Entries that a variable of the same name, holding JSON, stands in for; with _FILE after it, it names such a file.
 ENDPOINTS = ("NAS_NODES", "MAD_AWS_S3", "MAD_MINIO")
 # What `<entry>_<KEY>` of the environment may say of an entry.
@@ -54,11 +52,6 @@ class Credentials:
 
     def __repr__(self) -> str:
         return f"Credentials(entries={sorted(self.entries)}, secrets={sorted(self.secrets)})"
-
-    @cached_property
-    def _pattern(self) -> re.Pattern[str] | None:
-        values = secret_values(self)
-        return re.compile("|".join(re.escape(value) for value in values)) if values else None
 
 
 @dataclass(frozen=True)
@@ -157,12 +150,6 @@ def model_secrets(credentials: Credentials, model: Model) -> dict[str, str]:
         owner = f" or ask the model's owner, {model.owner}" if model.owner else ""
         raise ConfigurationError(f"{FILE}: no entry {model.cred!r}, which model {model.name} needs; add it{owner}")
     return {_variable(model.cred, key): value for key, value in credentials.entries[model.cred].items()}
-
-
-def redact(text: str, credentials: Credentials) -> str:
-    """Replace every secret in a text, also where it is written in base64, for a URL or in JSON."""
-    pattern = credentials._pattern
-    return pattern.sub(REDACTED, text) if pattern else text
 
 
 def secret_values(credentials: Credentials) -> tuple[str, ...]:

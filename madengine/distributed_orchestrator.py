@@ -13,13 +13,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from madengine import batches, multi_node, package, programs, ready_images, results
+from madengine import artifacts, batches, multi_node, package, programs, ready_images, results, selection
 from madengine import context as contexts
 from madengine import credentials as credential_store
 from madengine import gpus as gpu_finder
 from madengine import hooks as hook_values
 from madengine import manifest as manifests
-from madengine.container_runner import artifacts_of
 from madengine.context import Context
 from madengine.credentials import Credentials, registry_login, secret_values
 from madengine.data import Data
@@ -274,22 +273,22 @@ class DistributedOrchestrator:
         kept = manifests.load(manifest_file)
         if not kept.images and not not_built:
             raise ConfigurationError(f"{manifest_file}: holds no images; `madengine build` again")
-        kept = self._with_models(kept, manifest_file)
+        root = self.place.root if self.place.has_package else None
+        kept = selection.with_models(kept, manifest_file, root)
         gpus = gpu_finder.found() if gpus is None else gpus
         detected = {**contexts.host_facts(self.place.environ), "gpu_vendor": gpu_finder.vendor(gpus)}
         context = self._context(detected, kept.context)
         if context.gpu_vendor != gpu_finder.vendor(gpus):
             # Images of the vendor that the context says can use that vendor's GPUs only.
             gpus = gpu_finder.found(context.gpu_vendor)
-        kept = selected(overridden(kept, options.registry), options.tags, manifest_file)
+        kept = selection.selected(selection.overridden(kept, options.registry), options.tags, manifest_file)
         models = [kept.models[image.key] for image in kept.images]
-        root = self.place.root if self.place.has_package else None
         self._say_what_is_unheeded(context, models)
         defined = hook_values.definitions(options.tools_file, root) or kept.extra.get("tools") or {}
         hooks = _checked(context, models, defined)
-        chosen, skipped = _fitting(kept, context, gpus)
+        chosen, skipped = selection.fitting(kept, context, gpus)
         if options.resume:
-            chosen = self._unfinished(chosen, options.resume)
+            chosen = selection.unfinished(chosen, options.resume, self.say)
         results.check(options.output)
         named = Data.load(options.data_file or self.place.root / "data.json", context.values.get("data", {}))
         credentials = self._credentials({*named.credential_names(), *(model.cred for model, _ in chosen)})
@@ -307,7 +306,9 @@ class DistributedOrchestrator:
             say=self.say,
             show=self.show,
         )
-        registries = [_registry_of(image, kept.registry) for _, image in chosen if image and image.registry_image]
+        registries = [
+            selection.registry_of(image, kept.registry) for _, image in chosen if image and image.registry_image
+        ]
         with self._engine(credentials, registries, options.dry_run) as engine:
             if context.container_image:
                 run.chosen = [
@@ -331,16 +332,6 @@ class DistributedOrchestrator:
         if engine.images(name):
             return ready_images.image(engine, key, name, model, marks, self.say)
         return Image(key, docker_image=name, dockerfile=ready_images.NO_DOCKERFILE, registry_image=name, extra=marks)
-
-    def _unfinished(
-        self, chosen: Sequence[tuple[Model, Image | None]], table: Path
-    ) -> list[tuple[Model, Image | None]]:
-        """What has no success in a perf.csv yet; none at all where only models without an image for here are left."""
-        done = results.succeeded(table)
-        left = [(model, image) for model, image in chosen if image is None or _digest(image) not in done]
-        if len(left) < len(chosen):
-            self.say(f"{table}: {len(chosen) - len(left)} of {len(chosen)} have succeeded already")
-        return left if any(image for _, image in left) or len(left) == len(chosen) else []
 
     def full_phase(self, build: BuildOptions, options: RunOptions) -> int:
         """Build for this machine's GPUs, then run what was built."""
@@ -366,20 +357,6 @@ class DistributedOrchestrator:
         for path in parts.values():
             path.unlink(missing_ok=True)
         self.say(f"summary: {whole}")
-
-    def _with_models(self, kept: Manifest, path: Path) -> Manifest:
-        """An older manifest names no models: each image gets the local model whose name its own begins with."""
-        missing = [image for image in kept.images if image.key not in kept.models]
-        if not missing:
-            return kept
-        if not self.place.has_package:
-            raise ConfigurationError(
-                f"{path}: says nothing about the model of {missing[0].key} (an older manifest), and there is no "
-                "models.json here to find it in; run it in its package's folder, or set MODEL_DIR"
-            )
-        known = sorted(DiscoverModels(self.place.root).models(), key=lambda model: -len(model.name))
-        found = {image.key: _model_of(image, known, path) for image in missing}
-        return replace(kept, models={**kept.models, **found})
 
     # --- export-config ---
 
@@ -468,101 +445,9 @@ def _checked(context: Context, models: Sequence[Model], defined: Mapping[str, An
     hooks = hook_values.hooks(context, hook_values.catalogue(defined))
     multi_node.arguments(context.multi_node_args)
     for model in models:
-        artifacts_of(model, context, hooks)
+        artifacts.asked(model, context, hooks.artifacts)
         log_errors(model.extra, context.values)
     return hooks
-
-
-def selected(kept: Manifest, tags: Sequence[str], path: Path) -> Manifest:
-    """The manifest's images of the models that the tags name; no tags are all."""
-    if not tags:
-        return kept
-    for tag in tags:
-        if not any(_named_by(model, tag) for model in kept.models.values()):
-            names = ", ".join(sorted({model.name for model in kept.models.values()}))
-            raise ConfigurationError(f"{path}: no model named or tagged {tag!r}; it has {names}")
-    images = tuple(image for image in kept.images if any(_named_by(kept.models[image.key], tag) for tag in tags))
-    return replace(kept, images=images)
-
-
-def _named_by(model: Model, tag: str) -> bool:
-    return tag in (model.name, "all", *model.tags)
-
-
-def overridden(kept: Manifest, registry: str) -> Manifest:
-    """The manifest with its images in another registry; their digests stay, so they are the same images."""
-    if not registry:
-        return kept
-    new = credential_store.registry_name(registry)
-    names = [credential_store.registry_image(new, _path(image, kept.registry), Credentials()) for image in kept.images]
-    images = tuple(replace(image, registry_image=name) for image, name in zip(kept.images, names, strict=True))
-    return replace(kept, images=images, registry=new)
-
-
-def _registry_of(image: Image, registry: str) -> str:
-    """Where an image comes from: the manifest's registry, or else the host in the image's name, or Docker Hub."""
-    if registry and image.registry_image.startswith(f"{registry}/"):
-        return registry
-    host, slash, _ = image.registry_image.partition("/")
-    return host if slash and (host == "localhost" or "." in host or ":" in host) else "docker.io"
-
-
-def _path(image: Image, registry: str) -> str:
-    name = image.registry_image or image.docker_image
-    return name.removeprefix(f"{registry}/") if registry else name
-
-
-def _fitting(
-    kept: Manifest, context: Context, gpus: Sequence[Gpu]
-) -> tuple[list[tuple[Model, Image | None]], list[tuple[Image, Model, str]]]:
-    """Per model the images for this machine (None where there is none), and the others, each with the reason."""
-    chosen: list[tuple[Model, Image | None]] = []
-    skipped = []
-    for image in kept.images:
-        reason = _misfit(image, context, gpus)
-        if reason:
-            skipped.append((image, kept.models[image.key], reason))
-        else:
-            chosen.append((kept.models[image.key], image))
-    served = [model for model, _ in chosen]
-    for _, model, _ in skipped:
-        if model not in served:
-            served.append(model)
-            chosen.append((model, None))
-    return chosen, skipped
-
-
-def _digest(image: Image) -> str:
-    """What a row says of this very image; empty where an older manifest doesn't tell."""
-    return image.registry_digest or image.image_id
-
-
-def _misfit(image: Image, context: Context, gpus: Sequence[Gpu]) -> str:
-    vendor = image.gpu_vendor.upper() or _vendor_of_name(image.dockerfile)
-    if vendor and vendor != context.gpu_vendor:
-        return f"it is for gpu_vendor {vendor}, this machine is {context.gpu_vendor}"
-    if image.guest_os and context.guest_os and image.guest_os.upper() != context.guest_os:
-        return f"it is for guest_os {image.guest_os}, the context says {context.guest_os}"
-    # Without the features that a compiler is told beside it: gfx90a:xnack-
-    architecture = str(image.extra.get("gpu_architecture") or "").partition(":")[0]
-    here = sorted({gpu.architecture for gpu in gpus if gpu.architecture})
-    if architecture and here and not gpu_finder.skipped_architecture(architecture, gpus):
-        return f"it is built for {architecture}, this machine has {', '.join(here)}"
-    return ""
-
-
-def _vendor_of_name(dockerfile: str) -> str:
-    """Older manifests say the vendor in the Dockerfile's name only, as `.amd.` or `.nvidia.`."""
-    parts = Path(dockerfile).name.lower().split(".")
-    return next((vendor.upper() for vendor in ("amd", "nvidia") if vendor in parts), "")
-
-
-def _model_of(image: Image, known: Sequence[Model], path: Path) -> Model:
-    for model in known:
-        if f"{image.key}_".startswith(f"ci-{model.name.lower().replace('/', '_')}_"):
-            return model
-    names = ", ".join(sorted(model.name for model in known))
-    raise ConfigurationError(f"{path}: {image.key}: no model of this package has that name (it has {names})")
 
 
 def _second_names(kept: Manifest, image: Image, registry: str, name: str) -> list[str]:

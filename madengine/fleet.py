@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from typing import Any
 from madengine import bundle, collect, node, programs, results
 from madengine import manifest as manifests
 from madengine.board import Board
-from madengine.container_runner import new_run_id
 from madengine.errors import (
     EXIT_DONE,
     EXIT_FAILURE,
@@ -35,8 +34,10 @@ from madengine.files import read_json, write_json
 from madengine.manifest import Manifest
 from madengine.programs import engine as engines
 from madengine.programs import preflight, ssh
-from madengine.records import FAILURE, Image
+from madengine.records import FAILURE
 from madengine.remote_node import LostError, RemoteNode, Settings, StoppedError
+from madengine.run_names import new_run_id
+from madengine.selection import narrowed
 
 RESULTS = Path("results")
 # What a row says of the job that asked for it; a node would not know.
@@ -119,7 +120,7 @@ class Fleet:
         ports = tunnel_ports(kept, errand.registry)
         self._say_secrets()
         with self._parcel(errand) as parcel, self._nodes() as nodes:
-            job = _Job(errand, selected(kept, errand.tags), run_id, ports, parcel, _digest(parcel[0]))
+            job = _Job(errand, narrowed(kept, errand.tags), run_id, ports, parcel, _digest(parcel[0]))
             self.say(f"run {run_id} on {len(nodes)} hosts; results: {RESULTS / run_id}")
             outcomes, interrupted = self._side_by_side(nodes, lambda one: self._run_one(one, job))
         return self._conclude(outcomes, errand, interrupted)
@@ -548,26 +549,13 @@ def _rows_of_the_missing(folder: Path, run_id: str, host: str, reason: str) -> l
     """A failure for each model of the run that has no row at all."""
     words = read_json(folder / node.CARD).get("words", [])
     tags = [word.removeprefix("--tags=") for word in words if word.startswith("--tags=")]
-    wanted = selected(manifests.load(folder / node.MANIFEST), tags)
+    wanted = narrowed(manifests.load(folder / node.MANIFEST), tags)
     there = [row["model"] for row in _rows(folder)]
     return [
         row
         for row in collect.failed_rows(wanted, run_id, host, reason)
         if not any(name == row["model"] or name.startswith(f"{row['model']}_") for name in there)
     ]
-
-
-def selected(kept: Manifest, tags: Sequence[str]) -> Manifest:
-    """The manifest's images of the models that the tags name; no tags are all."""
-    if not tags:
-        return kept
-    images = [image for image in kept.images if _is_named(kept, image, tags)]
-    return replace(kept, images=tuple(images))
-
-
-def _is_named(kept: Manifest, image: Image, tags: Sequence[str]) -> bool:
-    model = kept.models.get(image.key)
-    return model is not None and any(tag in (model.name, "all", *model.tags) for tag in tags)
 
 
 def _summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from typing import Any
 
 from madengine import environment, owner, programs, results
 from madengine import gpus as gpu_finder
-from madengine.container_runner import ContainerRunner, new_run_id
+from madengine.container_runner import ContainerRunner
+from madengine.container_setup import Setup
 from madengine.context import Context
 from madengine.credentials import Credentials
 from madengine.data import Data
@@ -27,6 +28,7 @@ from madengine.files import write_json
 from madengine.hooks import Hooks
 from madengine.programs.engine import Docker
 from madengine.records import FAILURE, SKIPPED, Gpu, Image, Model, RunResult
+from madengine.run_names import new_run_id
 
 
 @dataclass(frozen=True)
@@ -197,30 +199,33 @@ class NodeRun:
         data_file = options.data_file or self.data_folder / "data.json"
         if options.data_file and not data_file.is_file():
             raise ConfigurationError(f"{data_file}: no such file; --data-config-file-name names a data.json")
-        return ContainerRunner(
+        setup = Setup(
             engine=engine,
             run_id=self.run_id,
-            directory=self.directory,
             context=self.context,
             gpus=self.gpus,
-            data=Data.load(data_file, self.context.values.get("data", {}), self.credentials),
-            done=self._record,
             credentials=self.credentials,
             root=self.root,
             timeout=options.timeout,
             gpu_mode=options.gpu_mode,
+            keep_alive=options.keep_alive,
+            hooks=self.hooks,
+            describe=self._describes(),
+            isolation=options.isolation,
+            say=self.say,
+        )
+        return ContainerRunner(
+            setup=setup,
+            directory=self.directory,
+            data=Data.load(data_file, self.context.values.get("data", {}), self.credentials),
+            done=self._record,
             gpu_wait=options.gpu_wait,
             sample_hz=options.sample_hz,
             environment_id=environment.identifier(self._machine),
             force_mirror_local=options.force_mirror_local,
-            keep_alive=options.keep_alive,
             keep_model_dir=options.keep_model_dir,
             skip_model_run=options.skip_model_run,
-            hooks=self.hooks,
-            describe=self._describes(),
-            isolation=options.isolation,
             live=_to_terminal if options.live_output else None,
-            say=self.say,
         )
 
     def _describes(self) -> bool:

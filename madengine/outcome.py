@@ -6,18 +6,21 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from madengine import payload
+from madengine import artifacts, hooks, payload
 from madengine.errors import RunError
+from madengine.log_errors import LogErrors
 from madengine.performance import MetricScan, read_multiple_results
 from madengine.programs.engine import State
 from madengine.records import FAILURE, SUCCESS, Metric, Model, RunResult
 
+SERIES_FILE = "gpu_series.csv"
 _LITTLE_SPACE = 4096  # bytes: less is a full disk
 
 
@@ -44,6 +47,45 @@ def outcome(
         reason += "; the log is incomplete, it could not be written to the end"
     # The figures of a run that failed are kept in its result, but no row reports them as measured.
     return replace(result, status=FAILURE if reason else SUCCESS, reason=reason, metrics=metrics)
+
+
+def unless_log_errors(result: RunResult, asked: LogErrors, log: FileIO) -> RunResult:
+    """A failure where the user's error patterns are in the log of what would be a success."""
+    if result.status != SUCCESS or not asked.patterns:
+        return result
+    log.seek(0)
+    with os.fdopen(os.dup(log.fileno()), "rb") as lines:
+        reason = asked.found_in(lines)
+    return replace(result, status=FAILURE, reason=reason) if reason else result
+
+
+def with_artifacts(result: RunResult, patterns: Sequence[str], may_move: bool, say: Callable[[str], None]) -> RunResult:
+    """The result with what matches in its workspace, brought to one folder; moved there where the rest goes away."""
+    if not patterns:
+        return result
+    workspace = Path(result.directory)
+    brought = artifacts.bring(
+        workspace,
+        payload.model_directory(result.model),
+        patterns,
+        besides=(Path(result.log_file).name, SERIES_FILE),
+        may_move=may_move,
+        say=say,
+    )
+    told = f"no artifacts match {', '.join(patterns)}"
+    if brought:
+        size = sum(one.size_bytes for one in brought)
+        told = f"{len(brought)} artifacts, {size} bytes, in {workspace / artifacts.FOLDER}"
+    say(f"{result.model.name}: {told}")
+    return replace(result, artifacts=brought)
+
+
+def tidy(result: RunResult, with_model_directory: bool) -> None:
+    """Remove what nobody reads any more: our hooks and, as older versions did, the model's directory."""
+    workspace = Path(result.directory)
+    ours = (payload.model_directory(result.model), "scripts") if with_model_directory else ()
+    for name in (*ours, hooks.FOLDER):
+        shutil.rmtree(workspace / name, ignore_errors=True)
 
 
 def _why_failed(entry: Mapping[str, Any], state: State | None, code: int | None, limit: int, said: str) -> str:

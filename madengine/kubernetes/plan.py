@@ -12,7 +12,6 @@ from madengine import context as contexts
 from madengine import credentials as credential_store
 from madengine import manifest as manifests
 from madengine.context import Context
-from madengine.distributed_orchestrator import overridden, selected
 from madengine.errors import ConfigurationError
 from madengine.generate import configured
 from madengine.kubernetes import names
@@ -20,6 +19,7 @@ from madengine.kubernetes.jobs import vendor
 from madengine.kubernetes.options import Options
 from madengine.manifest import Manifest
 from madengine.records import Image, Model
+from madengine.selection import overridden, selected
 
 DEFAULT_MANIFEST = Path("build_manifest.json")
 DEFAULT_CONFIG = Path("execution_config.json")

@@ -7,14 +7,15 @@ import shlex
 import signal
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from madengine import owner
-from madengine.container_runner import ContainerRunner, log_name, new_run_id
+from madengine.container_runner import ContainerRunner
+from madengine.container_setup import Setup
 from madengine.context import Context
 from madengine.credentials import Credentials
 from madengine.data import Data
@@ -96,16 +97,10 @@ class Runs:
         self.said: list[str] = []
 
     def runner(self, values: dict[str, Any] | None = None, **options: Any) -> ContainerRunner:
-        given: dict[str, Any] = {"done": self.came.append, "say": self.said.append, **options}
-        return ContainerRunner(
-            engine=self.engine.add(),
-            run_id="r1",
-            directory=self.folder / "runs/r1",
-            context=Context({"gpu_vendor": "NONE", **(values or {})}),
-            gpus=(),
-            data=Data(),
-            **given,
-        )
+        given = {name: options.pop(name) for name in [field.name for field in fields(Setup)] if name in options}
+        context = Context({"gpu_vendor": "NONE", **(values or {})})
+        setup = Setup(self.engine.add(), "r1", context, **{"say": self.said.append, **given})
+        return ContainerRunner(setup, self.folder / "runs/r1", data=Data(), **{"done": self.came.append, **options})
 
     def run(self, model: Model = MODEL, image: Image = HERE, **options: Any) -> RunResult:
         self.runner(**options).run(model, image)
@@ -123,29 +118,6 @@ def runs(tmp_path: Path, engine: Engine) -> Runs:
 
 
 # --- names ---
-
-
-@pytest.mark.parametrize(
-    ("name", "dockerfile", "key", "expected"),
-    [
-        ("dummy", "docker/dummy.ubuntu.amd.Dockerfile", "k", "dummy_dummy.ubuntu.amd.run.live.log"),
-        ("a/b", "/x/b.ubuntu.dockerfile", "k", "a_b_b.ubuntu.run.live.log"),
-        ("dummy", "", "ci-dummy_ubuntu", "dummy_ci-dummy_ubuntu.run.live.log"),
-        ("with space$", "x.Dockerfile", "k", "with_space__x.run.live.log"),
-    ],
-)
-def test_a_log_is_named_after_its_model_and_dockerfile(name: str, dockerfile: str, key: str, expected: str) -> None:
-    assert log_name(replace(MODEL, name=name), replace(HERE, dockerfile=dockerfile, key=key)) == expected
-
-
-def test_a_log_name_fits_a_file_system() -> None:
-    assert len(log_name(replace(MODEL, name="m" * 400), HERE)) < 255
-
-
-def test_runs_of_one_second_have_different_names() -> None:
-    ids = {new_run_id() for _ in range(50)}
-    assert len(ids) == 50
-    assert all(re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{6}", run_id) for run_id in ids)
 
 
 def test_models_whose_names_look_alike_have_folders_of_their_own(runs: Runs) -> None:
@@ -232,7 +204,7 @@ def test_compat_is_the_flags_of_older_madengine_and_the_cards_come_after(
 
 def test_each_model_starts_its_processes_on_the_gpus_that_it_gets(runs: Runs) -> None:
     gpus = tuple(Gpu("NVIDIA", index, uuid=f"GPU-{index}") for index in range(4))
-    runner = replace(runs.runner({"gpu_vendor": "NVIDIA", "multi_node_args": {"NNODES": 2}}), gpus=gpus)
+    runner = runs.runner({"gpu_vendor": "NVIDIA", "multi_node_args": {"NNODES": 2}}, gpus=gpus)
     told = []
     for n_gpus in ("1", "4", "2", "-1"):
         words = shlex.split("\n".join(runner.shell_lines(replace(MODEL, n_gpus=n_gpus), HERE)))

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from madengine import programs
 from madengine.credentials import (
     Credentials,
     Login,
     load,
     model_secrets,
-    redact,
     registry_image,
     registry_login,
     registry_name,
@@ -37,6 +37,14 @@ def write(root: Path, entries: Any) -> None:
 
 def entry(**values: str) -> Credentials:
     return Credentials({"c": values})
+
+
+def redact(text: str, credentials: Credentials) -> str:
+    """What is shown of a text where these credentials are hidden, and no others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(programs, "_secrets", set())
+        programs.hide(secret_values(credentials))
+        return programs.redact(text)
 
 
 def model(cred: str, owner: str = "") -> Model:

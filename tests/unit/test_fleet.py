@@ -89,10 +89,6 @@ def test_what_was_said_here_is_said_to_the_nodes_and_nothing_else(
     ]
 
 
-def test_tags_choose_by_name_and_tag() -> None:
-    assert [image.key for image in fleet.selected(kept("r/a", "r/b", "r/c"), ["m0", "t2"]).images] == ["k0", "k2"]
-
-
 def test_a_host_that_was_killed_owes_a_row_of_each_chosen_model_that_has_none(tmp_path: Path) -> None:
     manifest.save(kept("r/a", "r/b", "r/c", "r/d"), tmp_path / node.MANIFEST)
     (tmp_path / node.CARD).write_text(json.dumps({"words": ["run", "--tags=m0", "--tags=m1", "--tags=m2"]}))

@@ -1,0 +1,94 @@
+"""What the terminal gets and sends: results, messages, errors, and the signals that end a command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import NoReturn, TextIO
+
+from madengine.errors import MadengineError
+
+_one_at_a_time = threading.Lock()
+
+
+def say(line: str) -> None:
+    """A message for people, on stderr; from any thread."""
+    with _one_at_a_time:
+        try:
+            print(line, file=sys.stderr, flush=True)  # noqa: T201
+        except OSError:
+            # That nobody can hear us any more is no reason to give up the work.
+            _mute(sys.stderr)
+
+
+def show(text: str) -> None:
+    """A result, on stdout.
+
+    Raises MadengineError where it can't be written, but for a reader that has enough.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)  # noqa: T201
+    except BrokenPipeError:
+        # Whoever read our output (`| head`) has enough.
+        _mute(sys.stdout)
+    except OSError as error:
+        _mute(sys.stdout)
+        raise MadengineError(f"stdout: can't be written: {error.strerror}") from error
+
+
+def _mute(stream: TextIO) -> None:
+    """Send a broken stream's output nowhere: the interpreter would complain when it flushes it at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def fail(error: MadengineError | OSError, code: int, verbose: bool) -> int:
+    """Say an error in one line, with its traceback where that is asked for; gives the code."""
+    from madengine import programs
+
+    if verbose:
+        import traceback
+
+        say(programs.redact("".join(traceback.format_exception(error))))
+    told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+    say(programs.redact(f"madengine: error: {' '.join(told.splitlines())}"))
+    return code
+
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """Ctrl-C, TERM and a lost terminal all end a command the same way; more of them don't stop the tidying up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, _interrupted)
+    try:
+        yield
+    finally:
+        stopped = signal.getsignal(signal.SIGINT) is _still_stopping
+        for number, handler in before.items():
+            # One more signal on the way out would turn our exit code into the signal's.
+            signal.signal(number, signal.SIG_IGN if stopped else handler)
+
+
+def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
+    for again in _ENDING:
+        signal.signal(again, _still_stopping)
+    raise KeyboardInterrupt
+
+
+def _still_stopping(number: int, frame: FrameType | None) -> None:
+    # Not `say`: what this interrupts may hold its lock.
+    with suppress(OSError):
+        os.write(2, b"already stopping; a container gets some seconds to end\n")
