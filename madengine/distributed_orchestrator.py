@@ -292,6 +292,8 @@ class DistributedOrchestrator:
             chosen = self._unfinished(chosen, options.resume)
         results.check(options.output)
         named = Data.load(options.data_file or self.place.root / "data.json", context.values.get("data", {}))
+        for key in named.unheeded:
+            self.say(f"{key}: not acted on by this version")
         credentials = self._credentials({*named.credential_names(), *(model.cred for model, _ in chosen)})
         run = NodeRun(
             options=options,

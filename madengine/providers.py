@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from madengine import programs
 from madengine.credentials import FILE, Credentials
+from madengine.data_file import POD_PROVIDERS
 from madengine.errors import CommandError, ConfigurationError, RunError
 from madengine.fetch import Client, Source
 from madengine.programs import aws, curl, rsync, secret_files
@@ -196,12 +197,11 @@ class Http:
 def source(provider: str, name: str, config: Mapping[str, Any], root: Path, credentials: Credentials) -> Source:
     """The provider of this name for a data set; paths of scripts and keys start at `root`.
 
-    Raises RunError where there is no such provider, ConfigurationError where its entry is wrong.
+    Raises ConfigurationError where its entry is wrong, RunError where only a pod can mount it.
     """
-    make = _MAKERS.get(provider)
-    if make is None:
-        raise RunError(f"no such provider, use one of local, {', '.join(_MAKERS)}")
-    return make(name, config, root, credentials)
+    if provider in POD_PROVIDERS:
+        raise RunError(f"only a pod mounts it; a run on a host needs one of local, {', '.join(_MAKERS)}")
+    return _MAKERS[provider](name, config, root, credentials)
 
 
 def explain(provider: str, error: Exception) -> str:
