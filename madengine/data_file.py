@@ -72,7 +72,8 @@ def _check(known: Any, where: str) -> list[str]:
 
 def _unheeded(provider: str, config: Mapping[str, Any], where: str) -> list[str]:
     """The keys that nothing acts on; one that no version knows is refused."""
-    strays = [key for key in config if key not in _KEYS[provider] and not (provider == "local" and key == "mirrorlocal")]
+    known = {*_KEYS[provider], "mirrorlocal"}  # a local folder's is refused with a reason of its own
+    strays = [key for key in config if key not in known]
     if unknown := [key for key in strays if key not in _OF_OTHERS]:
         raise ConfigurationError(f"{where}: no key {unknown[0]!r}; there are {_closest(unknown[0], _KEYS[provider])}")
     return [f"{where}.{key}" for key in strays]

@@ -131,7 +131,15 @@ class S3:
             raise RunError(f"{self.path}: no such object or folder")
 
     def shell_lines(self, target: Path) -> Iterator[str]:
-        yield programs.shell_line(self.account.copy_folder(self.path, target))
+        folder = programs.shell_line(self.account.copy_folder(self.path, target))
+        if aws.kind([], self.path) == "folder":
+            yield folder
+            return
+        # Only who asks the server knows whether it is a folder or an object.
+        listing = programs.shell_line(self.account.listing(self.path))
+        file = programs.shell_line(self.account.copy_file(self.path, target))
+        name = shlex.quote(f"PRE {self.path.rstrip('/').rpartition('/')[2]}/")
+        yield f"if {listing} | grep -qF {name}; then {folder}; else {file}; fi"
 
 
 @dataclass(frozen=True)
