@@ -18,7 +18,18 @@ from functools import partial
 from io import FileIO
 from pathlib import Path
 
-from madengine import artifacts, gpu_locks, isolation, model_code, multi_node, owner, payload, programs, telemetry
+from madengine import (
+    artifacts,
+    gpu_locks,
+    isolation,
+    model_code,
+    multi_node,
+    owner,
+    payload,
+    process,
+    programs,
+    telemetry,
+)
 from madengine import gpus as gpu_choice
 from madengine import hooks as hook_files
 from madengine import outcome as outcomes
@@ -309,7 +320,7 @@ class ContainerRunner:
             labels={
                 "madengine.run": self.run_id,
                 "madengine.model": model.name,
-                **({} if self.keep_alive else {owner.LABEL: owner.mine()}),
+                **({} if self.keep_alive else {owner.LABEL: process.mine()}),
             },
             environment=self._environment(model, log.name, provided, gpus),
             secrets=self._secrets(model, image),
