@@ -11,7 +11,7 @@ from pathlib import Path
 
 from madengine import gpus as gpu_choice
 from madengine import hooks as hook_files
-from madengine import isolation, multi_node, owner, payload
+from madengine import isolation, multi_node, owner, payload, process
 from madengine.context import Context
 from madengine.credentials import Credentials, model_secrets
 from madengine.data import Provided
@@ -89,7 +89,7 @@ class Setup:
             labels={
                 "madengine.run": self.run_id,
                 "madengine.model": model.name,
-                **({} if self.keep_alive else {owner.LABEL: owner.mine()}),
+                **({} if self.keep_alive else {owner.LABEL: process.mine()}),
             },
             environment=self._environment(model, log.name, provided, gpus),
             secrets=self.secrets_of(model, image),

@@ -10,16 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from madengine import fetch, providers
+from madengine import data_file, fetch, providers
 from madengine.credentials import Credentials
-from madengine.errors import ConfigurationError, MadengineError, RunError
+from madengine.data_file import DEFAULT_HOME, PROVIDERS
+from madengine.errors import MadengineError, RunError
 from madengine.fetch import Client, Fetched, Source
-from madengine.files import human_size, read_json
+from madengine.files import human_size
 from madengine.records import Model
 
-# In this order they are tried, whatever their order in the file.
-PROVIDERS = ("custom", "local", "minio", "nas", "aws", "http")
-DEFAULT_HOME = "/data_dlm"
 # More files than these of a local folder are not counted for the row.
 _COUNTED = 100_000
 
@@ -56,25 +54,26 @@ class _Place:
 class Data:
     """The known data sets: {name: {provider: configuration}}; `path` is the file they come from.
 
-    `cache` is where fetched data are kept, unless data.json or the command line names a mirror.
+    `cache` is where fetched data are kept, unless data.json or the command line names a mirror; `unheeded` are the keys
+    of other versions that nothing here acts on.
     """
 
     sources: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     path: Path = Path("data.json")
     credentials: Credentials = field(default_factory=Credentials)
     cache: Path = Path("~/.cache/madengine/data")
+    unheeded: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, path: Path, extra: Mapping[str, Any], credentials: Credentials | None = None) -> Data:
         """Read a data.json (a missing one is empty); `extra`, the context's `data`, replaces entries of the same name.
 
-        Raises ConfigurationError, naming the position or the key, for what is broken.
+        Raises ConfigurationError, naming the position or the key, for what is broken or known to nobody.
         """
-        sources = {**_object(path), **extra}
-        for name, known in sources.items():
-            _check(known, f"{path if name not in extra else 'context data'}: {name}")
-        home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        return cls(sources, path, credentials or Credentials(), Path(home).expanduser() / "madengine/data")
+        (here, strays), (given, more) = data_file.data_sets(path), data_file.checked(extra, "context data")
+        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        cache = home / "madengine/data"
+        return cls({**here, **given}, path, credentials or Credentials(), cache, (*strays, *more))
 
     def credential_names(self) -> set[str]:
         """The entries of credential.json that data sets name."""
@@ -196,7 +195,6 @@ class Data:
 
 def _ordered(known: Mapping[str, Any]) -> Iterator[str]:
     yield from (provider for provider in PROVIDERS if provider in known)
-    yield from sorted(known.keys() - set(PROVIDERS))
 
 
 def _none_of(name: str, model: Model, tried: Sequence[str]) -> RunError:
@@ -237,55 +235,3 @@ def _home(config: Mapping[str, Any], index: int, count: int) -> str:
 def _is_writable(place: _Place) -> bool:
     """Whether the container may write there; a mirror always was writable."""
     return str(place.config.get("readwrite", place.is_mirror)).lower() == "true"
-
-
-def _check(known: Any, where: str) -> None:
-    if not isinstance(known, Mapping):
-        raise ConfigurationError(f'{where}: expected an object such as {{"local": {{"path": "/data"}}}}')
-    for provider, config in known.items():
-        if not isinstance(config, Mapping):
-            raise ConfigurationError(f'{where}.{provider}: expected an object such as {{"path": "/data"}}')
-        if provider in PROVIDERS:
-            _check_provider(provider, config, f"{where}.{provider}")
-
-
-def _check_provider(provider: str, config: Mapping[str, Any], where: str) -> None:
-    path, home, readwrite = config.get("path"), config.get("home", DEFAULT_HOME), config.get("readwrite", "false")
-    if not isinstance(path, str) or not path or "\0" in path:
-        expected = {"local": "a folder on the host", "http": "an address"}.get(provider, "a path")
-        shown = repr(path) if provider != "http" else "not an address"
-        raise ConfigurationError(f"{where}.path: {shown}, expected {expected}")
-    if not isinstance(home, str) or not home.startswith("/") or not home.strip("/") or set(home) & set(",:\0"):
-        raise ConfigurationError(f"{where}.home: {home!r}, expected an absolute path in the container without , or :")
-    if str(readwrite).lower() not in ("true", "false"):
-        raise ConfigurationError(f'{where}.readwrite: {readwrite!r}, expected "true" or "false"')
-    if config.get("mirrorlocal") and provider == "local":
-        raise ConfigurationError(f"{where}.mirrorlocal: a local folder has no mirror; take it out")
-    _check_texts(config, where)
-    _check_hashes(config.get("sha256"), f"{where}.sha256")
-
-
-def _check_texts(config: Mapping[str, Any], where: str) -> None:
-    for key in ("mirrorlocal", "args", "endpoint", "region", "cred"):
-        if not isinstance(config.get(key), str | None):
-            raise ConfigurationError(f"{where}.{key}: expected text in quotes")
-    try:
-        shlex.split(config.get("args") or "")
-    except ValueError as error:
-        raise ConfigurationError(
-            f"{where}.args: {str(error).lower()}; close the quote, or put a \\ before it"
-        ) from error
-
-
-def _check_hashes(sha256: Any, where: str) -> None:
-    hashes = sha256.values() if isinstance(sha256, Mapping) else [] if sha256 is None else [sha256]
-    for one in hashes:
-        if not isinstance(one, str) or not re.fullmatch(r"[0-9A-Fa-f]{64}", one):
-            raise ConfigurationError(f"{where}: {one!r}, expected 64 hexadecimal digits, or {{file: digits}}")
-
-
-def _object(path: Path) -> dict[str, Any]:
-    value = read_json(path, missing={})
-    if not isinstance(value, dict):
-        raise ConfigurationError(f"{path}: expected an object of data sets by name")
-    return value

@@ -291,6 +291,8 @@ class DistributedOrchestrator:
             chosen = selection.unfinished(chosen, options.resume, self.say)
         results.check(options.output)
         named = Data.load(options.data_file or self.place.root / "data.json", context.values.get("data", {}))
+        for key in named.unheeded:
+            self.say(f"{key}: not acted on by this version")
         credentials = self._credentials({*named.credential_names(), *(model.cred for model, _ in chosen)})
         run = NodeRun(
             options=options,

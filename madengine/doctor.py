@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from madengine import gpus as gpu_finder
-from madengine import manifest, owner, package, programs
+from madengine import manifest, owner, package, process, programs
 from madengine.errors import ConfigurationError, EngineError, MadengineError, RunError
 from madengine.programs import devices
 from madengine.programs import engine as engines
@@ -245,7 +245,7 @@ def _trial(subject: Examination) -> Iterator[Check]:
     except RunError:
         return  # told above
     image = next((name for name in map(_reference, subject.images) if engine.images(name)), "")
-    mine = f"--label={owner.LABEL}={owner.mine()}"
+    mine = f"--label={owner.LABEL}={process.mine()}"
     command = engine("run", "--rm", mine, *flags, "--entrypoint=sh", engine.remote(image), "-c", ":")
     if not image:
         yield Check("container", NOTE, "not tried: no image of a manifest is here")

@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +32,7 @@ from madengine.errors import (
 from madengine.files import read_json, write_json
 from madengine.manifest import Manifest
 from madengine.programs import engine as engines
-from madengine.programs import preflight, ssh
+from madengine.programs import preflight, secret_files, ssh
 from madengine.records import FAILURE
 from madengine.remote_node import LostError, RemoteNode, Settings, StoppedError
 from madengine.run_names import new_run_id
@@ -314,8 +313,7 @@ class Fleet:
     @contextmanager
     def _parcel(self, errand: Errand | None) -> Iterator[list[Path]]:
         """The files that go to every node, under the names that they have there; madengine.pyz is the first."""
-        with tempfile.TemporaryDirectory(prefix="madengine-") as name:
-            folder = Path(name)
+        with secret_files.private_folder() as folder:
             files = [bundle.write(folder / node.BUNDLE)]
             for target, source in self._sources(errand).items() if errand else ():
                 files.append(folder / target)

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from madengine import programs
 from madengine.credentials import FILE, Credentials
+from madengine.data_file import POD_PROVIDERS
 from madengine.errors import CommandError, ConfigurationError, RunError
 from madengine.fetch import Client, Source
 from madengine.programs import aws, curl, rsync, secret_files
@@ -130,7 +131,15 @@ class S3:
             raise RunError(f"{self.path}: no such object or folder")
 
     def shell_lines(self, target: Path) -> Iterator[str]:
-        yield programs.shell_line(self.account.copy_folder(self.path, target))
+        folder = programs.shell_line(self.account.copy_folder(self.path, target))
+        if aws.kind([], self.path) == "folder":
+            yield folder
+            return
+        # Only who asks the server knows whether it is a folder or an object.
+        listing = programs.shell_line(self.account.listing(self.path))
+        file = programs.shell_line(self.account.copy_file(self.path, target))
+        name = shlex.quote(f"PRE {self.path.rstrip('/').rpartition('/')[2]}/")
+        yield f"if {listing} | grep -qF {name}; then {folder}; else {file}; fi"
 
 
 @dataclass(frozen=True)
@@ -196,12 +205,11 @@ class Http:
 def source(provider: str, name: str, config: Mapping[str, Any], root: Path, credentials: Credentials) -> Source:
     """The provider of this name for a data set; paths of scripts and keys start at `root`.
 
-    Raises RunError where there is no such provider, ConfigurationError where its entry is wrong.
+    Raises ConfigurationError where its entry is wrong, RunError where only a pod can mount it.
     """
-    make = _MAKERS.get(provider)
-    if make is None:
-        raise RunError(f"no such provider, use one of local, {', '.join(_MAKERS)}")
-    return make(name, config, root, credentials)
+    if provider in POD_PROVIDERS:
+        raise RunError(f"only a pod mounts it; a run on a host needs one of local, {', '.join(_MAKERS)}")
+    return _MAKERS[provider](name, config, root, credentials)
 
 
 def explain(provider: str, error: Exception) -> str:

@@ -65,7 +65,8 @@ def generate(source: plan.Source, options: Options, output: Path, data_file: Pat
     }
     for path, text in texts.items():
         write_whole(path, text)
-    return Generated(tuple(texts), tuple(_warnings(kept, options, runner_image)))
+    unheeded = [f"{key}: not acted on by this version" for key in data.unheeded]
+    return Generated(tuple(texts), (*_warnings(kept, options, runner_image), *unheeded))
 
 
 def _tasks(kept: Manifest, names_of: Mapping[str, str], context: Context, data: Data, options: Options) -> list[Task]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from madengine.data import DEFAULT_HOME, Data
+from madengine.data import Data
+from madengine.data_file import DEFAULT_HOME
 from madengine.errors import ConfigurationError
 from madengine.kubernetes import names
 from madengine.records import Model

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -449,8 +448,8 @@ def logged_in(engine: Docker, logins: Iterable[Login]) -> Iterator[Docker]:
     Raises CommandError where a registry refuses the login.
     """
     logins = list(logins)
-    with tempfile.TemporaryDirectory(prefix="madengine-login-") as folder:
-        environment = _private_logins(engine.name, Path(folder), [login.registry for login in logins])
+    with secret_files.private_folder() as folder:
+        environment = _private_logins(engine.name, folder, [login.registry for login in logins])
         private = replace(engine, environment={**engine.environment, **environment})
         for login in logins:
             _log_in(private, login)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from madengine import process
 from madengine.programs import Secret
+
+_PREFIX = "madengine-private-"
 
 # Answers ssh and git when they ask for a password or a user; anything else that they may ask gets no answer. git's
 # questions name the address that asks: only the one that the secret is for gets it.
@@ -52,13 +57,32 @@ class Answers:
 
 
 @contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder of the temporary directory that only we can enter.
+
+    It is called after this process: who is killed leaves its own to the next madengine of the same user.
+    """
+    _sweep()
+    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{process.mine().replace(':', '_')}.") as folder:
+        yield Path(folder)
+
+
+def _sweep() -> None:
+    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # another one may be removing it too
+            owner = left.name[len(_PREFIX) :].partition(".")[0].replace("_", ":")
+            if left.lstat().st_uid == os.geteuid() and process.is_gone(owner):
+                shutil.rmtree(left)
+
+
+@contextmanager
 def unattended(answers: Answers) -> Iterator[dict[str, str]]:
     """The environment in which ssh and git ask nobody: a password comes from `answers`, or the program fails.
 
     `GIT_SSH` names the ssh to use, for `rsync --rsh` too.
     """
-    with tempfile.TemporaryDirectory(prefix="madengine-ask-") as folder:
-        askpass, ssh = _program(Path(folder) / "askpass", _ASKPASS), _program(Path(folder) / "ssh", _SSH)
+    with private_folder() as folder:
+        askpass, ssh = _program(folder / "askpass", _ASKPASS), _program(folder / "ssh", _SSH)
         given = {
             "MADENGINE_ANSWER": Secret(answers.password),
             "MADENGINE_ANSWER_USER": answers.username,
@@ -81,8 +105,8 @@ def unattended(answers: Answers) -> Iterator[dict[str, str]]:
 @contextmanager
 def private_file(text: str) -> Iterator[str]:
     """The path of a file with that text that only we can read."""
-    with tempfile.TemporaryDirectory(prefix="madengine-private-") as folder:
-        path = Path(folder) / "file"
+    with private_folder() as folder:
+        path = folder / "file"
         path.touch(mode=0o600)
         path.write_text(text, encoding="utf-8", errors="surrogateescape")
         yield str(path)

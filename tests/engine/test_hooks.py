@@ -6,16 +6,13 @@ import csv
 import json
 import os
 import shlex
-import shutil
-import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.bed.components import Engine, Outcome, Registry, outcome
-from tests.engine.packages import Package, read_json
+from tests.bed.components import Engine, Registry
+from tests.engine.everything import Everything, spoken
+from tests.engine.packages import read_json
 from tests.engine.trial import CHECKOUT, METRIC, Done, Trial
 from tests.engine.trial import trial as make_trial
 
@@ -34,11 +31,6 @@ on_docker = pytest.mark.parametrize("engine", ["docker"], indirect=True)
 def hook(script: str) -> dict[str, str]:
     """A hook that is a shell text: the trial's script runs its first argument."""
     return {"path": "run.sh", "args": shlex.quote(script)}
-
-
-def spoken(log: bytes) -> list[str]:
-    """The log without what entry.sh says."""
-    return [line for line in log.decode().splitlines() if not line.startswith("entry.sh: ")]
 
 
 def test_tools_and_hooks_run_in_the_documented_order(trial: Trial) -> None:
@@ -276,101 +268,10 @@ COMPAT = [
 
 # --- a package that asks for everything ---
 
-TOOLS = {
-    "tools": {
-        "mine": {
-            "pre_scripts": [{"path": "scripts/common/pre_scripts/note.sh", "args": "'before it'"}],
-            "cmd": "sh ../scripts/common/tools/around.sh",
-            "env_vars": {"MINE": "tool"},
-            "post_scripts": [{"path": "scripts/common/post_scripts/note.sh", "args": "after"}],
-        }
-    }
-}
-
-
-class Everything:
-    """A package whose two models use every field of a card, built with hooks, and run where the package is not."""
-
-    def __init__(self, engine: Engine, base: str, folder: Path, token: str) -> None:
-        self.engine = engine
-        self.folder = folder / "package"
-        self.node = folder / "node"
-        self.node.mkdir()
-        package = Package(self.folder, base)
-        card: dict[str, Any] = {
-            "n_gpus": "0",
-            "owner": "someone@example.com",
-            "training_precision": "fp16",
-            "tags": ["every"],
-            "timeout": 60,
-            "skip_gpu_arch": "gfx000",
-            "additional_docker_run_options": "--hostname=every --env CARD=1",
-            "dockercontext": "docker",
-            "multiple_results": "figures.csv",
-            "artifacts": "left.txt",
-            "unknown": {"kept": [1]},
-        }
-        script = (
-            "echo model $1 $MINE $CARD $(hostname)\n"
-            "echo left >left.txt; echo kept >trace_output.csv\n"
-            "printf 'model,performance,metric,batch\\na,1,tokens,8\\nb,2,tokens,16\\n' >figures.csv\n"
-        )
-        header = f"# CONTEXT {{}}\n# {token}"
-        for name in ("one", "two"):
-            package.add(f"every/{name}", header=header, script=script, args=f"--{name}", **card)
-        package.add("old", header=header, is_deprecated=True)
-        self.write("scripts/common/tools.json", json.dumps(TOOLS))
-        self.write("scripts/common/pre_scripts/note.sh", 'echo "pre: $*"\n')
-        self.write("scripts/common/post_scripts/note.sh", 'echo "post: $*"; ls\n')
-        self.write("scripts/common/tools/around.sh", 'echo around; exec "$@"\n')
-        self.write("scripts/sites/prepare.sh", "echo prepared\n")
-
-    def write(self, name: str, text: str) -> None:
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-    def madengine(self, folder: Path, *words: str, env: Mapping[str, str] | None = None) -> Outcome:
-        environment = {**self.engine.environment, "MADENGINE_ENGINE": self.engine.name, "PYTHONPATH": str(CHECKOUT)}
-        command = [sys.executable, "-m", "madengine.distributed_cli", *words]
-        return outcome(command, {**environment, **(env or {})}, cwd=folder, check=False)
-
-    def build(self, *words: str) -> dict[str, Any]:
-        ended = self.madengine(self.folder, "build", *words)
-        assert ended.code == 0, ended.stderr
-        shutil.copy(self.folder / "build_manifest.json", self.node)
-        found: dict[str, Any] = read_json(self.node / "build_manifest.json")
-        return found
-
-    def run(self, *words: str) -> Done:
-        ended = self.madengine(self.node, "run", "--manifest-file", "build_manifest.json", *words)
-        return Done(ended.code, ended.stdout, ended.stderr, self.node)
-
 
 @pytest.fixture
 def everything(engine: Engine, base_image: str, tmp_path: Path) -> Everything:
     return Everything(engine, base_image, tmp_path, os.urandom(4).hex())
-
-
-def test_a_package_that_uses_every_field_runs_where_only_its_manifest_is(everything: Everything) -> None:
-    context = {"pre_scripts": [{"path": "scripts/sites/prepare.sh"}], "tools": [{"name": "mine"}]}
-    manifest = everything.build("--additional-context", json.dumps(context))
-    assert manifest["context"]["tools"] == context["tools"]
-    assert {model["name"] for model in manifest["built_models"].values()} == {"every/one", "every/two"}
-    done = everything.run()
-    assert done.code == 0, done.stderr
-    logs = [spoken(log.read_bytes()) for log in sorted(everything.node.glob("runs/*/*/*.run.live.log"))]
-    for name, log in zip(("one", "two"), logs, strict=True):
-        assert log[:5] == ["pre: before it", "prepared", "around", f"model --{name} tool 1 every", "post: after"]
-        assert log.count("around") == log.count("prepared") == 1
-    assert [(row["model"], row["performance"], row["training_precision"]) for row in done.rows] == [
-        *(("every/one_a", "1", "fp16"), ("every/one_b", "2", "fp16")),
-        *(("every/two_a", "1", "fp16"), ("every/two_b", "2", "fp16")),
-    ]
-    (first, _) = done.results
-    assert [metric["extra"] for metric in first["metrics"]] == [{"batch": "8"}, {"batch": "16"}]
-    assert {entry["path"] for entry in first["artifacts"]} == {"artifacts/left.txt", "artifacts/trace_output.csv"}
-    assert first["model"]["unknown"] == {"kept": [1]}
 
 
 @on_docker

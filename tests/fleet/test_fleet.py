@@ -48,7 +48,8 @@ def test_tools_run_on_a_host_and_what_a_script_leaves_comes_back_from_it(control
         *("pre_script A", "cmd_A", "post_script A")
     ]
     told = json.loads((model.parent / "results.json").read_text(encoding="utf-8"))
-    assert [entry["path"] for entry in told["results"][0]["artifacts"]] == ["artifacts/out/note.txt", "artifacts/run.sh"]
+    brought = [entry["path"] for entry in told["results"][0]["artifacts"]]
+    assert brought == ["artifacts/out/note.txt", "artifacts/run.sh"]
 
 
 def test_a_second_run_adds_its_own_rows_and_the_node_keeps_both(controller: Controller, hosts: Hosts) -> None:

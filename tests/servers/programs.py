@@ -85,6 +85,57 @@ class Web:
         asked.close_connection = True
 
 
+@contextmanager
+def cut_line(host: str, port: int, after: int) -> Iterator[tuple[int, list[int]]]:
+    """A port of 127.0.0.1 that hands on to another, and breaks the first connection that brings so many bytes.
+
+    Gives it with a list of the bytes that each connection brought.
+    """
+    passed: list[int] = []
+    ends: list[socket.socket] = []
+    threads: list[threading.Thread] = []
+
+    def start(called: Callable[..., None], *words: Any) -> None:
+        threads.append(threading.Thread(target=called, args=words, daemon=True))
+        threads[-1].start()
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                caller = server.accept()[0]
+                answerer = socket.create_connection((host, port))
+                ends.extend((caller, answerer))
+                passed.append(0)
+                start(pump, caller, answerer, None)
+                start(pump, answerer, caller, len(passed) - 1)
+
+    def pump(source: socket.socket, target: socket.socket, counted: int | None) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 14):
+                if counted is not None:
+                    was_whole = max(passed) <= after
+                    passed[counted] += len(data)
+                    if was_whole and passed[counted] > after:
+                        break
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        start(serve)
+        try:
+            yield server.getsockname()[1], passed
+        finally:
+            for end in (server, *ends):
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+            for thread in threads:
+                thread.join()
+            for end in ends:
+                end.close()
+
+
 @dataclass(frozen=True)
 class GitServer:
     """`git http-backend` behind TLS and a password; repositories are made below `folder`."""

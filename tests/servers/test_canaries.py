@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,8 +150,8 @@ def test_a_secret_of_each_kind_works_and_is_found_nowhere(site: Site, tls_regist
         cloned = site.argv.read_text().count("git\n")
         site("run", "--manifest-file", "build_manifest.json", "--dry-run", "--verbose")
         site("run", "--manifest-file", "build_manifest.json", "--verbose", "--live-output")
-        site("export-config")
-    assert 0 < cloned == site.argv.read_text().count("git\n")  # a run needs no git
+        everything_else(site, tls_registry, nas)
+    assert 0 < cloned == site.argv.read_text().count("git\n")  # only a build needs git
     with (folder / "perf.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert row["status"] == "SUCCESS", row
@@ -172,6 +173,32 @@ def test_a_secret_of_each_kind_works_and_is_found_nowhere(site: Site, tls_regist
     assert f"{site.engine.name}\nrun\n" in site.argv.read_text()
     assert "rsync\n" in site.argv.read_text()
     assert site.leaks(history, site.engine("image", "inspect", image["image_id"]).stdout) == []
+
+
+def everything_else(site: Site, registry: Registry, nas: Nas) -> None:
+    """The other verbs that hand something on: push, files for other tools, lines for other hosts, a bundle."""
+    folder = site.package.folder
+    manifest = ("--manifest-file", "build_manifest.json", "--verbose")
+    unpushed = json.loads((folder / "build_manifest.json").read_text())
+    for image in unpushed["built_images"].values():
+        del image["registry_image"], image["registry_digest"]
+    (folder / "unpushed.json").write_text(json.dumps({**unpushed, "registry": ""}))
+    for words in (["--dry-run"], []):
+        site("push", "--manifest-file", "unpushed.json", "--registry", registry.address, "--verbose", *words)
+    pushed = json.loads((folder / "unpushed.json").read_text())["built_images"].values()
+    assert all(image["registry_digest"].startswith("sha256:") for image in pushed)
+    site("export-config", "--verbose")
+    site("generate", "ansible", *manifest)
+    claims = [f"{name}=pvc:sets" for name in ("disk", "bucket", "page")]
+    site("generate", "k8s", *manifest, "--data-volume", *claims, "--env-secret", "model", "--results", "pull")
+    for words in ([], ["--ship-credentials"]):
+        lines = site("run", "--host", nas.host, "--dry-run", *manifest, *words).stdout
+        assert nas.host in lines
+    site("bundle", "--output", "carried.pyz")
+    with zipfile.ZipFile(folder / "carried.pyz") as bundle:
+        bundle.extractall(folder / "carried")
+    written = ["execution_config.json", "madengine_distributed.yml", "k8s-madengine-job.yaml", "carried/madengine"]
+    assert [name for name in written if not (folder / name).exists()] == []
 
 
 def test_the_search_finds_what_is_planted_in_each_place(site: Site, base_image: str) -> None:

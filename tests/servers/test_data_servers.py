@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,9 @@ from madengine.data import Data, Provided
 from madengine.errors import RunError
 from madengine.fetch import Client
 from madengine.records import Model
+from tests.bed.components import outcome
 from tests.servers.conftest import PORT, S3_USER, Nas
-from tests.servers.programs import CANARIES, Web, wait_for
+from tests.servers.programs import CANARIES, Web, cut_line, wait_for
 
 WEB = {"web": {"username": "ann", "password": CANARIES["web"]}}
 MODEL = Model("m", "docker/m", "scripts/m", data="x")
@@ -60,6 +62,20 @@ def test_a_file_comes_over_ssh_with_a_key(nas: Nas, tmp_path: Path, client: Clie
 
 
 @pytest.mark.usefixtures("known_hosts")
+def test_a_file_over_ssh_is_taken_up_where_its_line_broke(
+    nas: Nas, tmp_path: Path, client: Client, said: list[str]
+) -> None:
+    with cut_line(nas.host, PORT, after=200_000) as (port, passed):
+        entries = node(nas, HOST="127.0.0.1", PORT=str(port))
+        provided = known(tmp_path, entries, nas={"path": "/srv/sets/a set/two"}).mounts(MODEL, "", client)
+    assert files(provided) == {"two": 300_000}
+    found = hashlib.sha256(Path(provided.mounts[0][0], "two").read_bytes()).hexdigest()
+    assert found == nas.sh("sha256sum '/srv/sets/a set/two'").split()[0]
+    assert any("going on from" in line for line in said)
+    assert passed[-1] < 200_000  # what was here already did not come again
+
+
+@pytest.mark.usefixtures("known_hosts")
 def test_what_each_node_said_is_the_reason(nas: Nas, tmp_path: Path, client: Client) -> None:
     entries = node(nas, PASSWORD="wrong-password")
     with pytest.raises(RunError) as caught:
@@ -86,6 +102,22 @@ def test_folders_and_objects_come_from_s3(
     provided = known(tmp_path, entries, **{provider: config}).mounts(MODEL, "", client)
     assert files(provided) == expected
     assert provided.data_provider_type == provider
+
+
+@pytest.mark.parametrize(
+    ("path", "verb", "expected"),
+    [("sets/single.bin", "cp", ["single.bin"]), ("sets/set", "sync", ["deep", "one"]), ("sets", "sync", ["set"])],
+)
+def test_the_printed_lines_fetch_a_folder_and_an_object(
+    s3: str, tmp_path: Path, client: Client, path: str, verb: str, expected: list[str]
+) -> None:
+    entry = {"USERNAME": S3_USER, "PASSWORD": CANARIES["s3"], "MINIO_ENDPOINT": s3}
+    provided, lines = known(tmp_path, {"MAD_MINIO": entry}, minio={"path": path}).planned(MODEL, "")
+    text = "\n".join(lines)
+    assert CANARIES["s3"] not in text
+    ended = outcome(["sh", "-exc", text], {"AWS_SECRET_ACCESS_KEY": CANARIES["s3"]})
+    assert f" aws s3 {verb} " in ended.stderr
+    assert set(expected) <= {path.name for path in Path(provided.mounts[0][0]).iterdir()}
 
 
 def test_a_wrong_key_and_a_missing_object_are_reasons(s3: str, tmp_path: Path, client: Client) -> None:

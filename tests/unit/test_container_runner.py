@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from madengine import owner
+from madengine import owner, process
 from madengine.container_runner import ContainerRunner
 from madengine.container_setup import Setup
 from madengine.context import Context
@@ -156,7 +156,7 @@ def test_secrets_are_handed_over_by_name(runs: Runs) -> None:
 
 def test_a_container_knows_its_owner_unless_somebody_else_looks_after_it(runs: Runs, engine: Engine) -> None:
     runs.run()
-    label = f"{owner.LABEL}={owner.mine()}"
+    label = f"{owner.LABEL}={process.mine()}"
     assert label in engine.calls("run")[-1]
     assert label not in runs.words()
     engine.state = json.dumps({**EXITED, "Status": "running"})

@@ -127,14 +127,51 @@ def script(folder: Path, text: str, **config: Any) -> dict[str, Any]:
 
 def test_each_provider_is_listed_with_why_it_failed_in_the_order_they_are_tried(tmp_path: Path) -> None:
     there = {"path": "x"}
-    known = data(tmp_path, x={"gcs": {}, "http": there, "nas": there, "custom": there, **local("/no/such folder")})
+    claim = {"pvc": {"claim": "sets"}}
+    known = data(tmp_path, x={**claim, "http": there, "nas": there, "custom": there, **local("/no/such folder")})
     assert run_error(known, "x") == (
         "model dummy: no provider of data 'x' can be used: "
         f"custom: {tmp_path}/x: no such file; local: /no/such folder does not exist; "
         "nas: no NAS_NODES in credential.json or the environment; "
         "http: path: 'x', expected an address such as https://host/file; "
-        "gcs: no such provider, use one of local, custom, minio, nas, aws, http"
+        "pvc: only a pod mounts it; a run on a host needs one of local, custom, minio, nas, aws, http"
     )
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"minoi": {"path": "b"}}, "no provider 'minoi'; there are minio, "),
+        ({"local": {"paht": "/x"}}, ".local: no key 'paht'; there are path, "),
+        ({"aws": {"path": "b/x", "regoin": "eu"}}, ".aws: no key 'regoin'; there are region, "),
+        ({"nas": {"path": "/x", "cred": "web"}}, ".nas: no key 'cred'; there are "),
+        ({"pvc": {"clam": "sets"}}, ".pvc: no key 'clam'; there are claim, "),
+    ],
+)
+def test_what_nobody_knows_is_refused_with_the_known_ones(tmp_path: Path, entry: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        data(tmp_path, x=entry)
+    assert f"{tmp_path}/data.json: x" in str(caught.value)
+    assert said in str(caught.value)
+    with pytest.raises(ConfigurationError, match="context data: x"):
+        Data.load(tmp_path / "nothing.json", {"x": entry})
+
+
+def test_keys_of_other_versions_are_named_and_do_no_harm(tmp_path: Path) -> None:
+    old = {"mirrorlocal": "/mirror", "timeout_multiplier": 2, "data_sources": {"y": {}}}
+    known = data(tmp_path, x=local(tmp_path, args="", timeout_multiplier=2), **old)
+    path = f"{tmp_path}/data.json"
+    assert known.unheeded == (
+        *(f"{path}: {key}" for key in ("data_sources", "mirrorlocal", "timeout_multiplier")),
+        *(f"{path}: x.local.{key}" for key in ("args", "timeout_multiplier")),
+    )
+    assert set(known.sources) == {"x"}
+    assert known.mounts(model("x"), "").mounts[0][0] == str(tmp_path)
+
+
+def test_what_pods_mount_and_a_host_has_may_be_named_beside_each_other(tmp_path: Path) -> None:
+    pods = {"pvc": {"claim": "sets", "home": "/x"}, "nfs": {"server": "nas1", "path": "/x", "readwrite": "true"}}
+    assert data(tmp_path, x={**pods, **local(tmp_path)}).mounts(model("x"), "").data_provider_type == "local"
 
 
 def test_a_mirror_has_to_be_there(tmp_path: Path) -> None:

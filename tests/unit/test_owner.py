@@ -10,29 +10,30 @@ from pathlib import Path
 import pytest
 
 from madengine import owner
+from madengine.process import is_gone, mine
 from madengine.programs.engine import Docker
 from tests.conftest import StandIns
 
 
 def label(pid: int) -> str:
     """The label that a process of ours with this id would give its containers."""
-    boot, namespace, _, _ = owner.mine().split(":")
+    boot, namespace, _, _ = mine().split(":")
     started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     return f"{boot}:{namespace}:{pid}:{started}"
 
 
 def test_a_process_that_runs_owns_its_containers() -> None:
-    assert owner.mine() == label(os.getpid())
-    assert not owner.is_orphan(owner.mine())
+    assert mine() == label(os.getpid())
+    assert not is_gone(mine())
 
 
 def test_a_container_is_an_orphan_when_its_process_is_gone() -> None:
     process = subprocess.Popen(["sleep", "60"])
     its = label(process.pid)
-    assert not owner.is_orphan(its)
+    assert not is_gone(its)
     process.kill()
     process.wait()
-    assert owner.is_orphan(its)
+    assert is_gone(its)
 
 
 def test_a_process_that_ended_and_that_nobody_collects_is_gone_too() -> None:
@@ -43,13 +44,13 @@ def test_a_process_that_ended_and_that_nobody_collects_is_gone_too() -> None:
     while " Z " not in Path(f"/proc/{process.pid}/stat").read_text():
         assert time.monotonic() < limit
         time.sleep(0.01)
-    assert owner.is_orphan(its)
+    assert is_gone(its)
     process.wait()
 
 
 def test_another_process_with_the_same_id_is_not_the_owner() -> None:
-    boot, namespace, pid, started = owner.mine().split(":")
-    assert owner.is_orphan(f"{boot}:{namespace}:{pid}:{int(started) - 1}")
+    boot, namespace, pid, started = mine().split(":")
+    assert is_gone(f"{boot}:{namespace}:{pid}:{int(started) - 1}")
 
 
 def test_a_process_whose_name_has_brackets_and_blanks_is_recognised(tmp_path: Path) -> None:
@@ -57,23 +58,21 @@ def test_a_process_whose_name_has_brackets_and_blanks_is_recognised(tmp_path: Pa
     program.symlink_to(sys.executable)
     process = subprocess.Popen([str(program), "-c", "input()"], stdin=subprocess.PIPE)
     its = label(process.pid)
-    assert not owner.is_orphan(its)
+    assert not is_gone(its)
     process.communicate(b"\n")
-    assert owner.is_orphan(its)
+    assert is_gone(its)
 
 
 @pytest.mark.parametrize("part", [0, 1])
 def test_a_container_of_another_machine_or_namespace_is_nobodys_business_here(part: int) -> None:
-    words = owner.mine().split(":")
+    words = mine().split(":")
     words[part], words[3] = "elsewhere", "0"
-    assert not owner.is_orphan(":".join(words))
+    assert not is_gone(":".join(words))
 
 
-@pytest.mark.parametrize(
-    "text", ["", "x", ":::", "a:b:c:d", f"{owner.mine().rpartition(':')[0].rpartition(':')[0]}:x:1"]
-)
+@pytest.mark.parametrize("text", ["", "x", ":::", "a:b:c:d", f"{mine().rpartition(':')[0].rpartition(':')[0]}:x:1"])
 def test_a_label_that_is_none_of_ours_makes_no_orphan(text: str) -> None:
-    assert not owner.is_orphan(text)
+    assert not is_gone(text)
 
 
 def sweep(stand_ins: StandIns, labels: dict[str, str], removing: str = "exit 0") -> tuple[list[str], list[str]]:
@@ -88,15 +87,15 @@ def sweep(stand_ins: StandIns, labels: dict[str, str], removing: str = "exit 0")
 
 
 def test_only_orphans_are_removed_and_each_is_named(stand_ins: StandIns) -> None:
-    boot, namespace, _, _ = owner.mine().split(":")
-    labels = {"mine": owner.mine(), "orphan": f"{boot}:{namespace}:1:0", "foreign": f"other:{namespace}:1:0"}
+    boot, namespace, _, _ = mine().split(":")
+    labels = {"mine": mine(), "orphan": f"{boot}:{namespace}:1:0", "foreign": f"other:{namespace}:1:0"}
     removed, said = sweep(stand_ins, labels)
     assert removed == ["orphan"]
     assert said == ["removed orphan: the madengine that started it is gone"]
 
 
 def test_an_orphan_that_can_not_be_removed_is_said_and_the_next_one_is_removed(stand_ins: StandIns) -> None:
-    boot, namespace, _, _ = owner.mine().split(":")
+    boot, namespace, _, _ = mine().split(":")
     labels = {"first": f"{boot}:{namespace}:1:0", "second": f"{boot}:{namespace}:1:0"}
     failing = '[ "$4" = second ] || { echo device busy >&2; exit 1; }'
     removed, said = sweep(stand_ins, labels, failing)
