@@ -10,6 +10,8 @@ from pathlib import Path
 
 ENGINES = ("auto", "docker", "podman", "nerdctl")
 ISOLATIONS = ("least", "compat")
+_ROWS = "the table that gets a row for each result (default: perf.csv)"
+_MANIFEST = "the manifest (default: build_manifest.json)"
 
 
 def selection(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +72,7 @@ def building(parser: argparse.ArgumentParser) -> None:
 
 
 def running(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", "-o", type=Path, default=Path("perf.csv"), metavar="FILE", help="the table of rows")
+    parser.add_argument("--output", "-o", type=Path, default=Path("perf.csv"), metavar="FILE", help=_ROWS)
     parser.add_argument(
         "--timeout",
         type=_timeout,
@@ -93,7 +95,7 @@ def running(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-model-run", action="store_true", help="pull the images, start nothing")
     parser.add_argument("--data-config-file-name", type=Path, metavar="FILE", help="data sets (default: data.json)")
     parser.add_argument("--force-mirror-local", default="", metavar="DIR", help="keep fetched data in this folder")
-    _summary(parser, "run_summary.json, of full full_summary.json")
+    _summary(parser, "run_summary.json, or full_summary.json for full")
 
 
 def on_gpus(parser: argparse.ArgumentParser) -> None:
@@ -151,7 +153,9 @@ def on_hosts(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder on the hosts, from the home there; %%h is the host's name (default: madengine)",
     )
-    hosts.add_argument("--remote-python", default="python3", metavar="NAME", help="default: python3")
+    hosts.add_argument(
+        "--remote-python", default="python3", metavar="NAME", help="python3 of the hosts (default: python3)"
+    )
     hosts.add_argument("--ssh-config", type=Path, metavar="FILE", help="in place of ~/.ssh/config")
     hosts.add_argument(
         "--reconnect",
@@ -167,13 +171,15 @@ def on_hosts(parser: argparse.ArgumentParser) -> None:
 
 def shipping(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--manifest-file", "-m", type=Path, default=Path("build_manifest.json"), metavar="FILE", help="the manifest"
+        "--manifest-file", "-m", type=Path, default=Path("build_manifest.json"), metavar="FILE", help=_MANIFEST
     )
 
 
 def fetching(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--run-id", type=_run_id, default="", metavar="ID", help="default: the newest of each host")
-    parser.add_argument("--output", "-o", type=Path, default=Path("perf.csv"), metavar="FILE", help="the table of rows")
+    parser.add_argument(
+        "--run-id", type=_run_id, default="", metavar="ID", help="which run (default: the newest of each host)"
+    )
+    parser.add_argument("--output", "-o", type=Path, default=Path("perf.csv"), metavar="FILE", help=_ROWS)
     _summary(parser, "run_summary.json")
 
 
@@ -200,7 +206,7 @@ def images(parser: argparse.ArgumentParser) -> None:
         "--use-image",
         default="",
         metavar="IMAGE",
-        help="build nothing, take an image that is there; auto is the card's",
+        help="build nothing, take an image that is there; auto is the card's env_vars.DOCKER_IMAGE_NAME",
     )
 
 
@@ -209,7 +215,7 @@ def batch(parser: argparse.ArgumentParser) -> None:
         "--batch-manifest",
         type=Path,
         metavar="FILE",
-        help="in place of --tags: which are built, and which only named",
+        help="JSON in place of --tags: which models are built, and which only named",
     )
 
 
@@ -244,27 +250,38 @@ def _summary(parser: argparse.ArgumentParser, default: str) -> None:
 
 def manifest(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--manifest-file", "-m", type=Path, metavar="FILE", help="the manifest to run; where it is missing, build it"
+        "--manifest-file",
+        "-m",
+        type=Path,
+        metavar="FILE",
+        help="the manifest to run; where it is missing, or none is named, it is built first",
     )
 
 
 def pushing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--manifest-file", "-m", type=Path, default=Path("build_manifest.json"), metavar="FILE", help="the manifest"
+        "--manifest-file", "-m", type=Path, default=Path("build_manifest.json"), metavar="FILE", help=_MANIFEST
     )
     registry(parser)
 
 
 def exporting(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", "-o", type=Path, default=Path("execution_config.json"), metavar="FILE")
+    parser.add_argument(
+        "--output",
+        "-o",
+        type=Path,
+        default=Path("execution_config.json"),
+        metavar="FILE",
+        help="default: execution_config.json",
+    )
 
 
 def format(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--format", choices=("table", "json", "names"), default="table")
+    parser.add_argument("--format", choices=("table", "json", "names"), default="table", help="default: table")
 
 
 def directory(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="a new folder, or one without a package")
 
 
 def collecting(parser: argparse.ArgumentParser) -> None:
@@ -304,7 +321,7 @@ def failures(parser: argparse.ArgumentParser) -> None:
 
 def playbook(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--manifest-file", "-m", type=Path, default=Path("build_manifest.json"), metavar="FILE", help="the manifest"
+        "--manifest-file", "-m", type=Path, default=Path("build_manifest.json"), metavar="FILE", help=_MANIFEST
     )
     parser.add_argument(
         "--execution-config",
@@ -377,6 +394,6 @@ def _number_of(what: str, least: float, most: float) -> Callable[[str], float]:
         with suppress(ValueError):
             if least <= float(text) <= most:
                 return float(text)
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of {what} from {least:g} to {most:g}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of {what} from {least:g} to {most:.10g}")
 
     return number

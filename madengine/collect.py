@@ -10,7 +10,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from operator import itemgetter
 from pathlib import Path
@@ -333,11 +333,17 @@ def _with_host(run: Run, path: Path) -> Run:
     return run if host in ("", run["environment"].get("machine_name")) else {**run, "host": host}
 
 
+def _model(card: Mapping[str, Any]) -> Model:
+    """The card of a result; of a model that could not be built it may name no Dockerfile and no script."""
+    unknown = {name: "" for name in ("dockerfile", "scripts") if card.get(name) == ""}
+    return replace(cards.model({**card, **dict.fromkeys(unknown, "unknown")}, "model"), **unknown)
+
+
 def _result(entry: Mapping[str, Any]) -> RunResult:
     """The RunResult that an entry of results.json was made of, as far as its rows need it."""
     given = {
         **entry,
-        "model": cards.model(entry["model"], "model"),
+        "model": _model(entry["model"]),
         "image": _record(Image, entry["image"]) if entry.get("image") else None,
         "metrics": tuple(_record(Metric, metric) for metric in entry["metrics"]),
         "gpus": tuple(_record(Gpu, gpu) for gpu in entry.get("gpus", ())),

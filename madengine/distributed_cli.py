@@ -220,7 +220,8 @@ def _generate_ansible(options: argparse.Namespace) -> int:
         say(warning)
     for path in made.paths:
         show(str(path))
-    say(f"to run it: ansible-playbook -i gpu_inventory {options.output}")
+    say("to run it: copy gpu_inventory.example to gpu_inventory and name your nodes in it; then")
+    say(f"ansible-playbook -i gpu_inventory {options.output}")
     return EXIT_DONE
 
 
@@ -367,7 +368,7 @@ def _unknown(parser: argparse.ArgumentParser, words: Sequence[str]) -> str:
         return f"unexpected argument {' '.join(words)}{hint}"
     if first in known:
         return f"write {first} after the verb"
-    close = difflib.get_close_matches(first, known, n=1)
+    close = difflib.get_close_matches(first, known, n=1, cutoff=0.75)
     return f"unknown option {' '.join(words)}" + (f" (did you mean {close[0]}?)" if close else "")
 
 

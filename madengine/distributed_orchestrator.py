@@ -381,7 +381,7 @@ class DistributedOrchestrator:
                 "credentials_required": sorted({model.cred for model in models if model.cred}),
             },
         )
-        self.say(f"execution configuration of {len(models)} models: {output}")
+        self.say(f"execution configuration of {len(models)} model{'s' * (len(models) != 1)}: {output}")
         return EXIT_DONE
 
     # --- shared ---

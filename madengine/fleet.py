@@ -120,7 +120,7 @@ class Fleet:
         self._say_secrets()
         with self._parcel(errand) as parcel, self._nodes() as nodes:
             job = _Job(errand, narrowed(kept, errand.tags), run_id, ports, parcel, _digest(parcel[0]))
-            self.say(f"run {run_id} on {len(nodes)} hosts; results: {RESULTS / run_id}")
+            self.say(f"run {run_id} on {len(nodes)} host{'s' * (len(nodes) != 1)}; results: {RESULTS / run_id}")
             outcomes, interrupted = self._side_by_side(nodes, lambda one: self._run_one(one, job))
         return self._conclude(outcomes, errand, interrupted)
 

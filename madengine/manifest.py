@@ -182,6 +182,7 @@ def _said(where: str, error: Any) -> str:
     """fastjsonschema's message with our own path and the value: `built_images.x.docker_image must be string, not 3`."""
     path = ".".join(part for part in [where, *map(str, error.path[1:])] if part)
     rule = re.sub(r"^\S+ ", "", str(error.message))
+    rule = re.sub(r"^must contain \[(.*)\] properties$", lambda found: f"has no {found[1]}".replace("'", ""), rule)
     shown = json.dumps(error.value, ensure_ascii=False, default=str)
     value = "" if error.rule == "required" else f", not {shown if len(shown) < 60 else shown[:57] + '...'}"
     return f"{path or 'the manifest'} {rule}{value}"

@@ -115,6 +115,15 @@ bare_path() {
   [ "$output" = "demo: --fast: bin/demo takes no arguments" ]
 }
 
+@test "the programs in bin explain themselves, and do nothing else" {
+  local name
+  for name in demo test bench bundle k8s playbook; do
+    run -0 env PATH="$(bare_path)" "bin/$name" --help
+    [ "${#lines[0]}" -gt 40 ]
+    [[ $output != *'# '* && $output != *'set -e'* ]]
+  done
+}
+
 @test "bin/demo without an engine and without apt-get says exactly what to install" {
   run -1 env PATH="$(bare_path)" bin/demo
   [ "${lines[0]}" = "demo: no container engine here runs a container; podman is next, it needs no daemon" ]
@@ -123,7 +132,7 @@ bare_path() {
 
 @test "bin/test names the stages where one is mistyped" {
   run -1 bin/test units
-  [ "$output" = "test: units: no such stage; static, unit, engine, fleet, ansible and bats are" ]
+  [ "$output" = "test: units: no such stage; static, unit, k8s, engine, servers, fleet, ansible and bats are" ]
 }
 
 @test "the bundle answers under a bare python3, from an empty folder" {

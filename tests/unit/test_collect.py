@@ -143,6 +143,16 @@ def test_equal_rows_of_one_run_are_all_kept(tmp_path: Path) -> None:
     assert collect.merge([tmp_path / "in"], tmp_path / "perf.csv").added == 0
 
 
+@pytest.mark.parametrize("dockerfile", ["docker/dummy.ubuntu.amd.Dockerfile", ""])
+def test_a_model_that_was_not_built_is_collected_by_its_name(tmp_path: Path, dockerfile: str) -> None:
+    model = Model(name="dummy", dockerfile=dockerfile, scripts="", n_gpus="")
+    unbuilt = replace(BROKEN, model=model, image=None, reason="build: no such base image", exit_code=None)
+    keep(tmp_path / "in", unbuilt, table=False)
+    merged = collect.merge([tmp_path / "in"], tmp_path / "perf.csv")
+    assert merged.problems == ()
+    assert read(tmp_path / "perf.csv") == written(unbuilt)
+
+
 def test_nodes_of_one_name_do_not_hide_one_another(tmp_path: Path) -> None:
     keep(tmp_path / "in/r1/a", DONE)
     keep(tmp_path / "in/r1/b", replace(DONE, run_duration=12.347))

@@ -68,7 +68,10 @@ def test_without_arguments_it_writes_the_documents_files(here: Path, capsys: pyt
     assert main(["generate", "ansible"]) == 0
     said = capsys.readouterr()
     assert said.out.split() == ["madengine_distributed.yml", "madengine.pyz", "gpu_inventory.example"]
-    assert said.err == "to run it: ansible-playbook -i gpu_inventory madengine_distributed.yml\n"
+    assert said.err == (
+        "to run it: copy gpu_inventory.example to gpu_inventory and name your nodes in it; then\n"
+        "ansible-playbook -i gpu_inventory madengine_distributed.yml\n"
+    )
     assert zipfile.is_zipfile(here / "madengine.pyz")
 
 
