@@ -8,9 +8,10 @@ from pathlib import Path
 
 from madengine import programs, ready_images
 from madengine.credentials import registry_image, registry_name
-from madengine.docker_builder import DockerBuilder, Failure, Recipe, log_name
+from madengine.docker_builder import DockerBuilder, Failure, Recipe
 from madengine.errors import ConfigurationError, MadengineError
 from madengine.files import write_whole
+from madengine.image_names import log_name
 from madengine.ready_images import BatchEntry
 from madengine.records import Image, Model
 from madengine.tools.discover_models import DiscoverModels

@@ -22,7 +22,7 @@ from madengine import manifest as manifests
 from madengine.context import Context
 from madengine.credentials import Credentials, registry_login, secret_values
 from madengine.data import Data
-from madengine.docker_builder import DockerBuilder, Failure, Recipe, image_path
+from madengine.docker_builder import DockerBuilder, Failure, Recipe
 from madengine.errors import (
     EXIT_BUILD_FAILED,
     EXIT_DONE,
@@ -32,6 +32,7 @@ from madengine.errors import (
 from madengine.fetch import Client
 from madengine.files import check_writable, read_json, write_json
 from madengine.hooks import Hooks
+from madengine.image_names import image_path
 from madengine.log_errors import log_errors
 from madengine.manifest import Manifest
 from madengine.model_code import ModelCode

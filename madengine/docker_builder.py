@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import os
 import re
 import shlex
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Any, TextIO
 
-from madengine import __version__, model_code, payload, programs
-from madengine.context import Context, matches, mismatch, parse_header
+from madengine import __version__, build_locks, dockerfiles, model_code, payload, programs
+from madengine.context import Context, matches, mismatch
 from madengine.credentials import Credentials, model_secrets, registry_image
 from madengine.errors import BuildError, MadengineError
+from madengine.image_names import free, hashed, image_name, image_path, log_name
 from madengine.model_code import ModelCode
 from madengine.package import template
 from madengine.programs.engine import STORE_ATTEMPTS, Docker, is_store_race, is_transport, repo_digest, repository
@@ -32,13 +29,10 @@ from madengine.records import Image, Model
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
 
-_SUFFIX = ".dockerfile"
 # Attempts at a push, and the pause before the second; it doubles each time.
 PUSH_ATTEMPTS = 4
 PUSH_PAUSE_SECONDS = 1.0
 _SHOWN_LOG_LINES = 20
-# How often a build looks whether another one of the same name has ended.
-_LOCK_SECONDS = 0.05
 _PUSHED = re.compile(r"\bdigest: (sha256:[0-9a-f]{64})\b")
 
 
@@ -141,7 +135,7 @@ class DockerBuilder:
         image = None
         try:
             # The payload's `FROM` is the image's name: another build of it must not change what that means.
-            with self._alone(recipe.key, "another build of it"), _open_log(log_file) as log:
+            with build_locks.alone(recipe.key, self.stopping, self.say), _open_log(log_file) as log:
                 image = self._build(recipe, log, log_file)
                 return self.push(image, recipe.pushed, log)
         except (MadengineError, OSError) as error:
@@ -186,12 +180,12 @@ class DockerBuilder:
     # --- planning ---
 
     def _recipes(self, model: Model) -> Iterator[Recipe]:
-        candidates = dockerfiles(self.root, model)
+        candidates = dockerfiles.candidates(self.root, model)
         if not candidates:
             raise BuildError(
                 f"no Dockerfile {model.dockerfile}.*.Dockerfile for the model {model.name!r} in {self.root}"
             )
-        headers = {path: self._header(path) for path in candidates}
+        headers = {path: dockerfiles.header(self.root, path) for path in candidates}
         chosen = [path for path, header in headers.items() if matches(header, self.context)]
         if not chosen:
             said = "; ".join(f"{path}: {mismatch(header, self.context)}" for path, header in headers.items())
@@ -205,7 +199,7 @@ class DockerBuilder:
                 dockerfile=path,
                 gpu_vendor=str(headers[path].get("gpu_vendor", "")).upper(),
                 guest_os=str(headers[path].get("guest_os", "")).upper(),
-                base_docker=base_docker(_read(self.root / path), self.context.docker_build_arg),
+                base_docker=dockerfiles.base_docker(dockerfiles.read(self.root / path), self.context.docker_build_arg),
                 architecture=architecture,
             )
 
@@ -215,12 +209,6 @@ class DockerBuilder:
     def _build_args(self, recipe: Recipe) -> dict[str, str]:
         asked = {"MAD_SYSTEM_GPU_ARCHITECTURE": recipe.architecture} if recipe.architecture else {}
         return {**self.context.docker_build_arg, **asked}
-
-    def _header(self, path: Path) -> dict[str, Any]:
-        header = parse_header(_read(self.root / path), str(path))
-        if header is None:
-            raise BuildError(f"{path}: no `# CONTEXT {{…}}` in its first 5 lines; `# CONTEXT {{}}` fits every context")
-        return header
 
     def _named(self, recipe: Recipe, recipes: Sequence[Recipe]) -> Recipe:
         if not self.registry:
@@ -240,10 +228,10 @@ class DockerBuilder:
         self._warn_of_build_args(recipe)
         code = self.code.checkout(recipe.model) if self.code else None
         # Of the same steps side by side each would make its own layers, and the next build take any of them.
-        with nullcontext() if self.no_cache else self._alone(self._fingerprint(recipe)):
+        with nullcontext() if self.no_cache else build_locks.alone(self._fingerprint(recipe), self.stopping):
             problem = f"{recipe.dockerfile} (from {recipe.base_docker}): the build failed"
             self._step(self._base_command(recipe), log, problem)
-        with self._alone(f"payload-{_digest(recipe.model.name, recipe.model.args)}"):
+        with build_locks.alone(f"payload-{hashed(recipe.model.name, recipe.model.args)}", self.stopping):
             self._add_payload(recipe, code.folder if code else None, log)
         duration = time.monotonic() - started
         built, sha = self._built(recipe)
@@ -288,34 +276,16 @@ class DockerBuilder:
 
     def _fingerprint(self, recipe: Recipe) -> str:
         """What the model's own build is made of: its instructions, its folder and its arguments."""
-        lines = _read(self.root / recipe.dockerfile).splitlines()
+        lines = dockerfiles.read(self.root / recipe.dockerfile).splitlines()
         instructions = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
-        directory = self.root.resolve() / build_directory(self.root, recipe.model)
-        return f"base-{_digest(str(directory), *instructions, *map(str, self._build_args(recipe).items()))}"
-
-    @contextmanager
-    def _alone(self, name: str, awaited: str = "") -> Iterator[None]:
-        """Hold this machine's lock of that name, and say what is waited for, if anything.
-
-        Raises BuildError at Ctrl-C: the holder may be another madengine, and take hours.
-        """
-        handle = os.open(_lock_folder() / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            while not _taken(handle):
-                if awaited:
-                    self.say(f"{name}: waiting for {awaited}")
-                    awaited = ""
-                if self.stopping.wait(_LOCK_SECONDS):
-                    raise BuildError(f"{name}: interrupted")
-            yield
-        finally:
-            os.close(handle)
+        directory = self.root.resolve() / dockerfiles.build_directory(self.root, recipe.model)
+        return f"base-{hashed(str(directory), *instructions, *map(str, self._build_args(recipe).items()))}"
 
     def _base_command(self, recipe: Recipe) -> BaseCommand:
         return self.engine.build(
             [f"{recipe.key}:base"],
             self._path(recipe.dockerfile),
-            self._path(Path(build_directory(self.root, recipe.model))),
+            self._path(Path(dockerfiles.build_directory(self.root, recipe.model))),
             build_args=self._build_args(recipe),
             secrets=self._build_secrets(recipe),
             secret_args=model_secrets(self.credentials, recipe.model) if self.credentials_as_build_args else {},
@@ -326,14 +296,14 @@ class DockerBuilder:
 
     def _build_secrets(self, recipe: Recipe) -> dict[str, str]:
         """The model's credentials, where its Dockerfile mounts any secret."""
-        if not recipe.model.cred or "type=secret" not in _read(self.root / recipe.dockerfile):
+        if not recipe.model.cred or "type=secret" not in dockerfiles.read(self.root / recipe.dockerfile):
             return {}
         return model_secrets(self.credentials, recipe.model)
 
     def _warn_of_build_args(self, recipe: Recipe) -> None:
         """Say what a Dockerfile of older versions waits for in vain, or what the switch for it costs."""
         names = model_secrets(self.credentials, recipe.model)
-        text = _read(self.root / recipe.dockerfile)
+        text = dockerfiles.read(self.root / recipe.dockerfile)
         wanted = [name for name in names if re.search(rf"^\s*ARG\s+{re.escape(name)}\b", text, re.MULTILINE)]
         if wanted and self.credentials_as_build_args:
             self.say(f"{recipe.key}: warning: {', '.join(wanted)} can be read in the image's history by who has it")
@@ -419,97 +389,16 @@ class DockerBuilder:
             self.say("\n".join([*(f"  | {line}" for line in lines), f"  the whole log: {log_file}"]))
 
 
-def dockerfiles(root: Path, model: Model) -> list[Path]:
-    """The Dockerfiles of a model, relative to the package: every `<prefix>.*.Dockerfile`, or the one it names whole."""
-    prefix = Path(model.dockerfile)
-    if (root / prefix).is_file():
-        return [prefix]
-    folder = root / prefix.parent
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    return [
-        prefix.parent / name
-        for name in names
-        if name.startswith(f"{prefix.name}.") and name.lower().endswith(_SUFFIX) and (folder / name).is_file()
-    ]
-
-
-def image_name(model: Model, dockerfile: Path) -> str:
-    """`ci-<model>_<os>_<vendor>`: the model's name and what the Dockerfile's has beyond its prefix."""
-    stem = dockerfile.name[: -len(_SUFFIX)] if dockerfile.name.lower().endswith(_SUFFIX) else dockerfile.name
-    beyond = stem.removeprefix(Path(model.dockerfile).name).strip(".").replace(".", "_")
-    name = f"ci-{model.name.lower().replace('/', '_')}" + (f"_{beyond.lower()}" if beyond else "")
-    # What a repository's path may hold: https://github.com/distribution/reference
-    valid = re.sub(r"[^a-z0-9._-]+", "_", name)
-    valid = re.sub(r"[._-]{2,}", lambda found: "__" if set(found[0]) == {"_"} else found[0][0], valid).strip("._-")
-    return _short(valid, name)
-
-
-def image_path(name: str) -> str:
-    """A model's name as the path of a repository (`dir/model` stays a path)."""
-    parts = (re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") for part in name.split("/"))
-    return _short("/".join(part for part in parts if part), name)
-
-
-def log_name(model: Model, dockerfile: Path) -> str:
-    """The stem of a build's log: `<model>_<Dockerfile without its suffix>`."""
-    stem = dockerfile.name[: -len(_SUFFIX)] if dockerfile.name.lower().endswith(_SUFFIX) else dockerfile.name
-    name = f"{model.name}_{stem}"
-    return _short(re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII), name)
-
-
-def base_docker(text: str, build_args: Mapping[str, str]) -> str:
-    """The base image: the argument BASE_DOCKER where the Dockerfile has it, else what its last FROM comes down to."""
-    args: dict[str, str] = {}
-    for name, default in re.findall(r"^\s*ARG\s+(\w+)(?:=(\S*))?", text, re.MULTILINE | re.IGNORECASE):
-        args[name] = build_args.get(name, default.strip("\"'"))
-    if args.get("BASE_DOCKER"):
-        return args["BASE_DOCKER"]
-    stages: dict[str, str] = {}
-    base = ""
-    for image, stage in re.findall(
-        r"^\s*FROM\s+(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", text, re.MULTILINE | re.IGNORECASE
-    ):
-        base = stages.get(image.lower()) or Template(image).safe_substitute(args)
-        stages[stage.lower()] = base
-    return base
-
-
-def build_directory(root: Path, model: Model) -> str:
-    """The build's context directory: the card's `dockercontext`, else `docker` as in older versions.
-
-    Raises BuildError where it isn't there.
-    """
-    named = model.dockercontext or ("docker" if (root / "docker").is_dir() else str(Path(model.dockerfile).parent))
-    if not (root / named).is_dir():
-        raise BuildError(f"{root / named}: no such folder; the card of {model.name!r} names it as dockercontext")
-    return named
-
-
 def _distinct(recipe: Recipe, others: Sequence[Recipe]) -> Recipe:
     """The recipe with a short hash where its names are taken: another model, other arguments, another Dockerfile."""
-    identity = _digest(
+    identity = hashed(
         recipe.model.name, recipe.model.args, str(recipe.dockerfile), *filter(None, [recipe.architecture])
     )
     return replace(
         recipe,
-        key=_free(recipe.key, {other.key for other in others}, identity),
-        log_name=_free(recipe.log_name, {other.log_name for other in others}, identity),
+        key=free(recipe.key, {other.key for other in others}, identity),
+        log_name=free(recipe.log_name, {other.log_name for other in others}, identity),
     )
-
-
-def _free(name: str, taken: Container[str], identity: str) -> str:
-    return name if name not in taken else f"{name}_{identity}"
-
-
-def _short(name: str, meaning: str) -> str:
-    """A name that is neither empty nor too long for a tag, a repository or a file; what is cut off becomes a hash."""
-    if 0 < len(name) <= 110:
-        return name
-    return "_".join(filter(None, [name[:100].rstrip("._-/"), _digest(meaning)]))
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()[:8]
 
 
 def _problem(error: MadengineError | OSError, path: Path) -> str:
@@ -531,32 +420,9 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise BuildError(f"{path}: can't be read: {error.strerror}") from error
-
-
 def _open_log(path: Path) -> TextIO:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return open(path, "w", encoding="utf-8", errors="replace", buffering=1)
     except OSError as error:
         raise BuildError(f"{path}: can't be written: {error.strerror}") from error
-
-
-def _lock_folder() -> Path:
-    folder = Path(tempfile.gettempdir()) / f"madengine-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise BuildError(f"{folder}: belongs to somebody else; remove it, or set TMPDIR")
-    return folder
-
-
-def _taken(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

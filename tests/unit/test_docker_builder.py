@@ -1,4 +1,4 @@
-"""Choosing Dockerfiles, naming images, and what a builder makes of its engine's answers."""
+"""Choosing Dockerfiles, telling images apart, and what a builder makes of its engine's answers."""
 
 from __future__ import annotations
 
@@ -10,31 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as some
 
 from madengine import __version__, docker_builder
 from madengine.context import Context
 from madengine.credentials import Credentials, load
-from madengine.docker_builder import (
-    DockerBuilder,
-    Failure,
-    Recipe,
-    base_docker,
-    build_directory,
-    dockerfiles,
-    image_name,
-    image_path,
-    log_name,
-)
+from madengine.docker_builder import DockerBuilder, Failure, Recipe
 from madengine.errors import BuildError
 from madengine.programs.engine import Docker
 from madengine.records import Image, Model
 from tests.conftest import StandIns
 
 DIGEST = "sha256:" + "d" * 64
-# https://github.com/distribution/reference: one component of a repository's path
-COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 
 
 def model(name: str = "m", **card: Any) -> Model:
@@ -57,63 +43,6 @@ def builder(root: Path, values: Mapping[str, Any] | None = None, **more: Any) ->
 
 
 # --- names ---
-
-
-@pytest.mark.parametrize(
-    ("name", "dockerfile", "expected"),
-    [
-        ("dummy", "docker/m.ubuntu.amd.Dockerfile", "ci-dummy_ubuntu_amd"),
-        ("dummy", "docker/m.Dockerfile", "ci-dummy"),
-        ("dummy", "docker/m.ubuntu.amd.dockerfile", "ci-dummy_ubuntu_amd"),
-        ("dummy", "docker/m", "ci-dummy"),
-        ("dir/Model", "docker/m.ubuntu.amd.Dockerfile", "ci-dir_model_ubuntu_amd"),
-        ("llama-3.1_8b", "docker/m.UBUNTU.Dockerfile", "ci-llama-3.1_8b_ubuntu"),
-        ("a b\n$c", "docker/m.x.Dockerfile", "ci-a_b_c_x"),
-        ("名前", "docker/m.x.Dockerfile", "ci-x"),
-        ("a__b", "docker/m.x.Dockerfile", "ci-a__b_x"),
-    ],
-)
-def test_an_image_is_named_after_its_model_and_dockerfile(name: str, dockerfile: str, expected: str) -> None:
-    assert image_name(model(name), Path(dockerfile)) == expected
-
-
-@given(some.text(max_size=200), some.text(some.characters(blacklist_characters="/\0"), max_size=60))
-def test_every_name_makes_a_valid_repository_and_tag(name: str, beyond: str) -> None:
-    named = image_name(model(name), Path(f"docker/m.{beyond}.Dockerfile"))
-    assert re.fullmatch(COMPONENT, named)
-    assert len(named) <= 119
-
-
-@given(some.text(max_size=200))
-def test_every_name_makes_a_valid_path(name: str) -> None:
-    path = image_path(name)
-    assert re.fullmatch(f"{COMPONENT}(/{COMPONENT})*", path)
-    assert len(path) <= 119
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [("dummy", "dummy"), ("Dir/My Model", "dir/my-model"), ("/a//b/", "a/b"), ("a.b_c", "a-b-c")],
-)
-def test_a_models_path_in_the_registry(name: str, expected: str) -> None:
-    assert image_path(name) == expected
-
-
-def test_long_names_that_differ_at_their_end_stay_different() -> None:
-    one, other = (model("n" * 200 + end) for end in "ab")
-    path = Path("docker/m.x.Dockerfile")
-    assert image_name(one, path) != image_name(other, path)
-    assert image_path(one.name) != image_path(other.name)
-    assert log_name(one, path) != log_name(other, path)
-    assert len(log_name(one, path)) < 120
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [("dir/model", "dir_model_m.ubuntu.amd"), ("A b", "A_b_m.ubuntu.amd"), ("名", "_m.ubuntu.amd")],
-)
-def test_a_log_is_named_as_older_tools_expect(name: str, expected: str) -> None:
-    assert log_name(model(name), Path("docker/m.ubuntu.amd.Dockerfile")).strip("_") == expected.strip("_")
 
 
 def hub(tmp_path: Path, **environ: str) -> Credentials:
@@ -148,13 +77,6 @@ def test_a_registry_with_one_repository_for_all_has_no_second_name(tmp_path: Pat
 
 
 # --- the plan ---
-
-
-def test_every_dockerfile_of_the_prefix_is_a_candidate_and_nothing_else(tmp_path: Path) -> None:
-    root = package(tmp_path, "m.b.Dockerfile", "m.a.dockerfile", "m.a.Dockerfile.bak", "m2.a.Dockerfile")
-    (root / "docker/m.folder.Dockerfile").mkdir()
-    assert dockerfiles(root, model()) == [Path("docker/m.a.dockerfile"), Path("docker/m.b.Dockerfile")]
-    assert dockerfiles(root, model(dockerfile="docker/m2.a.Dockerfile")) == [Path("docker/m2.a.Dockerfile")]
 
 
 def test_each_architecture_has_images_of_its_own_and_its_build_argument(tmp_path: Path) -> None:
@@ -218,37 +140,6 @@ def test_a_prefix_that_finds_nothing_is_a_failure_of_its_model_alone(tmp_path: P
     (recipe,), (failure,) = builder(root).plan([model("bad", dockerfile=prefix), model("good")])
     assert (recipe.model.name, failure.model_name) == ("good", "bad")
     assert "\n" not in failure.error
-
-
-@pytest.mark.parametrize(
-    ("text", "given", "expected"),
-    [
-        ("FROM ubuntu:22.04", {}, "ubuntu:22.04"),
-        ("ARG BASE_DOCKER=ubuntu:22.04\nFROM $BASE_DOCKER", {}, "ubuntu:22.04"),
-        ('arg BASE_DOCKER="ubuntu:22.04"\nfrom ${BASE_DOCKER}', {}, "ubuntu:22.04"),
-        ("ARG BASE_DOCKER=ubuntu:22.04\nFROM $BASE_DOCKER", {"BASE_DOCKER": "own:1"}, "own:1"),
-        ("ARG BASE_DOCKER\nFROM $BASE_DOCKER", {"BASE_DOCKER": "own:1"}, "own:1"),
-        ("FROM fixed:1", {"BASE_DOCKER": "own:1"}, "fixed:1"),
-        ("ARG TAG=1\nFROM reg/base:${TAG}", {}, "reg/base:1"),
-        ("ARG TAG=1\nFROM reg/base:${TAG}", {"TAG": "2"}, "reg/base:2"),
-        ("FROM --platform=linux/amd64 a:1 AS builder\nFROM b:2\nCOPY --from=builder /x /x", {}, "b:2"),
-        ("FROM a:1 AS Base\nRUN x\nFROM base AS last\nFROM last", {}, "a:1"),
-        ("# FROM a:1\nRUN echo", {}, ""),
-    ],
-)
-def test_the_base_image_is_the_one_that_is_really_used(text: str, given: dict[str, str], expected: str) -> None:
-    assert base_docker(text, given) == expected
-
-
-def test_the_builds_folder_is_the_cards_or_docker_or_the_dockerfiles(tmp_path: Path) -> None:
-    root = package(tmp_path)
-    assert build_directory(root, model(dockercontext="scripts")) == "scripts"
-    assert build_directory(root, model()) == "docker"
-    (root / "elsewhere").mkdir()
-    (root / "docker").rmdir()
-    assert build_directory(root, model(dockerfile="elsewhere/m")) == "elsewhere"
-    with pytest.raises(BuildError, match="nowhere: no such folder; the card of 'm' names it as dockercontext"):
-        build_directory(root, model(dockercontext="nowhere"))
 
 
 # --- the engine's answers, from a stand-in ---
