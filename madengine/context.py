@@ -32,7 +32,10 @@ _TEXTS = (
     "SHM_SIZE",
 )
 # What madengine 2 read for deployments of its own.
-UNHEEDED = ("distributed", "slurm", "k8s", "kubernetes", "vllm", "launcher", "shared_data", "skip_perf_collection")
+UNHEEDED = (
+    *("distributed", "slurm", "k8s", "kubernetes", "vllm", "launcher", "shared_data", "skip_perf_collection"),
+    *("monitor", "cleanup_on_failure", "env_vars", "MAD_ROCM_PATH"),
+)
 _CASELESS = ("gpu_vendor", "guest_os")
 _PACKAGE_MANAGERS = {"apt": "HOST_UBUNTU", "yum": "HOST_CENTOS", "zypper": "HOST_SLES", "tdnf": "HOST_AZURE"}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

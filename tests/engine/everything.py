@@ -28,8 +28,7 @@ TOOLS = {
 class Everything:
     """A package of two models that use hooks and what of a card needs no server; it can be run where it is not.
 
-    `files` are written into it; `steps` are of its Dockerfiles, `script` is the start of its scripts, `more` goes into
-    its cards.
+    `files` are written into it; `steps` end its Dockerfiles, `script` begins its scripts, `more` is for its cards.
     """
 
     def __init__(

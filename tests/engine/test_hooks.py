@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -136,6 +137,23 @@ def test_what_a_container_is_like_is_left_beside_the_log_without_its_variables(t
         again = trial.run(METRIC, option, "--run-id", option[2:5])
         assert not list((trial.folder / "runs" / option[2:5]).rglob("*_env.csv"))
         assert again.code == 0
+
+
+@on_docker
+@pytest.mark.parametrize(
+    ("context", "whats"),
+    [({}, {"kernel"}), ({"rocenv_mode": "full"}, {"kernel", "dpkg"}), ({"gen_sys_env_details": False}, set())],
+)
+def test_the_context_says_how_much_of_a_container_is_described(
+    trial: Trial, context: dict[str, Any], whats: set[str]
+) -> None:
+    packages = trial.folder / "dpkg-query"
+    packages.write_text("#!/bin/sh\necho bash 5.2\n")
+    packages.chmod(0o755)
+    done = trial.run(METRIC, context={**context, "docker_mounts": {"/bin/dpkg-query": str(packages)}})
+    assert done.code == 0, done.stderr
+    told = "".join(path.read_text() for path in done.workspace.glob("any_env.csv"))
+    assert {what for what in ("kernel", "dpkg") if f"\n{what}," in told} == whats
 
 
 # --- what a script leaves ---

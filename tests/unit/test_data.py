@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from plumbum import local as local_environment
 
+from madengine import providers
 from madengine.credentials import Credentials
 from madengine.data import Data, Provided
 from madengine.errors import ConfigurationError, RunError
@@ -382,3 +383,15 @@ def test_a_terminal_sees_how_much_has_come(
     data(tmp_path, x=script(tmp_path, text)).mounts(model("x"), "", Client(lambda line: None))
     assert drawn[0].startswith("data x from custom: ")
     assert drawn[-1] == ""
+
+
+def test_an_s3_accounts_region_and_session_are_used_and_the_data_sets_region_before(tmp_path: Path) -> None:
+    entry = {"USERNAME": "id", "PASSWORD": "key22", "SESSION_TOKEN": "session22", "REGION": "eu-west-1"}
+    credentials = Credentials({"MAD_AWS_S3": entry})
+    (tmp_path / "data.json").write_text(json.dumps({"x": {"aws": {"path": "s3://b/x"}}}))
+    (line,) = Data.load(tmp_path / "data.json", {}, credentials).planned(model("x"), "")[1][1:]
+    assert "AWS_DEFAULT_REGION=eu-west-1" in line
+    assert "session22" not in line
+    source = providers.source("aws", "x", {"path": "b/x", "region": "us-east-1"}, tmp_path, credentials)
+    assert isinstance(source, providers.S3)
+    assert (source.account.region, source.account.session_token) == ("us-east-1", "session22")
