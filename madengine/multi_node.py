@@ -44,11 +44,12 @@ def arguments(given: Mapping[str, Any]) -> dict[str, str]:
     return {key: known[key] or DEFAULTS[key] for key in DEFAULTS}
 
 
-def runner(given: Mapping[str, Any], gpus: int) -> str:
+def runner(given: Mapping[str, Any], gpus: int, rank: str = "") -> str:
     """What a model's script puts before its program to start a process on each of the `gpus` that its run has.
 
     Without GPUs it is as many processes as MAD_RUNTIME_NGPUS says, else one. `env`, because a shell takes no
-    assignments out of a variable: `$MAD_MULTI_NODE_RUNNER train.py` works as it is.
+    assignments out of a variable: `$MAD_MULTI_NODE_RUNNER train.py` works as it is. `rank` is written, unquoted, in
+    place of NODE_RANK where others fill that in.
     """
     known = arguments(given)
     each = gpus or int(known["MAD_RUNTIME_NGPUS"] or 1)
@@ -59,5 +60,5 @@ def runner(given: Mapping[str, Any], gpus: int) -> str:
     else:
         words += ["torchrun", "--nproc_per_node", str(each)]
         for key in ("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
-            words += [f"--{key.lower()}", known[key]]
-    return shlex.join(words)
+            words += [f"--{key.lower()}", (rank if key == "NODE_RANK" else "") or known[key]]
+    return " ".join(word if rank and word == rank else shlex.quote(word) for word in words)

@@ -73,7 +73,7 @@ def flow(value: Any, unsafe: bool = False, plain: bool = False) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(flow(item, unsafe, plain) for item in value) + "]"
     if isinstance(value, Block):
-        return "|\n" + "\n".join(f"    {line}" for line in value.splitlines())
+        return "|\n" + "\n".join(f"    {line}" if line else "" for line in value.splitlines())
     if isinstance(value, float):
         return _float(value)
     if value is None or isinstance(value, bool | int):

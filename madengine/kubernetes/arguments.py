@@ -75,7 +75,12 @@ def _placing(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--gpus-per-node", type=_count, metavar="N", help="GPUs of a node: what n_gpus -1 asks for (default: 1)"
     )
-    group.add_argument("--nodes", type=_count, default=1, metavar="N", help="pods of each model that run as one")
+    group.add_argument(
+        "--nodes",
+        type=_count,
+        metavar="N",
+        help="pods of each model that run as one (default: NNODES of the context's multi_node_args, else 1)",
+    )
     group.add_argument("--cpu", default="2", metavar="N", help="CPUs that a pod asks for (default: 2)")
     group.add_argument("--memory", default="", metavar="SIZE", help="request and limit (default: 4Gi, no limit)")
     group.add_argument("--ephemeral-storage", default="", metavar="SIZE", help="request and limit, for files")

@@ -107,8 +107,11 @@ class Asked:
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
         message = str(ended.get("message") or "")
         channel = "termination message"
-        if not pods.unpack(message, folder, it.model):
-            channel = self._ask_log(it, folder) or channel
+        if not pods.unpack(message, folder, it.model) or it.log_errors.patterns:
+            whole = self._ask_log(it, folder)
+            channel = whole or channel
+            if it.log_errors.patterns and not whole:
+                self.say(f"{it.name}: its log is gone, and nobody knows whether log_error_patterns were in it")
         state = None
         reason = ": ".join(filter(None, (str(status.get("reason") or ""), str(status.get("message") or ""))))
         if ended:
@@ -145,6 +148,7 @@ class Asked:
             n_gpus=str(it.gpus),
             engine=f"kubernetes {it.namespace}/{it.name}",
             image_digest=it.image.registry_digest,
+            git_commit=it.image.git_commit,
             started=str((job.get("status") or {}).get("startTime") or ""),
         )
         yield self._attempt(it, came, "job")
@@ -179,17 +183,19 @@ class Asked:
 
     def _ask_log(self, it: Pod, folder: Path) -> str:
         """Take what entry.sh reported, and the metric, out of the pod's log; gives the channel's name if it has one."""
-        path = folder / LOG
-        if not self.kubectl.keep_log(it.name, "model", path):
-            path.unlink()
+        path, asked = folder / LOG, folder / "asked"
+        if not self.kubectl.keep_log(it.name, "model", asked):
             return ""
+        asked.replace(path)
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
         marked = [line.removeprefix(MARK) for line in text.splitlines() if line.startswith(MARK)]
         starts = [number for number, line in enumerate(marked) if line.startswith('{"exit_code":')]
         if starts:
             pods.unpack("\n".join(marked[starts[-1] :]), folder, it.model)
-            if not it.model.multiple_results:
-                path.write_text(text, encoding="utf-8", errors="surrogateescape")
+            if it.model.multiple_results:
+                # What entry.sh repeats there is no output of the model's.
+                text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith(MARK))
+            path.write_text(text, encoding="utf-8", errors="surrogateescape")
         return "log"
 
 

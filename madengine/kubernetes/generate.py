@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from madengine.data import Data
 from madengine.errors import ConfigurationError
 from madengine.files import write_whole
 from madengine.generate import Generated
-from madengine.kubernetes import jobs, plan, volumes
+from madengine.kubernetes import hook_files, jobs, launch, names, plan, undelivered, volumes
+from madengine.kubernetes.hook_files import HookFiles
 from madengine.kubernetes.jobs import Task
 from madengine.kubernetes.options import Options
+from madengine.log_errors import log_errors
 from madengine.manifest import SCHEMA_VERSION, Manifest
 from madengine.programs.engine import is_loopback
 from madengine.records import Image
@@ -38,23 +40,28 @@ def generate(source: plan.Source, options: Options, output: Path, data_file: Pat
     kept, names_of = source.manifest()
     context = source.context(kept)
     kept = plan.with_args(plan.for_vendor(kept, options, source.path), context)
+    options = replace(options, nodes=options.nodes or launch.nodes(context.multi_node_args))
     data = Data.load(data_file or (source.root or Path()) / "data.json", context.values.get("data", {}))
     runner = options.mode == "runner"
     runner_image = _runner_image(kept, options)
-    tasks = [] if runner else _tasks(kept, names_of, context, data, options)
-    config = _config(kept, context, tasks, options)
+    hooks = hook_files.hook_files(kept, context, source.root)
+    tools = hook_files.definitions(kept, source.root)
+    tasks = [] if runner else _tasks(kept, names_of, context, data, hooks, options)
+    config = _config(kept, context, tools, tasks, options)
+    config.update({} if runner else hooks.texts)
+    _check_size(config)
     name = f"madengine-config-{hashlib.sha256(json.dumps(config).encode()).hexdigest()[:10]}"
     pods = sum((options.nodes if options.nodes > 1 else options.repeats) for _ in tasks) or 1
     common = jobs.shared(options, pods, runner_image)
     values = {
         **common,
         "config": name,
-        "entries": [(key, Block(text)) for key, text in config.items()],
+        "entries": [(key, _as_lines(text)) for key, text in config.items()],
         "create_namespace": options.create_namespace,
         "own_account": common["reports"] and not options.service_account,
     }
     if runner:
-        values["job"] = _runner(kept, options, name)
+        values["job"] = _runner(kept, options, hooks.hooks.seconds, name)
     else:
         values["jobs"] = [jobs.values(task, options, name) for task in tasks]
     files = {CONFIGMAP: "k8s/configmap.yaml", JOB: "k8s/runner.yaml" if runner else "k8s/job.yaml"}
@@ -66,10 +73,13 @@ def generate(source: plan.Source, options: Options, output: Path, data_file: Pat
     for path, text in texts.items():
         write_whole(path, text)
     unheeded = [f"{key}: not acted on by this version" for key in data.unheeded]
-    return Generated(tuple(texts), (*_warnings(kept, options, runner_image), *unheeded))
+    left_out = undelivered.warnings(kept, context, hooks, options)
+    return Generated(tuple(texts), (*left_out, *_warnings(kept, options, runner_image), *unheeded))
 
 
-def _tasks(kept: Manifest, names_of: Mapping[str, str], context: Context, data: Data, options: Options) -> list[Task]:
+def _tasks(
+    kept: Manifest, names_of: Mapping[str, str], context: Context, data: Data, hooks: HookFiles, options: Options
+) -> list[Task]:
     given = volumes.on_command_line(options.data_volume)
     folders = volumes.mounted_folders(context.docker_mounts, options.host_path)
     # Repeats of what runs on several nodes are Jobs of their own: all pods of a Job are one run.
@@ -89,36 +99,59 @@ def _tasks(kept: Manifest, names_of: Mapping[str, str], context: Context, data: 
             stem = names_of[image.key].removesuffix("-job")
             name = f"{stem}-r{repeat + 1}-job" if repeat else f"{stem}-job"
             tasks.append(
-                Task(image, model, name, context.docker_env_vars, whole, repeat, context.model_args is not None)
+                Task(
+                    image,
+                    model,
+                    name,
+                    context.docker_env_vars,
+                    whole,
+                    repeat,
+                    given_args=context.model_args is not None,
+                    hooks=hooks,
+                    multi_node=context.multi_node_args,
+                    shm_size=names.of_docker(context.shm_size),
+                    log_errors=log_errors(model.extra, context.values),
+                )
             )
     return tasks
 
 
-def _config(kept: Manifest, context: Context, tasks: list[Task], options: Options) -> dict[str, str]:
-    """What the pods are told, as JSON: the images and their models; a runner is told the context too."""
-    told = {key: dict(value) for key, value in _runner_context(context).items()} if not tasks else {}
+def _config(
+    kept: Manifest, context: Context, tools: Mapping[str, Any], tasks: list[Task], options: Options
+) -> dict[str, str]:
+    """What the pods are told, as JSON: the images and their models; a runner is told the context and the tools too."""
+    told = {} if tasks else {"context": context.values, **({"tools": tools} if tools else {})}
     manifest = {
         "built_images": {image.key: _entry(image) for image in kept.images},
         "built_models": {image.key: cards.card(kept.models[image.key]) for image in kept.images},
         "registry": kept.registry,
-        "context": told,
+        "context": {},
         "schema_version": SCHEMA_VERSION,
         "madengine_version": __version__,
+        **told,
     }
     facts: dict[str, Any] = {task.name: jobs.facts(task, options) for task in tasks}
     if not tasks:
         facts = {RUNNER_JOB: {"mode": "runner"}}
-    texts = {"manifest.json": json.dumps(manifest, indent=2), "jobs.json": json.dumps(facts, indent=2)}
-    size = sum(map(len, texts.values()))
+    return {"manifest.json": json.dumps(manifest, indent=2), "jobs.json": json.dumps(facts, indent=2)}
+
+
+def _check_size(config: Mapping[str, str]) -> None:
+    size = sum(len(text.encode()) for text in config.values())
     if size > _CONFIG_LIMIT:
         raise ConfigurationError(
             f"the manifest takes {size} bytes, and a ConfigMap holds {_CONFIG_LIMIT}; choose some models with --tags"
         )
-    return texts
 
 
-def _runner_context(context: Context) -> Mapping[str, Mapping[str, str]]:
-    return {"docker_env_vars": context.docker_env_vars, "docker_mounts": context.docker_mounts}
+def _as_lines(text: str) -> str:
+    """The text as a block that is easy to read, where YAML reads that back as the same text."""
+    lines = text.split("\n")
+    may_be_block = all(line.isascii() and (line.isprintable() or not line) and line == line.rstrip() for line in lines)
+    is_script = text.endswith("\n") and not text.endswith("\n\n")
+    return (
+        Block(text) if may_be_block and lines[0].strip() == lines[0] != "" and (is_script or text[0] == "{") else text
+    )
 
 
 def _entry(image: Image) -> dict[str, Any]:
@@ -139,7 +172,7 @@ def _runner_image(kept: Manifest, options: Options) -> str:
     return f"{kept.registry}/madengine/runner:{__version__}"
 
 
-def _runner(kept: Manifest, options: Options, config: str) -> dict[str, Any]:
+def _runner(kept: Manifest, options: Options, hooks: int, config: str) -> dict[str, Any]:
     limits = [jobs.limit(kept.models[image.key], options) for image in kept.images]
     first = kept.models[kept.images[0].key]
     return {
@@ -159,7 +192,7 @@ def _runner(kept: Manifest, options: Options, config: str) -> dict[str, Any]:
             *([f"--timeout={options.timeout}"] if options.timeout is not None else []),
         ],
         "queue": options.queue,
-        "deadline": sum(limits) + options.slack * len(limits) if all(limits) else None,
+        "deadline": sum(limits) + (hooks + options.slack) * len(limits) if all(limits) else None,
         "requests": {"cpu": options.cpu, "memory": options.memory or "1Gi"},
         "tolerations": options.tolerations,
     }
@@ -167,7 +200,7 @@ def _runner(kept: Manifest, options: Options, config: str) -> dict[str, Any]:
 
 def _warnings(kept: Manifest, options: Options, runner_image: str) -> list[str]:
     models = [kept.models[image.key] for image in kept.images]
-    found = plan.unmapped(models) if options.mode == "job" else []
+    found: list[str] = []
     vendors = sorted({jobs.vendor(image, options) or "any" for image in kept.images})
     if len(vendors) > 1 and options.mode == "job":
         found.append(f"the images are for GPUs of {', '.join(vendors)}: a Job for each; --gpu-vendor chooses")

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from madengine import payload
 from madengine.errors import ConfigurationError
-from madengine.kubernetes import names
+from madengine.kubernetes import launch, names
+from madengine.kubernetes.hook_files import HookFiles
 from madengine.kubernetes.options import RESULTS, SERVICE_ACCOUNT, Options
 from madengine.kubernetes.volumes import Volumes
+from madengine.log_errors import LogErrors
 from madengine.programs.engine import repository
 from madengine.records import Image, Model
 
 LOG = f"{payload.WORKSPACE}/model.run.live.log"
 TERMINATION_MESSAGE = "/dev/termination-log"
-MASTER_PORT = 29500
 _RESOURCES = {"AMD": "amd.com/gpu", "NVIDIA": "nvidia.com/gpu"}
 _SHARED_MEMORY = "16Gi"
-_INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 
 
 @dataclass(frozen=True)
 class Task:
-    """What one Job runs: an image of a model with its data and environment; `repeat` numbers those of several nodes."""
+    """What one Job runs: an image of a model with its data and environment; `repeat` numbers those of several nodes.
+
+    `multi_node` is the context's multi_node_args, `shm_size` its SHM_SIZE as a quantity; `log_errors` is what in a log
+    makes a failure.
+    """
 
     image: Image
     model: Model
@@ -33,6 +37,10 @@ class Task:
     data: Volumes
     repeat: int = 0
     given_args: bool = False
+    hooks: HookFiles = field(default_factory=HookFiles)
+    multi_node: Mapping[str, Any] = field(default_factory=dict)
+    shm_size: str = ""
+    log_errors: LogErrors = field(default_factory=LogErrors)
 
     @property
     def reference(self) -> str:
@@ -51,6 +59,10 @@ def facts(task: Task, options: Options) -> dict[str, Any]:
         "gpus": gpu_count(task, options),
         "dataname": task.data.dataname,
         "data_provider_type": task.data.provider,
+        "launcher": launch.launcher(task.multi_node, options.nodes),
+        "hooked": bool(task.hooks.hooks),
+        "has_pre_scripts": bool(task.hooks.hooks.pre_scripts),
+        "log_errors": asdict(task.log_errors),
     }
 
 
@@ -75,19 +87,19 @@ def values(task: Task, options: Options, config: str) -> dict[str, Any]:
         "indexed": several or options.repeats > 1,
         "completions": options.nodes if several else options.repeats,
         "parallelism": options.nodes if several else min(options.parallel, options.repeats),
-        "deadline": deadline(task.model, options),
+        "deadline": deadline(task.model, options, task.hooks.hooks.seconds),
         "timeout": limit(task.model, options),
         "reference": task.reference,
         "pull_policy": "IfNotPresent" if task.image.registry_digest else "Always",
         "args": [names.literal(word) for word in _words(task)],
-        "fields": _fields(several),
+        "fields": launch.fields(several),
         "environment": _environment(task, options, gpus, service),
         "gpu_resource": resource,
         "requests": _requests(options),
         "limits": _limits(options, resource, gpus),
-        "shared_memory": options.shm_size or (names.half(options.memory) if options.memory else _SHARED_MEMORY),
-        "volumes": task.data.volumes,
-        "mounts": task.data.mounts,
+        "shared_memory": _shared_memory(task, options),
+        "volumes": [*task.data.volumes, *task.hooks.volumes(config)],
+        "mounts": [*task.data.mounts, *task.hooks.mounts],
         "tolerations": [*_own_toleration(resource), *options.tolerations],
     }
 
@@ -138,13 +150,13 @@ def limit(model: Model, options: Options) -> int:
     return payload.DEFAULT_TIMEOUT if model.timeout is None else model.timeout
 
 
-def deadline(model: Model, options: Options) -> int | None:
-    """Seconds after which Kubernetes gives the Job up: scripts, pulls and queues, of all that run one after another."""
+def deadline(model: Model, options: Options, hooks: int = 0) -> int | None:
+    """Seconds after which Kubernetes gives the Job up: scripts, hooks, pulls and queues, one after another."""
     seconds = limit(model, options)
     if not seconds:
         return None
     rounds = 1 if options.nodes > 1 else -(-options.repeats // options.parallel) * (1 + options.retries)
-    return (seconds + options.slack) * rounds
+    return (seconds + hooks + options.slack) * rounds
 
 
 def gpu_count(task: Task, options: Options) -> int:
@@ -191,6 +203,11 @@ def _requests(options: Options) -> dict[str, str]:
     return {"cpu": options.cpu, "memory": options.memory or "4Gi", **stored}
 
 
+def _shared_memory(task: Task, options: Options) -> str:
+    half = names.half(options.memory) if options.memory else _SHARED_MEMORY
+    return options.shm_size or task.shm_size or half
+
+
 def _limits(options: Options, resource: str, gpus: int) -> dict[str, Any]:
     return {
         **({"memory": options.memory} if options.memory else {}),
@@ -204,12 +221,6 @@ def _words(task: Task) -> list[str]:
     if not task.given_args:
         return []
     return ["--", *payload.split(task.model.args, task.model)]
-
-
-def _fields(several: bool) -> dict[str, str]:
-    """The variables that only the cluster knows the values of."""
-    ranks = {"NODE_RANK": _INDEX, "RANK": _INDEX} if several else {}
-    return {"MAD_K8S_POD_NAME": "metadata.name", "MAD_K8S_NAMESPACE": "metadata.namespace", **ranks}
 
 
 def _environment(task: Task, options: Options, gpus: int, service: str) -> dict[str, str]:
@@ -227,36 +238,17 @@ def _environment(task: Task, options: Options, gpus: int, service: str) -> dict[
         **({} if gpus else {"NVIDIA_VISIBLE_DEVICES": "void"}),
         **({"MAD_OUTPUT_CSV": model.multiple_results} if model.multiple_results else {}),
         **task.data.environment,
+        **task.hooks.hooks.environment,
         **task.environment,
     }
     ours = {
         "MADENGINE_LOG": LOG,
         "MADENGINE_REPORT": TERMINATION_MESSAGE,
         "MADENGINE_TIMEOUT": str(limit(model, options)),
+        **task.hooks.environment,
     }
     for name, value in told.items():
         names.check_variable(name, value)
     written = {name: names.literal(value) for name, value in {**told, **ours}.items()}
     # The only one in which the kubelet is meant to fill something in.
-    return {**_launch(task, options, gpus, service), **written}
-
-
-def _launch(task: Task, options: Options, gpus: int, service: str) -> dict[str, str]:
-    """What a script needs to find the other nodes of its run."""
-    if options.nodes < 2:
-        return {}
-    address = f"{task.name}-0.{service}"
-    processes = max(1, gpus)
-    runner = (
-        f"torchrun --nnodes={options.nodes} --nproc_per_node={processes} --node_rank=$(NODE_RANK) "
-        f"--master_addr={address} --master_port={MASTER_PORT}"
-    )
-    return {
-        "MASTER_ADDR": address,
-        "MASTER_PORT": str(MASTER_PORT),
-        "NNODES": str(options.nodes),
-        "WORLD_SIZE": str(options.nodes),
-        "NPROC_PER_NODE": str(processes),
-        "GPUS_PER_NODE": str(gpus),
-        "MAD_MULTI_NODE_RUNNER": runner,
-    }
+    return {**launch.variables(task.multi_node, task.name, service, options.nodes, gpus), **written}

@@ -51,6 +51,20 @@ def half(memory: str) -> str:
     return f"{mebibytes}Mi" if mebibytes % 1024 else f"{mebibytes // 1024}Gi"
 
 
+def of_docker(size: str) -> str:
+    """A size as engines write it (`16g`, `512m`, bytes) as a quantity; empty where there is none.
+
+    Raises ConfigurationError for what is no size.
+    """
+    if not size:
+        return ""
+    found = re.fullmatch(r"([0-9]+)([bkmgt]?)b?", size.lower())
+    if not found or not int(found[1]):
+        raise ConfigurationError(f"context: SHM_SIZE: {size!r} is wrong: write a size, such as 16g")
+    unit = found[2].replace("b", "")
+    return found[1] + (f"{unit.upper()}i" if unit else "")
+
+
 def in_bytes(quantity: str) -> int:
     """What a quantity of memory or storage means. Raises ConfigurationError where it is none."""
     found = _BYTES.fullmatch(quantity)

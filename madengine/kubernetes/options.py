@@ -17,7 +17,7 @@ SERVICE_ACCOUNT = "madengine"
 class Options:
     """The options of `generate k8s`; `madengine.kubernetes.arguments` says what each means.
 
-    Times are in seconds; None is unset, as is an empty text.
+    Times are in seconds; None is unset, as is an empty text; `nodes` 0 is what the context says.
     """
 
     namespace: str = "madengine"
@@ -28,7 +28,7 @@ class Options:
     gpu_vendor: str = ""
     gpu_resource: str = ""
     gpus_per_node: int | None = None
-    nodes: int = 1
+    nodes: int = 0
     cpu: str = "2"
     memory: str = ""
     ephemeral_storage: str = ""

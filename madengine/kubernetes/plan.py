@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -152,13 +152,3 @@ def with_args(kept: Manifest, context: Context) -> Manifest:
         return kept
     models: dict[str, Model] = {key: replace(model, args=context.model_args) for key, model in kept.models.items()}
     return replace(kept, models=models)
-
-
-def unmapped(models: Sequence[Model]) -> list[str]:
-    """A line for each model whose engine options mean nothing to Kubernetes."""
-    return [
-        f"{model.name}: additional_docker_run_options {model.additional_docker_run_options!r} mean nothing to a "
-        "pod; see --shm-size, --host-ipc, and --kustomize to patch"
-        for model in models
-        if model.additional_docker_run_options.strip()
-    ]

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from madengine import outcome, results
+from madengine import hooks, outcome, results
 from madengine.errors import MadengineError
+from madengine.log_errors import LogErrors
 from madengine.manifest import Manifest
 from madengine.payload import WORKSPACE
 from madengine.performance import MetricScan
 from madengine.programs import nvidia_smi
 from madengine.programs.engine import State
-from madengine.records import FAILURE, Gpu, Image, Model, RunResult
+from madengine.records import FAILURE, SUCCESS, Gpu, Image, Model, RunResult
 
 LOG = Path("model.run.live.log")
 _CHUNK = 1 << 20
@@ -29,7 +30,10 @@ OUT_OF_MEMORY = "out of memory: the kernel killed it"
 
 @dataclass(frozen=True)
 class Pod:
-    """One pod of a Job: where and as what it ran. `index` is None without indexes, `nodes` counts those of one run."""
+    """One pod of a Job: where and as what it ran. `index` is None without indexes, `nodes` counts those of one run.
+
+    `hooked` says that it was given hooks, `log_errors` what in its log makes a failure.
+    """
 
     namespace: str
     name: str
@@ -44,6 +48,10 @@ class Pod:
     gpus: int = 0
     dataname: str = ""
     data_provider_type: str = ""
+    launcher: str = "native"
+    hooked: bool = False
+    has_pre_scripts: bool = False
+    log_errors: LogErrors = field(default_factory=LogErrors)
 
     @property
     def is_worker(self) -> bool:
@@ -61,6 +69,8 @@ def pod(kept: Manifest, jobs_json: str, job: str, **known: Any) -> Pod:
             image=image,
             model=kept.models[image.key],
             **{name: facts[name] for name in ("timeout", "nodes", "gpus", "dataname", "data_provider_type")},
+            **{name: facts[name] for name in ("launcher", "hooked", "has_pre_scripts") if name in facts},
+            log_errors=LogErrors(**{name: tuple(texts) for name, texts in facts.get("log_errors", {}).items()}),
             **known,
         )
     except (ValueError, KeyError, TypeError, StopIteration) as error:
@@ -69,7 +79,8 @@ def pod(kept: Manifest, jobs_json: str, job: str, **known: Any) -> Pod:
 
 def result(pod: Pod, workspace: Path, state: State | None = None, reason: str = "", **known: Any) -> RunResult:
     """What came of a pod's model. `state` is how the cluster says that it ended, `known` what else the result tells."""
-    scan = MetricScan()
+    # A warm-up before the script is no measurement.
+    scan = MetricScan(hooks.SCRIPT_MARK.encode() if pod.has_pre_scripts else b"")
     try:
         with (workspace / LOG).open("rb") as log:
             while chunk := log.read(_CHUNK):
@@ -89,6 +100,7 @@ def result(pod: Pod, workspace: Path, state: State | None = None, reason: str = 
         n_gpus=str(pod.gpus),
         engine=f"kubernetes {pod.namespace}/{pod.name}",
         image_digest=pod.image.registry_digest,
+        git_commit=pod.image.git_commit,
         dataname=pod.dataname,
         data_provider_type=pod.data_provider_type,
         directory=str(workspace),
@@ -99,10 +111,20 @@ def result(pod: Pod, workspace: Path, state: State | None = None, reason: str = 
     if not reason and state is None and not (workspace / "entry.json").exists():
         reason = why_unfinished(workspace)
     try:
-        came = outcome.outcome(began, state, scan, reason, pod.timeout, "")
+        came = outcome.outcome(began, state, scan, reason, pod.timeout, "", pod.hooked)
+        came = _unless_log_errors(came, pod.log_errors, workspace / LOG)
     except OSError as error:
         came = replace(began, reason=f"{error.filename}: {error.strerror}")
     return replace(came, directory=WORKSPACE)
+
+
+def _unless_log_errors(came: RunResult, asked: LogErrors, log: Path) -> RunResult:
+    """A failure where the user's error patterns are in the log of what would be a success."""
+    if came.status != SUCCESS or not asked.patterns or not log.exists():
+        return came
+    with log.open("rb") as lines:
+        reason = asked.found_in(lines)
+    return replace(came, status=FAILURE, reason=reason) if reason else came
 
 
 def why_unfinished(workspace: Path) -> str:
@@ -118,7 +140,6 @@ def rows(pod: Pod, came: RunResult, channel: str = "") -> list[dict[str, str]]:
     """The perf.csv rows of a pod; of several nodes the first measures, and the others have a row where they fail."""
     if pod.is_worker and came.exit_code == 0:
         return []
-    launcher = "torchrun" if pod.nodes > 1 else "native"
     whole = str(pod.gpus * pod.nodes)
     more = {
         "n_gpus": whole,
@@ -126,7 +147,7 @@ def rows(pod: Pod, came: RunResult, channel: str = "") -> list[dict[str, str]]:
         "gpus_per_node": str(pod.gpus),
         "engine": f"{came.engine} ({channel})" if channel else came.engine,
     }
-    return [{**row, **more} for row in results.rows(came, {**_DEPLOYED, "MAD_LAUNCHER": launcher})]
+    return [{**row, **more} for row in results.rows(came, {**_DEPLOYED, "MAD_LAUNCHER": pod.launcher})]
 
 
 def document(pod: Pod, came: RunResult, machine: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,15 +188,16 @@ def unpack(told: str, folder: Path, model: Model) -> bool:
     (folder / ".gpus").write_text("\n".join(gpus), encoding="utf-8")
     rest = [line for line in lines[1:] if not line.startswith("gpu: ")]
     is_whole = rest[-1:] == ["end"]
-    if is_whole:
-        rest = rest[:-1]
+    if not is_whole:
+        return False  # a number that is cut off would be another number
+    rest = rest[:-1]
     name = Path(model.multiple_results).name if model.multiple_results else str(LOG)
     if model.multiple_results and not any(line.strip() for line in rest):
-        return is_whole  # the script left none
+        return True  # the script left none
     target = folder / (model.multiple_results or name)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text("\n".join(rest).strip("\n") + "\n", encoding="utf-8")
-    return is_whole
+    return True
 
 
 def _text(path: Path) -> str:

@@ -199,7 +199,10 @@ report() {
   {
     cat .entry.json .gpus
     if [ -z "$results" ]; then
-      LC_ALL=C sed -n -e '/performance:/p' -e '/train_samples_per_second/p' "${MADENGINE_LOG-}" | cut -c 1-500 | head -n 4
+      # What a pre-script says is no metric: then the mark goes along, and only what comes after it.
+      [ -z "$script_mark" ] || printf '%s\n' "$script_mark"
+      LC_ALL=C sed -n ${script_mark:+-e "/^$script_mark\$/,\$!d"} -e '/performance:/p' -e '/train_samples_per_second/p' \
+        "${MADENGINE_LOG-}" | cut -c 1-500 | head -n 4
     else
       cat "$results" 2>/dev/null || cat "$model_directory/$results"
     fi

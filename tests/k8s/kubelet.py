@@ -202,8 +202,12 @@ class Kubelet:
             elif "configMap" in volume:
                 folder.mkdir()
                 found = self.server.cluster.get("configmaps", namespace, volume["configMap"]["name"])
-                for key, text in found["data"].items():
-                    (folder / key).write_text(text, encoding="utf-8")
+                everything = [{"key": key, "path": key} for key in found["data"]]
+                for item in volume["configMap"].get("items", everything):
+                    path = folder / item["path"]
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(found["data"][item["key"]], encoding="utf-8")
+                    path.chmod(volume["configMap"].get("defaultMode", 0o644))
             elif "hostPath" in volume:
                 folder = Path(volume["hostPath"]["path"])
             else:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import Any
+
+import pytest
 
 from madengine import results
 from tests.k8s.conftest import NAMESPACE, Cluster
 
 
-def with_script(cluster: Cluster, script: str) -> None:
-    config = {"context": {"docker_env_vars": {"SCRIPT": script}}}
+def with_script(cluster: Cluster, script: str, **context: Any) -> None:
+    config = {"context": {"docker_env_vars": {"SCRIPT": script}, **context}}
     (cluster.folder / "execution_config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
@@ -150,8 +153,8 @@ def test_of_several_nodes_the_first_measures(cluster: Cluster) -> None:
     assert (row["nnodes"], row["launcher"], row["performance"]) == ("2", "torchrun", "5")
     logs = sorted(key for key in cluster.results if key.endswith(".log"))
     assert [cluster.results[key].splitlines()[0] for key in logs] == [
-        f"{rank} of 2: torchrun --nnodes=2 --nproc_per_node=1 --node_rank={rank} "
-        "--master_addr=madengine-scripted-job-0.madengine-scripted --master_port=29500"
+        f"{rank} of 2: env NCCL_SOCKET_IFNAME= GLOO_SOCKET_IFNAME= torchrun --nproc_per_node 1 --nnodes 2 "
+        f"--node_rank {rank} --master_addr madengine-scripted-job-0.madengine-scripted --master_port 6006"
         for rank in (0, 1)
     ]
 
@@ -168,3 +171,54 @@ def test_a_role_that_is_missing_costs_the_configmap_and_not_the_row(cluster: Clu
     [row] = cluster.rows
     assert (row["status"], row["performance"]) == ("SUCCESS", "12.5")
     assert row["engine"].endswith(" (termination message)")
+
+
+def with_scripts(cluster: Cluster, **texts: str) -> list[str]:
+    """A package here with scripts that no image has; gives their paths."""
+    (cluster.folder / "models.json").write_text("[]")
+    (cluster.folder / "scripts/site").mkdir(parents=True)
+    for name, text in texts.items():
+        (cluster.folder / f"scripts/site/{name}.sh").write_text(text)
+    return [f"scripts/site/{name}.sh" for name in texts]
+
+
+@pytest.mark.parametrize("channel", ["configmap", "pull"])
+def test_hooks_run_around_the_script_and_a_warm_up_is_no_metric(cluster: Cluster, channel: str) -> None:
+    before, after = with_scripts(cluster, before="echo performance: 1 warm\n", after='echo "after $1"\n')
+    with_script(
+        cluster,
+        'echo "wrapped $WRAPPED"; echo performance: 7 tokens',
+        pre_scripts=[before],
+        post_scripts=[{"path": after, "args": "'a b'"}],
+        tools=[{"name": "test_tools_A"}],
+        encapsulate_script="env WRAPPED=yes",
+    )
+    cluster.generate("--tags", "scripted", "--results", channel)
+    cluster.apply()
+    said = cluster.kubectl("logs", "-n", NAMESPACE, "job/madengine-scripted-job").stdout
+    assert [said.index(word) for word in ("1 warm", "wrapped yes", "after a b")] == sorted(
+        said.index(word) for word in ("1 warm", "wrapped yes", "after a b")
+    )
+    cluster.collect()
+    [row] = cluster.rows
+    assert (row["status"], row["performance"], row["metric"], row["reason"]) == ("SUCCESS", "7", "tokens", "")
+
+
+def test_a_hook_that_fails_is_the_reason_of_the_row(cluster: Cluster) -> None:
+    [before] = with_scripts(cluster, before="exit 3\n")
+    with_script(cluster, "echo performance: 7 tokens", pre_scripts=[before, "scripts/site/none.sh"])
+    cluster.generate("--tags", "scripted")
+    cluster.apply()
+    assert cluster.collect(check=False).code == 3
+    [row] = cluster.rows
+    assert (row["status"], row["performance"]) == ("FAILURE", "")
+    assert row["reason"] == f"pre-script {before}: exit code 3"
+
+
+def test_an_error_pattern_in_the_log_is_found_without_a_sidecar_too(cluster: Cluster) -> None:
+    with_script(cluster, "echo performance: 7 tokens; echo all NaN", log_error_patterns=["NaN"])
+    cluster.generate("--tags", "scripted", "--results", "pull")
+    cluster.apply()
+    assert cluster.collect(check=False).code == 3
+    [row] = cluster.rows
+    assert (row["performance"], row["reason"]) == ("", "log_error_patterns: 'NaN' is in the log: all NaN")

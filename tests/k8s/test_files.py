@@ -224,7 +224,7 @@ def test_nodes_find_each_other_by_a_headless_service(written: Mapping[str, list[
     assert (job["spec"]["completions"], job["spec"]["parallelism"], job["spec"]["backoffLimit"]) == (4, 4, 0)
     known = {one["name"]: one.get("value") for one in model_container(job)["env"]}
     assert known["MASTER_ADDR"] == "madengine-dummy-job-0.madengine-dummy"
-    assert (known["NNODES"], known["NPROC_PER_NODE"], known["MASTER_PORT"]) == ("4", "8", "29500")
+    assert (known["NNODES"], known["NPROC_PER_NODE"], known["MASTER_PORT"]) == ("4", "8", "6006")
     assert len({one["metadata"]["name"] for one in of_kind(written["nodes and repeats"], "Job")}) == 6
 
 

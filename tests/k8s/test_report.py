@@ -157,9 +157,10 @@ def test_a_configmap_that_is_full_keeps_what_it_has(server: ApiServer, target: C
     assert len(stored(server)["data"]["old"]) == 890 * 1024
 
 
-def told(folder: Path, **files: str) -> Report:
+def told(folder: Path, content: Mapping[str, Any] | None = None, **files: str) -> Report:
     """What a sidecar says of a workspace with these files."""
-    config = next(one for one in of_kind(generated(folder, manifest({})), "ConfigMap") if one.get("immutable"))
+    made = generated(folder, content or manifest({}))
+    config = next(one for one in of_kind(made, "ConfigMap") if one.get("immutable"))
     workspace = folder / "workspace"
     workspace.mkdir()
     for name, text in {**config["data"]}.items():
@@ -211,7 +212,7 @@ def entry(code: int, flag: str) -> str:
     ],
 )
 def test_what_a_sidecar_says_of_a_pod(tmp_path: Path, files: dict[str, str], status: str, reason: str) -> None:
-    [row] = told(tmp_path, **files).rows
+    [row] = told(tmp_path, None, **files).rows
     assert row["status"] == status
     assert row["reason"].startswith(reason) and bool(row["reason"]) == bool(reason)
     assert (row["performance"] == "7") == (status == "SUCCESS")

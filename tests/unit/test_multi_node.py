@@ -33,6 +33,12 @@ def test_the_runner_starts_a_process_on_each_gpu_of_the_run(given: dict[str, Any
     assert runner(given, gpus) == PLAIN + expected
 
 
+def test_a_rank_that_others_fill_in_stands_as_it_is() -> None:
+    told = runner({"NNODES": 2, "MASTER_ADDR": "$(x)"}, 1, "$(NODE_RANK)")
+    assert told.endswith(" --nnodes 2 --node_rank $(NODE_RANK) --master_addr '$(x)' --master_port 6006")
+    assert "NODE_RANK" not in runner({"NNODES": 2, "RUNNER": "mpirun"}, 1, "$(NODE_RANK)")
+
+
 def test_interfaces_are_set_for_both_libraries() -> None:
     told = runner({"NCCL_SOCKET_IFNAME": "ib0", "GLOO_SOCKET_IFNAME": "eth0"}, 1)
     assert told.startswith("env NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=eth0 torchrun ")
