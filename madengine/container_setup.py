@@ -70,13 +70,7 @@ class Setup:
         Raises RunError for a mount that is not there.
         """
         workspace = log.parent.resolve()
-        mounts = [(str(workspace), payload.WORKSPACE, False), *provided.mounts]
-        if local:
-            mounts.append((str(local.resolve()), payload.DIRECTORY, True))
-        for inside, host in self.context.docker_mounts.items():
-            if not Path(host).exists():
-                raise RunError(f"docker_mounts {inside}: {host}: no such file or directory on this machine")
-            mounts.append((str(Path(host).absolute()), inside, False))
+        mounts = self._mounts(workspace, provided, local)
         options = [
             *isolation.flags(self.isolation, self.context.gpu_vendor, self.context.shm_size),
             *payload.split(model.additional_docker_run_options, model),
@@ -101,6 +95,16 @@ class Setup:
             stop_seconds=STOP_SECONDS,
             options=options,
         )
+
+    def _mounts(self, workspace: Path, provided: Provided, local: Path | None) -> list[tuple[str, str, bool]]:
+        mounts = [(str(workspace), payload.WORKSPACE, False), *provided.mounts]
+        if local:
+            mounts.append((str(local.resolve()), payload.DIRECTORY, True))
+        for inside, host in self.context.docker_mounts.items():
+            if not Path(host).exists():
+                raise RunError(f"docker_mounts {inside}: {host}: no such file or directory on this machine")
+            mounts.append((str(Path(host).absolute()), inside, False))
+        return mounts
 
     def _environment(self, model: Model, log: str, provided: Provided, gpus: tuple[Gpu, ...]) -> dict[str, str]:
         limit = self.limit(model)

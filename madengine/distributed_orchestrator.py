@@ -9,9 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from madengine import artifacts, batches, multi_node, package, programs, ready_images, results, selection
 from madengine import context as contexts
@@ -19,10 +18,11 @@ from madengine import credentials as credential_store
 from madengine import gpus as gpu_finder
 from madengine import hooks as hook_values
 from madengine import manifest as manifests
+from madengine.build_outcome import BuildOutcome, carried_out, where
 from madengine.context import Context
 from madengine.credentials import Credentials, registry_login, secret_values
 from madengine.data import Data
-from madengine.docker_builder import DockerBuilder, Failure, Recipe
+from madengine.docker_builder import DockerBuilder, Failure
 from madengine.errors import (
     EXIT_BUILD_FAILED,
     EXIT_DONE,
@@ -134,28 +134,11 @@ class DistributedOrchestrator:
                 credentials_as_build_args=options.credentials_as_build_args,
             )
             plan = choice.plan(builder, options.use_image or context.container_image, bool(context.container_image))
-            recipes, failures = plan.recipes, plan.failures
             if options.dry_run:
-                return self._shown(builder, recipes, failures, plan)
-            for failed in failures:
-                self.say(f"{failed.model_name}: {failed.error}")
-            outcome = self._built(builder, plan, options.jobs or _default_jobs())
-        required = sorted({model.cred for model in models if model.cred})
-        kept = Manifest(
-            images=tuple(built.image for built in outcome.images),
-            models={built.image.key: built.recipe.model for built in outcome.images},
-            registry=registry,
-            context={
-                **{key: context.values.get(key, {}) for key in manifests.CONTEXT_KEYS},
-                **{key: context.values[key] for key in manifests.ASKED_KEYS if context.values.get(key)},
-            },
-            extra={
-                # A node has no tools.json to look its tools up in.
-                **({"tools": defined} if defined else {}),
-                **({"credentials_required": required} if required else {}),
-            },
-        )
-        manifests.save(kept, options.manifest_output)
+                return self._shown(builder, plan)
+            self._say_failures(plan.failures)
+            outcome = carried_out(plan, builder, options.jobs or _default_jobs())
+        manifests.save(outcome.manifest(registry, context, defined, models), options.manifest_output)
         self._summarise(outcome, registry, options.summary_output, time.monotonic() - began)
         self.say(f"manifest: {options.manifest_output}")
         return outcome
@@ -167,53 +150,29 @@ class DistributedOrchestrator:
             return ()
         return tuple(asked)
 
-    def _built(self, builder: DockerBuilder, plan: batches.Plan, jobs: int) -> BuildOutcome:
-        images: dict[str, BuiltImage] = {}
-        recipes, failed = plan.recipes, list(plan.failures)
-
-        def done(recipe: Recipe, came: Image | Failure) -> None:
-            image = came.image if isinstance(came, Failure) else came
-            if image is not None:
-                images[recipe.key] = BuiltImage(recipe, image, datetime.now(timezone.utc))
-            if isinstance(came, Failure):
-                failed.append(came)
-
-        for recipe in recipes:
-            if recipe.key in plan.ready:
-                done(recipe, plan.taken(builder, recipe))
-        builder.build_all([recipe for recipe in recipes if recipe.key not in plan.ready], jobs, done)
-        in_order = [images[recipe.key] for recipe in recipes if recipe.key in images]
-        return BuildOutcome(tuple(in_order), tuple(failed))
-
-    def _shown(
-        self, builder: DockerBuilder, recipes: Sequence[Recipe], failures: Sequence[Failure], plan: batches.Plan
-    ) -> BuildOutcome:
+    def _shown(self, builder: DockerBuilder, plan: batches.Plan) -> BuildOutcome:
         self.show("set -e")
         if builder.registry and registry_login(builder.credentials, builder.registry):
             self.show(
                 f"# log in first: {builder.engine.name} login --username NAME --password-stdin {builder.registry}"
             )
-        for recipe in recipes:
+        for recipe in plan.recipes:
             for line in plan.shell_lines(builder, recipe):
                 self.show(programs.redact(line))
+        self._say_failures(plan.failures)
+        return BuildOutcome((), tuple(plan.failures))
+
+    def _say_failures(self, failures: Sequence[Failure]) -> None:
         for failed in failures:
             self.say(f"{failed.model_name}: {failed.error}")
-        return BuildOutcome((), tuple(failures))
 
     def _summarise(self, outcome: BuildOutcome, registry: str, path: Path, seconds: float) -> None:
-        broken = {failed.image.key for failed in outcome.failures if failed.image}
-        built = [
-            results.BuiltImage(image, recipe.model, recipe.pushed[-1] if recipe.pushed else image.docker_image, at)
-            for recipe, image, at in outcome.images
-            if image.key not in broken
-        ]
-        failed = [
-            results.FailedBuild(one.model_name, one.dockerfile, one.error, one.log_file) for one in outcome.failures
-        ]
-        write_json(path, results.build_summary(built, failed, seconds, registry))
+        summary = outcome.summary(registry, seconds)
+        write_json(path, summary)
         for recipe, image, _ in outcome.images:
-            self.show(f"{recipe.key}  {_where(image)}")
-        self.say(f"built {len(built)} of {len(built) + len(failed)} images in {seconds:.1f} s; summary: {path}")
+            self.show(f"{recipe.key}  {where(image)}")
+        built, failed = len(summary["successful_builds"]), len(summary["failed_builds"])
+        self.say(f"built {built} of {built + failed} images in {seconds:.1f} s; summary: {path}")
 
     def push_phase(self, manifest_file: Path, registry: str, dry_run: bool) -> int:
         """Push what a manifest names and its registry doesn't have yet; the manifest then pins it."""
@@ -244,7 +203,7 @@ class DistributedOrchestrator:
                     manifests.save(replace(kept, images=tuple(images), registry=wanted), manifest_file)
         for image in images:
             if image.registry_digest and not dry_run:
-                self.show(f"{image.key}  {_where(image)}")
+                self.show(f"{image.key}  {where(image)}")
         return EXIT_BUILD_FAILED if failed else EXIT_DONE
 
     def _pushed(self, builder: DockerBuilder, image: Image, names: Sequence[str], dry_run: bool) -> Image:
@@ -412,26 +371,6 @@ class DistributedOrchestrator:
             yield private
 
 
-class BuiltImage(NamedTuple):
-    """An image, what it was built from, and when it was ready."""
-
-    recipe: Recipe
-    image: Image
-    at: datetime
-
-
-@dataclass(frozen=True)
-class BuildOutcome:
-    """What a build phase made (in the plan's order) and what failed."""
-
-    images: tuple[BuiltImage, ...]
-    failures: tuple[Failure, ...]
-
-    @property
-    def exit_code(self) -> int:
-        return EXIT_BUILD_FAILED if self.failures else EXIT_DONE
-
-
 def package_place(environ: Mapping[str, str], cwd: Path, may_be_starter: bool, **more: Any) -> tuple[Place, str]:
     """The place of a command, and what to tell the user where the bundled starter package stands in.
 
@@ -462,13 +401,6 @@ def _second_names(kept: Manifest, image: Image, registry: str, name: str) -> lis
         other for other in kept.images if other.key in kept.models and image_path(kept.models[other.key].name) == mine
     ]
     return [f"{registry}/madengine/{mine}:latest"] if len(same) == 1 else []
-
-
-def _where(image: Image) -> str:
-    """What finds this very image: its digest in the registry, or its id on this machine."""
-    if image.registry_image and image.registry_digest:
-        return f"{image.registry_image}@{image.registry_digest}"
-    return image.image_id or image.docker_image
 
 
 def _default_jobs() -> int:
