@@ -480,7 +480,8 @@ def selected(kept: Manifest, tags: Sequence[str], path: Path) -> Manifest:
     for tag in tags:
         if not any(_named_by(model, tag) for model in kept.models.values()):
             names = ", ".join(sorted({model.name for model in kept.models.values()}))
-            raise ConfigurationError(f"{path}: no model named or tagged {tag!r}; it has {names}")
+            hint = "; arguments are chosen when it is built" if ":" in tag else ""
+            raise ConfigurationError(f"{path}: no model named or tagged {tag!r}; it has {names}{hint}")
     images = tuple(image for image in kept.images if any(_named_by(kept.models[image.key], tag) for tag in tags))
     return replace(kept, images=images)
 
