@@ -558,9 +558,17 @@ def _rows_of_the_missing(folder: Path, run_id: str, host: str, reason: str) -> l
 
 
 def selected(kept: Manifest, tags: Sequence[str]) -> Manifest:
-    """The manifest's images of the models that the tags name; no tags are all."""
+    """The manifest's images of the models that the tags name; no tags are all.
+
+    Raises ConfigurationError for a tag that names none, where the manifest knows the models of all its images.
+    """
     if not tags:
         return kept
+    knows_all = all(image.key in kept.models for image in kept.images)
+    for tag in tags:
+        if knows_all and not any(_is_named(kept, image, [tag]) for image in kept.images):
+            names = ", ".join(sorted({model.name for model in kept.models.values()}))
+            raise ConfigurationError(f"no model of the manifest is named or tagged {tag!r}; it has {names}")
     images = [image for image in kept.images if _is_named(kept, image, tags)]
     return replace(kept, images=tuple(images))
 

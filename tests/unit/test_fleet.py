@@ -91,6 +91,10 @@ def test_what_was_said_here_is_said_to_the_nodes_and_nothing_else(
 
 def test_tags_choose_by_name_and_tag() -> None:
     assert [image.key for image in fleet.selected(kept("r/a", "r/b", "r/c"), ["m0", "t2"]).images] == ["k0", "k2"]
+    with pytest.raises(
+        ConfigurationError, match=r"^no model of the manifest is named or tagged 'm3'; it has m0, m1, m2$"
+    ):
+        fleet.selected(kept("r/a", "r/b", "r/c"), ["m0", "m3"])
 
 
 def test_a_host_that_was_killed_owes_a_row_of_each_chosen_model_that_has_none(tmp_path: Path) -> None:
