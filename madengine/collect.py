@@ -335,9 +335,9 @@ def _with_host(run: Run, path: Path) -> Run:
 
 def _model(card: Mapping[str, Any]) -> Model:
     """The card of a result; of a model that could not be built it may name no Dockerfile and no script."""
-    unknown = {name: "unknown" for name in ("dockerfile", "scripts") if card.get(name) == ""}
-    model = cards.model({**card, **unknown}, "model")
-    return replace(model, dockerfile=str(card["dockerfile"]), scripts=str(card["scripts"]))
+    filled = {name: "unknown" for name in ("dockerfile", "scripts") if card.get(name) == ""}
+    model = cards.model({**card, **filled}, "model")
+    return replace(model, dockerfile="" if "dockerfile" in filled else model.dockerfile)
 
 
 def _result(entry: Mapping[str, Any]) -> RunResult:

@@ -36,7 +36,7 @@ from madengine.programs import preflight, secret_files, ssh
 from madengine.records import FAILURE
 from madengine.remote_node import LostError, RemoteNode, Settings, StoppedError
 from madengine.run_names import new_run_id
-from madengine.selection import narrowed
+from madengine.selection import narrowed, selected
 
 RESULTS = Path("results")
 # What a row says of the job that asked for it; a node would not know.
@@ -119,7 +119,7 @@ class Fleet:
         ports = tunnel_ports(kept, errand.registry)
         self._say_secrets()
         with self._parcel(errand) as parcel, self._nodes() as nodes:
-            job = _Job(errand, narrowed(kept, errand.tags), run_id, ports, parcel, _digest(parcel[0]))
+            job = _Job(errand, selected(kept, errand.tags, errand.manifest), run_id, ports, parcel, _digest(parcel[0]))
             self.say(f"run {run_id} on {len(nodes)} host{'s' * (len(nodes) != 1)}; results: {RESULTS / run_id}")
             outcomes, interrupted = self._side_by_side(nodes, lambda one: self._run_one(one, job))
         return self._conclude(outcomes, errand, interrupted)

@@ -150,8 +150,13 @@ class RemoteNode:
         self._follow(run_id, lambda seen: ("run", run_id, str(seen), *settings, "--", *words))
 
     def follow(self, run_id: str) -> None:
-        """Follow a run that was started before to its end."""
-        self._follow(run_id, lambda seen: ("follow", run_id, str(seen)))
+        """Follow a run that was started before to its end. Raises RunError where there is none of this name."""
+        try:
+            self._follow(run_id, lambda seen: ("follow", run_id, str(seen)))
+        except RunError as error:
+            if "No module named" not in str(error):
+                raise
+            raise RunError(f"{self.folder}: no run {run_id} was started there over ssh") from None
 
     def _follow(self, run_id: str, order: Callable[[int], Sequence[str]]) -> None:
         seen = 0

@@ -38,12 +38,14 @@ def with_models(kept: Manifest, path: Path, root: Path | None) -> Manifest:
 def selected(kept: Manifest, tags: Sequence[str], path: Path) -> Manifest:
     """The manifest's images of the models that the tags name; no tags are all.
 
-    Raises ConfigurationError for a tag that is none of its models'.
+    Raises ConfigurationError for a tag that is none of its models', where it knows the models of all its images.
     """
+    knows_all = all(image.key in kept.models for image in kept.images)
     for tag in tags:
-        if not any(_is_named(model, [tag]) for model in kept.models.values()):
+        if knows_all and not any(_is_named(model, [tag]) for model in kept.models.values()):
             names = ", ".join(sorted({model.name for model in kept.models.values()}))
-            raise ConfigurationError(f"{path}: no model named or tagged {tag!r}; it has {names}")
+            hint = "; arguments are chosen when it is built" if ":" in tag else ""
+            raise ConfigurationError(f"{path}: no model named or tagged {tag!r}; it has {names}{hint}")
     return narrowed(kept, tags)
 
 

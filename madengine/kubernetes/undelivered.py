@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from madengine.container_runner import artifacts_of
+from madengine import artifacts
 from madengine.context import Context
 from madengine.kubernetes import launch
 from madengine.kubernetes.hook_files import HookFiles
@@ -23,7 +23,9 @@ def warnings(kept: Manifest, context: Context, hooks: HookFiles, options: Option
     """
     models = list({model.name: model for model in (kept.models[image.key] for image in kept.images)}.values())
     found = [] if options.env_secret else [_credential(model) for model in models if model.cred]
-    patterns = dict.fromkeys(pattern for model in models for pattern in artifacts_of(model, context, hooks.hooks))
+    patterns = dict.fromkeys(
+        pattern for model in models for pattern in artifacts.asked(model, context, hooks.hooks.artifacts)
+    )
     if patterns:
         found.append(
             f"artifacts {', '.join(patterns)}: not brought back, a pod's files go with it; --kustomize can patch a "

@@ -170,6 +170,8 @@ def test_the_nodes_finish_without_their_controller_and_fetch_collects_the_newest
     assert counted(controller.rows) == sorted(
         [(hosts.name(1), "quick", "SUCCESS"), *((hosts.name(number), "slow", "SUCCESS") for number in (1, 2))]
     )
+    missing = controller("fetch", "--host=h1", "--run-id=nothing", check=False)
+    assert missing.code == 3 and "no run nothing was started there over ssh" in missing.stderr
 
 
 def test_ctrl_c_stops_the_nodes_and_says_which_did(controller: Controller, hosts: Hosts) -> None:

@@ -296,6 +296,9 @@ def test_a_tag_that_the_manifest_does_not_know_is_named_with_what_it_has(folder:
     tagged()
     wanted = command()
     assert wanted.refusal(lambda: wanted.run(tags=("a", "y"))) == "m.json: no model named or tagged 'y'; it has a, b, c"
+    assert wanted.refusal(lambda: wanted.run(tags=("a:x=1",))).endswith(
+        "it has a, b, c; arguments are chosen when it is built"
+    )
 
 
 # --- registries ---

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from madengine import fleet, manifest, node
+from madengine import fleet, manifest, node, selection
 from madengine.distributed_cli import main
 from madengine.errors import ConfigurationError
 from madengine.manifest import Manifest
@@ -87,6 +87,13 @@ def test_what_was_said_here_is_said_to_the_nodes_and_nothing_else(
         "scp -o BatchMode=yes -o Port=22 -r me@h:madengine/runs/r1 results/r1/me@h_22/",
         "madengine collect --output local.csv results/r1",
     ]
+
+
+def test_tags_choose_by_name_and_tag_before_anything_is_shipped() -> None:
+    found = selection.selected(kept("r/a", "r/b", "r/c"), ["m0", "t2"], Path("m.json"))
+    assert [image.key for image in found.images] == ["k0", "k2"]
+    with pytest.raises(ConfigurationError, match=r"^m\.json: no model named or tagged 'm3'; it has m0, m1, m2$"):
+        selection.selected(kept("r/a", "r/b", "r/c"), ["m0", "m3"], Path("m.json"))
 
 
 def test_a_host_that_was_killed_owes_a_row_of_each_chosen_model_that_has_none(tmp_path: Path) -> None:
