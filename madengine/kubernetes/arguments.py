@@ -90,7 +90,12 @@ def _placing(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--queue", default="", metavar="NAME", help="Kueue's local queue")
     group.add_argument("--image-pull-secret", nargs="+", action="extend", default=[], metavar="NAME")
     group.add_argument(
-        "--env-secret", nargs="+", action="extend", default=[], metavar="NAME", help="its keys: variables"
+        "--env-secret",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="its keys are variables of the pods, such as <CRED>_PASSWORD for a card's cred",
     )
     group.add_argument("--service-account", default="", metavar="NAME", help="an existing one, in place of ours")
     group.add_argument(

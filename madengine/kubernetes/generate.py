@@ -44,8 +44,8 @@ def generate(source: plan.Source, options: Options, output: Path, data_file: Pat
     data = Data.load(data_file or (source.root or Path()) / "data.json", context.values.get("data", {}))
     runner = options.mode == "runner"
     runner_image = _runner_image(kept, options)
-    hooks = hook_files.hook_files(kept, context, source.root)
     tools = hook_files.definitions(kept, source.root)
+    hooks = hook_files.hook_files(kept, context, tools, None if runner else source.root)
     tasks = [] if runner else _tasks(kept, names_of, context, data, hooks, options)
     config = _config(kept, context, tools, tasks, options)
     config.update({} if runner else hooks.texts)

@@ -23,7 +23,7 @@ class HookFiles:
     """The hooks of all pods.
 
     `paths` gives each file below `FOLDER` its key in the ConfigMap, `texts` each key its text; `missing` are scripts
-    that are neither in the images nor here.
+    that are in neither, nor in the images.
     """
 
     hooks: Hooks = field(default_factory=Hooks)
@@ -49,12 +49,12 @@ class HookFiles:
         return [{"name": _VOLUME, "configMap": {"name": config, "defaultMode": _MODE, "items": items}}]
 
 
-def hook_files(kept: Manifest, context: Context, root: Path | None) -> HookFiles:
-    """The hooks that the context asks for; `root` is the model package, where there is one.
+def hook_files(kept: Manifest, context: Context, tools: Mapping[str, Any], root: Path | None) -> HookFiles:
+    """The hooks that the context asks for; scripts that the images lack come from the package at `root`, if any.
 
     Raises ConfigurationError for a tool that nobody defines and for hooks that are wrong.
     """
-    hooks = hook_values.hooks(context, hook_values.catalogue(definitions(kept, root)))
+    hooks = hook_values.hooks(context, hook_values.catalogue(tools))
     if not hooks:
         return HookFiles(hooks)
     files = hook_values.texts(hooks)

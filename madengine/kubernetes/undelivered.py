@@ -32,9 +32,10 @@ def warnings(kept: Manifest, context: Context, hooks: HookFiles, options: Option
             "volume in for the workspace"
         )
     if hooks.missing:
+        way_out = "build with this context" + (", or generate in the package" if options.mode == "job" else "")
         found.append(
-            f"hooks {', '.join(hooks.missing)}: neither here nor in the images, which carry scripts/common and what "
-            "the context of `build` names; build with this context, or generate in the package"
+            f"hooks {', '.join(hooks.missing)}: not in the images, which carry scripts/common and what the context of "
+            f"`build` names; {way_out}"
         )
     if options.mode == "runner":
         return found

@@ -85,13 +85,15 @@ def test_a_script_that_no_image_has_is_taken_from_here_or_named(
     words = ["--execution-config", str(tmp_path / "asked.json")]
     generated(tmp_path, manifest({}, **built), *words)
     [line] = [line for line in capsys.readouterr().err.splitlines() if "hooks " in line]
-    assert "hooks scripts/site/new.sh: neither here nor in the images" in line
+    assert "hooks scripts/site/new.sh: not in the images, which carry" in line
     (tmp_path / "models.json").write_text("[]")
     (tmp_path / "scripts/site").mkdir(parents=True)
     (tmp_path / "scripts/site/new.sh").write_text("echo new\n\techo more")
     files = mounted(generated(tmp_path, manifest({}, **built), *words), "hooks")
     assert files["workspace/scripts/site/new.sh"] == "echo new\n\techo more"
-    assert "neither here" not in capsys.readouterr().err
+    assert "not in the images" not in capsys.readouterr().err
+    generated(tmp_path, manifest({}, **built), *words, "--mode", "runner")
+    assert "hooks scripts/site/new.sh: not in the images" in capsys.readouterr().err
 
 
 def test_an_unknown_tool_is_refused_and_one_of_the_manifest_is_known(tmp_path: Path, capsys: Said) -> None:
