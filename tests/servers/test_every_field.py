@@ -39,7 +39,11 @@ def site(engine: Engine, base_image: str, git_over_tls: tuple[GitServer, Path], 
     commit = server.repository(f"every-{token}", {"code.txt": "cloned\n", "run.sh": "exit 9\n"})
     web = Web(b"12345" * 1000)
     with web.served() as url:
-        sets = {"here": {"local": {"path": str(tmp_path / "set")}}, "there": {"http": {"path": url}}}
+        sets = {
+            "here": {"local": {"path": str(tmp_path / "set")}},
+            "there": {"http": {"path": url}},
+            "mirrorlocal": "/",
+        }
         (tmp_path / "set").mkdir()
         (tmp_path / "set/set.txt").write_text("local\n")
         files = {"docker/train/note.txt": "sent\n", "data.json": json.dumps(sets)}
@@ -77,6 +81,7 @@ def test_each_field_of_a_card_has_its_effect(site: Site) -> None:
     done = everything.run(env=site.environment)
     assert done.code == 0, done.stderr
     logs = [spoken(log.read_bytes()) for log in sorted(everything.node.glob("runs/*/*/*.run.live.log"))]
+    assert "data.json: mirrorlocal: not acted on by this version" in done.stderr
     length = len(CANARIES["cred"])
     code = Path(manifest["built_models"]["ci-every_one_os"]["url"]).name
     for name, log in zip(("one", "two"), logs, strict=True):
