@@ -14,7 +14,7 @@ from madengine.hooks import SCRIPT_MARK
 from madengine.kubernetes import names
 from madengine.package import template
 from tests.k8s.kubelet import expanded
-from tests.k8s.test_files import generated, manifest, model_container, objects, of_kind
+from tests.k8s.test_files import VERSIONS, _validator, generated, manifest, model_container, objects, of_kind
 from tests.k8s.test_report import ENTRY, told
 
 HOOKS: dict[str, Any] = {
@@ -61,6 +61,8 @@ def test_hooks_and_tools_are_files_of_the_input_and_the_job_has_time_for_them(tm
     assert mounts == [{"name": "hooks", "mountPath": variables(job)["MADENGINE_HOOKS"], "readOnly": True}]
     assert variables(job)["NCCL_DEBUG"] == "TRACE $(HOME)"
     assert job["spec"]["activeDeadlineSeconds"] == 100 + 2 * 600 + 10
+    for one in found:
+        assert not list(_validator(VERSIONS[-1], one["kind"], one["apiVersion"]).iter_errors(one))
 
 
 def test_without_hooks_nothing_is_mounted_for_them(tmp_path: Path) -> None:
