@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import difflib
 import json
 import re
 import shutil
@@ -30,6 +31,11 @@ _TEXTS = (
     "model_args",
     "MAD_CONTAINER_IMAGE",
     "SHM_SIZE",
+)
+# What else is read: by a run, or by the CONTEXT header of Dockerfiles.
+_OTHERS = (
+    *("artifacts", "log_error_patterns", "log_error_benign_patterns", "log_error_pattern_scan", "rocenv_mode"),
+    *("gen_sys_env_details", "generate_sys_env_details", "ctx_test", "host_os"),
 )
 # What madengine 2 read for deployments of its own.
 UNHEEDED = (
@@ -119,6 +125,14 @@ class Context:
     def unheeded(self) -> tuple[str, ...]:
         """The given keys of madengine 2 that a run on one machine does not act on."""
         return tuple(key for key in UNHEEDED if self.values.get(key))
+
+    @property
+    def mistyped(self) -> tuple[tuple[str, str], ...]:
+        """The keys that nobody here reads though they look like one that is read, each with that one."""
+        known = (*_OBJECTS, *_LISTS, *_TEXTS, *UNHEEDED, *_OTHERS)
+        strange = [key for key in self.values if key not in known]
+        found = ((key, difflib.get_close_matches(key, known, n=1, cutoff=0.8)) for key in strange)
+        return tuple((key, close[0]) for key, close in found if close)
 
     @property
     def header(self) -> dict[str, Any]:

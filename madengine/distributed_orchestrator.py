@@ -347,7 +347,10 @@ class DistributedOrchestrator:
     # --- shared ---
 
     def _context(self, detected: Mapping[str, Any], manifest: Mapping[str, Any]) -> Context:
-        return contexts.load(detected, manifest, self.place.context_file, self.place.context_text)
+        context = contexts.load(detected, manifest, self.place.context_file, self.place.context_text)
+        for key, known in context.mistyped:
+            self.say(f"context: {key}: nothing reads it; did you mean {known}?")
+        return context
 
     def _credentials(self, names: Iterable[str] = ()) -> Credentials:
         found = credential_store.load(self.place.root, self.place.environ, filter(None, names))

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 # Attempts at a push, and the pause before the second; it doubles each time.
 PUSH_ATTEMPTS = 4
 PUSH_PAUSE_SECONDS = 1.0
+# What registries and engines say to somebody who has not logged in, or may not.
+_NO_LOGIN = re.compile(
+    r"no basic auth credentials|authentication required|unauthorized|access .* denied", re.IGNORECASE
+)
 _SHOWN_LOG_LINES = 20
 _PUSHED = re.compile(r"\bdigest: (sha256:[0-9a-f]{64})\b")
 
@@ -346,6 +350,8 @@ class DockerBuilder:
                 said = _PUSHED.search(last)
                 return said[1] if said else self._digest(name)
             except BuildError as error:
+                if _NO_LOGIN.search(str(error)):
+                    raise BuildError(f"{error}; credential.json may hold a login for it") from error
                 if attempt == PUSH_ATTEMPTS or not is_transport(str(error)):
                     raise
                 self.say(f"{error}; again in {pause:g} s")

@@ -374,3 +374,8 @@ def test_a_header_matches_where_no_key_contradicts_the_context(
 ) -> None:
     assert mismatch(header, Context(values)) == phrase
     assert matches(header, Context(values)) == (not phrase)
+
+
+def test_a_key_that_nobody_reads_is_named_where_it_looks_like_one_that_is_read() -> None:
+    given = {"toolz": [], "docker_build_args": {}, "tools": [], "host_os": "x", "my_own_header_key": 1}
+    assert dict(Context(given).mistyped) == {"toolz": "tools", "docker_build_args": "docker_build_arg"}

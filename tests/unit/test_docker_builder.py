@@ -266,9 +266,11 @@ def test_a_registry_that_is_never_reached_ends_in_its_error(tmp_path: Path, stan
 )
 def test_a_refusal_is_not_tried_again(tmp_path: Path, stand_ins: StandIns, said: str) -> None:
     stand_ins.add("docker", f"echo '{said}' >&2; exit 1")
-    with pytest.raises(BuildError, match=said):
+    with pytest.raises(BuildError, match=said) as raised:
         push(tmp_path)
     assert len(stand_ins.calls()) == 1
+    asks_who = any(word in said for word in ("basic auth", "unauthorized", "access"))
+    assert str(raised.value).endswith("; credential.json may hold a login for it") == asks_who
 
 
 def test_a_digest_that_docker_does_not_print_is_looked_up(tmp_path: Path, stand_ins: StandIns) -> None:
