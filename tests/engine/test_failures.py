@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -371,6 +372,17 @@ def own_docker(tmp_path: Path, base_image: str, bed: dict[str, str]) -> Iterator
     yield Engine("docker", {"DOCKER_HOST": f"unix://{run}/docker.sock", "DOCKER_CONFIG": str(tmp_path)}), pids
     stop = f"source {CHECKOUT}/bin/environment; stop_dockerd {data} {run}; rm -rf {run}"
     subprocess.run(["bash", "-c", stop], check=True)
+    _end_containers(run.name)
+
+
+def _end_containers(namespace: str) -> None:
+    """End what outlives a dockerd that was killed: its containers, and the shim that watches each."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"-namespace\0{namespace}\0" in (entry / "cmdline").read_text(errors="replace"):
+                watched = (entry / "task" / entry.name / "children").read_text().split()
+                for pid in map(int, (*watched, entry.name)):
+                    os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("engine", ["docker"], indirect=True)
