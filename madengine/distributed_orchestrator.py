@@ -10,18 +10,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from madengine import artifacts, batches, multi_node, package, programs, ready_images, results, selection
+from madengine import artifacts, batches, multi_node, package, programs, ready_images, results
 from madengine import context as contexts
 from madengine import credentials as credential_store
-from madengine import gpus as gpu_finder
 from madengine import hooks as hook_values
 from madengine import manifest as manifests
 from madengine.build_outcome import BuildOutcome, carried_out, where
 from madengine.context import Context
 from madengine.credentials import Credentials, registry_login, secret_values
-from madengine.data import Data
 from madengine.docker_builder import DockerBuilder, Failure
 from madengine.errors import (
     EXIT_BUILD_FAILED,
@@ -36,11 +34,13 @@ from madengine.image_names import image_path
 from madengine.log_errors import log_errors
 from madengine.manifest import Manifest
 from madengine.model_code import ModelCode
-from madengine.node_run import NodeRun, RunOptions
 from madengine.programs import engine as engines
 from madengine.programs.engine import Docker
 from madengine.records import Gpu, Image, Model
 from madengine.tools.discover_models import DiscoverModels
+
+if TYPE_CHECKING:
+    from madengine.node_run import RunOptions
 
 DEFAULT_MANIFEST = Path("build_manifest.json")
 
@@ -229,6 +229,12 @@ class DistributedOrchestrator:
         gpus: tuple[Gpu, ...] | None = None,
     ) -> int:
         """Run a manifest's models on this machine, one after another; every one gets a row."""
+        # What a build does without: a third of its start.
+        from madengine import gpus as gpu_finder
+        from madengine import selection
+        from madengine.data import Data
+        from madengine.node_run import NodeRun
+
         not_built = tuple(not_built)
         kept = manifests.load(manifest_file)
         if not kept.images and not not_built:
@@ -297,6 +303,8 @@ class DistributedOrchestrator:
 
     def full_phase(self, build: BuildOptions, options: RunOptions) -> int:
         """Build for this machine's GPUs, then run what was built."""
+        from madengine import gpus as gpu_finder
+
         gpus = gpu_finder.found()
         vendor = {"gpu_vendor": gpu_finder.vendor(gpus)}
         results.check(options.output)

@@ -22,7 +22,9 @@ def hosts(count: int) -> Iterator[Path]:
     """So many hosts with a dockerd each; gives the fleet's folder."""
     # Short: it holds sockets.
     folder = Path(tempfile.mkdtemp(prefix="fleet-", dir="/tmp"))
-    environment = {**os.environ, "FLEET_DIR": str(folder), "FLEET_OWNER": str(os.getpid())}
+    # Each host has an engine of its own; the test bed's is not theirs.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("DOCKER_")}
+    environment = {**inherited, "FLEET_DIR": str(folder), "FLEET_OWNER": str(os.getpid())}
     try:
         subprocess.run([FLEET, "up", str(count), "own"], env=environment, check=True)
         yield folder
