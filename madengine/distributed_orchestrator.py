@@ -230,7 +230,6 @@ class DistributedOrchestrator:
     ) -> int:
         """Run a manifest's models on this machine, one after another; every one gets a row."""
         # What a build does without: a third of its start.
-        from madengine import gpus as gpu_finder
         from madengine import selection
         from madengine.data import Data
         from madengine.node_run import NodeRun
@@ -241,12 +240,7 @@ class DistributedOrchestrator:
             raise ConfigurationError(f"{manifest_file}: holds no images; `madengine build` again")
         root = self.place.root if self.place.has_package else None
         kept = selection.with_models(kept, manifest_file, root)
-        gpus = gpu_finder.found() if gpus is None else gpus
-        detected = {**contexts.host_facts(self.place.environ), "gpu_vendor": gpu_finder.vendor(gpus)}
-        context = self._context(detected, kept.context)
-        if context.gpu_vendor != gpu_finder.vendor(gpus):
-            # Images of the vendor that the context says can use that vendor's GPUs only.
-            gpus = gpu_finder.found(context.gpu_vendor)
+        context, gpus = self._on_this_machine(kept, gpus)
         kept = selection.selected(selection.overridden(kept, options.registry), options.tags, manifest_file)
         models = [kept.models[image.key] for image in kept.images]
         self._say_what_is_unheeded(context, models)
@@ -286,6 +280,18 @@ class DistributedOrchestrator:
             if options.dry_run:
                 return run.show_lines(engine)
             return run.carry_out(engine, [(_named(failed), failed.error) for failed in not_built])
+
+    def _on_this_machine(self, kept: Manifest, gpus: tuple[Gpu, ...] | None) -> tuple[Context, tuple[Gpu, ...]]:
+        """The context of a run here, and the GPUs that it may use: `gpus`, or those that are found."""
+        from madengine import gpus as gpu_finder
+
+        gpus = gpu_finder.found() if gpus is None else gpus
+        detected = {**contexts.host_facts(self.place.environ), "gpu_vendor": gpu_finder.vendor(gpus)}
+        context = self._context(detected, kept.context)
+        if context.gpu_vendor != gpu_finder.vendor(gpus):
+            # Images of the vendor that the context says can use that vendor's GPUs only.
+            gpus = gpu_finder.found(context.gpu_vendor)
+        return context, gpus
 
     def _say_what_is_unheeded(self, context: Context, models: Sequence[Model]) -> None:
         if context.unheeded:
