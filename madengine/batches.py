@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from madengine import programs, ready_images
+from madengine import programs
+from madengine.building import ready_images
+from madengine.building.image_names import log_name
+from madengine.building.ready_images import BatchEntry
 from madengine.credentials import registry_image, registry_name
 from madengine.docker_builder import DockerBuilder, Failure, Recipe
 from madengine.errors import ConfigurationError, MadengineError
 from madengine.files import write_whole
-from madengine.image_names import log_name
-from madengine.ready_images import BatchEntry
 from madengine.records import Image, Model
 from madengine.tools.discover_models import DiscoverModels
 

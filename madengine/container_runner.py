@@ -15,22 +15,25 @@ from datetime import datetime, timezone
 from io import FileIO
 from pathlib import Path
 
-from madengine import artifacts, gpu_locks, model_code, multi_node, owner, payload, programs, telemetry
-from madengine import gpus as gpu_choice
-from madengine import hooks as hook_files
-from madengine import outcome as outcomes
-from madengine.container_life import Life
-from madengine.container_setup import Setup
+from madengine import programs
+from madengine.building import model_code, payload
+from madengine.building.model_code import Checkout, ModelCode
 from madengine.data import Data, Provided
+from madengine.data_sets.fetch import Client
 from madengine.errors import MadengineError, RunError
-from madengine.fetch import Client
-from madengine.log_errors import log_errors
-from madengine.model_code import Checkout, ModelCode
+from madengine.machine import gpu_locks, telemetry
+from madengine.machine import gpus as gpu_choice
 from madengine.performance import MetricScan
 from madengine.programs.engine import Container, pinned
-from madengine.pull import Puller
 from madengine.records import FAILURE, SKIPPED, SUCCESS, Gpu, Image, Model, RunResult
-from madengine.run_names import log_name, new_folder, slug
+from madengine.running import artifacts, multi_node, owner
+from madengine.running import hooks as hook_files
+from madengine.running import outcome as outcomes
+from madengine.running.container_life import Life
+from madengine.running.container_setup import Setup
+from madengine.running.log_errors import log_errors
+from madengine.running.pull import Puller
+from madengine.running.run_names import log_name, new_folder, slug
 
 _SHOWN_LOG_LINES = 20
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from madengine import data_file, fetch, providers
 from madengine.credentials import Credentials
-from madengine.data_file import DEFAULT_HOME, PROVIDERS
+from madengine.data_sets import data_file, fetch, providers
+from madengine.data_sets.data_file import DEFAULT_HOME, PROVIDERS
+from madengine.data_sets.fetch import Client, Fetched, Source
 from madengine.errors import MadengineError, RunError
-from madengine.fetch import Client, Fetched, Source
 from madengine.files import human_size
 from madengine.records import Model
 

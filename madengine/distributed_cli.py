@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from madengine import __version__, arguments
-from madengine import option_values as values
+from madengine import __version__
+from madengine.command_line import arguments
+from madengine.command_line import option_values as values
+from madengine.command_line.terminal import fail, say, show, signals_interrupt
 from madengine.errors import (
     EXIT_CONFIGURATION,
     EXIT_DONE,
@@ -22,7 +24,6 @@ from madengine.errors import (
     MadengineError,
 )
 from madengine.kubernetes import arguments as k8s
-from madengine.terminal import fail, say, show, signals_interrupt
 
 _EXIT_CODES = (
     "exit codes: 0 done, 1 failure, 2 a build failed, 3 a run failed, 4 wrong arguments or configuration, "

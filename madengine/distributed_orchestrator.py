@@ -12,14 +12,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from madengine import artifacts, batches, multi_node, package, programs, ready_images, results
+from madengine import batches, package, programs, results
 from madengine import context as contexts
 from madengine import credentials as credential_store
-from madengine import hooks as hook_values
 from madengine import manifest as manifests
 from madengine.build_outcome import BuildOutcome, carried_out, where
+from madengine.building import ready_images
+from madengine.building.image_names import image_path
+from madengine.building.model_code import ModelCode
 from madengine.context import Context
 from madengine.credentials import Credentials, registry_login, secret_values
+from madengine.data_sets.fetch import Client
 from madengine.docker_builder import DockerBuilder, Failure
 from madengine.errors import (
     EXIT_BUILD_FAILED,
@@ -27,16 +30,15 @@ from madengine.errors import (
     ConfigurationError,
     MadengineError,
 )
-from madengine.fetch import Client
 from madengine.files import check_writable, read_json, write_json
-from madengine.hooks import Hooks
-from madengine.image_names import image_path
-from madengine.log_errors import log_errors
 from madengine.manifest import Manifest
-from madengine.model_code import ModelCode
 from madengine.programs import engine as engines
 from madengine.programs.engine import Docker
 from madengine.records import Gpu, Image, Model
+from madengine.running import artifacts, multi_node
+from madengine.running import hooks as hook_values
+from madengine.running.hooks import Hooks
+from madengine.running.log_errors import log_errors
 from madengine.tools.discover_models import DiscoverModels
 
 if TYPE_CHECKING:
@@ -283,7 +285,7 @@ class DistributedOrchestrator:
 
     def _on_this_machine(self, kept: Manifest, gpus: tuple[Gpu, ...] | None) -> tuple[Context, tuple[Gpu, ...]]:
         """The context of a run here, and the GPUs that it may use: `gpus`, or those that are found."""
-        from madengine import gpus as gpu_finder
+        from madengine.machine import gpus as gpu_finder
 
         gpus = gpu_finder.found() if gpus is None else gpus
         detected = {**contexts.host_facts(self.place.environ), "gpu_vendor": gpu_finder.vendor(gpus)}
@@ -309,7 +311,7 @@ class DistributedOrchestrator:
 
     def full_phase(self, build: BuildOptions, options: RunOptions) -> int:
         """Build for this machine's GPUs, then run what was built."""
-        from madengine import gpus as gpu_finder
+        from madengine.machine import gpus as gpu_finder
 
         gpus = gpu_finder.found()
         vendor = {"gpu_vendor": gpu_finder.vendor(gpus)}

@@ -16,12 +16,13 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from madengine import __version__, build_locks, dockerfiles, model_code, payload, programs
+from madengine import __version__, programs
+from madengine.building import build_locks, dockerfiles, model_code, payload
+from madengine.building.image_names import free, hashed, image_name, image_path, log_name
+from madengine.building.model_code import ModelCode
 from madengine.context import Context, matches, mismatch
 from madengine.credentials import Credentials, model_secrets, registry_image
 from madengine.errors import BuildError, MadengineError
-from madengine.image_names import free, hashed, image_name, image_path, log_name
-from madengine.model_code import ModelCode
 from madengine.package import template
 from madengine.programs.engine import STORE_ATTEMPTS, Docker, is_store_race, is_transport, repo_digest, repository
 from madengine.records import Image, Model

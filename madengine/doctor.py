@@ -13,13 +13,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from madengine import gpus as gpu_finder
-from madengine import manifest, owner, package, process, programs
+from madengine import manifest, package, process, programs
 from madengine.errors import ConfigurationError, EngineError, MadengineError, RunError
+from madengine.machine import gpus as gpu_finder
 from madengine.programs import devices
 from madengine.programs import engine as engines
 from madengine.programs.engine import Docker
 from madengine.records import Found, Gpu, Image
+from madengine.running import owner
 from madengine.tools.discover_models import DiscoverModels
 
 OK, NOTE, FAILED = "ok", "note", "FAILED"

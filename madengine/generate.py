@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from madengine import bundle, hooks, manifest
+from madengine import bundle, manifest
+from madengine.building.payload import DEFAULT_TIMEOUT
 from madengine.context import Context
 from madengine.errors import ConfigurationError
 from madengine.files import read_json, write_whole
 from madengine.manifest import Manifest
-from madengine.payload import DEFAULT_TIMEOUT
 from madengine.programs.engine import is_loopback
 from madengine.records import Image
 from madengine.render import render
+from madengine.running import hooks
 
 PLAYBOOK = "ansible/playbook.yml"
 INVENTORY = "ansible/gpu_inventory.example"

@@ -16,19 +16,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from madengine import environment, owner, programs, results
-from madengine import gpus as gpu_finder
+from madengine import programs, results
 from madengine.container_runner import ContainerRunner
-from madengine.container_setup import Setup
 from madengine.context import Context
 from madengine.credentials import Credentials
 from madengine.data import Data
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, EXIT_RUN_FAILED, ConfigurationError, MadengineError, RunError
 from madengine.files import write_json
-from madengine.hooks import Hooks
+from madengine.machine import environment
+from madengine.machine import gpus as gpu_finder
 from madengine.programs.engine import Docker
 from madengine.records import FAILURE, SKIPPED, Gpu, Image, Model, RunResult
-from madengine.run_names import new_run_id
+from madengine.running import owner
+from madengine.running.container_setup import Setup
+from madengine.running.hooks import Hooks
+from madengine.running.run_names import new_run_id
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from madengine import credentials as credential_store
-from madengine import gpus as gpu_finder
 from madengine import results
 from madengine.context import Context
 from madengine.credentials import Credentials
 from madengine.errors import ConfigurationError
+from madengine.machine import gpus as gpu_finder
 from madengine.manifest import Manifest
 from madengine.records import Gpu, Image, Model
 from madengine.tools.discover_models import DiscoverModels

@@ -19,11 +19,11 @@ from madengine.kubernetes import hook_files, jobs, launch, names, plan, undelive
 from madengine.kubernetes.hook_files import HookFiles
 from madengine.kubernetes.jobs import Task
 from madengine.kubernetes.options import Options
-from madengine.log_errors import log_errors
 from madengine.manifest import SCHEMA_VERSION, Manifest
 from madengine.programs.engine import is_loopback
 from madengine.records import Image
 from madengine.render import Block, render
+from madengine.running.log_errors import log_errors
 
 CONFIGMAP, JOB, KUSTOMIZATION = "k8s-madengine-configmap.yaml", "k8s-madengine-job.yaml", "kustomization.yaml"
 RUNNER_JOB = "madengine-runner-job"

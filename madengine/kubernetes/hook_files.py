@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from madengine import hooks as hook_values
 from madengine.context import Context
-from madengine.hooks import Hooks
 from madengine.manifest import Manifest
+from madengine.running import hooks as hook_values
+from madengine.running.hooks import Hooks
 
 FOLDER = "/opt/madengine-hooks"
 _VOLUME = "hooks"

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from madengine import payload
+from madengine.building import payload
 from madengine.errors import ConfigurationError
 from madengine.kubernetes import launch, names
 from madengine.kubernetes.hook_files import HookFiles
 from madengine.kubernetes.options import RESULTS, SERVICE_ACCOUNT, Options
 from madengine.kubernetes.volumes import Volumes
-from madengine.log_errors import LogErrors
 from madengine.programs.engine import repository
 from madengine.records import Image, Model
+from madengine.running.log_errors import LogErrors
 
 LOG = f"{payload.WORKSPACE}/model.run.live.log"
 TERMINATION_MESSAGE = "/dev/termination-log"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from madengine import multi_node
 from madengine.kubernetes import names
+from madengine.running import multi_node
 
 INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 # What the pods of a run are to each other only the cluster can say.

@@ -9,15 +9,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from madengine import hooks, outcome, results
+from madengine import results
+from madengine.building.payload import WORKSPACE
 from madengine.errors import MadengineError
-from madengine.log_errors import LogErrors
 from madengine.manifest import Manifest
-from madengine.payload import WORKSPACE
 from madengine.performance import MetricScan
 from madengine.programs import nvidia_smi
 from madengine.programs.engine import State
 from madengine.records import FAILURE, SUCCESS, Gpu, Image, Model, RunResult
+from madengine.running import hooks, outcome
+from madengine.running.log_errors import LogErrors
 
 LOG = Path("model.run.live.log")
 _CHUNK = 1 << 20

@@ -18,11 +18,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from madengine import environment, results
 from madengine import manifest as manifests
+from madengine import results
 from madengine.kubernetes import pod as pods
 from madengine.kubernetes.api import ACCOUNT, REFUSALS, TOO_LARGE, ConfigMap, Refused
 from madengine.kubernetes.pod import LOG
+from madengine.machine import environment
 
 CONFIG = Path("/config")
 WORKSPACE = Path("/myworkspace")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from madengine import artifacts
 from madengine.context import Context
 from madengine.kubernetes import launch
 from madengine.kubernetes.hook_files import HookFiles
 from madengine.kubernetes.options import Options
 from madengine.manifest import Manifest
 from madengine.records import Model
+from madengine.running import artifacts
 
 # Of a host's engine, or of a file that would stay in the pod.
 _CONTEXT_KEYS = ("docker_gpus", "docker_cpus", "MAD_CONTAINER_IMAGE", "rocenv_mode")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from madengine.data import Data
-from madengine.data_file import DEFAULT_HOME
+from madengine.data_sets.data_file import DEFAULT_HOME
 from madengine.errors import ConfigurationError
 from madengine.kubernetes import names
 from madengine.records import Model

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from madengine import programs
 from madengine.errors import EngineError
-from madengine.programs.engine import Docker
+
+if TYPE_CHECKING:
+    from plumbum.commands.base import BaseCommand
 
 # docker's client builds with BuildKit by itself up to the version before this one; from it on it needs buildx.
 _BUILDX_SINCE = 23
 
 
-def environment(engine: Docker) -> dict[str, str]:
-    """The variables with which the engine's build takes `--secret`.
+def environment(name: str, engine: Callable[..., BaseCommand]) -> dict[str, str]:
+    """The variables with which the build of the engine of this name takes `--secret`.
 
     Raises EngineError, saying what to install, where it doesn't.
     """
-    if engine.name != "docker":
+    if name != "docker":
         return {}
     if programs.attempt(engine("buildx", "version")).code != 0:
         said = programs.attempt(engine("version", "--format={{.Client.Version}}")).out

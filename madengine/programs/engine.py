@@ -141,7 +141,7 @@ class Docker:
         if secrets:
             from madengine.programs import buildkit
 
-            command = command.with_env(**buildkit.environment(self))
+            command = command.with_env(**buildkit.environment(self.name, self))
         # A provenance attestation would make the pushed digest that of an index, not of the image.
         return command.with_env(BUILDX_NO_DEFAULT_ATTESTATIONS="1") if self.name == "docker" else command
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from madengine import gpu_locks
+from madengine.machine import gpu_locks
 from tests.bed import gpu_stand_ins as bed_gpus
 from tests.bed.components import Engine, Outcome, Registry, outcome
 from tests.bed.gpu_stand_ins import AmdNode, NvidiaNode
@@ -32,7 +32,7 @@ from tests.engine.trial import trial as make_trial
 SAMPLED = f"sleep 0.8; {METRIC}"
 # The program with the times that a tool may take or be silent cut down.
 IMPATIENT = (
-    "from madengine import telemetry; from madengine.programs import smi; "
+    "from madengine.machine import telemetry; from madengine.programs import smi; "
     "telemetry.SILENT_SECONDS = smi.SECONDS = 0.5; from madengine.distributed_cli import main; main()"
 )
 TOOLS = ("nvidia-smi", "amd-smi", "rocm-smi")

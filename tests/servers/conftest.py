@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from madengine.fetch import Client
+from madengine.data_sets.fetch import Client
 from tests.bed.components import outcome
 from tests.engine.conftest import _missing, base_image, bed, engine, registry, tls_registry
 from tests.servers.programs import CANARIES, GitServer, git_server, s3_server

@@ -13,8 +13,8 @@ import pytest
 
 from madengine.credentials import Credentials
 from madengine.data import Data, Provided
+from madengine.data_sets.fetch import Client
 from madengine.errors import RunError
-from madengine.fetch import Client
 from madengine.records import Model
 from tests.bed.components import outcome
 from tests.servers.conftest import PORT, S3_USER, Nas

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from plumbum import local
 
-from madengine import payload
+from madengine.building import payload
+from madengine.building.model_code import ModelCode
 from madengine.credentials import Credentials
+from madengine.data_sets.fetch import Client
 from madengine.errors import CommandError
-from madengine.fetch import Client
-from madengine.model_code import ModelCode
 from madengine.records import Model
 from tests.servers.conftest import Nas
 from tests.servers.programs import CANARIES, GitServer

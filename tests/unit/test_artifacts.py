@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from madengine.artifacts import bring, patterns
 from madengine.errors import ConfigurationError
+from madengine.running.artifacts import bring, patterns
 
 
 class Workspace:

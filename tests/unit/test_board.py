@@ -11,10 +11,10 @@ import sys
 import termios
 from pathlib import Path
 
-from madengine.board import Board
+from madengine.fleet.board import Board
 
 _SCRIPT = """
-from madengine.board import Board
+from madengine.fleet.board import Board
 board = Board(["h1", "host2"], print)
 board.tell("h1", "start\\x1b[2Jing")
 board.tell("host2", "done")

@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 
-from madengine import owner, process
+from madengine import process
 from madengine.container_runner import ContainerRunner
-from madengine.container_setup import Setup
 from madengine.context import Context
 from madengine.credentials import Credentials
 from madengine.data import Data
-from madengine.hooks import Hooks, Script
 from madengine.programs.engine import Docker
 from madengine.records import Gpu, Image, Model, RunResult
+from madengine.running import owner
+from madengine.running.container_setup import Setup
+from madengine.running.hooks import Hooks, Script
 from tests.conftest import StandIns
 
 ID = "sha256:" + "1" * 64

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from plumbum import local as local_environment
 
-from madengine import providers
 from madengine.credentials import Credentials
 from madengine.data import Data, Provided
+from madengine.data_sets import providers
+from madengine.data_sets.fetch import Client
 from madengine.errors import ConfigurationError, RunError
-from madengine.fetch import Client
 from madengine.records import Model
 from tests.conftest import StandIns
 
@@ -221,7 +221,7 @@ def test_another_script_of_the_same_name_brings_other_data(tmp_path: Path, monke
     first = data(tmp_path, x=script(tmp_path, "echo 1 >numbers\n")).mounts(model("x"), "").mounts[0][0]
     second = data(tmp_path, x=script(tmp_path, "echo 2 >numbers\n")).mounts(model("x"), "").mounts[0][0]
     assert [(Path(folder) / "numbers").read_text() for folder in (first, second)] == ["1\n", "2\n"]
-    monkeypatch.setattr("madengine.providers.CUSTOM_SECONDS", 0.2)
+    monkeypatch.setattr("madengine.data_sets.providers.CUSTOM_SECONDS", 0.2)
     slow = data(tmp_path, x=script(tmp_path, "sleep 100\n"))
     assert "custom: get.sh: took longer than 0.2 s" in run_error(slow, "x")
 
@@ -379,7 +379,7 @@ def test_a_terminal_sees_how_much_has_come(
         drawn.append(line)
         gate.touch()
 
-    monkeypatch.setattr("madengine.fetch._draw", draw)
+    monkeypatch.setattr("madengine.data_sets.fetch._draw", draw)
     data(tmp_path, x=script(tmp_path, text)).mounts(model("x"), "", Client(lambda line: None))
     assert drawn[0].startswith("data x from custom: ")
     assert drawn[-1] == ""

@@ -14,7 +14,7 @@ import yaml
 
 from madengine import programs
 from madengine.errors import RunError
-from madengine.gpus import wanted
+from madengine.machine.gpus import wanted
 from madengine.programs import devices
 from madengine.programs.engine import Container, Docker
 from madengine.records import Gpu

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from madengine.dockerfiles import base_docker, build_directory, candidates
+from madengine.building.dockerfiles import base_docker, build_directory, candidates
 from madengine.errors import BuildError
 from madengine.records import Model
 

@@ -18,9 +18,9 @@ from time import time
 import pytest
 
 from madengine import doctor, manifest
-from madengine import gpus as gpu_finder
 from madengine.distributed_cli import main
 from madengine.doctor import FAILED, NOTE, OK, Check
+from madengine.machine import gpus as gpu_finder
 from madengine.manifest import Manifest
 from madengine.programs import devices, nvidia_smi
 from madengine.records import Found, Gpu, Image, Model

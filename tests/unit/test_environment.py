@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from madengine.environment import identifier, record
+from madengine.machine.environment import identifier, record
 from madengine.records import Gpu
 
 GPU = Gpu(

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from madengine import fleet, manifest, node, selection
+from madengine import manifest, selection
 from madengine.distributed_cli import main
 from madengine.errors import ConfigurationError
+from madengine.fleet import controller as fleet
+from madengine.fleet import node
 from madengine.manifest import Manifest
 from madengine.records import Image, Model
 

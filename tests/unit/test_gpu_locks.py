@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from madengine import gpu_locks
 from madengine.errors import RunError
+from madengine.machine import gpu_locks
 from madengine.records import Gpu
 
 CHECKOUT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ NOBODY = 65534
 HOLDER = """
 import sys
 from pathlib import Path
-from madengine import gpu_locks
+from madengine.machine import gpu_locks
 from madengine.errors import RunError
 from madengine.records import Gpu
 folder, indexes, count, wait = sys.argv[1:]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from madengine import gpus as gpus_module
 from madengine.errors import ConfigurationError, RunError
-from madengine.gpus import eligible, foreign_processes, found, skipped_architecture, vendor, wanted
+from madengine.machine import gpus as gpus_module
+from madengine.machine.gpus import eligible, foreign_processes, found, skipped_architecture, vendor, wanted
 from madengine.programs import amd_smi, amd_sysfs, rocm_smi
 from madengine.records import Gpu
 from tests.conftest import StandIns

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from madengine import hooks as module
 from madengine.context import Context
 from madengine.errors import ConfigurationError
-from madengine.hooks import Hooks, Script, catalogue, definitions, files, hooks, texts
+from madengine.running import hooks as module
+from madengine.running.hooks import Hooks, Script, catalogue, definitions, files, hooks, texts
 
 A = {"pre_scripts": [{"path": "a.sh", "args": "pre A"}], "cmd": "A", "post_scripts": ["a.sh"], "env_vars": {"X": "a"}}
 B = {

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from madengine.image_names import image_name, image_path, log_name
+from madengine.building.image_names import image_name, image_path, log_name
 from madengine.records import Model
 
 # https://github.com/distribution/reference: one component of a repository's path

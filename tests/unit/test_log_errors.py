@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from madengine.errors import ConfigurationError
-from madengine.log_errors import BENIGN, PATTERNS, LogErrors, log_errors
+from madengine.running.log_errors import BENIGN, PATTERNS, LogErrors, log_errors
 
 LOG = b"fine\nW FutureWarning: FAILED later\nRuntimeError: bad\nvalue 3 FAILED\n"
 

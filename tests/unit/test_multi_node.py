@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from madengine.errors import ConfigurationError
-from madengine.multi_node import DEFAULTS, runner
+from madengine.running.multi_node import DEFAULTS, runner
 
 PLAIN = "env NCCL_SOCKET_IFNAME= GLOO_SOCKET_IFNAME= "
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from madengine import node
+from madengine.fleet import node
 
 
 @pytest.fixture

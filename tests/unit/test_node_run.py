@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from madengine import gpu_locks, manifest
+from madengine import manifest
 from madengine.context import Context
 from madengine.credentials import Credentials
 from madengine.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RUN_FAILED
+from madengine.machine import gpu_locks
 from madengine.manifest import Manifest
 from madengine.node_run import NodeRun, RunOptions
 from madengine.programs.engine import Docker
@@ -315,7 +316,7 @@ def test_a_model_that_is_not_for_these_gpus_can_be_run_all_the_same(node: Node) 
 CLI = """
 import sys
 from pathlib import Path
-from madengine import gpu_locks
+from madengine.machine import gpu_locks
 from madengine.distributed_cli import main
 gpu_locks.FOLDERS = (Path(sys.argv[1]),)
 sys.exit(main(sys.argv[2:]))

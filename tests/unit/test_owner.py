@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from madengine import owner
 from madengine.process import is_gone, mine
 from madengine.programs.engine import Docker
+from madengine.running import owner
 from tests.conftest import StandIns
 
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as some
 
-from madengine import payload
+from madengine.building import payload
+from madengine.building.payload import Payload
 from madengine.errors import BuildError
-from madengine.payload import Payload
 from madengine.records import Model
 
 # What a card may hold and a process may get: no null, no half of a character.

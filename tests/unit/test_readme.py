@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from madengine import data_file, hooks
 from madengine.context import UNHEEDED
+from madengine.data_sets import data_file
 from madengine.records import Model
+from madengine.running import hooks
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 

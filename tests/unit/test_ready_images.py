@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from madengine.building.ready_images import BatchEntry, batch, image, named_by
 from madengine.errors import BuildError, ConfigurationError
 from madengine.programs.engine import Docker
-from madengine.ready_images import BatchEntry, batch, image, named_by
 from madengine.records import Model
 from tests.conftest import StandIns
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from madengine.records import Image, Model
-from madengine.run_names import log_name, new_run_id
+from madengine.running.run_names import log_name, new_run_id
 
 MODEL = Model(name="m", dockerfile="docker/m", scripts="scripts/m", n_gpus="0")
 IMAGE = Image(key="k", docker_image="k", dockerfile="m.ubuntu.Dockerfile")

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from madengine import telemetry
+from madengine.machine import telemetry
+from madengine.machine.telemetry import SERIES_COLUMNS, Sampler, cost, is_of, measurable, sampled
 from madengine.programs import amd_sysfs
 from madengine.records import Found, Gpu, GpuCost, GpuSample
-from madengine.telemetry import SERIES_COLUMNS, Sampler, cost, is_of, measurable, sampled
 from tests.conftest import StandIns
 from tests.unit.test_amd_sysfs import CPU, device, gpu_node, topology
 

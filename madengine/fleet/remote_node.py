@@ -15,8 +15,9 @@ from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
-from madengine import node, programs
+from madengine import programs
 from madengine.errors import CommandError, MadengineError, RunError
+from madengine.fleet import node
 from madengine.programs import Answer, ssh
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _GREETING_BYTES = 1 << 16
 # The order's words follow; `-I`, so that nothing in the folder or the home takes the place of our modules.
 _BOOT = (
     "import os, sys; os.chdir(sys.argv[1]); sys.path.insert(0, os.path.abspath(sys.argv[2])); "
-    "from madengine import node; sys.exit(node.main(sys.argv[3:]))"
+    "from madengine.fleet import node; sys.exit(node.main(sys.argv[3:]))"
 )
 
 

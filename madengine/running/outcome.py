@@ -13,12 +13,13 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from madengine import artifacts, hooks, payload
+from madengine.building import payload
 from madengine.errors import RunError
-from madengine.log_errors import LogErrors
 from madengine.performance import MetricScan, read_multiple_results
 from madengine.programs.engine import State
 from madengine.records import FAILURE, SUCCESS, Metric, Model, RunResult
+from madengine.running import artifacts, hooks
+from madengine.running.log_errors import LogErrors
 
 SERIES_FILE = "gpu_series.csv"
 _LITTLE_SPACE = 4096  # bytes: less is a full disk

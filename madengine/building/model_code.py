@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from madengine import programs
 from madengine.credentials import FILE, Credentials, model_secrets
+from madengine.data_sets.fetch import Client
 from madengine.errors import CommandError, ConfigurationError
-from madengine.fetch import Client
 from madengine.programs import git, secret_files
 from madengine.programs.secret_files import Answers
 from madengine.records import Model

@@ -13,9 +13,9 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from madengine import programs
 from madengine.credentials import FILE, Credentials
-from madengine.data_file import POD_PROVIDERS
+from madengine.data_sets.data_file import POD_PROVIDERS
+from madengine.data_sets.fetch import Client, Source
 from madengine.errors import CommandError, ConfigurationError, RunError
-from madengine.fetch import Client, Source
 from madengine.programs import aws, curl, rsync, secret_files
 from madengine.programs.secret_files import Answers
 

@@ -17,9 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from madengine import bundle, collect, node, programs, results
+from madengine import bundle, collect, programs, results
 from madengine import manifest as manifests
-from madengine.board import Board
 from madengine.errors import (
     EXIT_DONE,
     EXIT_FAILURE,
@@ -30,12 +29,14 @@ from madengine.errors import (
     RunError,
 )
 from madengine.files import read_json, write_json
+from madengine.fleet import node
+from madengine.fleet.board import Board
+from madengine.fleet.remote_node import LostError, RemoteNode, Settings, StoppedError
 from madengine.manifest import Manifest
 from madengine.programs import engine as engines
 from madengine.programs import preflight, secret_files, ssh
 from madengine.records import FAILURE
-from madengine.remote_node import LostError, RemoteNode, Settings, StoppedError
-from madengine.run_names import new_run_id
+from madengine.running.run_names import new_run_id
 from madengine.selection import narrowed, selected
 
 RESULTS = Path("results")

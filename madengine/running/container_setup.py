@@ -9,18 +9,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from madengine import gpus as gpu_choice
-from madengine import hooks as hook_files
-from madengine import isolation, multi_node, owner, payload, process
+from madengine import process
+from madengine.building import payload
+from madengine.building.model_code import Checkout
 from madengine.context import Context
 from madengine.credentials import Credentials, model_secrets
 from madengine.data import Provided
 from madengine.errors import ConfigurationError, RunError
-from madengine.hooks import Hooks
-from madengine.model_code import Checkout
+from madengine.machine import gpus as gpu_choice
 from madengine.programs.engine import Container, Docker
 from madengine.records import Gpu, Image, Model
-from madengine.run_names import slug
+from madengine.running import hooks as hook_files
+from madengine.running import isolation, multi_node, owner
+from madengine.running.hooks import Hooks
+from madengine.running.run_names import slug
 
 # Between the engine's TERM and its KILL.
 STOP_SECONDS = 10

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from madengine.artifacts import patterns
 from madengine.context import Context
 from madengine.errors import ConfigurationError
 from madengine.files import read_json
 from madengine.package import template, template_names
+from madengine.running.artifacts import patterns
 
 # How long one of them may take, in seconds; entry.sh keeps to it.
 SECONDS = 600

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from madengine import arguments
+from madengine.command_line import arguments
+from madengine.command_line.terminal import say, show
 from madengine.errors import ConfigurationError
-from madengine.terminal import say, show
 
 if TYPE_CHECKING:
     from madengine.distributed_orchestrator import BuildOptions, DistributedOrchestrator, Place
-    from madengine.fleet import Errand, Fleet
+    from madengine.fleet.controller import Errand, Fleet
     from madengine.kubernetes.options import Options
     from madengine.kubernetes.plan import Source
     from madengine.node_run import RunOptions
@@ -143,7 +143,7 @@ def errand(options: argparse.Namespace, manifest_file: Path) -> Errand:
 
     Raises ConfigurationError for an option that only this machine could heed.
     """
-    from madengine.fleet import Errand
+    from madengine.fleet.controller import Errand
 
     for name in ("data_config_file_name", "resume", "tools_json_file_name"):
         if getattr(options, name):
@@ -168,8 +168,8 @@ def names_hosts(options: argparse.Namespace) -> bool:
 
 def fleet(options: argparse.Namespace) -> Fleet:
     """The hosts that are named."""
-    from madengine import fleet as fleets
-    from madengine.remote_node import Settings
+    from madengine.fleet import controller as fleets
+    from madengine.fleet.remote_node import Settings
 
     chosen = fleets.FleetOptions(
         hosts=fleets.hosts(options.host or (), options.hosts_file),
@@ -215,7 +215,7 @@ def source(options: argparse.Namespace) -> Source:
 
 
 def _architectures(given: Sequence[str] | None) -> tuple[str, ...]:
-    from madengine.gpus import architecture_name
+    from madengine.machine.gpus import architecture_name
 
     names = (name.strip() for word in given or () for name in word.split(","))
     return tuple(dict.fromkeys(architecture_name(name) for name in names if name))

@@ -1,0 +1,1 @@
+"""What may be typed, what it means, and what the terminal gets."""

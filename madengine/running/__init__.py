@@ -1,0 +1,1 @@
+"""What a run needs beside ContainerRunner: its order, the container's setup, life and outcome."""
