@@ -141,7 +141,8 @@ def _zipapp(entries: dict[str, bytes]) -> bytes:
         for name, content in entries.items():
             entry = zipfile.ZipInfo(name)  # its time is 1980, whenever this is
             entry.external_attr = 0o100644 << 16
-            archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
+            # What every start reads lies there as it is; the sources are for nodes with another Python.
+            archive.writestr(entry, content, zipfile.ZIP_STORED if name.endswith(".pyc") else zipfile.ZIP_DEFLATED)
     return file.getvalue()
 
 

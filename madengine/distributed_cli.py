@@ -34,7 +34,7 @@ _EXIT_CODES = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one command line; gives its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    options, unknown = _parser().parse_known_args(words)
+    options, unknown = _parser(words).parse_known_args(words)
     if unknown:
         options.parser.error(_unknown(options.parser, unknown))
     with signals_interrupt():
@@ -68,7 +68,8 @@ def _run(options: argparse.Namespace) -> int:
     named: Path | None = options.manifest_file
     orchestrator = values.orchestrator(options)
     if named is not None and os.path.lexists(named):
-        say(f"{named} is there: running it, nothing is built")
+        if not options.quiet:
+            say(f"{named} is there: running it, nothing is built")
         return orchestrator.run_phase(named, values.run_options(options, "run_summary.json"))
     if not orchestrator.place.has_package:
         raise ConfigurationError(
@@ -334,7 +335,8 @@ _GENERATORS: tuple[tuple[str, _Verb, str, tuple[_Group, ...]], ...] = (
 )
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of these words: every verb has a name in it, those that the words name have their options too."""
     parser = _Parser(
         prog="madengine",
         description="Build the images of machine-learning models once, run them anywhere, collect the numbers.",
@@ -344,12 +346,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"madengine {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=_Parser)
     for name, action, text, groups in _VERBS:
-        _add(verbs, name, action, text, groups)
+        _add(verbs, name, action, text, groups if name in words else ())
     text = "write the files that another tool runs a manifest from"
     generate = verbs.add_parser("generate", help=text, description=text, epilog=_EXIT_CODES, allow_abbrev=False)
     tools = generate.add_subparsers(metavar="TOOL", required=True, parser_class=_Parser)
     for name, action, text, groups in _GENERATORS:
-        _add(tools, name, action, text, groups)
+        _add(tools, name, action, text, groups if name in words else ())
     return parser
 
 

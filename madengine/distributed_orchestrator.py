@@ -395,9 +395,9 @@ def package_place(environ: Mapping[str, str], cwd: Path, may_be_starter: bool, *
 
     Raises ConfigurationError where MODEL_DIR lists no models.
     """
-    root, message = package.root(environ, cwd)
-    if message and not may_be_starter:
+    if not may_be_starter and not environ.get("MODEL_DIR") and not package.lists_models(cwd):
         return Place(cwd, has_package=False, environ=environ, **more), ""
+    root, message = package.root(environ, cwd)
     return Place(root, environ=environ, **more), message
 
 

@@ -9,11 +9,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from madengine import __version__, cards
+from madengine import __version__, cards, package
 from madengine.errors import ConfigurationError
 from madengine.files import read_json, write_json
 from madengine.records import Image, Model
@@ -174,8 +173,7 @@ def _problem(schema: str, where: str, value: Any) -> str:
 def _validator(name: str) -> Any:
     import fastjsonschema
 
-    text = files("madengine").joinpath(f"schemas/{name}.schema.json").read_text(encoding="utf-8")
-    return fastjsonschema.compile(json.loads(text), use_default=False)
+    return fastjsonschema.compile(json.loads(package.own_file(f"schemas/{name}.schema.json")), use_default=False)
 
 
 def _said(where: str, error: Any) -> str:

@@ -41,7 +41,7 @@ class RunOptions:
     `resume` is a perf.csv, and what has succeeded by it is left out;
     `run_id` names the run (empty is a new one); `tools_file` is a tools.json in place of the package's;
     `describe_environment` (None is unset) has each container describe what a script finds there; `isolation`
-    is `least` privileges, or `compat` for the flags of older madengine.
+    is `least` privileges, or `compat` for the flags of older madengine; with `quiet` there is no table at the end.
     """
 
     output: Path = Path("perf.csv")
@@ -65,6 +65,7 @@ class RunOptions:
     tools_file: Path | None = None
     describe_environment: bool | None = None
     isolation: str = "least"
+    quiet: bool = False
     dry_run: bool = False
 
     def __post_init__(self) -> None:
@@ -274,11 +275,12 @@ class NodeRun:
             except MadengineError as error:
                 self.lost_rows = True
                 say(str(error))
-        if self.came:
+        if self.came and not self.options.quiet:
             self.show(results.table(self.came))
         for image, _, reason in self.skipped:
             say(f"skipped {image.key}: {reason}")
-        say(f"rows: {self.options.output}; logs: {self.directory}; summary: {self.options.summary_output}")
+        if not self.options.quiet:
+            say(f"rows: {self.options.output}; logs: {self.directory}; summary: {self.options.summary_output}")
 
     def _exit_code(self) -> int:
         rows = [row for result in self.came for row in results.rows(result, self.environ)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import pkgutil
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -29,12 +30,12 @@ def root(environ: Mapping[str, str], cwd: Path) -> tuple[Path, str]:
     named = environ.get("MODEL_DIR", "")
     if named:
         directory = cwd / named
-        if not _lists_models(directory):
+        if not lists_models(directory):
             raise ConfigurationError(
                 f"MODEL_DIR={named}: no models.json there; name a model package's directory, or unset MODEL_DIR"
             )
         return directory, ""
-    if _lists_models(cwd):
+    if lists_models(cwd):
         return cwd, ""
     message = f"no models.json in {cwd}: using the bundled starter package; `madengine init DIR` writes it for you"
     return starter(), message
@@ -55,7 +56,9 @@ def starter() -> Path:
 
 def template(name: str) -> str:
     """The text of a file under templates/, e.g. `image/entry.sh`. Raises FileNotFoundError."""
-    return _templates().joinpath(*name.split("/")).read_text(encoding="utf-8")
+    directory = _directory()
+    content = (directory / name).read_bytes() if directory else own_file(f"templates/{name}")
+    return content.decode()
 
 
 def template_names(folder: str) -> tuple[str, ...]:
@@ -77,16 +80,29 @@ def init(directory: Path) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def _lists_models(directory: Path) -> bool:
+def lists_models(directory: Path) -> bool:
+    """Whether a directory is a model package."""
     return any(path.is_file() for source in _SOURCES for path in directory.glob(source))
 
 
-def _templates() -> Traversable:
-    """In a wheel they lie inside the package, in a checkout beside it, in a zipapp where only importlib can look."""
+def own_file(name: str) -> bytes:
+    """The content of a file inside this package, which may be in a zipapp. Raises OSError where there is none."""
+    content = pkgutil.get_data("madengine", name)
+    assert content is not None  # only a loader that can't read files gives none
+    return content
+
+
+def _directory() -> Path | None:
+    """The templates' folder: in a wheel inside the package, in a checkout beside it; None in a zipapp."""
     package = Path(__file__).parent
-    for directory in (package / "templates", package.parent / "templates"):
-        if directory.is_dir():
-            return directory
+    return next((path for path in (package / "templates", package.parent / "templates") if path.is_dir()), None)
+
+
+def _templates() -> Traversable:
+    directory = _directory()
+    if directory:
+        return directory
+    # To list what is in an archive takes five times as long as to read a file of it.
     from importlib.resources import files
 
     return files("madengine") / "templates"

@@ -90,6 +90,7 @@ def running(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", type=Path, metavar="FILE", help="leave out the images that have succeeded by this perf.csv"
     )
+    parser.add_argument("--quiet", "-q", action="store_true", help="a line for each result, and no table at the end")
     parser.add_argument("--keep-alive", action="store_true", help="leave the container for a look around")
     parser.add_argument("--keep-model-dir", action="store_true", help="leave the model's directory in the run's folder")
     parser.add_argument("--skip-model-run", action="store_true", help="pull the images, start nothing")

@@ -111,6 +111,7 @@ def run_options(options: argparse.Namespace, summary: str) -> RunOptions:
         tools_file=options.tools_json_file_name,
         describe_environment=options.generate_sys_env_details,
         isolation=options.isolation,
+        quiet=options.quiet,
         dry_run=options.dry_run,
     )
 

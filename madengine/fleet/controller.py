@@ -191,7 +191,7 @@ class Fleet:
             started = True
             remote.tell("starting")
             words = _run_words(job.run_id, f"{node.RUNS}/{job.run_id}/", job.errand)
-            remote.run(job.run_id, self._caller(), words)
+            remote.run(job.run_id, self._caller(), [*words, "--quiet"])
         except LostError as error:
             return self._lost(remote, str(error), job.run_id, started)
         except MadengineError as error:

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import fcntl
-import gzip
 import json
 import os
-import secrets
-import shutil
 import signal
-import socket
 import sys
-import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from madengine.errors import EXIT_CONFIGURATION, EXIT_DONE, EXIT_FAILURE
 from madengine.files import write_json, write_whole
@@ -76,6 +70,8 @@ def _pull(run_id: str, *words: str) -> int:
     _publish(RUNS / run_id)
     command = [sys.executable, str(RUNS / run_id / BUNDLE), *words]
     code = os.spawnv(os.P_WAIT, sys.executable, command)
+    import shutil
+
     shutil.rmtree(pull_folder(run_id), ignore_errors=True)
     return code
 
@@ -97,10 +93,11 @@ def _run(run_id: str, seen: str, *rest: str) -> int:
         is_new = False
     if is_new:
         _publish(folder)
-        _detach(folder, handle, settings, rest[split + 1 :])
+        if _is_detached(folder):
+            _be_madengine(folder / BUNDLE, settings, rest[split + 1 :])
     os.close(handle)
     owner = _card(folder)["hostname"]
-    if owner != socket.gethostname():
+    if owner != os.uname().nodename:
         return _complain(
             f"{folder.resolve()}: the folder is shared with {owner}, which runs there already; "
             "give each host its own with --remote-path, such as madengine-%h",
@@ -110,13 +107,15 @@ def _run(run_id: str, seen: str, *rest: str) -> int:
 
 def _claim(folder: Path, run_id: str, words: Sequence[str]) -> bool:
     """Whether the run is ours to start; its card appears whole, and once."""
+    from datetime import datetime, timezone
+
     card = {
         "run_id": run_id,
-        "hostname": socket.gethostname(),
+        "hostname": os.uname().nodename,
         "started": datetime.now(timezone.utc).isoformat(),
         "words": list(words),
     }
-    draft = folder / f".{CARD}.{secrets.token_hex(4)}"
+    draft = folder / f".{CARD}.{os.getpid()}"
     write_json(draft, card)
     try:
         os.link(draft, folder / CARD)
@@ -141,46 +140,64 @@ def _publish(folder: Path) -> None:
     for name in SECRETS:
         with suppress(FileNotFoundError):
             (folder / name).replace(name)
+    import shutil
+
     for name in (BUNDLE, MANIFEST):
-        draft = Path(f".{name}.{secrets.token_hex(4)}")
+        draft = Path(f".{name}.{os.uname().nodename}.{os.getpid()}")
         shutil.copyfile(folder / name, draft)
         draft.replace(name)
 
 
-def _detach(folder: Path, lock: int, settings: dict[str, str], words: Sequence[str]) -> None:
-    """Start the run in a process of no terminal and no parent; it and what watches it hold the lock."""
+def _is_detached(folder: Path) -> bool:
+    """Fork off a process of no terminal and no parent, and one that watches it: whether this is the former.
+
+    Both hold the run's lock. The new process goes on with what is loaded here: a second start of Python would take a
+    tenth of a second of the node.
+    """
     log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     child = os.fork()
     if child:
         os.waitpid(child, 0)
         os.close(log)
-        return
+        return False
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    run = os.fork()
+    if run:
+        _watch(folder, run)
+    return True
+
+
+def _watch(folder: Path, run: int) -> NoReturn:
+    """Write down how a run ended, in the process that has started it."""
     try:
-        os.setsid()
-        if os.fork() == 0:
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            os.set_inheritable(lock, True)
-            _watch(folder, {**os.environ, **settings}, words)
+        write_whole(folder / "pid", str(run))
+        code = os.waitstatus_to_exitcode(os.waitpid(run, 0)[1])
+        with suppress(Exception):  # that the node's own table can't take the rows is no reason to lose the exit code
+            _keep_rows(folder)
+        write_whole(folder / CODE, f"{code}\n")
     finally:
         os._exit(0)
 
 
-def _watch(folder: Path, environ: dict[str, str], words: Sequence[str]) -> None:
-    """Run madengine and write down how it ended."""
-    command = [sys.executable, str(folder / BUNDLE), *words]
-    process = os.posix_spawn(sys.executable, command, environ)
-    write_whole(folder / "pid", str(process))
-    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    with suppress(Exception):  # that the node's own table can't take the rows is no reason to lose the exit code
-        _keep_rows(folder)
-    write_whole(folder / CODE, f"{code}\n")
+def _be_madengine(bundle: Path, settings: dict[str, str], words: Sequence[str]) -> NoReturn:
+    """Be `madengine.pyz WORDS` with these settings in the environment; what of it is loaded is not loaded again."""
+    import runpy
+
+    os.environ.update(settings)
+    sys.argv = [str(bundle), *words]
+    runpy.run_path(str(bundle), run_name="__main__")
+    sys.exit(EXIT_DONE)
 
 
 def _keep_rows(folder: Path) -> None:
     """The node's own perf.csv and summary get what this run left."""
     import csv
+    import shutil
 
     from madengine import results
 
@@ -239,6 +256,9 @@ def _stop(run_id: str, seconds: str) -> int:
 
 def _pack(run_id: str) -> int:
     """Print the run's files as a compressed tar archive."""
+    import gzip
+    import tarfile
+
     folder = RUNS / run_id
     sys.stdout.buffer.write(ARCHIVE_MARK)
     # Logs shrink well even so, and the node's processors are not ours to warm.

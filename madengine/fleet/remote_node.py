@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
-from madengine import programs
+from madengine import package, programs
 from madengine.errors import CommandError, MadengineError, RunError
 from madengine.fleet import node
 from madengine.programs import Answer, ssh
@@ -262,7 +261,7 @@ def _bundle(run_id: str) -> str:
 
 
 def _preflight() -> str:
-    return files("madengine.programs").joinpath("preflight.py").read_text(encoding="utf-8")
+    return package.own_file("programs/preflight.py").decode()
 
 
 def _last_json(text: str) -> dict[str, Any] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 import threading
 import time
 from collections import Counter, defaultdict
@@ -217,7 +216,7 @@ def cost(gpus: Sequence[Gpu], samples: dict[int, list[GpuSample]]) -> GpuCost:
             gpu.index: peak for gpu, peak in zip(gpus, peaks, strict=True) if peak is not None
         },
         idle_gpu_memory_mib=_sum(of_one[0].memory_used_mib if of_one else None for of_one in each),
-        mean_gpu_utilization=statistics.fmean(used) if used else None,
+        mean_gpu_utilization=math.fsum(used) / len(used) if used else None,
         p95_gpu_utilization=_percentile(used, 95),
         energy_j=_sum(power and power[0] for power in powers),
         mean_power_w=_sum(power and power[0] / power[1] for power in powers),

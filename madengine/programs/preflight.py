@@ -4,9 +4,6 @@
 import hashlib
 import json
 import os
-import shutil
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -26,6 +23,8 @@ def digest(path: Path) -> str:
 
 def port_problem(port: int) -> str:
     """Why a port of 127.0.0.1 can't be listened on; empty where it can."""
+    import socket
+
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -37,6 +36,9 @@ def port_problem(port: int) -> str:
 
 def are_here(engines: str, images: "list[str]") -> bool:
     """Whether the engine that a run would take first has these images, so that nothing has to be pulled."""
+    import shutil
+    import subprocess
+
     chosen = os.environ.get("MADENGINE_ENGINE", "auto") if engines == "auto" else engines
     names = ("docker", "podman", "nerdctl") if chosen == "auto" else (chosen,)
     found = next(filter(None, map(shutil.which, names)), None)

@@ -127,7 +127,8 @@ def catalogue(*layers: Mapping[str, Any]) -> dict[str, Any]:
 def texts(hooks: Hooks) -> dict[str, str]:
     """The files that entry.sh looks for in `FOLDER`: hooks.sh, and the scripts of our catalogue that are asked for."""
     mentioned = " ".join([*(script.path for script in hooks.scripts), hooks.wrapper])
-    ours = {name: f"{_SHIPPED}/{name}" for name in template_names("tools") if name.endswith(".sh")}
+    names = template_names("tools") if mentioned.strip() else ()
+    ours = {name: f"{_SHIPPED}/{name}" for name in names if name.endswith(".sh")}
     return {
         "hooks.sh": _hooks_sh(hooks),
         **{f"workspace/{path}": template(f"tools/{name}") for name, path in ours.items() if path in mentioned},
