@@ -182,7 +182,7 @@ class Fleet:
         began = time.monotonic()
         host = remote.connection.host
         folder = RESULTS / job.run_id / host.folder
-        started = False
+        started = has_come = False
         try:
             ports = self._prepare(remote, f"{node.RUNS}/{job.run_id}", job)
             if ports:
@@ -191,7 +191,7 @@ class Fleet:
             started = True
             remote.tell("starting")
             words = _run_words(job.run_id, f"{node.RUNS}/{job.run_id}/", job.errand)
-            remote.run(job.run_id, self._caller(), [*words, "--quiet"])
+            has_come = remote.run(job.run_id, self._caller(), [*words, "--quiet"], folder)
         except LostError as error:
             return self._lost(remote, str(error), job.run_id, started)
         except MadengineError as error:
@@ -200,7 +200,7 @@ class Fleet:
             if not started:
                 return self._ended(remote, Outcome(host.name, "stopped", None, "interrupted before it started"))
             self._stop(remote, job.run_id)
-        return self._brought(remote, job.run_id, folder, job.errand.output, began)
+        return self._brought(remote, job.run_id, folder, job.errand.output, began, has_come)
 
     def _fetch_one(self, remote: RemoteNode, run_id: str, errand: Errand) -> Outcome:
         began = time.monotonic()
@@ -208,10 +208,11 @@ class Fleet:
         try:
             run_id = run_id or remote.newest()
             remote.tell(f"run {run_id}")
-            remote.follow(run_id)
+            folder = RESULTS / run_id / host.folder
+            has_come = remote.follow(run_id, folder)
         except (RunError, LostError, StoppedError) as error:
             return self._ended(remote, Outcome(host.name, "failed", None, str(error)))
-        return self._brought(remote, run_id, RESULTS / run_id / host.folder, errand.output, began)
+        return self._brought(remote, run_id, folder, errand.output, began, has_come)
 
     def _ship_one(self, remote: RemoteNode, parcel: Sequence[Path]) -> Outcome:
         host = remote.connection.host
@@ -271,11 +272,14 @@ class Fleet:
         later = f"the run may go on there: `madengine fetch --host {name} --run-id {run_id}`" if started else ""
         return self._ended(remote, Outcome(name, "lost", None, f"{reason}; {later}".rstrip("; ")))
 
-    def _brought(self, remote: RemoteNode, run_id: str, folder: Path, output: Path, began: float) -> Outcome:
-        """Fetch what a run left, give models without a row one that says why, and merge."""
+    def _brought(
+        self, remote: RemoteNode, run_id: str, folder: Path, output: Path, began: float, has_come: bool
+    ) -> Outcome:
+        """Fetch what a run left if it `has_come` not yet, give models without a row one that says why, and merge."""
         name = remote.connection.host.name
         try:
-            remote.fetch(run_id, folder)
+            if not has_come:
+                remote.fetch(run_id, folder)
         except (RunError, LostError, StoppedError) as error:
             return self._lost(remote, str(error), run_id, started=True)
         code = _exit_code(folder)

@@ -38,7 +38,7 @@ def main(words: Sequence[str]) -> int:
         "accept": _accept,
         "pull": _pull,
         "run": _run,
-        "follow": _follow,
+        "follow": _follow_and_pack,
         "stop": _stop,
         "pack": _pack,
         "newest": _newest,
@@ -102,7 +102,7 @@ def _run(run_id: str, seen: str, *rest: str) -> int:
             f"{folder.resolve()}: the folder is shared with {owner}, which runs there already; "
             "give each host its own with --remote-path, such as madengine-%h",
         )
-    return _follow(run_id, seen)
+    return _follow_and_pack(run_id, seen)
 
 
 def _claim(folder: Path, run_id: str, words: Sequence[str]) -> bool:
@@ -206,7 +206,13 @@ def _keep_rows(folder: Path) -> None:
     shutil.copyfile(folder / "run_summary.json", "run_summary.json")
 
 
-def _follow(run_id: str, seen: str) -> int:
+def _follow_and_pack(run_id: str, seen: str) -> int:
+    """Print the run's log from line `seen` on until the run has ended, and then its files, as `pack` does."""
+    _follow(run_id, seen)
+    return _pack(run_id)
+
+
+def _follow(run_id: str, seen: str) -> None:
     """Print the run's log from line `seen` on, until the run has ended."""
     folder, rest = RUNS / run_id, b""
     skip = int(seen)
@@ -222,7 +228,7 @@ def _follow(run_id: str, seen: str) -> int:
             if ended:
                 if rest and not skip:
                     sys.stdout.buffer.write(MARK.encode() + rest + b"\n")
-                return EXIT_DONE
+                return
             time.sleep(_LOOK_SECONDS)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
@@ -141,24 +143,25 @@ class RemoteNode:
             return answer
         return programs.attempt(self._order("pull", run_id, *words, bundle=_bundle(run_id)), seconds=None)
 
-    def run(self, run_id: str, environ: Mapping[str, str], words: Sequence[str]) -> None:
+    def run(self, run_id: str, environ: Mapping[str, str], words: Sequence[str], target: Path) -> bool:
         """Start a run and follow it to its end; may be called for one that was started before.
 
+        Whether its files have come into the folder `target` at once; where not, `fetch` says why.
         Raises RunError where it can't be started, LostError where the node isn't reached for too long.
         """
         settings = [f"{name}={value}" for name, value in environ.items()]
-        self._follow(run_id, lambda seen: ("run", run_id, str(seen), *settings, "--", *words))
+        return self._follow(run_id, target, lambda seen: ("run", run_id, str(seen), *settings, "--", *words))
 
-    def follow(self, run_id: str) -> None:
-        """Follow a run that was started before to its end. Raises RunError where there is none of this name."""
+    def follow(self, run_id: str, target: Path) -> bool:
+        """Follow a run that was started before, as `run` does. Raises RunError where there is none of this name."""
         try:
-            self._follow(run_id, lambda seen: ("follow", run_id, str(seen)))
+            return self._follow(run_id, target, lambda seen: ("follow", run_id, str(seen)))
         except RunError as error:
             if "No module named" not in str(error):
                 raise
             raise RunError(f"{self.folder}: no run {run_id} was started there over ssh") from None
 
-    def _follow(self, run_id: str, order: Callable[[int], Sequence[str]]) -> None:
+    def _follow(self, run_id: str, target: Path, order: Callable[[int], Sequence[str]]) -> bool:
         seen = 0
         other: list[str] = []
 
@@ -173,12 +176,16 @@ class RemoteNode:
         def once() -> Answer:
             other.clear()
             before = seen
-            code = programs.stream(self._order(*order(seen), bundle=_bundle(run_id)), line_seen)
-            return Answer(code, "contact" if seen > before else "", "".join(other))
+            with archive.open("wb") as file:
+                command = self._order(*order(seen), bundle=_bundle(run_id))
+                answer = ssh.follow(command, line_seen, node.ARCHIVE_MARK, file)
+            return Answer(answer.code, "contact" if seen > before else "", "".join(other) + answer.err)
 
-        answer = self._persist(once)
-        if answer.code != 0:
-            raise RunError(answer.said)
+        with _archive_for(target) as archive:
+            answer = self._persist(once)
+            if answer.code != 0 and not archive.stat().st_size:
+                raise RunError(answer.said)
+            return answer.code == 0 and _is_kept(archive, target)
 
     def stop(self, run_id: str) -> bool:
         """Ask the node to end a run as on Ctrl-C; whether it did."""
@@ -199,15 +206,10 @@ class RemoteNode:
         Raises RunError where there is no such run, LostError where the node isn't reached for too long.
         """
         order = self._order("pack", run_id, bundle=_bundle(run_id))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-            archive, part = Path(folder) / "archive", Path(folder) / "part"
+        with _archive_for(target) as archive:
             answer = self._persist(lambda: _received(order, archive))
-            if answer.code != 0:
+            if answer.code != 0 or not _is_kept(archive, target):
                 raise RunError(f"run {run_id} can't be fetched from {self.folder}: exit code {answer.code}")
-            with archive.open("rb") as file:
-                _unpack(file, part)
-            _replace(part, target)
 
     def doctor(self, words: Sequence[str]) -> Answer:
         """Let the node's own doctor look at it."""
@@ -274,6 +276,26 @@ def _last_json(text: str) -> dict[str, Any] | None:
     return None
 
 
+@contextmanager
+def _archive_for(target: Path) -> Iterator[Path]:
+    """A file for what comes, beside the folder that it is to become; it goes at the end."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        yield Path(folder) / "archive"
+
+
+def _is_kept(archive: Path, target: Path) -> bool:
+    """Make the folder of an archive's files; an archive that isn't whole makes none."""
+    part = archive.with_name("part")
+    try:
+        with archive.open("rb") as file:
+            _unpack(file, part)
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile):
+        return False
+    _replace(part, target)
+    return True
+
+
 def _received(order: BaseCommand, archive: Path) -> Answer:
     with archive.open("wb") as file:
         return Answer(ssh.receive(order, file), "", "")
@@ -284,7 +306,7 @@ def _unpack(archive: IO[bytes], target: Path) -> None:
     target.mkdir()
     before, mark, _ = archive.read(_GREETING_BYTES).partition(node.ARCHIVE_MARK)
     archive.seek(len(before) + len(mark))
-    with tarfile.open(fileobj=archive, mode="r|gz") as members:
+    with gzip.GzipFile(fileobj=archive) as packed, tarfile.open(fileobj=packed, mode="r|") as members:
         for member in members:
             name = PurePosixPath(member.name)
             source = members.extractfile(member) if member.isfile() else None
@@ -294,6 +316,8 @@ def _unpack(archive: IO[bytes], target: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
                 shutil.copyfileobj(source, file)
+        while packed.read(_GREETING_BYTES):  # to its end, where the checksum is
+            pass
 
 
 def _replace(part: Path, target: Path) -> None:

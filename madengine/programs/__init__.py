@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from madengine.errors import CommandError
 
@@ -144,9 +144,9 @@ def stream(command: BaseCommand, line_seen: Callable[[str], None]) -> int:
 
 
 @contextmanager
-def background(command: BaseCommand) -> Iterator[subprocess.Popen[bytes]]:
+def background(command: BaseCommand, stderr: IO[bytes] | int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[bytes]]:
     """A command that runs beside us and is ended when the block ends; its stdout can be read."""
-    with _running(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with _running(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr) as process:
         yield process
 
 

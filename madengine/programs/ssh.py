@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ _DEFAULTS = {
     "serveraliveinterval": ("0", "ServerAliveInterval=5"),
 }
 _CHUNK_BYTES = 1 << 18
+_LINE_BYTES = 1 << 20
 
 _TARGET = re.compile(r"(?P<target>(?:[^\s@:/\[\]-][^\s@:/\[\]]*@)?[A-Za-z0-9_.][A-Za-z0-9_.-]*)(?::(?P<port>\d{1,5}))?")
 _LINE_FAULT = re.compile(
@@ -191,6 +193,22 @@ def receive(command: BaseCommand, target: IO[bytes]) -> int:
     """Write what a command prints, byte by byte as it is, to a file; gives the exit code."""
     with programs.background(command) as process:
         assert process.stdout is not None
-        while chunk := process.stdout.read(_CHUNK_BYTES):
-            target.write(chunk)
+        shutil.copyfileobj(process.stdout, target, _CHUNK_BYTES)
         return process.wait()
+
+
+def follow(command: BaseCommand, line_seen: Callable[[str], None], mark: bytes, rest: IO[bytes]) -> Answer:
+    """Hand on the lines that a command prints as they come; the one that begins with `mark`, and all after it, is
+    written to a file byte by byte. Gives the exit code, and what came on stderr."""
+    with tempfile.TemporaryFile() as said:
+        with programs.background(command, stderr=said) as process:
+            assert process.stdout is not None
+            while line := process.stdout.readline(_LINE_BYTES):
+                if line.startswith(mark):
+                    rest.write(line)
+                    shutil.copyfileobj(process.stdout, rest, _CHUNK_BYTES)
+                else:
+                    line_seen(programs.redact(line.decode(errors="replace")))
+            code = process.wait()
+        said.seek(0)
+        return Answer(code, "", programs.redact(said.read().decode(errors="replace")))
