@@ -102,7 +102,8 @@ class GpuSample:
     """What one GPU did at one moment; None is unknown.
 
     `time` is in seconds since the epoch, `utilization` in percent, `throttled` whether power or heat held its clocks
-    down. A GPU is told by what its source names of `uuid`, `pci_bus_id` and the source's own `index`. The parts of a
+    down. `power_w` is the mean of the last `power_seconds`; 0 is of the moment, as far as a source can tell it. A GPU
+    is told by what its source names of `uuid`, `pci_bus_id` and the source's own `index`. The parts of a
     GPU share one sample, because they share its counters; `instance_memory_mib` is what its MIG instances use, in
     their order (instances of one MIG GPU instance share their memory, so these don't add up to a sum).
     """
@@ -115,6 +116,7 @@ class GpuSample:
     memory_used_mib: float | None = None
     utilization: float | None = None
     power_w: float | None = None
+    power_seconds: float = 0.0
     temperature_c: float | None = None
     throttled: bool | None = None
     instance_memory_mib: tuple[float | None, ...] = ()
@@ -137,8 +139,8 @@ class GpuCost:
     """What a run cost on its GPUs; a figure that no sample tells is None, never zero.
 
     Memory is in MiB (the peak over time of the sum over the run's GPUs; idle is before the start), utilisation
-    in percent over all samples, energy in joule, power in watt (of all GPUs together), temperature in Celsius,
-    throttling the percentage of samples, `sample_hz` per GPU.
+    in percent over the time (its p95 over all samples), energy in joule, power in watt (of all GPUs together),
+    temperature in Celsius, throttling the percentage of the time, `sample_hz` per GPU.
     """
 
     peak_gpu_memory_mib: float | None = None

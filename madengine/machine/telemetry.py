@@ -41,6 +41,7 @@ class Sampler:
         self._series = series
         self._seconds = seconds
         self._samples: dict[int, list[GpuSample]] = defaultdict(list)
+        self._known: Sequence[str] = ()
         self._latest = 0.0
         self._file: FileIO | None = None
         self._stopping = threading.Event()
@@ -63,6 +64,7 @@ class Sampler:
         now = time.monotonic()
         deadline, silent = now + STOP_SECONDS, now - self._latest
         self._stopping.set()
+        last = self._at_the_end()
         if self._thread.is_alive() and not self._watching.is_set():
             # A tool that is being asked may still answer.
             self._thread.join(STOP_SECONDS / 2)
@@ -70,11 +72,28 @@ class Sampler:
         while self._thread.is_alive() and time.monotonic() < deadline:
             programs.end_those_of(self._thread.ident, KILL_SECONDS)
             self._thread.join(0.05)
+        # Alone, they would say that the run did nothing.
+        for sample in last if self._samples else ():
+            self._keep(sample)
         if self._file is not None:
             self._file.close()
         if self._samples and silent > max(SILENT_SECONDS, 3 * self._seconds):
             self._drop(f"no sample in the last {silent:.0f} s of the run")
         return cost(self._gpus, dict(self._samples))
+
+    def _at_the_end(self) -> Sequence[GpuSample]:
+        """What the GPUs do now, where a tool watches them: what it printed last may be an interval old.
+
+        Before the watching ends: where nobody holds the driver, it would have to start anew.
+        """
+        said: list[GpuSample] = []
+        asking = threading.Thread(target=lambda: said.extend(nvidia_smi.now(self._known).items), daemon=True)
+        if self._watching.is_set() and self._thread.is_alive():
+            with suppress(RuntimeError):  # the machine has no room for another thread
+                asking.start()
+                asking.join(STOP_SECONDS / 2)
+                programs.end_those_of(asking.ident, KILL_SECONDS)
+        return tuple(said)
 
     def _drop(self, problem: str) -> None:
         """The figures of a part of a run would pass for those of the whole; the series file keeps the samples."""
@@ -128,7 +147,7 @@ class Sampler:
         if not known:
             self.problem = "nvidia-smi doesn't say which figures it knows"
             return
-        last = ""
+        self._known, last = known, ""
         with programs.background(nvidia_smi.watch(known, round(self._seconds * 1000))) as process:
             self._watching.set()
             assert process.stdout is not None
@@ -207,8 +226,6 @@ def cost(gpus: Sequence[Gpu], samples: dict[int, list[GpuSample]]) -> GpuCost:
     every = [sample for of_one in each for sample in of_one]
     peaks = [_peak(sample.memory_used_mib for sample in of_one) for of_one in each]
     used = _all_known(each, lambda sample: sample.utilization)
-    throttled = _all_known(each, lambda sample: sample.throttled)
-    seconds = max((of_one[-1].time - of_one[0].time for of_one in each if len(of_one) > 1), default=0.0)
     powers = [_energy(of_one) for of_one in each]
     return GpuCost(
         peak_gpu_memory_mib=_peak(_together(each, lambda sample: sample.memory_used_mib)),
@@ -216,14 +233,14 @@ def cost(gpus: Sequence[Gpu], samples: dict[int, list[GpuSample]]) -> GpuCost:
             gpu.index: peak for gpu, peak in zip(gpus, peaks, strict=True) if peak is not None
         },
         idle_gpu_memory_mib=_sum(of_one[0].memory_used_mib if of_one else None for of_one in each),
-        mean_gpu_utilization=math.fsum(used) / len(used) if used else None,
+        mean_gpu_utilization=_mean(each, lambda sample: sample.utilization),
         p95_gpu_utilization=_percentile(used, 95),
         energy_j=_sum(power and power[0] for power in powers),
         mean_power_w=_sum(power and power[0] / power[1] for power in powers),
         peak_power_w=_peak(_together(each, lambda sample: sample.power_w)),
         peak_temperature_c=_peak(_all_known(each, lambda sample: sample.temperature_c)),
-        throttled_percent=100.0 * sum(throttled) / len(throttled) if throttled else None,
-        sample_hz=(max(map(len, each)) - 1) / seconds if seconds else None,
+        throttled_percent=_mean(each, lambda sample: None if sample.throttled is None else 100.0 * sample.throttled),
+        sample_hz=_rate(max(each, key=len, default=[])),
         telemetry_source=every[0].source if every else "",
     )
 
@@ -248,17 +265,55 @@ def _all_known(each: Sequence[Sequence[GpuSample]], figure: Callable[[GpuSample]
     return [value for of_one in known for value in of_one] if all(known) else []
 
 
-def _energy(samples: Sequence[GpuSample]) -> tuple[float, float] | None:
-    """Joule (the area under the power's curve, by trapezoids), and the seconds that they are of.
+def _mean(each: Sequence[Sequence[GpuSample]], figure: Callable[[GpuSample], float | None]) -> float | None:
+    """The mean over the time, of all GPUs; None where one of them tells nothing.
 
-    None for less than two figures.
+    Not over the samples: the first and the last of a run are idle ones, and many of a short run.
     """
-    known = [(sample.time, sample.power_w) for sample in samples if sample.power_w is not None]
-    seconds = known[-1][0] - known[0][0] if known else 0.0
+    curves = [[(sample.time, value) for sample in of_one if (value := figure(sample)) is not None] for of_one in each]
+    return _average([_height(curve) for curve in curves]) if curves and all(curves) else None
+
+
+def _height(curve: Sequence[tuple[float, float]]) -> float:
+    seconds = curve[-1][0] - curve[0][0]
+    return _area(curve) / seconds if seconds > 0 else _average([value for _, value in curve])
+
+
+def _average(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _area(curve: Sequence[tuple[float, float]]) -> float:
+    """Under the curve through these points (time, value), by trapezoids."""
+    return sum((later - earlier) * (first + second) / 2 for (earlier, first), (later, second) in pairwise(curve))
+
+
+def _energy(samples: Sequence[GpuSample]) -> tuple[float, float] | None:
+    """Joule from the first sample to the last (the area under the power's curve), and the seconds between these.
+
+    An average belongs to the middle of its time; what it doesn't tell of the last half of that is held. None for less
+    than two figures.
+    """
+    known = [sample for sample in samples if sample.power_w is not None]
+    seconds = known[-1].time - known[0].time if known else 0.0
     if seconds <= 0:
         return None
-    joule = sum((later - earlier) * (first + second) / 2 for (earlier, first), (later, second) in pairwise(known))
-    return joule, seconds
+    curve = [(sample.time - sample.power_seconds / 2, sample.power_w or 0.0) for sample in known]
+    return _area(_from(known[0].time, sorted([*curve, (known[-1].time, curve[-1][1])]))), seconds
+
+
+def _from(moment: float, curve: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The part of a curve that comes after a moment within it."""
+    later = [point for point in curve if point[0] > moment]
+    (start, first), (end, last) = curve[len(curve) - len(later) - 1], later[0]
+    return [(moment, first + (last - first) * (moment - start) / (end - start)), *later]
+
+
+def _rate(samples: Sequence[GpuSample]) -> float | None:
+    """How often a GPU was sampled, by the usual distance: the last sample comes when the run ends."""
+    distances = sorted(later.time - one.time for one, later in pairwise(samples))
+    usual = distances[len(distances) // 2] if distances else 0.0
+    return 1.0 / usual if usual > 0 else None
 
 
 def _sum(values: Iterable[float | None]) -> float | None:

@@ -25,7 +25,8 @@ QUERY = ("-q", "-x")
 # Free text comes last, because a name may have a comma in it.
 LISTED = ("index", "uuid", "pci.bus_id", "driver_version", "memory.total", "name")
 PROCESSES = ("pid", "gpu_uuid", "used_memory", "process_name")
-# What a sample is made of; the drivers renamed the reasons, and split the power.
+# What a sample is made of; the drivers renamed the reasons, and split the power: `power.draw` is the average where
+# there is one, but does not say so.
 WATCHED = (
     "timestamp",
     "index",
@@ -33,12 +34,15 @@ WATCHED = (
     "pci.bus_id",
     "memory.used",
     "utilization.gpu",
+    "power.draw.average",
     "power.draw",
     "power.draw.instant",
     "temperature.gpu",
     "clocks_event_reasons.active",
     "clocks_throttle_reasons.active",
 )
+# What --help-query-gpu says of the average: that of one second.
+AVERAGED_SECONDS = 1.0
 # Power cap, slowdown by hardware, heat (software, hardware) and power brake, as NVML numbers the reasons.
 THROTTLES = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
 _THROTTLE_NAMES = (
@@ -97,6 +101,12 @@ def fields() -> tuple[str, ...]:
 def watch(known: Sequence[str], milliseconds: int) -> BaseCommand:
     """The command that prints one line per GPU each so many milliseconds, for as long as it runs."""
     return smi.command(TOOL, *_query(known), "-lms", str(milliseconds))
+
+
+def now(known: Sequence[str]) -> Found[GpuSample]:
+    """What every GPU does now, as a line of `watch` tells it: a fifth of what `samples` takes."""
+    said, problem = smi.asked(TOOL, *_query(known))
+    return Found(tuple(filter(None, (sample_of_line(known, line) for line in said.splitlines()))), problem)
 
 
 def processes() -> Found[GpuProcess]:
@@ -180,7 +190,8 @@ def sample_of_line(known: Sequence[str], line: str) -> GpuSample | None:
     cells = _cells(line, known)
     if cells is None or not cells.get("index", "").isdecimal():
         return None
-    powers = (smi.number(cells.get(field, "")) for field in ("power.draw", "power.draw.instant"))
+    average = smi.number(cells.get("power.draw.average", ""))
+    others = (smi.number(cells.get(field, "")) for field in ("power.draw", "power.draw.instant"))
     reasons = (cells.get(f"clocks_{kind}_reasons.active", "") for kind in ("event", "throttle"))
     return GpuSample(
         TOOL,
@@ -190,7 +201,8 @@ def sample_of_line(known: Sequence[str], line: str) -> GpuSample | None:
         pci_bus_id=smi.pci(cells.get("pci.bus_id", "")),
         memory_used_mib=smi.number(cells.get("memory.used", "")),
         utilization=smi.number(cells.get("utilization.gpu", "")),
-        power_w=next((power for power in powers if power is not None), None),
+        power_w=next((power for power in (average, *others) if power is not None), None),
+        power_seconds=0.0 if average is None else AVERAGED_SECONDS,
         temperature_c=smi.number(cells.get("temperature.gpu", "")),
         throttled=next((is_throttled(mask) for mask in reasons if is_throttled(mask) is not None), None),
     )
@@ -308,7 +320,8 @@ def _idle_mig(log: Element) -> str:
 
 def _sample(index: int, card: Element, moment: float) -> GpuSample:
     power = _first(card, "gpu_power_readings", "power_readings")
-    draws = (smi.number(_text(power, tag)) for tag in ("power_draw", "average_power_draw", "instant_power_draw"))
+    average = smi.number(_text(power, "average_power_draw"))
+    others = (smi.number(_text(power, tag)) for tag in ("power_draw", "instant_power_draw"))
     return GpuSample(
         TOOL,
         moment,
@@ -317,7 +330,8 @@ def _sample(index: int, card: Element, moment: float) -> GpuSample:
         pci_bus_id=smi.pci(card.get("id", "")),
         memory_used_mib=smi.mib(card.findtext("fb_memory_usage/used", "")),
         utilization=smi.number(card.findtext("utilization/gpu_util", "")),
-        power_w=next((draw for draw in draws if draw is not None), None),
+        power_w=next((draw for draw in (average, *others) if draw is not None), None),
+        power_seconds=0.0 if average is None else AVERAGED_SECONDS,
         temperature_c=smi.number(card.findtext("temperature/gpu_temp", "")),
         throttled=_throttled(_first(card, "clocks_event_reasons", "clocks_throttle_reasons")),
         instance_memory_mib=tuple(

@@ -90,15 +90,16 @@ class NvidiaNode:
         return [f"nvidia-{uuid}.lock" for uuid in self.uuids]
 
     def nvidia_smi(self, **replaced: str) -> str:
-        """The script of the tool; `query`, `watch`, `help` or `processes` replace the script of that answer."""
+        """The script of the tool; `query`, `watch`, `help`, `processes` or `now` replace the script of that answer."""
         answers = {
             "query": printed(self._xml()),
             "list": printed("\n".join(f"GPU {i}: {self.product} (UUID: {uuid})" for i, uuid in enumerate(self.uuids))),
             "help": printed(_HELP),
             "watch": self._watch(),
             "processes": printed(self._processes()),
+            "now": self._lines(-1),
         }
-        words = ("-q -x", "-L", "--help-query-gpu", f"{WATCH} *", LISTED)
+        words = ("-q -x", "-L", "--help-query-gpu", f"{WATCH} *", LISTED, WATCH.removesuffix(" -lms"))
         return answering(dict(zip(words, {**answers, **replaced}.values(), strict=True)))
 
     def _xml(self) -> str:
@@ -126,12 +127,15 @@ class NvidiaNode:
         return f"{self.frames()}\nwhile :; do\n{self._frame(-1)}\ndone"
 
     def _frame(self, number: int) -> str:
+        return f'{self._lines(number)}\nsleep "$pause"'
+
+    def _lines(self, number: int) -> str:
         figures = f"{MEMORY_MIB[number]}, {UTILIZATION[number]}, {POWER_W[number]}, {POWER_W[number] + 7}, "
         figures += f"{TEMPERATURE_C[number]}, 0x{REASONS[number]:016x}"
         lines = "\n".join(
             f'echo "$now, {index}, {uuid}, {_address(index)}, {figures}"' for index, uuid in enumerate(self.uuids)
         )
-        return f"now=$(date '+%Y/%m/%d %H:%M:%S.%3N')\n{lines}\nsleep \"$pause\""
+        return f"now=$(date '+%Y/%m/%d %H:%M:%S.%3N')\n{lines}"
 
     def _processes(self) -> str:
         return "\n".join(f"{pid}, {self.uuids[gpu]}, 512, /usr/bin/python3" for pid, gpu in self.processes)

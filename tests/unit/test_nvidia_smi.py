@@ -160,8 +160,8 @@ def test_the_fields_are_those_that_the_driver_knows_each_meaning_once(stand_ins:
     known = nvidia_smi.fields()
     assert known == nvidia_smi.WATCHED[:-1]
     assert nvidia_smi.watch(known, 500).formulate()[1:] == [
-        "--query-gpu=timestamp,index,uuid,pci.bus_id,memory.used,utilization.gpu,power.draw,power.draw.instant,"
-        "temperature.gpu,clocks_event_reasons.active",
+        "--query-gpu=timestamp,index,uuid,pci.bus_id,memory.used,utilization.gpu,power.draw.average,power.draw,"
+        "power.draw.instant,temperature.gpu,clocks_event_reasons.active",
         "--format=csv,noheader,nounits",
         "-lms",
         "500",
@@ -192,6 +192,7 @@ def test_a_line_of_the_stream_is_a_sample() -> None:
         memory_used_mib=40960.0,
         utilization=97.0,
         power_w=650.25,
+        power_seconds=1.0,
         temperature_c=61.0,
         throttled=True,
     )
@@ -208,9 +209,19 @@ def test_what_the_driver_does_not_tell_is_unknown(unknown: str) -> None:
     assert figures == (None,) * 5
 
 
-def test_the_instant_power_stands_in_for_an_average_that_is_not_told() -> None:
-    sample = nvidia_smi.sample_of_line(("index", "power.draw", "power.draw.instant"), "0, [N/A], 71.5")
-    assert sample is not None and sample.power_w == 71.5
+@pytest.mark.parametrize(
+    ("powers", "expected"),
+    [
+        ("70.0, 70.0, 71.5", (70.0, 1.0)),
+        ("[N/A], 72.5, 71.5", (72.5, 0.0)),
+        ("[N/A], [N/A], 71.5", (71.5, 0.0)),
+        ("[N/A], [N/A], [N/A]", (None, 0.0)),
+    ],
+)
+def test_a_power_is_an_average_where_the_driver_tells_one(powers: str, expected: tuple[float | None, float]) -> None:
+    known = ("index", "power.draw.average", "power.draw", "power.draw.instant")
+    sample = nvidia_smi.sample_of_line(known, f"0, {powers}")
+    assert sample is not None and (sample.power_w, sample.power_seconds) == expected
 
 
 @pytest.mark.parametrize(
@@ -250,6 +261,7 @@ def test_one_question_samples_every_gpu(stand_ins: StandIns) -> None:
         memory_used_mib=40960.0,
         utilization=97.0,
         power_w=650.25,
+        power_seconds=1.0,
         temperature_c=61.0,
         throttled=True,
     )

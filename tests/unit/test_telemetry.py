@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from madengine.machine import telemetry
 from madengine.machine.telemetry import SERIES_COLUMNS, Sampler, cost, is_of, measurable, sampled
@@ -69,14 +71,65 @@ def test_p95_is_the_nearest_rank(count: int, p95: float) -> None:
     assert told.mean_gpu_utilization == pytest.approx((count + 1) / 2)
 
 
-def test_utilisation_temperature_and_throttling_are_over_all_samples_of_all_gpus() -> None:
+def test_utilisation_temperature_and_throttling_are_those_of_all_gpus() -> None:
     a = [sample(0, utilization=100, temperature_c=40, throttled=True), sample(1, utilization=80, temperature_c=71)]
     b = [sample(0, utilization=0, temperature_c=35, throttled=False), sample(1, utilization=20, throttled=False)]
     told = cost([A, B], {0: a, 1: b})
     assert told.mean_gpu_utilization == 50
     assert told.p95_gpu_utilization == 100
     assert told.peak_temperature_c == 71
-    assert told.throttled_percent == pytest.approx(100 / 3)
+    assert told.throttled_percent == 50
+
+
+def test_the_idle_ends_of_a_short_run_count_for_their_time_only() -> None:
+    used = [sample(moment, utilization=use) for moment, use in ((0, 0), (1, 100), (3, 100), (3.5, 0), (3.6, 0))]
+    assert cost([A], {0: used}).mean_gpu_utilization == pytest.approx((50 + 200 + 25) / 3.6)
+
+
+def test_an_average_power_belongs_to_the_middle_of_its_time() -> None:
+    """100 W from the first sample to the one before the last, in averages of a second."""
+    averages = [(0, 0), *((moment, 100) for moment in range(1, 11)), (10.5, 50)]
+    told = cost([A], {0: [sample(moment, power_w=power, power_seconds=1) for moment, power in averages]})
+    assert told.energy_j == pytest.approx(1000)
+    assert told.mean_power_w == pytest.approx(1000 / 10.5)
+
+
+# A real H100 at one sample a second: time, average power; and what its own energy counter and a reading of its
+# utilisation at 20 Hz said of the time from the first sample to the last.
+MEASURED = {
+    "ten seconds in a container": (
+        "0 81.58 1.004 178.35 2.008 392.3 3.011 393.88 4.013 394.74 5.015 395.04 6.017 395.22 7.018 394.99 8.02 395.33 "
+        "9.022 395.02 10.024 394.7 11.025 332.11 11.115 309.33",
+        4078.4,
+    ),
+    "sixteen seconds of PyTorch": (
+        "0 83.4 1.004 81.22 2.006 80.27 3.01 79.96 4.012 291.75 5.013 699.95 6.016 699.33 7.02 701.68 8.021 698 "
+        "9.023 702.15 10.026 698.37 11.027 699.42 12.029 696.6 13.031 699.07 14.032 697.16 15.034 696.39 16.037 576 "
+        "16.261 414.54",
+        8836.5,
+    ),
+    "two seconds": ("0 129.11 1.013 336.74 2.015 397.42 2.412 384.33", 882.0),
+}
+
+
+@pytest.mark.parametrize("run", MEASURED)
+def test_the_energy_is_what_the_counter_of_a_real_gpu_says(run: str) -> None:
+    text, counted = MEASURED[run]
+    numbers = [float(word) for word in text.split()]
+    samples = [
+        sample(moment, power_w=power, power_seconds=1)
+        for moment, power in zip(numbers[::2], numbers[1::2], strict=True)
+    ]
+    assert cost([A], {0: samples}).energy_j == pytest.approx(counted, rel=0.025)
+
+
+@given(st.lists(st.tuples(st.floats(0, 60), st.floats(0, 1000)), min_size=2, max_size=20), st.floats(0, 2))
+def test_energy_is_finite_whatever_a_clock_does(known: list[tuple[float, float]], seconds: float) -> None:
+    told = cost([A], {0: [sample(moment, power_w=power, power_seconds=seconds) for moment, power in known]})
+    assert told.energy_j is None or math.isfinite(told.energy_j)
+    if known == sorted(known) and told.mean_power_w is not None:
+        powers = [power for _, power in known]
+        assert min(powers) <= told.mean_power_w + 1e-6 and told.mean_power_w <= max(powers) + 1e-6
 
 
 def test_the_rate_is_that_of_one_gpu() -> None:
@@ -113,6 +166,10 @@ def test_a_gpu_without_figures_leaves_those_of_all_unknown(of_second: list[GpuSa
     first = [sample(t, 10, utilization=9, power_w=8, temperature_c=7, throttled=True) for t in (0, 1)]
     told = cost([A, B], {0: first, 1: of_second})
     assert told == GpuCost(peak_gpu_memory_mib_per_gpu={0: 10}, sample_hz=1, telemetry_source="test")
+
+
+def test_the_rate_is_that_of_the_usual_distance() -> None:
+    assert cost([A], {0: [sample(moment) for moment in (0, 1, 2, 2.1)]}).sample_hz == 1
 
 
 def test_one_sample_has_no_energy_and_no_rate() -> None:
@@ -171,7 +228,8 @@ def test_a_sample_is_of_the_gpu_that_it_names_best(gpu: Gpu, of: GpuSample, belo
 
 # --- NVIDIA ---
 
-FIELDS = f"""case "$1" in --help-query-gpu) cat {DATA}/nvidia-smi_help_query_gpu.txt; exit;; esac"""
+FIELDS = f"""case "$*" in --help-query-gpu) cat {DATA}/nvidia-smi_help_query_gpu.txt; exit;; esac"""
+WATCHES = """case "$*" in *-lms*) ;; *) exit 9;; esac"""
 H100 = [
     Gpu("NVIDIA", index, uuid=f"GPU-aaaaaaaa-0000-4000-8000-00000000000{index}", pci_bus_id=f"0000:{bus}:00.0")
     for index, bus in enumerate(("1b", "43"))
@@ -179,14 +237,14 @@ H100 = [
 
 
 def watched(*lines: str) -> str:
-    return FIELDS + "\n" + "\n".join(f"echo '{line}'" for line in lines) + "\nexec sleep 60"
+    return f"{FIELDS}\n{WATCHES}\n" + "\n".join(f"echo '{line}'" for line in lines) + "\nexec sleep 60"
 
 
 def line(second: int, index: int, memory: str, use: str, power: str, heat: str, reasons: str) -> str:
     bus = ("1B", "43")[index]
     return (
         f"2026/01/05 10:20:{second:02d}.000, {index}, {H100[index].uuid}, 00000000:{bus}:00.0,"
-        f" {memory}, {use}, {power}, {power}, {heat}, {reasons}"
+        f" {memory}, {use}, [N/A], {power}, {power}, {heat}, {reasons}"
     )
 
 
@@ -263,6 +321,28 @@ def test_one_nvidia_smi_watches_for_the_whole_run(stand_ins: StandIns, tmp_path:
     assert rows(series)[2] == dict(
         zip(SERIES_COLUMNS, (moment, "0", "3000.0", "100.0", "300.0", "60.0", "1"), strict=True)
     )
+
+
+def test_the_last_sample_is_of_the_end(stand_ins: StandIns, tmp_path: Path) -> None:
+    """Not of up to an interval before it."""
+    first, last = (line(second, 0, "7", str(second), "100", "1", "0x0") for second in (0, 9))
+    ends = f"""case "$*" in *-lms*) echo '{first}'; exec sleep 60;; *) echo '{last}';; esac"""
+    stand_ins.add("nvidia-smi", f"{FIELDS}\n{ends}")
+    with nothing_left_behind(), sampled(H100[:1], H100, tmp_path / "s.csv", 60.0) as told:
+        until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) == 2)
+    assert [row["utilization_percent"] for row in rows(tmp_path / "s.csv")] == ["0.0", "9.0"]
+    found = told()
+    assert found is not None
+    assert found.energy_j == 900
+
+
+def test_the_end_alone_is_no_figure(stand_ins: StandIns, tmp_path: Path) -> None:
+    last = line(9, 0, "7", "0", "100", "1", "0x0")
+    stand_ins.add("nvidia-smi", f"{FIELDS}\ncase \"$*\" in *-lms*) exec sleep 60;; *) echo '{last}';; esac")
+    with sampled(H100[:1], H100, tmp_path / "s.csv", 60.0) as told:
+        until(lambda: any("-lms" in call for call in stand_ins.calls()))
+        time.sleep(0.2)
+    assert told() == GpuCost()
 
 
 def test_only_the_runs_own_gpus_count(stand_ins: StandIns, tmp_path: Path) -> None:
