@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -308,6 +309,61 @@ def test_garbage_in_the_place_of_processes_is_a_problem(stand_ins: StandIns) -> 
 )
 def test_the_architecture_is_the_product_family(name: str, family: str) -> None:
     assert nvidia_smi.family(name) == family
+
+
+# What NVML said in the moment of the answers in `__h100`: bytes, percent, milliwatts (before and after), degrees,
+# bits of the reasons; the process's memory.
+NVML_USED, NVML_UTILIZATION, NVML_POWER, NVML_TEMPERATURE, NVML_REASONS = 22631219200, 100, (698004, 696528), 74, 0x4
+NVML_PROCESS_USED = 22621978624
+REAL = Gpu(
+    "NVIDIA",
+    0,
+    name="NVIDIA H100 80GB HBM3",
+    architecture="H100",
+    uuid=FIRST,
+    memory_mib=81559,
+    driver="580.159.04",
+    runtime="13.0",
+    pci_bus_id="0000:00:06.0",
+    source="nvidia-smi",
+)
+
+
+def test_a_real_gpu_is_what_nvml_says(stand_ins: StandIns) -> None:
+    answers(stand_ins, q=data("nvidia-smi_q_x__h100.xml"))
+    found = nvidia_smi.gpus()
+    assert (found.items, found.problem) == ((REAL,), "")
+    (by_table,) = nvidia_smi.gpus_of_csv(data("nvidia-smi_query_gpu__h100.csv"))
+    assert replace(by_table, runtime=REAL.runtime) == REAL
+
+
+def test_what_a_real_gpu_does_is_what_nvml_says(stand_ins: StandIns) -> None:
+    answers(
+        stand_ins,
+        q=data("nvidia-smi_q_x__h100.xml"),
+        query=data("nvidia-smi_watch__h100.csv"),
+        help=data("nvidia-smi_help_query_gpu__h100.txt"),
+    )
+    known = nvidia_smi.fields()
+    assert known == nvidia_smi.WATCHED[:-1]
+    (by_document,) = nvidia_smi.samples().items
+    by_line, idle = nvidia_smi.now(known).items
+    for sample in (by_document, by_line):
+        assert sample.memory_used_mib == pytest.approx(NVML_USED / 2**20, abs=0.5)
+        assert sample.utilization == NVML_UTILIZATION
+        assert sample.power_w is not None and sample.power_seconds == 1
+        assert min(NVML_POWER) <= 1000 * sample.power_w + 5 and 1000 * sample.power_w - 5 <= max(NVML_POWER)
+        assert sample.temperature_c == NVML_TEMPERATURE
+        assert sample.throttled is bool(NVML_REASONS & nvidia_smi.THROTTLES)
+        assert (sample.uuid, sample.pci_bus_id, sample.index) == (FIRST, "0000:00:06.0", 0)
+    assert (idle.memory_used_mib, idle.utilization, idle.power_w, idle.throttled) == (0, 0, 149.41, False)
+    assert by_line.time == local(2026, 11, 26, 11, 44, 39, 232000)
+
+
+def test_the_process_on_a_real_gpu_is_the_one_that_nvml_names(stand_ins: StandIns) -> None:
+    answers(stand_ins, apps=data("nvidia-smi_compute_apps__h100.csv"))
+    (process,) = nvidia_smi.processes().items
+    assert (process.pid, process.uuid, process.memory_used_mib) == (557, FIRST, NVML_PROCESS_USED / 2**20)
 
 
 def read_everything(text: str) -> bool:
