@@ -69,8 +69,10 @@ class Sampler:
             # A tool that is being asked may still answer.
             self._thread.join(STOP_SECONDS / 2)
         self._given_up.set()
+        # nvidia-smi has nothing to tidy, and heeds TERM only when it prints the next time.
+        grace = 0.0 if self._watching.is_set() else KILL_SECONDS
         while self._thread.is_alive() and time.monotonic() < deadline:
-            programs.end_those_of(self._thread.ident, KILL_SECONDS)
+            programs.end_those_of(self._thread.ident, grace)
             self._thread.join(0.05)
         # Alone, they would say that the run did nothing.
         for sample in last if self._samples else ():

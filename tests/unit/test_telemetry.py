@@ -336,6 +336,23 @@ def test_the_last_sample_is_of_the_end(stand_ins: StandIns, tmp_path: Path) -> N
     assert found.energy_j == 900
 
 
+def test_a_watch_that_heeds_term_only_at_its_next_line_does_not_hold_up_the_end(
+    stand_ins: StandIns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the real one does."""
+    monkeypatch.setattr(telemetry, "KILL_SECONDS", 1.5)
+    one = line(0, 0, "7", "0", "100", "1", "0x0")
+    watching = f"trap '' TERM; echo '{one}'; while :; do sleep 0.01; done"
+    stand_ins.add("nvidia-smi", f"{FIELDS}\ncase \"$*\" in *-lms*) {watching};; *) echo '{one}';; esac")
+    sampler = Sampler(H100[:1], H100, tmp_path / "s.csv", 60.0)
+    with nothing_left_behind():
+        sampler.start()
+        until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) == 2)
+        began = time.monotonic()
+        sampler.stop()
+        assert time.monotonic() - began < telemetry.KILL_SECONDS
+
+
 def test_the_end_alone_is_no_figure(stand_ins: StandIns, tmp_path: Path) -> None:
     last = line(9, 0, "7", "0", "100", "1", "0x0")
     stand_ins.add("nvidia-smi", f"{FIELDS}\ncase \"$*\" in *-lms*) exec sleep 60;; *) echo '{last}';; esac")
