@@ -259,7 +259,9 @@ def run(command: list[str], folder: Path) -> str:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(CHECKOUT), "MADENGINE_ENGINE": "docker"}
+    # As users have it: modules are compiled once, and not at every start.
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**inherited, "PYTHONPATH": str(CHECKOUT), "MADENGINE_ENGINE": "docker"}
 
 
 def peak_memory(command: list[str], folder: Path) -> float:
