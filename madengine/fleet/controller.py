@@ -398,7 +398,7 @@ class Fleet:
     def _report(self, outcomes: Sequence[Outcome], interrupted: bool, failure: int) -> int:
         from tabulate import tabulate
 
-        lines = [[one.host, one.state, one.rows or "", f"{one.seconds:.1f}", one.reason] for one in outcomes]
+        lines = [[one.host, one.state, one.rows or "", f"{one.seconds:.1f}" if one.seconds else "", one.reason] for one in outcomes]
         self.show(tabulate(lines, headers=["host", "", "rows", "seconds", "reason"], disable_numparse=True))
         if interrupted:
             return EXIT_INTERRUPTED

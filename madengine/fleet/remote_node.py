@@ -112,7 +112,9 @@ class RemoteNode:
         raise RunError(ssh.explain(answer))
 
     def copy(self, sources: Sequence[Path], incoming: str) -> None:
-        """Copy files there. Raises RunError where that fails for another reason than the line."""
+        """Copy files there, if there are any. Raises RunError where that fails for another reason than the line."""
+        if not sources:
+            return
         command = self.connection.copy(sources, f"{self.folder}/{incoming}")
         answer = self._persist(lambda: programs.attempt(command, seconds=None))
         if answer.code != 0:

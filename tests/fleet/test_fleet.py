@@ -295,6 +295,8 @@ def test_doctor_looks_at_every_host(controller: Controller, hosts: Hosts) -> Non
     assert "h1:\ncheck" in ended.stdout
     assert "docker 20" in ended.stdout.partition("h2:")[0]
     assert "ssh: connect to host" in ended.stdout.partition("h2:")[2]
+    again = controller("doctor", "--host=h1", "--engine=docker", check=False)
+    assert again.stdout.startswith("h1:\ncheck"), again.stdout  # a host that has the bundle already, too
 
 
 def test_the_printed_lines_do_the_same_by_hand(controller: Controller, hosts: Hosts) -> None:
