@@ -357,6 +357,8 @@ class Fleet:
                 return work(remote)
             except (MadengineError, OSError) as error:
                 return self._ended(remote, Outcome(remote.connection.host.name, "failed", None, str(error)))
+            finally:
+                remote.hang_up()
 
         with ThreadPoolExecutor(max_workers=self.options.forks) as pool:
             futures = [pool.submit(guarded, remote) for remote in nodes]
@@ -398,7 +400,10 @@ class Fleet:
     def _report(self, outcomes: Sequence[Outcome], interrupted: bool, failure: int) -> int:
         from tabulate import tabulate
 
-        lines = [[one.host, one.state, one.rows or "", f"{one.seconds:.1f}" if one.seconds else "", one.reason] for one in outcomes]
+        lines = [
+            [one.host, one.state, one.rows or "", f"{one.seconds:.1f}" if one.seconds else "", one.reason]
+            for one in outcomes
+        ]
         self.show(tabulate(lines, headers=["host", "", "rows", "seconds", "reason"], disable_numparse=True))
         if interrupted:
             return EXIT_INTERRUPTED
@@ -535,6 +540,10 @@ def _why(folder: Path, code: int | None) -> str:
             if line.startswith(mark):
                 return programs.redact(line.removeprefix(mark))
     return "killed, or the machine went down" if code is None else f"exit code {code}"
+
+
+def _seconds(one: Outcome) -> str:
+    return f"{one.seconds:.1f}" if one.seconds else ""
 
 
 def _rows(folder: Path) -> list[dict[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 import tarfile
 import tempfile
@@ -31,6 +32,11 @@ LITTLE_DISK = 64 * 2**20
 STOP_SECONDS = 90
 _EXAMINE_SECONDS = 120.0
 _FIRST_TRIES = 4
+# Exchanging keys keeps a processor of this machine busy, and a gateway turns away whom it finds waiting behind ten
+# others (sshd's MaxStartups). Many at once would end no sooner, but the first nodes start later.
+_CONNECTING = threading.Semaphore(min(8, 2 * (os.cpu_count() or 1)))
+# Hosts that are down must not keep the others waiting.
+_TURN_SECONDS = 2.0
 _LONGEST_PAUSE = 15.0
 _LONGEST_ATTEMPT = 60.0
 # Some logins greet whoever comes, before the archive.
@@ -102,7 +108,8 @@ class RemoteNode:
 
     def _opened(self, command: BaseCommand, stdin: str) -> Answer:
         for tries in range(1, _FIRST_TRIES + 1):
-            answer = programs.attempt(command, seconds=_EXAMINE_SECONDS, stdin=stdin)
+            with _turn_to_connect():
+                answer = programs.attempt(command, seconds=_EXAMINE_SECONDS, stdin=stdin)
             if not ssh.is_broken(answer):
                 return answer
             if tries == _FIRST_TRIES or not ssh.may_pass(answer):
@@ -219,6 +226,11 @@ class RemoteNode:
             self.connection(self.settings.python, f"{self.folder}/{node.BUNDLE}", "doctor", *words), seconds=300
         )
 
+    def hang_up(self) -> None:
+        """Close the connection, where there is one."""
+        if self.connection.is_open:
+            programs.attempt(self.connection.close(), seconds=10)
+
     def _ask(self, *words: str, bundle: str) -> None:
         answer = self._persist(lambda: programs.attempt(self._order(*words, bundle=bundle)))
         if answer.code != 0:
@@ -258,6 +270,16 @@ class RemoteNode:
         if self.stopping.is_set():
             raise StoppedError("interrupted")
         return answer
+
+
+@contextmanager
+def _turn_to_connect() -> Iterator[None]:
+    has_turn = _CONNECTING.acquire(timeout=_TURN_SECONDS)
+    try:
+        yield
+    finally:
+        if has_turn:
+            _CONNECTING.release()
 
 
 def _bundle(run_id: str) -> str:

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ _DEFAULTS = {
 }
 _CHUNK_BYTES = 1 << 18
 _LINE_BYTES = 1 << 20
+_ASKED_AT_ONCE = 8
 
 _TARGET = re.compile(r"(?P<target>(?:[^\s@:/\[\]-][^\s@:/\[\]]*@)?[A-Za-z0-9_.][A-Za-z0-9_.-]*)(?::(?P<port>\d{1,5}))?")
 _LINE_FAULT = re.compile(
@@ -75,6 +77,12 @@ class Connection:
 
     host: Host
     options: tuple[str, ...]
+    socket: Path = Path()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something of ours holds a connection."""
+        return self.socket.is_socket()
 
     def __call__(self, *words: str) -> BaseCommand:
         """A command line for the host; the words are quoted once, for its shell."""
@@ -108,17 +116,18 @@ def connections(hosts: Sequence[Host], config: Path | None) -> Iterator[dict[Hos
     Raises ConfigurationError where ssh can't read its settings or two names are one host, CommandError where ssh
     isn't installed.
     """
-    settings = {one: _settings(one, config) for one in hosts}
+    with ThreadPoolExecutor(max_workers=_ASKED_AT_ONCE) as pool:
+        settings = dict(zip(hosts, pool.map(lambda one: _settings(one, config), hosts), strict=True))
     _refuse_twins(settings)
     # A socket's path has to be short, so it can't be below just any TMPDIR.
     with tempfile.TemporaryDirectory(prefix="madengine-ssh-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         sockets = {one: Path(folder) / str(number) for number, one in enumerate(hosts)}
-        made = {one: Connection(one, _options(one, config, settings[one], sockets[one])) for one in hosts}
+        made = {one: Connection(one, _options(one, config, settings[one], sockets[one]), sockets[one]) for one in hosts}
         try:
             yield made
         finally:
-            for one, connection in made.items():
-                if sockets[one].exists():
+            for connection in made.values():
+                if connection.is_open:
                     programs.attempt(connection.close(), seconds=10)
 
 
