@@ -16,11 +16,15 @@ describe() { # describe WHAT PROGRAM...: the lines of a program's output
   limit=
   ! command -v timeout >/dev/null || limit="timeout $seconds"
   # shellcheck disable=SC2086 # words
-  $limit "$@" 2>&1 </dev/null | sed -e 's/"/""/g' -e "s|.*|$what,\"&\"|" >>"$file"
+  $limit "$@" 2>&1 </dev/null | as_csv "$what"
 }
 
 describe_file() { # describe_file WHAT FILE: the lines of a file
-  [ ! -r "$2" ] || describe "$1" cat "$2"
+  [ ! -r "$2" ] || as_csv "$1" <"$2"
+}
+
+as_csv() { # as_csv WHAT: what comes on stdin
+  sed -e 's/"/""/g' -e "s|.*|$1,\"&\"|" >>"$file"
 }
 
 command -v sed >/dev/null || exit 0
@@ -32,7 +36,8 @@ describe cpu lscpu
 command -v lscpu >/dev/null || describe cpu sed -n '1,/^$/p' /proc/cpuinfo
 describe_file memory /proc/meminfo
 describe disk df -h /
-describe limits sh -c 'ulimit -a'
+# shellcheck disable=SC3045 # beyond POSIX, but every shell of an image knows it
+ulimit -a 2>&1 | as_csv limits
 describe python python3 --version
 describe gcc gcc --version
 describe_file rocm /opt/rocm/.info/version
