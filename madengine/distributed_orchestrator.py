@@ -27,6 +27,7 @@ from madengine.docker_builder import DockerBuilder, Failure
 from madengine.errors import (
     EXIT_BUILD_FAILED,
     EXIT_DONE,
+    EXIT_FAILURE,
     ConfigurationError,
     MadengineError,
 )
@@ -68,13 +69,14 @@ class BuildOptions:
 
     `tools_file` is a tools.json in place of the package's, `architectures` are those that each image is built for;
     `use_image` is an image for all models that is there already (`auto` is the card's own), `batch` a file that says
-    for each model whether it is built.
+    for each model whether it is built. With `is_part` the summary goes into a larger one, which alone is named.
     """
 
     tags: tuple[str, ...] = ()
     registry: str = ""
     manifest_output: Path = DEFAULT_MANIFEST
     summary_output: Path = Path("build_summary.json")
+    is_part: bool = False
     no_cache: bool = False
     live_output: bool = False
     ignore_deprecated: bool = False
@@ -141,7 +143,7 @@ class DistributedOrchestrator:
             self._say_failures(plan.failures)
             outcome = carried_out(plan, builder, options.jobs or _default_jobs())
         manifests.save(outcome.manifest(registry, context, defined, models), options.manifest_output)
-        self._summarise(outcome, registry, options.summary_output, time.monotonic() - began)
+        self._summarise(outcome, registry, options, time.monotonic() - began)
         self.say(f"manifest: {options.manifest_output}")
         return outcome
 
@@ -168,13 +170,14 @@ class DistributedOrchestrator:
         for failed in failures:
             self.say(f"{failed.model_name}: {failed.error}")
 
-    def _summarise(self, outcome: BuildOutcome, registry: str, path: Path, seconds: float) -> None:
+    def _summarise(self, outcome: BuildOutcome, registry: str, options: BuildOptions, seconds: float) -> None:
         summary = outcome.summary(registry, seconds)
-        write_json(path, summary)
+        write_json(options.summary_output, summary)
         for recipe, image, _ in outcome.images:
             self.show(f"{recipe.key}  {where(image)}")
         built, failed = len(summary["successful_builds"]), len(summary["failed_builds"])
-        self.say(f"built {built} of {built + failed} images in {seconds:.1f} s; summary: {path}")
+        where_to = "" if options.is_part else f"; summary: {options.summary_output}"
+        self.say(f"built {built} of {built + failed} images in {seconds:.1f} s{where_to}")
 
     def push_phase(self, manifest_file: Path, registry: str, dry_run: bool) -> int:
         """Push what a manifest names and its registry doesn't have yet; the manifest then pins it."""
@@ -317,18 +320,25 @@ class DistributedOrchestrator:
         vendor = {"gpu_vendor": gpu_finder.vendor(gpus)}
         results.check(options.output)
         whole = options.summary_output
-        build = replace(build, summary_output=whole.with_name(f"{whole.stem}.build{whole.suffix}"))
-        options = replace(options, summary_output=whole.with_name(f"{whole.stem}.run{whole.suffix}"), tags=())
+        build_part, run_part = (whole.with_name(f"{whole.stem}.{part}{whole.suffix}") for part in ("build", "run"))
+        build = replace(build, summary_output=build_part, is_part=True)
+        options = replace(options, summary_output=run_part, is_part=True, tags=())
+        if not build.dry_run:
+            check_writable(whole)
         outcome = self.build_phase(build, vendor)
         if build.dry_run:
             self.say("the run's lines need the manifest that these make: `madengine run --manifest-file … --dry-run`")
             return outcome.exit_code
-        code = self.run_phase(build.manifest_output, options, outcome.failures, gpus)
-        self._join_summaries(whole, build.summary_output, options.summary_output, outcome.exit_code or code)
-        return outcome.exit_code or code
+        code = EXIT_FAILURE
+        try:
+            code = self.run_phase(build.manifest_output, options, outcome.failures, gpus)
+            code = outcome.exit_code or code
+        finally:
+            # Of a run that was interrupted something is known too.
+            self._join_summaries(whole, {"build_phase": build_part, "run_phase": run_part}, code)
+        return code
 
-    def _join_summaries(self, whole: Path, build: Path, run: Path, code: int) -> None:
-        parts = {"build_phase": build, "run_phase": run}
+    def _join_summaries(self, whole: Path, parts: Mapping[str, Path], code: int) -> None:
         # One that could not be written, on a full disk say, has been reported where that happened.
         joined = {name: read_json(path, missing={}) for name, path in parts.items()}
         write_json(whole, {**joined, "overall_success": code == EXIT_DONE})

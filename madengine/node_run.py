@@ -41,11 +41,13 @@ class RunOptions:
     `resume` is a perf.csv, and what has succeeded by it is left out;
     `run_id` names the run (empty is a new one); `tools_file` is a tools.json in place of the package's;
     `describe_environment` (None is unset) has each container describe what a script finds there; `isolation`
-    is `least` privileges, or `compat` for the flags of older madengine; with `quiet` there is no table at the end.
+    is `least` privileges, or `compat` for the flags of older madengine; with `quiet` there is no table at the end;
+    with `is_part` the summary goes into a larger one, which alone is named.
     """
 
     output: Path = Path("perf.csv")
     summary_output: Path = Path("run_summary.json")
+    is_part: bool = False
     registry: str = ""
     tags: tuple[str, ...] = ()
     timeout: int | None = None
@@ -280,7 +282,8 @@ class NodeRun:
         for image, _, reason in self.skipped:
             say(f"skipped {image.key}: {reason}")
         if not self.options.quiet:
-            say(f"rows: {self.options.output}; logs: {self.directory}; summary: {self.options.summary_output}")
+            summary = "" if self.options.is_part else f"; summary: {self.options.summary_output}"
+            say(f"rows: {self.options.output}; logs: {self.directory}{summary}")
 
     def _exit_code(self) -> int:
         rows = [row for result in self.came for row in results.rows(result, self.environ)]
