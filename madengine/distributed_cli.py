@@ -64,10 +64,13 @@ def _push(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     """Run an existing manifest, here or on hosts; without one, build first."""
     if values.names_hosts(options):
-        return _run_on_hosts(options, options.manifest_file or Path("build_manifest.json"))
+        manifest_file = options.manifest_file or Path("build_manifest.json")
+        _say_what_only_a_build_heeds(options, manifest_file)
+        return _run_on_hosts(options, manifest_file)
     named: Path | None = options.manifest_file
     orchestrator = values.orchestrator(options)
     if named is not None and os.path.lexists(named):
+        _say_what_only_a_build_heeds(options, named)
         if not options.quiet:
             say(f"{named} is there: running it, nothing is built")
         return orchestrator.run_phase(named, values.run_options(options, "run_summary.json"))
@@ -79,6 +82,11 @@ def _run(options: argparse.Namespace) -> int:
     options.manifest_output = named or options.manifest_output
     say(f"{why}: building first; the manifest goes to {options.manifest_output}")
     return orchestrator.full_phase(values.build_options(options), values.run_options(options, "run_summary.json"))
+
+
+def _say_what_only_a_build_heeds(options: argparse.Namespace, manifest_file: Path) -> None:
+    if given := values.given_for_a_build(options):
+        say(f"{', '.join(given)}: not heeded, because {manifest_file} is run as it is and nothing is built")
 
 
 def _full(options: argparse.Namespace) -> int:

@@ -255,7 +255,8 @@ def manifest(parser: argparse.ArgumentParser) -> None:
         "-m",
         type=Path,
         metavar="FILE",
-        help="the manifest to run; where it is missing, or none is named, it is built first",
+        help="the manifest to run, as it is; where it is missing, or none is named, it is built first, and only then "
+        "the options of a build count",
     )
 
 

@@ -85,6 +85,19 @@ def build_options(options: argparse.Namespace) -> BuildOptions:
     )
 
 
+# What says how images are built, and nothing of how they run.
+_BUILD_ALONE = (
+    "ignore_deprecated", "clean_docker_cache", "manifest_output", "jobs", "credentials_as_build_args", "target_archs",
+    "use_image",
+)  # fmt: skip
+
+
+def given_for_a_build(options: argparse.Namespace) -> list[str]:
+    """The options that differ from their defaults and mean something to a build alone."""
+    given = [name for name in _BUILD_ALONE if getattr(options, name) != options.parser.get_default(name)]
+    return [f"--{name.replace('_', '-')}" for name in given]
+
+
 def run_options(options: argparse.Namespace, summary: str) -> RunOptions:
     """How the models run; `summary` is the file of the summary where none was named."""
     from madengine.node_run import RunOptions

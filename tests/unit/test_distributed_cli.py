@@ -340,6 +340,30 @@ def test_run_of_a_manifest_says_that_nothing_is_built(nowhere: Path, capfd: pyte
     ]
 
 
+@pytest.mark.parametrize("more", [(), ("--quiet",), ("--host", "nowhere.invalid")])
+def test_run_of_a_manifest_names_the_options_that_only_a_build_heeds(
+    nowhere: Path, capfd: pytest.CaptureFixture[str], more: Sequence[str]
+) -> None:
+    (nowhere / "m.json").write_text("{}")
+    unheeded = ("--use-image=x", "--target-archs", "gfx942", "--jobs=2", "--clean-docker-cache", "--ignore-deprecated")
+    others = ("--manifest-output=n.json", "--credentials-as-build-args", "--live-output", "--timeout=3")
+    found = said(capfd, "run", "--manifest-file", "m.json", *unheeded, *others, *more)
+    assert found.code == 4
+    assert found.err.splitlines()[0] == (
+        "--ignore-deprecated, --clean-docker-cache, --manifest-output, --jobs, --credentials-as-build-args,"
+        " --target-archs, --use-image: not heeded, because m.json is run as it is and nothing is built"
+    )
+
+
+def test_a_build_heeds_what_only_a_build_heeds(
+    package: Path, capfd: pytest.CaptureFixture[str], stand_ins: StandIns
+) -> None:
+    stand_ins.add("podman", "echo 9.9")
+    found = said(capfd, "run", "--engine=podman", "--dry-run", "--jobs=2", "--target-archs=gfx942")
+    assert "not heeded" not in found.err
+    assert "_gfx942" in found.out
+
+
 def test_a_missing_manifest_is_built_where_there_is_a_package(
     package: Path, capfd: pytest.CaptureFixture[str], stand_ins: StandIns
 ) -> None:
