@@ -158,7 +158,7 @@ class NodeRun:
 
     def _side_by_side(self, runner: ContainerRunner, runnable: Sequence[tuple[Model, Image]]) -> None:
         """Run models on GPUs of their own, those that need the most first; Ctrl-C ends all of them."""
-        candidates = self._candidates()
+        candidates = gpu_finder.eligible(self.gpus, self.context.docker_gpus)
         free = len(candidates)
         waiting = sorted(runnable, key=lambda one: -self._needs(one[0], candidates))
         running: dict[Future[None], int] = {}
@@ -178,12 +178,6 @@ class NodeRun:
             except BaseException:
                 runner.stopping.set()
                 raise
-
-    def _candidates(self) -> Sequence[Gpu]:
-        try:
-            return gpu_finder.eligible(self.gpus, self.context.docker_gpus)
-        except ConfigurationError:
-            return ()  # every model fails by itself, with the reason in its row
 
     def _needs(self, model: Model, candidates: Sequence[Gpu]) -> int:
         try:

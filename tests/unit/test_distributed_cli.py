@@ -269,6 +269,7 @@ def test_a_host_is_told_what_was_said_here(
     ("words", "message"),
     [
         (["--additional-context", "{'gpu_vendor': 'VOODOO'}"], "--additional-context: gpu_vendor: 'VOODOO', expected"),
+        (["--additional-context", "{'docker_gpus': 'x-y'}"], "--additional-context: docker_gpus: 'x-y', expected"),
         (["--additional-context", "{"], "--additional-context: '{' is neither JSON nor a Python literal: line 1"),
         (["--additional-context-file", "nope.json"], "nope.json: can't be read: no such file or directory"),
     ],

@@ -479,6 +479,16 @@ def test_a_perf_csv_that_is_something_else_is_refused_before_anything_starts(fol
     assert docker.calls() == []
 
 
+def test_a_manifest_that_lists_no_gpus_is_refused_before_anything_starts(folder: Path, docker: StandIns) -> None:
+    manifest({"ci-a": image("ci-a")}, {"ci-a": card("a")}, context={"docker_gpus": "x-y"})
+    wanted = command()
+    assert wanted.refusal(wanted.run) == (
+        "the manifest's context: docker_gpus: 'x-y', expected numbers and ranges, such as '0,2-4,7'"
+    )
+    assert docker.calls() == []
+    assert not list(folder.glob("perf.csv"))
+
+
 def test_a_data_file_that_is_not_there_is_named(folder: Path, docker: StandIns) -> None:
     tagged()
     wanted = command()
