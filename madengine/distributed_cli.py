@@ -298,7 +298,7 @@ _VERBS: tuple[tuple[str, _Verb, str, tuple[_Group, ...]], ...] = (
         "run",
         _run,
         "run a manifest's models; without a manifest, build first",
-        (arguments.manifest, *_RUNNING, arguments.on_hosts),
+        (arguments.manifest, *_RUNNING, arguments.copying_to_hosts),
     ),
     ("full", _full, "build, then run", (*_RUNNING,)),
     (
@@ -308,8 +308,8 @@ _VERBS: tuple[tuple[str, _Verb, str, tuple[_Group, ...]], ...] = (
         (arguments.selection, arguments.context, arguments.exporting),
     ),
     ("discover", _discover, "list the models of the package", (arguments.selection, arguments.format)),
-    ("deploy", _deploy, "build, push, and run on hosts over ssh", (*_RUNNING, arguments.on_hosts)),
-    ("ship", _ship, "copy madengine.pyz and the manifest to hosts", (arguments.shipping, arguments.on_hosts)),
+    ("deploy", _deploy, "build, push, and run on hosts over ssh", (*_RUNNING, arguments.copying_to_hosts)),
+    ("ship", _ship, "copy madengine.pyz and the manifest to hosts", (arguments.shipping, arguments.copying_to_hosts)),
     (
         "fetch",
         _fetch,

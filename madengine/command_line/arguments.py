@@ -138,6 +138,16 @@ def examining(parser: argparse.ArgumentParser) -> None:
 
 
 def on_hosts(parser: argparse.ArgumentParser) -> None:
+    _hosts(parser)
+
+
+def copying_to_hosts(parser: argparse.ArgumentParser) -> None:
+    _hosts(parser).add_argument(
+        "--ship-credentials", action="store_true", help="copy credential.json and data.json to the hosts too"
+    )
+
+
+def _hosts(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     hosts = parser.add_argument_group("on other hosts, over ssh")
     hosts.add_argument(
         "--host",
@@ -165,9 +175,7 @@ def on_hosts(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="try so long to reach a host again whose connection broke (default: 600)",
     )
-    hosts.add_argument(
-        "--ship-credentials", action="store_true", help="copy credential.json and data.json to the hosts too"
-    )
+    return hosts
 
 
 def shipping(parser: argparse.ArgumentParser) -> None:

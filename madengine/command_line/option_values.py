@@ -190,7 +190,7 @@ def fleet(options: argparse.Namespace) -> Fleet:
         forks=options.forks,
         settings=Settings(fleets.remote_folder(options.remote_path), options.remote_python, options.reconnect),
         config=options.ssh_config,
-        secrets_from=Path(os.environ.get("MODEL_DIR") or ".") if options.ship_credentials else None,
+        secrets_from=Path(os.environ.get("MODEL_DIR") or ".") if getattr(options, "ship_credentials", False) else None,
     )
     return fleets.Fleet(chosen, say=say, show=show)
 

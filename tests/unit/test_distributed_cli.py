@@ -131,6 +131,13 @@ def test_every_verb_has_its_options_and_names_the_exit_codes(verb: str, capfd: p
     assert all(meaning in " ".join(help_text.out.split()) for meaning in meanings)
 
 
+@pytest.mark.parametrize("verb", ["run", "deploy", "ship", "fetch", "doctor"])
+def test_only_what_copies_to_hosts_may_copy_credentials(verb: str, capfd: pytest.CaptureFixture[str]) -> None:
+    options = options_in(said(capfd, verb, "--help").out)
+    assert {"--host", "--hosts-file", "--forks", "--remote-path", "--remote-python", "--ssh-config"} <= options
+    assert ("--ship-credentials" in options) == (verb in ("run", "deploy", "ship"))
+
+
 def test_the_help_lists_every_verb(capfd: pytest.CaptureFixture[str]) -> None:
     help_text = said(capfd, "--help")
     assert all(verb in help_text.out for verb in VERBS)
