@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from madengine import __version__
 from madengine.command_line import arguments
+from madengine.command_line import kubernetes_arguments as k8s
 from madengine.command_line import option_values as values
 from madengine.command_line.terminal import fail, say, show, signals_interrupt
 from madengine.errors import (
@@ -23,7 +24,6 @@ from madengine.errors import (
     ConfigurationError,
     MadengineError,
 )
-from madengine.kubernetes import arguments as k8s
 
 _EXIT_CODES = (
     "exit codes: 0 done, 1 failure, 2 a build failed, 3 a run failed, 4 wrong arguments or configuration, "

@@ -14,15 +14,13 @@ _ROWS = "the table that gets a row for each result (default: perf.csv)"
 _MANIFEST = "the manifest (default: build_manifest.json)"
 
 
+def tags(parser: argparse.ArgumentParser, text: str) -> None:
+    """How models are chosen; `text` says out of what."""
+    parser.add_argument("--tags", "-t", nargs="+", action="extend", metavar="TAG", help=text)
+
+
 def selection(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--tags",
-        "-t",
-        nargs="+",
-        action="extend",
-        metavar="TAG",
-        help="models by name or tag, with spaces or commas between, also name:key=value (default: all)",
-    )
+    tags(parser, "models by name or tag, with spaces or commas between, also name:key=value (default: all)")
     parser.add_argument(
         "--ignore-deprecated",
         "--ignore-deprecated-flag",
