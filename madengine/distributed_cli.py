@@ -189,7 +189,7 @@ def _collect(options: argparse.Namespace) -> int:
 
 def _collect_kubernetes(options: argparse.Namespace) -> int:
     """Collect out of a cluster; the exit code says whether a model failed there."""
-    from madengine import collect as tables
+    from madengine.collect import tables
     from madengine.kubernetes import collect, names
     from madengine.programs.kubectl import Kubectl
 
@@ -202,7 +202,7 @@ def _collect_kubernetes(options: argparse.Namespace) -> int:
     for problem in merged.problems:
         say(problem)
     if merged.rows:
-        show(tables.tables(merged.rows))
+        show(tables(merged.rows))
     say(f"rows: {merged.added} new in {options.output}; runs: {options.results}")
     if not came.attempts and not came.unfinished:
         say(f"{options.namespace}: no results{options.run_id and f' of run {options.run_id}'} in this namespace")
