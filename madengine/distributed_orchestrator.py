@@ -35,6 +35,7 @@ from madengine.files import check_writable, read_json, write_json
 from madengine.manifest import Manifest
 from madengine.programs import engine as engines
 from madengine.programs.engine import Docker
+from madengine.programs.engine_logins import logged_in
 from madengine.records import Gpu, Image, Model
 from madengine.running import artifacts, multi_node
 from madengine.running import hooks as hook_values
@@ -396,7 +397,7 @@ class DistributedOrchestrator:
         if dry_run or not logins:
             yield engine
             return
-        with engines.logged_in(engine, logins) as private:
+        with logged_in(engine, logins) as private:
             yield private
 
 
