@@ -117,12 +117,34 @@ class DistributedOrchestrator:
             check_writable(options.manifest_output, options.summary_output)
         credentials = self._credentials({model.cred for model in models})
         registry = credential_store.registry_name(options.registry) if options.registry else ""
+        with self._builder(options, context, credentials, hooks, registry, choice.registries) as builder:
+            plan = choice.plan(builder, options.use_image or context.container_image, bool(context.container_image))
+            if options.dry_run:
+                return self._shown(builder, plan)
+            self._say_failures(plan.failures)
+            outcome = carried_out(plan, builder, options.jobs or _default_jobs())
+        manifests.save(outcome.manifest(registry, context, defined, models), options.manifest_output)
+        self._summarise(outcome, registry, options, time.monotonic() - began)
+        self.say(f"manifest: {options.manifest_output}")
+        return outcome
+
+    @contextmanager
+    def _builder(
+        self,
+        options: BuildOptions,
+        context: Context,
+        credentials: Credentials,
+        hooks: Hooks,
+        registry: str,
+        others: Sequence[str],
+    ) -> Iterator[DockerBuilder]:
+        """What builds, logged in at its registry and the others; the code that models name is gone afterwards."""
         stopping = threading.Event()
         with (
-            self._engine(credentials, [registry, *choice.registries], options.dry_run) as engine,
+            self._engine(credentials, [registry, *others], options.dry_run) as engine,
             tempfile.TemporaryDirectory(prefix="madengine-code-") as folder,
         ):
-            builder = DockerBuilder(
+            yield DockerBuilder(
                 engine=engine,
                 root=self.place.root,
                 context=context,
@@ -138,15 +160,6 @@ class DistributedOrchestrator:
                 code=ModelCode(Path(folder), self.place.root, credentials, Client(self.say, stopping)),
                 credentials_as_build_args=options.credentials_as_build_args,
             )
-            plan = choice.plan(builder, options.use_image or context.container_image, bool(context.container_image))
-            if options.dry_run:
-                return self._shown(builder, plan)
-            self._say_failures(plan.failures)
-            outcome = carried_out(plan, builder, options.jobs or _default_jobs())
-        manifests.save(outcome.manifest(registry, context, defined, models), options.manifest_output)
-        self._summarise(outcome, registry, options, time.monotonic() - began)
-        self.say(f"manifest: {options.manifest_output}")
-        return outcome
 
     def _architectures(self, asked: Sequence[str], context: Context) -> tuple[str, ...]:
         given = context.docker_build_arg.get("MAD_SYSTEM_GPU_ARCHITECTURE")
@@ -237,29 +250,19 @@ class DistributedOrchestrator:
         """Run a manifest's models on this machine, one after another; every one gets a row."""
         # What a build does without: a third of its start.
         from madengine import selection
-        from madengine.data import Data
         from madengine.node_run import NodeRun
 
         not_built = tuple(not_built)
-        kept = manifests.load(manifest_file)
-        if not kept.images and not not_built:
-            raise ConfigurationError(f"{manifest_file}: holds no images; `madengine build` again")
         root = self.place.root if self.place.has_package else None
-        kept = selection.with_models(kept, manifest_file, root)
-        context, gpus = self._on_this_machine(kept, gpus)
-        kept = selection.selected(selection.overridden(kept, options.registry), options.tags, manifest_file)
+        kept, context, gpus = self._asked_for(manifest_file, options, root, gpus, may_be_empty=bool(not_built))
         models = [kept.models[image.key] for image in kept.images]
-        self._say_what_is_unheeded(context, models)
         defined = hook_values.definitions(options.tools_file, root) or kept.extra.get("tools") or {}
         hooks = _checked(context, models, defined)
         chosen, skipped = selection.fitting(kept, context, gpus)
         if options.resume:
             chosen = selection.unfinished(chosen, options.resume, self.say)
         results.check(options.output)
-        named = Data.load(options.data_file or self.place.root / "data.json", context.values.get("data", {}))
-        for key in named.unheeded:
-            self.say(f"{key}: not acted on by this version")
-        credentials = self._credentials({*named.credential_names(), *(model.cred for model, _ in chosen)})
+        credentials = self._credentials({*self._data_credentials(options, context), *(one.cred for one, _ in chosen)})
         run = NodeRun(
             options=options,
             context=context,
@@ -274,18 +277,41 @@ class DistributedOrchestrator:
             say=self.say,
             show=self.show,
         )
-        registries = [
-            selection.registry_of(image, kept.registry) for _, image in chosen if image and image.registry_image
-        ]
-        with self._engine(credentials, registries, options.dry_run) as engine:
+        with self._engine(credentials, selection.registries(chosen, kept.registry), options.dry_run) as engine:
             if context.container_image:
-                run.chosen = [
-                    (model, self._in_place(context.container_image, model, engine)) for model in _distinct(models)
-                ]
-                run.skipped = ()
+                run.chosen, run.skipped = self._all_in(context.container_image, models, engine), ()
             if options.dry_run:
                 return run.show_lines(engine)
             return run.carry_out(engine, [(_named(failed), failed.error) for failed in not_built])
+
+    def _data_credentials(self, options: RunOptions, context: Context) -> set[str]:
+        """The credentials that data sets ask for; keys of data.json that nobody heeds are said."""
+        from madengine.data import Data
+
+        data = Data.load(options.data_file or self.place.root / "data.json", context.values.get("data", {}))
+        for key in data.unheeded:
+            self.say(f"{key}: not acted on by this version")
+        return data.credential_names()
+
+    def _asked_for(
+        self,
+        manifest_file: Path,
+        options: RunOptions,
+        root: Path | None,
+        gpus: tuple[Gpu, ...] | None,
+        may_be_empty: bool,
+    ) -> tuple[Manifest, Context, tuple[Gpu, ...]]:
+        """What is asked for of a manifest (a model for every image of it), and the context and the GPUs of its run."""
+        from madengine import selection
+
+        kept = manifests.load(manifest_file)
+        if not kept.images and not may_be_empty:
+            raise ConfigurationError(f"{manifest_file}: holds no images; `madengine build` again")
+        kept = selection.with_models(kept, manifest_file, root)
+        context, gpus = self._on_this_machine(kept, gpus)
+        kept = selection.selected(selection.overridden(kept, options.registry), options.tags, manifest_file)
+        self._say_what_is_unheeded(context, [kept.models[image.key] for image in kept.images])
+        return kept, context, gpus
 
     def _on_this_machine(self, kept: Manifest, gpus: tuple[Gpu, ...] | None) -> tuple[Context, tuple[Gpu, ...]]:
         """The context of a run here, and the GPUs that it may use: `gpus`, or those that are found."""
@@ -305,6 +331,10 @@ class DistributedOrchestrator:
         for model in _distinct(models):
             if keys := [key for key in ("distributed", "slurm") if model.extra.get(key)]:
                 self.say(f"{model.name}: {', '.join(keys)}: not acted on by a run on this machine")
+
+    def _all_in(self, name: str, models: Sequence[Model], engine: Docker) -> list[tuple[Model, Image]]:
+        """Every model with the context's image."""
+        return [(model, self._in_place(name, model, engine)) for model in _distinct(models)]
 
     def _in_place(self, name: str, model: Model, engine: Docker) -> Image:
         """The context's image for a model, whatever was built; one that is not here the run itself pulls."""
