@@ -23,7 +23,7 @@ def settle(clone: Path, client: Client) -> None:
         if folder != clone / ".git":
             # The branch's end, which moves on while the commit that is recorded for a submodule stays.
             git.forget_branches(folder)
-        if git.commits(folder) == 1:
+        if git.is_one_commit(folder):
             # How servers pack depends on what they have packed before; a whole history takes too long to pack anew.
             client.run(git.repack(folder))
         client.run(git.new_index(folder))

@@ -46,9 +46,9 @@ def forget_branches(folder: Path) -> None:
     programs.ask(_at(folder, "update-ref", "--no-deref", "--stdin"), stdin=lines)
 
 
-def commits(folder: Path) -> int:
-    """How many commits of its history a git folder has. Raises CommandError."""
-    return int(programs.ask(_at(folder, "rev-list", "--count", "HEAD")))
+def is_one_commit(folder: Path) -> bool:
+    """Whether a git folder has no history but its commit. Raises CommandError."""
+    return programs.ask(_at(folder, "rev-list", "--count", "--max-count=2", "HEAD")).strip() == "1"
 
 
 def repack(folder: Path) -> BaseCommand:
