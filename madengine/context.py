@@ -45,6 +45,7 @@ UNHEEDED = (
 _CASELESS = ("gpu_vendor", "guest_os")
 _PACKAGE_MANAGERS = {"apt": "HOST_UBUNTU", "yum": "HOST_CENTOS", "zypper": "HOST_SLES", "tdnf": "HOST_AZURE"}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NUMBERS = re.compile(r"\d{1,9}(-\d{1,9})?", re.ASCII)
 _DEEPEST = 50
 # what older madengine writes into a manifest on a machine without a GPU
 _UNDETECTED = "UNABLE TO DETECT GPU VENDOR"
@@ -224,6 +225,16 @@ def mismatch(header: Mapping[str, Any], context: Context) -> str:
     return "; ".join(f"{key} is {header[key]!r}, the context says {said[key]!r}" for key in _differing(header, context))
 
 
+def ranges(text: str) -> list[range]:
+    """The numbers of a list with ranges, such as `0,2-4,7`; none of an empty one. Raises ValueError for others."""
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    for part in parts:
+        if not _NUMBERS.fullmatch(part):
+            raise ValueError(f"{part!r} is neither a number nor a range")
+    ends = (part.partition("-") for part in parts)
+    return [range(int(first), int(last or first) + 1) for first, _, last in ends]
+
+
 def _differing(header: Mapping[str, Any], context: Context) -> list[str]:
     said = context.header
     return [key for key in header if key in said and _comparable(key, header[key]) != said[key]]
@@ -313,6 +324,7 @@ def _check(layer: Mapping[str, Any], where: str) -> None:
         if not isinstance(layer.get(key), str | None):
             raise ConfigurationError(f"{where}: {key}: {_shown(layer[key])}, expected text in quotes")
     _check_vendor(Context(layer), where)
+    _check_gpus(Context(layer).docker_gpus, where)
 
 
 def _check_vendor(context: Context, where: str) -> None:
@@ -323,6 +335,15 @@ def _check_vendor(context: Context, where: str) -> None:
         raise ConfigurationError(
             f"{where}: gpu_vendor: {_shown(context.values['gpu_vendor'])}, expected one of {', '.join(GPU_VENDORS)}"
         )
+
+
+def _check_gpus(listed: str, where: str) -> None:
+    try:
+        ranges(listed)
+    except ValueError:
+        raise ConfigurationError(
+            f"{where}: docker_gpus: {_shown(listed)}, expected numbers and ranges, such as '0,2-4,7'"
+        ) from None
 
 
 def _check_object(layer: Mapping[str, Any], key: str, where: str) -> None:

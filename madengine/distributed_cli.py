@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from madengine import __version__
 from madengine.command_line import arguments
+from madengine.command_line import kubernetes_arguments as k8s
 from madengine.command_line import option_values as values
 from madengine.command_line.terminal import fail, say, show, signals_interrupt
 from madengine.errors import (
@@ -23,7 +24,6 @@ from madengine.errors import (
     ConfigurationError,
     MadengineError,
 )
-from madengine.kubernetes import arguments as k8s
 
 _EXIT_CODES = (
     "exit codes: 0 done, 1 failure, 2 a build failed, 3 a run failed, 4 wrong arguments or configuration, "
@@ -64,10 +64,13 @@ def _push(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     """Run an existing manifest, here or on hosts; without one, build first."""
     if values.names_hosts(options):
-        return _run_on_hosts(options, options.manifest_file or Path("build_manifest.json"))
+        manifest_file = options.manifest_file or Path("build_manifest.json")
+        _say_what_only_a_build_heeds(options, manifest_file)
+        return _run_on_hosts(options, manifest_file)
     named: Path | None = options.manifest_file
     orchestrator = values.orchestrator(options)
     if named is not None and os.path.lexists(named):
+        _say_what_only_a_build_heeds(options, named)
         if not options.quiet:
             say(f"{named} is there: running it, nothing is built")
         return orchestrator.run_phase(named, values.run_options(options, "run_summary.json"))
@@ -79,6 +82,11 @@ def _run(options: argparse.Namespace) -> int:
     options.manifest_output = named or options.manifest_output
     say(f"{why}: building first; the manifest goes to {options.manifest_output}")
     return orchestrator.full_phase(values.build_options(options), values.run_options(options, "run_summary.json"))
+
+
+def _say_what_only_a_build_heeds(options: argparse.Namespace, manifest_file: Path) -> None:
+    if given := values.given_for_a_build(options):
+        say(f"{', '.join(given)}: not heeded, because {manifest_file} is run as it is and nothing is built")
 
 
 def _full(options: argparse.Namespace) -> int:
@@ -181,7 +189,7 @@ def _collect(options: argparse.Namespace) -> int:
 
 def _collect_kubernetes(options: argparse.Namespace) -> int:
     """Collect out of a cluster; the exit code says whether a model failed there."""
-    from madengine import collect as tables
+    from madengine.collect import tables
     from madengine.kubernetes import collect, names
     from madengine.programs.kubectl import Kubectl
 
@@ -194,7 +202,7 @@ def _collect_kubernetes(options: argparse.Namespace) -> int:
     for problem in merged.problems:
         say(problem)
     if merged.rows:
-        show(tables.tables(merged.rows))
+        show(tables(merged.rows))
     say(f"rows: {merged.added} new in {options.output}; runs: {options.results}")
     if not came.attempts and not came.unfinished:
         say(f"{options.namespace}: no results{options.run_id and f' of run {options.run_id}'} in this namespace")
@@ -290,7 +298,7 @@ _VERBS: tuple[tuple[str, _Verb, str, tuple[_Group, ...]], ...] = (
         "run",
         _run,
         "run a manifest's models; without a manifest, build first",
-        (arguments.manifest, *_RUNNING, arguments.on_hosts),
+        (arguments.manifest, *_RUNNING, arguments.copying_to_hosts),
     ),
     ("full", _full, "build, then run", (*_RUNNING,)),
     (
@@ -300,8 +308,8 @@ _VERBS: tuple[tuple[str, _Verb, str, tuple[_Group, ...]], ...] = (
         (arguments.selection, arguments.context, arguments.exporting),
     ),
     ("discover", _discover, "list the models of the package", (arguments.selection, arguments.format)),
-    ("deploy", _deploy, "build, push, and run on hosts over ssh", (*_RUNNING, arguments.on_hosts)),
-    ("ship", _ship, "copy madengine.pyz and the manifest to hosts", (arguments.shipping, arguments.on_hosts)),
+    ("deploy", _deploy, "build, push, and run on hosts over ssh", (*_RUNNING, arguments.copying_to_hosts)),
+    ("ship", _ship, "copy madengine.pyz and the manifest to hosts", (arguments.shipping, arguments.copying_to_hosts)),
     (
         "fetch",
         _fetch,

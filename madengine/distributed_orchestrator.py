@@ -27,6 +27,7 @@ from madengine.docker_builder import DockerBuilder, Failure
 from madengine.errors import (
     EXIT_BUILD_FAILED,
     EXIT_DONE,
+    EXIT_FAILURE,
     ConfigurationError,
     MadengineError,
 )
@@ -34,6 +35,7 @@ from madengine.files import check_writable, read_json, write_json
 from madengine.manifest import Manifest
 from madengine.programs import engine as engines
 from madengine.programs.engine import Docker
+from madengine.programs.engine_logins import logged_in
 from madengine.records import Gpu, Image, Model
 from madengine.running import artifacts, multi_node
 from madengine.running import hooks as hook_values
@@ -68,13 +70,14 @@ class BuildOptions:
 
     `tools_file` is a tools.json in place of the package's, `architectures` are those that each image is built for;
     `use_image` is an image for all models that is there already (`auto` is the card's own), `batch` a file that says
-    for each model whether it is built.
+    for each model whether it is built. With `is_part` the summary goes into a larger one, which alone is named.
     """
 
     tags: tuple[str, ...] = ()
     registry: str = ""
     manifest_output: Path = DEFAULT_MANIFEST
     summary_output: Path = Path("build_summary.json")
+    is_part: bool = False
     no_cache: bool = False
     live_output: bool = False
     ignore_deprecated: bool = False
@@ -114,12 +117,34 @@ class DistributedOrchestrator:
             check_writable(options.manifest_output, options.summary_output)
         credentials = self._credentials({model.cred for model in models})
         registry = credential_store.registry_name(options.registry) if options.registry else ""
+        with self._builder(options, context, credentials, hooks, registry, choice.registries) as builder:
+            plan = choice.plan(builder, options.use_image or context.container_image, bool(context.container_image))
+            if options.dry_run:
+                return self._shown(builder, plan)
+            self._say_failures(plan.failures)
+            outcome = carried_out(plan, builder, options.jobs or _default_jobs())
+        manifests.save(outcome.manifest(registry, context, defined, models), options.manifest_output)
+        self._summarise(outcome, registry, options, time.monotonic() - began)
+        self.say(f"manifest: {options.manifest_output}")
+        return outcome
+
+    @contextmanager
+    def _builder(
+        self,
+        options: BuildOptions,
+        context: Context,
+        credentials: Credentials,
+        hooks: Hooks,
+        registry: str,
+        others: Sequence[str],
+    ) -> Iterator[DockerBuilder]:
+        """What builds, logged in at its registry and the others; the code that models name is gone afterwards."""
         stopping = threading.Event()
         with (
-            self._engine(credentials, [registry, *choice.registries], options.dry_run) as engine,
+            self._engine(credentials, [registry, *others], options.dry_run) as engine,
             tempfile.TemporaryDirectory(prefix="madengine-code-") as folder,
         ):
-            builder = DockerBuilder(
+            yield DockerBuilder(
                 engine=engine,
                 root=self.place.root,
                 context=context,
@@ -135,15 +160,6 @@ class DistributedOrchestrator:
                 code=ModelCode(Path(folder), self.place.root, credentials, Client(self.say, stopping)),
                 credentials_as_build_args=options.credentials_as_build_args,
             )
-            plan = choice.plan(builder, options.use_image or context.container_image, bool(context.container_image))
-            if options.dry_run:
-                return self._shown(builder, plan)
-            self._say_failures(plan.failures)
-            outcome = carried_out(plan, builder, options.jobs or _default_jobs())
-        manifests.save(outcome.manifest(registry, context, defined, models), options.manifest_output)
-        self._summarise(outcome, registry, options.summary_output, time.monotonic() - began)
-        self.say(f"manifest: {options.manifest_output}")
-        return outcome
 
     def _architectures(self, asked: Sequence[str], context: Context) -> tuple[str, ...]:
         given = context.docker_build_arg.get("MAD_SYSTEM_GPU_ARCHITECTURE")
@@ -168,13 +184,14 @@ class DistributedOrchestrator:
         for failed in failures:
             self.say(f"{failed.model_name}: {failed.error}")
 
-    def _summarise(self, outcome: BuildOutcome, registry: str, path: Path, seconds: float) -> None:
+    def _summarise(self, outcome: BuildOutcome, registry: str, options: BuildOptions, seconds: float) -> None:
         summary = outcome.summary(registry, seconds)
-        write_json(path, summary)
+        write_json(options.summary_output, summary)
         for recipe, image, _ in outcome.images:
             self.show(f"{recipe.key}  {where(image)}")
         built, failed = len(summary["successful_builds"]), len(summary["failed_builds"])
-        self.say(f"built {built} of {built + failed} images in {seconds:.1f} s; summary: {path}")
+        where_to = "" if options.is_part else f"; summary: {options.summary_output}"
+        self.say(f"built {built} of {built + failed} images in {seconds:.1f} s{where_to}")
 
     def push_phase(self, manifest_file: Path, registry: str, dry_run: bool) -> int:
         """Push what a manifest names and its registry doesn't have yet; the manifest then pins it."""
@@ -233,29 +250,19 @@ class DistributedOrchestrator:
         """Run a manifest's models on this machine, one after another; every one gets a row."""
         # What a build does without: a third of its start.
         from madengine import selection
-        from madengine.data import Data
         from madengine.node_run import NodeRun
 
         not_built = tuple(not_built)
-        kept = manifests.load(manifest_file)
-        if not kept.images and not not_built:
-            raise ConfigurationError(f"{manifest_file}: holds no images; `madengine build` again")
         root = self.place.root if self.place.has_package else None
-        kept = selection.with_models(kept, manifest_file, root)
-        context, gpus = self._on_this_machine(kept, gpus)
-        kept = selection.selected(selection.overridden(kept, options.registry), options.tags, manifest_file)
+        kept, context, gpus = self._asked_for(manifest_file, options, root, gpus, may_be_empty=bool(not_built))
         models = [kept.models[image.key] for image in kept.images]
-        self._say_what_is_unheeded(context, models)
         defined = hook_values.definitions(options.tools_file, root) or kept.extra.get("tools") or {}
         hooks = _checked(context, models, defined)
         chosen, skipped = selection.fitting(kept, context, gpus)
         if options.resume:
             chosen = selection.unfinished(chosen, options.resume, self.say)
         results.check(options.output)
-        named = Data.load(options.data_file or self.place.root / "data.json", context.values.get("data", {}))
-        for key in named.unheeded:
-            self.say(f"{key}: not acted on by this version")
-        credentials = self._credentials({*named.credential_names(), *(model.cred for model, _ in chosen)})
+        credentials = self._credentials({*self._data_credentials(options, context), *(one.cred for one, _ in chosen)})
         run = NodeRun(
             options=options,
             context=context,
@@ -270,18 +277,41 @@ class DistributedOrchestrator:
             say=self.say,
             show=self.show,
         )
-        registries = [
-            selection.registry_of(image, kept.registry) for _, image in chosen if image and image.registry_image
-        ]
-        with self._engine(credentials, registries, options.dry_run) as engine:
+        with self._engine(credentials, selection.registries(chosen, kept.registry), options.dry_run) as engine:
             if context.container_image:
-                run.chosen = [
-                    (model, self._in_place(context.container_image, model, engine)) for model in _distinct(models)
-                ]
-                run.skipped = ()
+                run.chosen, run.skipped = self._all_in(context.container_image, models, engine), ()
             if options.dry_run:
                 return run.show_lines(engine)
             return run.carry_out(engine, [(_named(failed), failed.error) for failed in not_built])
+
+    def _data_credentials(self, options: RunOptions, context: Context) -> set[str]:
+        """The credentials that data sets ask for; keys of data.json that nobody heeds are said."""
+        from madengine.data import Data
+
+        data = Data.load(options.data_file or self.place.root / "data.json", context.values.get("data", {}))
+        for key in data.unheeded:
+            self.say(f"{key}: not acted on by this version")
+        return data.credential_names()
+
+    def _asked_for(
+        self,
+        manifest_file: Path,
+        options: RunOptions,
+        root: Path | None,
+        gpus: tuple[Gpu, ...] | None,
+        may_be_empty: bool,
+    ) -> tuple[Manifest, Context, tuple[Gpu, ...]]:
+        """What is asked for of a manifest (a model for every image of it), and the context and the GPUs of its run."""
+        from madengine import selection
+
+        kept = manifests.load(manifest_file)
+        if not kept.images and not may_be_empty:
+            raise ConfigurationError(f"{manifest_file}: holds no images; `madengine build` again")
+        kept = selection.with_models(kept, manifest_file, root)
+        context, gpus = self._on_this_machine(kept, gpus)
+        kept = selection.selected(selection.overridden(kept, options.registry), options.tags, manifest_file)
+        self._say_what_is_unheeded(context, [kept.models[image.key] for image in kept.images])
+        return kept, context, gpus
 
     def _on_this_machine(self, kept: Manifest, gpus: tuple[Gpu, ...] | None) -> tuple[Context, tuple[Gpu, ...]]:
         """The context of a run here, and the GPUs that it may use: `gpus`, or those that are found."""
@@ -302,6 +332,10 @@ class DistributedOrchestrator:
             if keys := [key for key in ("distributed", "slurm") if model.extra.get(key)]:
                 self.say(f"{model.name}: {', '.join(keys)}: not acted on by a run on this machine")
 
+    def _all_in(self, name: str, models: Sequence[Model], engine: Docker) -> list[tuple[Model, Image]]:
+        """Every model with the context's image."""
+        return [(model, self._in_place(name, model, engine)) for model in _distinct(models)]
+
     def _in_place(self, name: str, model: Model, engine: Docker) -> Image:
         """The context's image for a model, whatever was built; one that is not here the run itself pulls."""
         key, marks = f"local-{model.name}", {"local_image": True}
@@ -317,18 +351,25 @@ class DistributedOrchestrator:
         vendor = {"gpu_vendor": gpu_finder.vendor(gpus)}
         results.check(options.output)
         whole = options.summary_output
-        build = replace(build, summary_output=whole.with_name(f"{whole.stem}.build{whole.suffix}"))
-        options = replace(options, summary_output=whole.with_name(f"{whole.stem}.run{whole.suffix}"), tags=())
+        build_part, run_part = (whole.with_name(f"{whole.stem}.{part}{whole.suffix}") for part in ("build", "run"))
+        build = replace(build, summary_output=build_part, is_part=True)
+        options = replace(options, summary_output=run_part, is_part=True, tags=())
+        if not build.dry_run:
+            check_writable(whole)
         outcome = self.build_phase(build, vendor)
         if build.dry_run:
             self.say("the run's lines need the manifest that these make: `madengine run --manifest-file … --dry-run`")
             return outcome.exit_code
-        code = self.run_phase(build.manifest_output, options, outcome.failures, gpus)
-        self._join_summaries(whole, build.summary_output, options.summary_output, outcome.exit_code or code)
-        return outcome.exit_code or code
+        code = EXIT_FAILURE
+        try:
+            code = self.run_phase(build.manifest_output, options, outcome.failures, gpus)
+            code = outcome.exit_code or code
+        finally:
+            # Of a run that was interrupted something is known too.
+            self._join_summaries(whole, {"build_phase": build_part, "run_phase": run_part}, code)
+        return code
 
-    def _join_summaries(self, whole: Path, build: Path, run: Path, code: int) -> None:
-        parts = {"build_phase": build, "run_phase": run}
+    def _join_summaries(self, whole: Path, parts: Mapping[str, Path], code: int) -> None:
         # One that could not be written, on a full disk say, has been reported where that happened.
         joined = {name: read_json(path, missing={}) for name, path in parts.items()}
         write_json(whole, {**joined, "overall_success": code == EXIT_DONE})
@@ -386,7 +427,7 @@ class DistributedOrchestrator:
         if dry_run or not logins:
             yield engine
             return
-        with engines.logged_in(engine, logins) as private:
+        with logged_in(engine, logins) as private:
             yield private
 
 

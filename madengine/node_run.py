@@ -41,11 +41,13 @@ class RunOptions:
     `resume` is a perf.csv, and what has succeeded by it is left out;
     `run_id` names the run (empty is a new one); `tools_file` is a tools.json in place of the package's;
     `describe_environment` (None is unset) has each container describe what a script finds there; `isolation`
-    is `least` privileges, or `compat` for the flags of older madengine; with `quiet` there is no table at the end.
+    is `least` privileges, or `compat` for the flags of older madengine; with `quiet` there is no table at the end;
+    with `is_part` the summary goes into a larger one, which alone is named.
     """
 
     output: Path = Path("perf.csv")
     summary_output: Path = Path("run_summary.json")
+    is_part: bool = False
     registry: str = ""
     tags: tuple[str, ...] = ()
     timeout: int | None = None
@@ -156,7 +158,7 @@ class NodeRun:
 
     def _side_by_side(self, runner: ContainerRunner, runnable: Sequence[tuple[Model, Image]]) -> None:
         """Run models on GPUs of their own, those that need the most first; Ctrl-C ends all of them."""
-        candidates = self._candidates()
+        candidates = gpu_finder.eligible(self.gpus, self.context.docker_gpus)
         free = len(candidates)
         waiting = sorted(runnable, key=lambda one: -self._needs(one[0], candidates))
         running: dict[Future[None], int] = {}
@@ -176,12 +178,6 @@ class NodeRun:
             except BaseException:
                 runner.stopping.set()
                 raise
-
-    def _candidates(self) -> Sequence[Gpu]:
-        try:
-            return gpu_finder.eligible(self.gpus, self.context.docker_gpus)
-        except ConfigurationError:
-            return ()  # every model fails by itself, with the reason in its row
 
     def _needs(self, model: Model, candidates: Sequence[Gpu]) -> int:
         try:
@@ -280,7 +276,8 @@ class NodeRun:
         for image, _, reason in self.skipped:
             say(f"skipped {image.key}: {reason}")
         if not self.options.quiet:
-            say(f"rows: {self.options.output}; logs: {self.directory}; summary: {self.options.summary_output}")
+            summary = "" if self.options.is_part else f"; summary: {self.options.summary_output}"
+            say(f"rows: {self.options.output}; logs: {self.directory}{summary}")
 
     def _exit_code(self) -> int:
         rows = [row for result in self.came for row in results.rows(result, self.environ)]

@@ -71,7 +71,12 @@ def overridden(kept: Manifest, registry: str) -> Manifest:
     return replace(kept, images=images, registry=new)
 
 
-def registry_of(image: Image, registry: str) -> str:
+def registries(chosen: Sequence[tuple[Model, Image | None]], registry: str) -> list[str]:
+    """Where the chosen images come from that have a name in a registry; `registry` is the manifest's."""
+    return [_registry_of(image, registry) for _, image in chosen if image and image.registry_image]
+
+
+def _registry_of(image: Image, registry: str) -> str:
     """Where an image comes from: the manifest's registry, or else the host in the image's name, or Docker Hub."""
     if registry and image.registry_image.startswith(f"{registry}/"):
         return registry

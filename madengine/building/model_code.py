@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from madengine import programs
+from madengine.building.settled_clone import settle
 from madengine.credentials import FILE, Credentials, model_secrets
 from madengine.data_sets.fetch import Client
 from madengine.errors import CommandError, ConfigurationError
@@ -60,6 +61,7 @@ class ModelCode:
             with secret_files.unattended(self._answers(model)) as environment:
                 self._clone(model.url, target, environment)
             commit = git.head(target)
+            settle(target, self.client)
         except CommandError as error:
             missing = "git is not installed" in str(error)
             raise CommandError(f"{model.url}: {git.INSTALL if missing else error}", error.code) from error

@@ -14,15 +14,13 @@ _ROWS = "the table that gets a row for each result (default: perf.csv)"
 _MANIFEST = "the manifest (default: build_manifest.json)"
 
 
+def tags(parser: argparse.ArgumentParser, text: str) -> None:
+    """How models are chosen; `text` says out of what."""
+    parser.add_argument("--tags", "-t", nargs="+", action="extend", metavar="TAG", help=text)
+
+
 def selection(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--tags",
-        "-t",
-        nargs="+",
-        action="extend",
-        metavar="TAG",
-        help="models by name or tag, with spaces or commas between, also name:key=value (default: all)",
-    )
+    tags(parser, "models by name or tag, with spaces or commas between, also name:key=value (default: all)")
     parser.add_argument(
         "--ignore-deprecated",
         "--ignore-deprecated-flag",
@@ -138,6 +136,16 @@ def examining(parser: argparse.ArgumentParser) -> None:
 
 
 def on_hosts(parser: argparse.ArgumentParser) -> None:
+    _hosts(parser)
+
+
+def copying_to_hosts(parser: argparse.ArgumentParser) -> None:
+    _hosts(parser).add_argument(
+        "--ship-credentials", action="store_true", help="copy credential.json and data.json to the hosts too"
+    )
+
+
+def _hosts(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     hosts = parser.add_argument_group("on other hosts, over ssh")
     hosts.add_argument(
         "--host",
@@ -165,9 +173,7 @@ def on_hosts(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="try so long to reach a host again whose connection broke (default: 600)",
     )
-    hosts.add_argument(
-        "--ship-credentials", action="store_true", help="copy credential.json and data.json to the hosts too"
-    )
+    return hosts
 
 
 def shipping(parser: argparse.ArgumentParser) -> None:
@@ -255,7 +261,8 @@ def manifest(parser: argparse.ArgumentParser) -> None:
         "-m",
         type=Path,
         metavar="FILE",
-        help="the manifest to run; where it is missing, or none is named, it is built first",
+        help="the manifest to run, as it is; where it is missing, or none is named, it is built first, and only then "
+        "the options of a build count",
     )
 
 

@@ -85,6 +85,19 @@ def build_options(options: argparse.Namespace) -> BuildOptions:
     )
 
 
+# What says how images are built, and nothing of how they run.
+_BUILD_ALONE = (
+    "ignore_deprecated", "clean_docker_cache", "manifest_output", "jobs", "credentials_as_build_args", "target_archs",
+    "use_image",
+)  # fmt: skip
+
+
+def given_for_a_build(options: argparse.Namespace) -> list[str]:
+    """The options that differ from their defaults and mean something to a build alone."""
+    given = [name for name in _BUILD_ALONE if getattr(options, name) != options.parser.get_default(name)]
+    return [f"--{name.replace('_', '-')}" for name in given]
+
+
 def run_options(options: argparse.Namespace, summary: str) -> RunOptions:
     """How the models run; `summary` is the file of the summary where none was named."""
     from madengine.node_run import RunOptions
@@ -177,7 +190,7 @@ def fleet(options: argparse.Namespace) -> Fleet:
         forks=options.forks,
         settings=Settings(fleets.remote_folder(options.remote_path), options.remote_python, options.reconnect),
         config=options.ssh_config,
-        secrets_from=Path(os.environ.get("MODEL_DIR") or ".") if options.ship_credentials else None,
+        secrets_from=Path(os.environ.get("MODEL_DIR") or ".") if getattr(options, "ship_credentials", False) else None,
     )
     return fleets.Fleet(chosen, say=say, show=show)
 

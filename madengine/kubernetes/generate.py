@@ -50,31 +50,40 @@ def generate(source: plan.Source, options: Options, output: Path, data_file: Pat
     config = _config(kept, context, tools, tasks, options)
     config.update({} if runner else hooks.texts)
     _check_size(config)
-    name = f"madengine-config-{hashlib.sha256(json.dumps(config).encode()).hexdigest()[:10]}"
-    pods = sum((options.nodes if options.nodes > 1 else options.repeats) for _ in tasks) or 1
-    common = jobs.shared(options, pods, runner_image)
-    values = {
-        **common,
-        "config": name,
-        "entries": [(key, _as_lines(text)) for key, text in config.items()],
-        "create_namespace": options.create_namespace,
-        "own_account": common["reports"] and not options.service_account,
-    }
+    values = _values(config, tasks, options, runner_image)
     if runner:
-        values["job"] = _runner(kept, options, hooks.hooks.seconds, name)
-    else:
-        values["jobs"] = [jobs.values(task, options, name) for task in tasks]
-    files = {CONFIGMAP: "k8s/configmap.yaml", JOB: "k8s/runner.yaml" if runner else "k8s/job.yaml"}
-    if options.kustomize:
-        files[KUSTOMIZATION] = "k8s/kustomization.yaml"
+        values["job"] = _runner(kept, options, hooks.hooks.seconds, values["config"])
     texts = {
-        output / name: render(template, values, options.template_dir, plain=True) for name, template in files.items()
+        output / name: render(template, values, options.template_dir, plain=True)
+        for name, template in _templates(options).items()
     }
     for path, text in texts.items():
         write_whole(path, text)
     unheeded = [f"{key}: not acted on by this version" for key in data.unheeded]
     left_out = undelivered.warnings(kept, context, hooks, options)
     return Generated(tuple(texts), (*left_out, *_warnings(kept, options, runner_image), *unheeded))
+
+
+def _values(config: Mapping[str, str], tasks: list[Task], options: Options, runner_image: str) -> dict[str, Any]:
+    """What the templates are given; `config` is what the pods are told, and gives the ConfigMap its name."""
+    name = f"madengine-config-{hashlib.sha256(json.dumps(config).encode()).hexdigest()[:10]}"
+    pods = sum((options.nodes if options.nodes > 1 else options.repeats) for _ in tasks) or 1
+    common = jobs.shared(options, pods, runner_image)
+    return {
+        **common,
+        "config": name,
+        "entries": [(key, _as_lines(text)) for key, text in config.items()],
+        "create_namespace": options.create_namespace,
+        "own_account": common["reports"] and not options.service_account,
+        "jobs": [jobs.values(task, options, name) for task in tasks],
+    }
+
+
+def _templates(options: Options) -> dict[str, str]:
+    """The template of each file."""
+    job = "k8s/runner.yaml" if options.mode == "runner" else "k8s/job.yaml"
+    asked = {KUSTOMIZATION: "k8s/kustomization.yaml"} if options.kustomize else {}
+    return {CONFIGMAP: "k8s/configmap.yaml", JOB: job, **asked}
 
 
 def _tasks(

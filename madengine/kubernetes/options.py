@@ -15,7 +15,7 @@ SERVICE_ACCOUNT = "madengine"
 
 @dataclass(frozen=True)
 class Options:
-    """The options of `generate k8s`; `madengine.kubernetes.arguments` says what each means.
+    """The options of `generate k8s`; `madengine.command_line.kubernetes_arguments` says what each means.
 
     Times are in seconds; None is unset, as is an empty text; `nodes` 0 is what the context says.
     """

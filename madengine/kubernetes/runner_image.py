@@ -16,6 +16,7 @@ from madengine.docker_builder import DockerBuilder
 from madengine.package import template
 from madengine.programs import engine as engines
 from madengine.programs.engine import Docker, repository
+from madengine.programs.engine_logins import logged_in
 from madengine.records import Image
 
 _BUILD_SECONDS = 3600.0
@@ -34,7 +35,7 @@ def push(
     engine = engines.find(engine_name)
     name = f"{registry}/madengine/runner:{__version__}"
     login = registry_login(found, registry)
-    with engines.logged_in(engine, [login]) if login else nullcontext(engine) as private:
+    with logged_in(engine, [login]) if login else nullcontext(engine) as private:
         _build(private, name, base, say)
         return _pushed(private, name, root, found, registry, say)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from madengine.context import ranges
 from madengine.errors import ConfigurationError, RunError
 from madengine.programs import amd_smi, amd_sysfs, nvidia_smi, rocm_smi
 from madengine.records import Found, Gpu, GpuProcess
@@ -63,14 +64,12 @@ def _with_names(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
 
 
 def eligible(gpus: Sequence[Gpu], docker_gpus: str) -> list[Gpu]:
-    """The GPUs that a context's `docker_gpus` (`0,2-4,7`; empty is all) leaves, in its order; others aren't here.
-
-    Raises ConfigurationError for what is no list of numbers and ranges.
-    """
+    """The GPUs that a context's `docker_gpus` (`0,2-4,7`; empty is all) leaves, in its order; others aren't here."""
     if not docker_gpus.strip():
         return list(gpus)
     here = {gpu.index: gpu for gpu in gpus}
-    return [here[index] for index in dict.fromkeys(_indexes(docker_gpus)) if index in here]
+    listed = (index for numbers in ranges(docker_gpus) for index in sorted(here) if index in numbers)
+    return [here[index] for index in dict.fromkeys(listed)]
 
 
 def wanted(n_gpus: str, candidates: Sequence[Gpu], machine: Sequence[Gpu]) -> int:
@@ -107,14 +106,6 @@ def architecture_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:+-]{0,63}", text):
         raise ConfigurationError(f"--target-archs: {text!r} is no architecture; name some like gfx942")
     return _ARCHITECTURES.get(text.lower(), text)
-
-
-def _indexes(docker_gpus: str) -> Iterator[int]:
-    for part in docker_gpus.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise ConfigurationError(f"docker_gpus is {docker_gpus!r}: give numbers and ranges, such as 0,2-4,7")
-        yield from range(int(first), int(last or first) + 1)
 
 
 def foreign_processes(gpus: Sequence[Gpu]) -> int | None:

@@ -1,22 +1,18 @@
-"""The container engine: docker, podman or nerdctl; what differs between them is in this file alone."""
+"""The container engine: docker, podman or nerdctl; who asks need not know which, only the rooms beside it do too."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import signal
-import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from madengine import programs
 from madengine.errors import CommandError, EngineError
-from madengine.programs import devices, secret_files
+from madengine.programs import devices, podman_steps, secret_files
 from madengine.records import Gpu, Image
 
 if TYPE_CHECKING:
@@ -25,8 +21,6 @@ if TYPE_CHECKING:
 NAMES = ("docker", "podman", "nerdctl")
 # Attempts at what meets a change of podman's store.
 STORE_ATTEMPTS = 5
-# What podman gets to tidy up a build whose step was ended.
-TIDY_SECONDS = 5.0
 # An engine that needs longer than this to say its version doesn't count as answering.
 PROBE_SECONDS = 10.0
 
@@ -40,17 +34,6 @@ _TRANSPORT = re.compile(
 )
 
 _STORE_RACE = re.compile(r"layer not known|locating image with ID .*: image not known|locating item named \"manifest\"")
-
-
-class Login(Protocol):
-    """A user at a registry's host (`docker.io` for Docker Hub)."""
-
-    @property
-    def registry(self) -> str: ...
-    @property
-    def username(self) -> str: ...
-    @property
-    def password(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -273,13 +256,8 @@ class Docker:
 
     def end_build_steps(self) -> None:
         """End what the RUN steps of our builds have started; podman would leave it running, and the build's layers."""
-        builds = _podman_steps() if self.name == "podman" else {}
-        for step in [step for steps in builds.values() for step in steps]:
-            with suppress(ProcessLookupError):
-                os.kill(step, signal.SIGKILL)
-        deadline = time.monotonic() + TIDY_SECONDS
-        while any(Path(f"/proc/{build}").exists() for build in builds) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        if self.name == "podman":
+            podman_steps.end()
 
     def _tls(self, name: str) -> list[str]:
         # Docker takes plain HTTP from loopback by itself; the others have to be told.
@@ -391,38 +369,6 @@ def repo_digests(digests: Sequence[str], name: str) -> list[str]:
     return [digest for repo, _, digest in pairs if _canonical(repo) == wanted]
 
 
-def _podman_steps() -> dict[int, list[int]]:
-    """The podman builds among our children that run a step now, each with that step's processes."""
-    children = _children()
-    builds = {build: _below(build, children) for build in children[os.getpid()]}
-    found = {
-        build: [step for process in below if _is_step_runner(process) for step in children[process]]
-        for build, below in builds.items()
-    }
-    return {build: steps for build, steps in found.items() if steps}
-
-
-def _is_step_runner(process: int) -> bool:
-    """Whether it is the process between a podman build and the container of a step."""
-    try:
-        return Path(f"/proc/{process}/cmdline").read_bytes().rstrip(b"\0") == b"buildah-oci-runtime"
-    except OSError:
-        return False
-
-
-def _below(process: int, children: Mapping[int, Sequence[int]]) -> list[int]:
-    return [one for child in children[process] for one in (child, *_below(child, children))]
-
-
-def _children() -> Mapping[int, Sequence[int]]:
-    """The processes of this machine by their parent's id (field 4 of stat, counted after the name's bracket)."""
-    found = defaultdict(list)
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError, IndexError):
-            found[int(stat.read_text(errors="replace").rpartition(")")[2].split()[1])].append(int(stat.parent.name))
-    return found
-
-
 def _canonical(repo: str) -> str:
     return repo.removeprefix("docker.io/").removeprefix("library/")
 
@@ -439,84 +385,3 @@ def _bind(host: str, inside: str, read_only: bool) -> str:
 
 def _pairs(flag: str, values: Sequence[str]) -> list[str]:
     return [word for value in values for word in (flag, value)]
-
-
-@contextmanager
-def logged_in(engine: Docker, logins: Iterable[Login]) -> Iterator[Docker]:
-    """The engine with private logins beside the user's own ones; they are gone when the block ends.
-
-    Raises CommandError where a registry refuses the login.
-    """
-    logins = list(logins)
-    with secret_files.private_folder() as folder:
-        environment = _private_logins(engine.name, folder, [login.registry for login in logins])
-        private = replace(engine, environment={**engine.environment, **environment})
-        for login in logins:
-            _log_in(private, login)
-        yield private
-
-
-def _log_in(engine: Docker, login: Login) -> None:
-    answer = programs.attempt(engine.login(login.registry, login.username), stdin=login.password)
-    if answer.code != 0:
-        output = programs.redact(answer.err or answer.out)
-        said = explain(output) if answer.code is not None else "it doesn't answer"
-        raise CommandError(
-            f"{login.registry}: the login as {login.username!r} failed: {said}; "
-            "see that the registry answers, and what credential.json or MAD_DOCKERHUB_* say",
-            answer.code,
-            output,
-        )
-
-
-def _private_logins(engine: str, folder: Path, registries: Sequence[str]) -> dict[str, str]:
-    """The user's own logins in a file of ours, as the environment variable that makes the engine use it.
-
-    Those registries are kept from the user's credential helpers, where our logins would stay.
-    """
-    if engine == "podman":
-        target, variable = folder / "auth.json", {"REGISTRY_AUTH_FILE": str(folder / "auth.json")}
-        content = _podman_logins()
-    else:
-        home = _docker_home()
-        target, variable = folder / "config.json", {"DOCKER_CONFIG": str(folder)}
-        content = _json_object(home / "config.json")
-        for name in ("cli-plugins", "contexts", "buildx"):
-            if (home / name).exists():
-                (folder / name).symlink_to((home / name).resolve())
-    helpers = dict(content.get("credHelpers") or {})
-    for registry in registries:
-        helpers.pop(registry, None)
-        if engine != "podman":
-            # An empty name means none, also where a helper is set for all registries.
-            helpers["https://index.docker.io/v1/" if registry == "docker.io" else registry] = ""
-    target.touch(mode=0o600)
-    target.write_text(json.dumps({**content, "credHelpers": helpers}))
-    return variable
-
-
-def _podman_logins() -> dict[str, Any]:
-    """What podman would look through by itself; a file that is named by REGISTRY_AUTH_FILE it takes alone."""
-    named = os.environ.get("REGISTRY_AUTH_FILE")
-    default = "/run/containers/0" if os.geteuid() == 0 else f"/run/user/{os.geteuid()}/containers"
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    settings = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    own = Path(runtime, "containers") if runtime else Path(default)
-    paths = [own / "auth.json", settings / "containers/auth.json", _docker_home() / "config.json"]
-    found = [_json_object(path) for path in ([Path(named)] if named else paths)]
-    return {
-        key: {name: value for content in reversed(found) for name, value in (content.get(key) or {}).items()}
-        for key in ("auths", "credHelpers")
-    }
-
-
-def _docker_home() -> Path:
-    return Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    """What the file holds; nothing where it is missing, unreadable or broken, which is not ours to mend."""
-    with suppress(OSError, ValueError):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content if isinstance(content, dict) else {}
-    return {}

@@ -164,6 +164,17 @@ class GitServer:
         _git(work, "clone", "--quiet", "--bare", str(work), str(self.folder / f"{name}.git"))
         return _git(work, "rev-parse", "HEAD").strip()
 
+    def go_on(self, name: str) -> None:
+        """Let a repository's branch move on by a commit, with a tag."""
+        work = self.folder / f"{name}-work"
+        _git(work, "commit", "--quiet", "--allow-empty", "-m", "later")
+        _git(work, "tag", "later")
+        _git(work, "push", "--quiet", str(self.folder / f"{name}.git"), "main", "later")
+
+    def pack_anew(self, name: str, window: int) -> None:
+        """Pack a repository in another way, as servers do now and then."""
+        _git(self.folder / f"{name}.git", "repack", "-a", "-d", "-F", "--quiet", f"--window={window}")
+
 
 @contextmanager
 def git_server(folder: Path, certificate: Path, key: Path, password: str) -> Iterator[GitServer]:

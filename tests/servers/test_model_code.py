@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,8 +16,10 @@ from madengine.credentials import Credentials
 from madengine.data_sets.fetch import Client
 from madengine.errors import CommandError
 from madengine.records import Model
-from tests.servers.conftest import Nas
-from tests.servers.programs import CANARIES, GitServer
+from tests.bed.components import Engine, Registry, outcome
+from tests.engine.packages import Package, images
+from tests.servers.conftest import CHECKOUT, Nas
+from tests.servers.programs import CANARIES, GitServer, command
 
 ENTRY = {"username": "ann", "password": CANARIES["cred"]}
 
@@ -53,6 +57,74 @@ def test_private_code_with_a_submodule_comes_over_tls(
     assert (target / "code/part/inner.txt").is_file()
     assert payload.model_directory(model(url)) == "whole.git"
     assert len([line for line in said if "cloning" in line]) == 1
+
+
+def laid_out(folder: Path) -> dict[str, tuple[int, str]]:
+    """Mode and content of every file."""
+    return {
+        str(path.relative_to(folder)): (path.lstat().st_mode, path.read_bytes().hex() if path.is_file() else "")
+        for path in folder.rglob("*")
+    }
+
+
+def test_the_same_commit_is_the_same_payload_and_still_a_repository(
+    git_over_tls: tuple[GitServer, Path], tmp_path: Path, client: Client
+) -> None:
+    server, certificate = git_over_tls
+    lines = "".join(f"line {number}\n" for number in range(5000))
+    server.repository("moving", {"inner.txt": "inner\n"})
+    files = {f"file{number}": lines.replace("7", str(number)) for number in range(9)}
+    commit = server.repository("steady", files, submodule="moving")
+
+    def target(name: str) -> Path:
+        folder = tmp_path / name
+        (folder / "payload").mkdir(parents=True)
+        with local.env(GIT_SSL_CAINFO=str(certificate)):
+            checkout = code(folder, client, ENTRY).checkout(model(f"https://{server.address}/steady.git"))
+        assert checkout is not None
+        payload.write(payload.Payload({}, {}, checkout.folder), folder / "payload")
+        return folder / "payload/code"
+
+    first = target("first")
+    server.go_on("moving")
+    server.pack_anew("steady", 20)
+    time.sleep(1.1)  # for times in whole seconds
+    second = target("second")
+    assert laid_out(first) == laid_out(second)
+    assert [name for name in laid_out(first) if name.endswith(("logs", "FETCH_HEAD", "hooks"))] == []
+    workspace = tmp_path / "workspace"
+    outcome(["cp", "-RP", str(second), str(workspace)], {})
+    for folder in (workspace, workspace / "part"):
+        git = ["git", "-C", str(folder)]
+        assert outcome([*git, "status", "--porcelain"], {}).stdout == ""
+        assert len(outcome([*git, "log", "--oneline"], {}).stdout.splitlines()) == 1
+        outcome([*git, "fsck", "--strict"], {})
+    assert outcome(["git", "-C", str(workspace), "rev-parse", "HEAD"], {}).stdout.strip() == commit
+    (workspace / "file3").write_text("changed\n")
+    assert outcome(["git", "-C", str(workspace), "status", "--porcelain"], {}).stdout == " M file3\n"
+
+
+def test_a_rebuild_of_the_same_commit_pushes_the_same_digest(
+    git_over_tls: tuple[GitServer, Path], engine: Engine, base_image: str, registry: Registry, tmp_path: Path
+) -> None:
+    server, certificate = git_over_tls
+    server.repository(f"again-{engine.name}", {"tool.sh": "echo tool\n"})
+    package = Package(tmp_path / "package", base_image)
+    package.add(f"again-{engine.name}", cred="GIT", url=f"https://{server.address}/again-{engine.name}.git")
+    (package.folder / "credential.json").write_text(json.dumps({"GIT": ENTRY}))
+    environment = {
+        **engine.environment,
+        "MADENGINE_ENGINE": engine.name,
+        "PYTHONPATH": str(CHECKOUT),
+        "GIT_SSL_CAINFO": str(certificate),
+    }
+    digests = []
+    for _ in range(2):
+        outcome(command("build", "--registry", registry.address), environment, cwd=package.folder)
+        (image,) = images(package.folder).values()
+        digests.append(image["registry_digest"])
+    assert digests[0].startswith("sha256:")
+    assert digests[0] == digests[1]
 
 
 def test_a_wrong_password_and_a_missing_repository_are_reasons(

@@ -20,6 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from madengine import __version__, collect, results
+from madengine.collect import perf_csv
+from madengine.collect.figures import lower_is_better
 from madengine.distributed_cli import main
 from madengine.errors import ConfigurationError
 from madengine.files import write_json
@@ -269,7 +271,7 @@ def test_collects_at_the_same_time_add_every_row_once(tmp_path: Path) -> None:
 
 
 def test_rows_are_found_again_in_a_table_of_many_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collect, "_BLOCK", 100)
+    monkeypatch.setattr(perf_csv, "_BLOCK", 100)
     for number in range(30):
         keep(tmp_path / "in" / str(number), replace(DONE, run_id=f"r-{number}", metrics=(Metric("1", 'a "b"\n'),)))
     assert collect.merge([tmp_path / "in"], tmp_path / "perf.csv").added == 30
@@ -478,7 +480,7 @@ def test_a_table_stays_on_its_lines_and_does_not_steer_the_terminal() -> None:
     ["latency", "step_time", "p99_latency_ms", "ms/token", "seconds", "eval_loss", "TTFT", "time_per_step", "s"],
 )
 def test_times_and_losses_are_better_when_lower(metric: str) -> None:
-    assert collect.lower_is_better(metric)
+    assert lower_is_better(metric)
 
 
 @pytest.mark.parametrize(
@@ -486,7 +488,7 @@ def test_times_and_losses_are_better_when_lower(metric: str) -> None:
     ["tokens/s", "samples_per_second", "tokens_per_ms", "items", "params", "accuracy", "lossless_ratio", "", "GB/sec"],
 )
 def test_rates_and_everything_else_are_better_when_higher(metric: str) -> None:
-    assert not collect.lower_is_better(metric)
+    assert not lower_is_better(metric)
 
 
 # --- the command line ---

@@ -196,6 +196,13 @@ def test_a_wrong_type_is_named_with_its_path_and_what_is_expected(text: str, sai
     assert len(error_of(text)) < 160
 
 
+@pytest.mark.parametrize("docker_gpus", ["x-y", "all", "0,", "0-", "-1", "0;1", "1.5", "²", "9" * 5000])
+def test_what_is_no_list_of_gpus_is_named(docker_gpus: str) -> None:
+    said = error_of(json.dumps({"docker_gpus": docker_gpus}))
+    assert said.startswith(f"--additional-context: docker_gpus: {docker_gpus!r}"[:60])
+    assert said.endswith(", expected numbers and ranges, such as '0,2-4,7'")
+
+
 def test_the_value_of_a_variable_is_never_in_an_error() -> None:
     assert "hunter2" not in error_of("{'docker_env_vars': {'A': ['hunter2']}}")
     assert "hunter2" not in error_of("{'docker_env_vars': 'A=hunter2'}")

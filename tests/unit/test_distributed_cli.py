@@ -131,6 +131,13 @@ def test_every_verb_has_its_options_and_names_the_exit_codes(verb: str, capfd: p
     assert all(meaning in " ".join(help_text.out.split()) for meaning in meanings)
 
 
+@pytest.mark.parametrize("verb", ["run", "deploy", "ship", "fetch", "doctor"])
+def test_only_what_copies_to_hosts_may_copy_credentials(verb: str, capfd: pytest.CaptureFixture[str]) -> None:
+    options = options_in(said(capfd, verb, "--help").out)
+    assert {"--host", "--hosts-file", "--forks", "--remote-path", "--remote-python", "--ssh-config"} <= options
+    assert ("--ship-credentials" in options) == (verb in ("run", "deploy", "ship"))
+
+
 def test_the_help_lists_every_verb(capfd: pytest.CaptureFixture[str]) -> None:
     help_text = said(capfd, "--help")
     assert all(verb in help_text.out for verb in VERBS)
@@ -269,6 +276,7 @@ def test_a_host_is_told_what_was_said_here(
     ("words", "message"),
     [
         (["--additional-context", "{'gpu_vendor': 'VOODOO'}"], "--additional-context: gpu_vendor: 'VOODOO', expected"),
+        (["--additional-context", "{'docker_gpus': 'x-y'}"], "--additional-context: docker_gpus: 'x-y', expected"),
         (["--additional-context", "{"], "--additional-context: '{' is neither JSON nor a Python literal: line 1"),
         (["--additional-context-file", "nope.json"], "nope.json: can't be read: no such file or directory"),
     ],
@@ -338,6 +346,30 @@ def test_run_of_a_manifest_says_that_nothing_is_built(nowhere: Path, capfd: pyte
         "m.json is there: running it, nothing is built",
         "madengine: error: m.json: the manifest has no built_images",
     ]
+
+
+@pytest.mark.parametrize("more", [(), ("--quiet",), ("--host", "nowhere.invalid")])
+def test_run_of_a_manifest_names_the_options_that_only_a_build_heeds(
+    nowhere: Path, capfd: pytest.CaptureFixture[str], more: Sequence[str]
+) -> None:
+    (nowhere / "m.json").write_text("{}")
+    unheeded = ("--use-image=x", "--target-archs", "gfx942", "--jobs=2", "--clean-docker-cache", "--ignore-deprecated")
+    others = ("--manifest-output=n.json", "--credentials-as-build-args", "--live-output", "--timeout=3")
+    found = said(capfd, "run", "--manifest-file", "m.json", *unheeded, *others, *more)
+    assert found.code == 4
+    assert found.err.splitlines()[0] == (
+        "--ignore-deprecated, --clean-docker-cache, --manifest-output, --jobs, --credentials-as-build-args,"
+        " --target-archs, --use-image: not heeded, because m.json is run as it is and nothing is built"
+    )
+
+
+def test_a_build_heeds_what_only_a_build_heeds(
+    package: Path, capfd: pytest.CaptureFixture[str], stand_ins: StandIns
+) -> None:
+    stand_ins.add("podman", "echo 9.9")
+    found = said(capfd, "run", "--engine=podman", "--dry-run", "--jobs=2", "--target-archs=gfx942")
+    assert "not heeded" not in found.err
+    assert "_gfx942" in found.out
 
 
 def test_a_missing_manifest_is_built_where_there_is_a_package(

@@ -479,6 +479,16 @@ def test_a_perf_csv_that_is_something_else_is_refused_before_anything_starts(fol
     assert docker.calls() == []
 
 
+def test_a_manifest_that_lists_no_gpus_is_refused_before_anything_starts(folder: Path, docker: StandIns) -> None:
+    manifest({"ci-a": image("ci-a")}, {"ci-a": card("a")}, context={"docker_gpus": "x-y"})
+    wanted = command()
+    assert wanted.refusal(wanted.run) == (
+        "the manifest's context: docker_gpus: 'x-y', expected numbers and ranges, such as '0,2-4,7'"
+    )
+    assert docker.calls() == []
+    assert not list(folder.glob("perf.csv"))
+
+
 def test_a_data_file_that_is_not_there_is_named(folder: Path, docker: StandIns) -> None:
     tagged()
     wanted = command()
@@ -505,6 +515,30 @@ def test_what_was_not_built_has_a_row_too(folder: Path, stand_ins: StandIns) -> 
     assert summary["overall_success"] is False
     assert len(summary["build_phase"]["failed_builds"]) == len(summary["run_phase"]["failed_runs"]) == 2
     assert sorted(path.name for path in folder.glob("*.json")) == ["build_manifest.json", "full.json", "models.json"]
+
+
+def test_a_run_that_built_first_names_the_summary_that_stays(folder: Path, docker: StandIns) -> None:
+    package(folder, card("a"))
+    wanted = command()
+    assert wanted.orchestrator.full_phase(BuildOptions(), RunOptions(skip_model_run=True)) == 0
+    assert [line for line in wanted.said if "summary" in line] == ["summary: run_summary.json"]
+
+
+def test_a_run_that_is_interrupted_after_its_build_leaves_one_summary(
+    folder: Path, docker: StandIns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    package(folder, card("a"))
+    monkeypatch.setattr(DistributedOrchestrator, "run_phase", interrupted)
+    wanted = command()
+    with pytest.raises(KeyboardInterrupt):
+        wanted.orchestrator.full_phase(BuildOptions(), RunOptions())
+    assert [path.name for path in folder.glob("run_summary*")] == ["run_summary.json"]
+    summary = json.loads((folder / "run_summary.json").read_text())
+    assert len(summary["build_phase"]["successful_builds"]) == 1
+    assert (summary["run_phase"], summary["overall_success"]) == ({}, False)
 
 
 def test_a_row_that_perf_csv_cannot_take_goes_beside_the_log(folder: Path, stand_ins: StandIns) -> None:

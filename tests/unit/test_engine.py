@@ -27,10 +27,10 @@ from madengine.programs.engine import (
     is_limit_refused,
     is_loopback,
     is_transport,
-    logged_in,
     repo_digest,
     repository,
 )
+from madengine.programs.engine_logins import logged_in
 from tests.conftest import StandIns
 
 ENGINES = ("docker", "podman", "nerdctl")

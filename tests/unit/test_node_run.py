@@ -246,14 +246,6 @@ def test_a_model_that_wants_too_many_fails_by_itself(node: Node) -> None:
     assert sorted(node.started) == ["a", "b"]
 
 
-def test_a_context_that_names_no_gpus_gives_every_model_its_reason(node: Node) -> None:
-    node.model("a", "1")
-    node.model("b", "1")
-    run = node.run(pack=True, context={"docker_gpus": "all"})
-    assert {result.reason for result in run.came} == {"docker_gpus is 'all': give numbers and ranges, such as 0,2-4,7"}
-    assert len(rows()) == 2
-
-
 @pytest.mark.parametrize("gpus", [(), EIGHT], ids=["no GPUs", "one model"])
 def test_where_there_is_nothing_to_pack_nothing_is_packed(node: Node, gpus: Sequence[Gpu]) -> None:
     """A row that says `packed` is not to be trusted as a benchmark, so it must not say it for nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from madengine.command_line import arguments
 from madengine.kubernetes import SLACK_SECONDS
 
 
@@ -26,14 +27,7 @@ def _input(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="what export-config wrote (default: execution_config.json, where it is there)",
     )
-    parser.add_argument(
-        "--tags",
-        "-t",
-        nargs="+",
-        action="extend",
-        metavar="TAG",
-        help="only these models of the manifest; without a manifest, these models of the package",
-    )
+    arguments.tags(parser, "only these models of the manifest; without a manifest, these models of the package")
     parser.add_argument(
         "--registry", "-r", default="", metavar="HOST[:PORT]", help="where the cluster pulls from (default: manifest's)"
     )
@@ -141,7 +135,7 @@ def image(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base", default="python:3.13-slim", metavar="IMAGE", help="an image with python3 (default: python:3.13-slim)"
     )
-    parser.add_argument("--engine", choices=("auto", "docker", "podman", "nerdctl"), help="container engine")
+    parser.add_argument("--engine", choices=arguments.ENGINES, help="container engine")
 
 
 def collecting(parser: argparse.ArgumentParser) -> None:
