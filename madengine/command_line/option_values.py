@@ -13,11 +13,13 @@ from madengine.command_line.terminal import say, show
 from madengine.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from madengine.distributed_orchestrator import BuildOptions, DistributedOrchestrator, Place
+    from madengine.build_phase import BuildOptions
+    from madengine.distributed_orchestrator import DistributedOrchestrator
     from madengine.fleet.controller import Errand, Fleet
     from madengine.kubernetes.options import Options
     from madengine.kubernetes.plan import Source
     from madengine.node_run import RunOptions
+    from madengine.workplace import Place
 
 
 def orchestrator(options: argparse.Namespace) -> DistributedOrchestrator:
@@ -29,7 +31,7 @@ def orchestrator(options: argparse.Namespace) -> DistributedOrchestrator:
 
 def place(options: argparse.Namespace) -> Place:
     """Where the command works; the starter package never stands in for what a manifest should name."""
-    from madengine.distributed_orchestrator import package_place
+    from madengine.workplace import package_place
 
     found, message = package_place(
         dict(os.environ),
@@ -46,7 +48,7 @@ def place(options: argparse.Namespace) -> Place:
 
 def package() -> Place:
     """The model package of the current folder or of MODEL_DIR, if there is one; never the starter."""
-    from madengine.distributed_orchestrator import package_place
+    from madengine.workplace import package_place
 
     found, _ = package_place(dict(os.environ), Path.cwd(), may_be_starter=False)
     return found
@@ -65,7 +67,7 @@ def engine_name(options: argparse.Namespace) -> str:
 
 def build_options(options: argparse.Namespace) -> BuildOptions:
     """How the images are built."""
-    from madengine.distributed_orchestrator import BuildOptions
+    from madengine.build_phase import BuildOptions
 
     return BuildOptions(
         tags=tags(options),

@@ -12,15 +12,12 @@ from typing import Any
 
 import pytest
 
-from madengine.distributed_orchestrator import (
-    BuildOptions,
-    DistributedOrchestrator,
-    Place,
-    package_place,
-)
+from madengine.build_phase import BuildOptions
+from madengine.distributed_orchestrator import DistributedOrchestrator
 from madengine.errors import ConfigurationError, MadengineError
 from madengine.node_run import RunOptions
 from madengine.records import Gpu
+from madengine.workplace import Place, package_place
 from tests.conftest import StandIns
 
 REGISTRY = "reg.example.com:5000"
