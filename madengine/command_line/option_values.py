@@ -185,12 +185,13 @@ def names_hosts(options: argparse.Namespace) -> bool:
 def fleet(options: argparse.Namespace) -> Fleet:
     """The hosts that are named."""
     from madengine.fleet import controller as fleets
+    from madengine.fleet import hosts
     from madengine.fleet.remote_node import Settings
 
     chosen = fleets.FleetOptions(
-        hosts=fleets.hosts(options.host or (), options.hosts_file),
+        hosts=hosts.hosts(options.host or (), options.hosts_file),
         forks=options.forks,
-        settings=Settings(fleets.remote_folder(options.remote_path), options.remote_python, options.reconnect),
+        settings=Settings(hosts.remote_folder(options.remote_path), options.remote_python, options.reconnect),
         config=options.ssh_config,
         secrets_from=Path(os.environ.get("MODEL_DIR") or ".") if getattr(options, "ship_credentials", False) else None,
     )

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shlex
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from madengine import bundle, collect, programs, results
 from madengine import manifest as manifests
@@ -24,26 +21,24 @@ from madengine.errors import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
     EXIT_RUN_FAILED,
-    ConfigurationError,
     MadengineError,
     RunError,
 )
-from madengine.files import read_json, write_json
-from madengine.fleet import node
+from madengine.files import write_json
+from madengine.fleet import node, outcome
 from madengine.fleet.board import Board
+from madengine.fleet.hosts import tunnel_ports
+from madengine.fleet.outcome import Outcome
 from madengine.fleet.remote_node import LostError, RemoteNode, Settings, StoppedError
 from madengine.manifest import Manifest
 from madengine.programs import engine as engines
 from madengine.programs import preflight, secret_files, ssh
-from madengine.records import FAILURE
 from madengine.running.run_names import new_run_id
-from madengine.selection import narrowed, selected
+from madengine.selection import selected
 
 RESULTS = Path("results")
 # What a row says of the job that asked for it; a node would not know.
 _CALLER = ("pipeline", "BUILD_NUMBER", "MAD_DEPLOYMENT_TYPE", "MAD_LAUNCHER")
-_FOLDER = re.compile(r"[A-Za-z0-9_./~@%+=,-]+")
-_STATES = {EXIT_DONE: "done", EXIT_RUN_FAILED: "failed", EXIT_INTERRUPTED: "stopped"}
 
 
 @dataclass(frozen=True)
@@ -73,26 +68,6 @@ class Errand:
     run_id: str = ""
     output: Path = Path("perf.csv")
     summary_output: Path = Path("run_summary.json")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one host: `code` is the exit code of its madengine (None: nobody knows), `state` one word.
-
-    `folder` is what came back, empty for nothing; `seconds` is the whole time from the first word to the last row.
-    """
-
-    host: str
-    state: str
-    code: int | None = None
-    reason: str = ""
-    rows: int = 0
-    seconds: float = 0.0
-    folder: str = ""
-
-    @property
-    def is_good(self) -> bool:
-        return self.code == EXIT_DONE
 
 
 @dataclass
@@ -145,11 +120,11 @@ class Fleet:
         """Let every host's own doctor look at it, and print what each says."""
         with self._parcel(None) as parcel, self._nodes() as nodes:
             outcomes, interrupted = self._side_by_side(nodes, lambda one: self._examine_one(one, parcel, words))
-        for outcome in outcomes:
-            self.show(f"{outcome.host}:\n{outcome.reason}\n")
+        for one in outcomes:
+            self.show(f"{one.host}:\n{one.reason}\n")
         if interrupted:
             return EXIT_INTERRUPTED
-        return EXIT_DONE if all(outcome.is_good for outcome in outcomes) else EXIT_FAILURE
+        return EXIT_DONE if all(one.is_good for one in outcomes) else EXIT_FAILURE
 
     def show_lines(self, errand: Errand) -> int:
         """Print the lines that do the same by hand, to paste."""
@@ -282,21 +257,21 @@ class Fleet:
                 remote.fetch(run_id, folder)
         except (RunError, LostError, StoppedError) as error:
             return self._lost(remote, str(error), run_id, started=True)
-        code = _exit_code(folder)
-        reason = _why(folder, code)
-        if code not in _STATES:
-            results.append(folder / "perf.csv", _rows_of_the_missing(folder, run_id, name, reason))
+        code = outcome.exit_code(folder)
+        reason = outcome.why(folder, code)
+        if code not in outcome.STATES:
+            results.append(folder / "perf.csv", outcome.rows_of_the_missing(folder, run_id, name, reason))
         with self._merging:
             self._merge(folder, output)
-        rows = len(_rows(folder))
-        state = "failed" if code is None else _STATES.get(code, "failed")
+        rows = len(outcome.rows(folder))
+        state = "failed" if code is None else outcome.STATES.get(code, "failed")
         return self._ended(
             remote, Outcome(name, state, code, reason, rows, round(time.monotonic() - began, 3), str(folder))
         )
 
-    def _ended(self, remote: RemoteNode, outcome: Outcome) -> Outcome:
-        remote.tell(": ".join(filter(None, (outcome.state, outcome.reason))))
-        return outcome
+    def _ended(self, remote: RemoteNode, came: Outcome) -> Outcome:
+        remote.tell(": ".join(filter(None, (came.state, came.reason))))
+        return came
 
     def _merge(self, folder: Path, output: Path) -> None:
         merged = collect.merge([folder], output, folder.parent / "results.json")
@@ -387,9 +362,9 @@ class Fleet:
     # --- what came ---
 
     def _conclude(self, outcomes: Sequence[Outcome], errand: Errand, interrupted: bool) -> int:
-        folders = [Path(outcome.folder) for outcome in outcomes if outcome.folder]
-        write_json(errand.summary_output, _summary(outcomes))
-        if rows := [row for folder in folders for row in _rows(folder)]:
+        folders = [Path(one.folder) for one in outcomes if one.folder]
+        write_json(errand.summary_output, outcome.summary(outcomes))
+        if rows := [row for folder in folders for row in outcome.rows(folder)]:
             self.show(collect.tables(rows))
             self.show("")
         code = self._report(outcomes, interrupted, EXIT_RUN_FAILED)
@@ -400,10 +375,7 @@ class Fleet:
     def _report(self, outcomes: Sequence[Outcome], interrupted: bool, failure: int) -> int:
         from tabulate import tabulate
 
-        lines = [
-            [one.host, one.state, one.rows or "", f"{one.seconds:.1f}" if one.seconds else "", one.reason]
-            for one in outcomes
-        ]
+        lines = [one.line for one in outcomes]
         self.show(tabulate(lines, headers=["host", "", "rows", "seconds", "reason"], disable_numparse=True))
         if interrupted:
             return EXIT_INTERRUPTED
@@ -426,65 +398,6 @@ class _Job:
         """The images that a node needs, each by the name that can only mean it; none where not all have one."""
         names = [engines.pinned(image) for image in self.manifest.images]
         return names if all(names) and not self.errand.registry else []
-
-
-def hosts(names: Sequence[str], file: Path | None) -> tuple[ssh.Host, ...]:
-    """The hosts that were named, and those of a file with one a line (`#` begins a comment), each once.
-
-    Raises ConfigurationError for a name that is none, a file that can't be read, and no host at all.
-    """
-    listed: list[str] = []
-    if file:
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{file}: can't be read: {getattr(error, 'strerror', None) or error}") from None
-        listed = [line.partition("#")[0] for line in lines]
-    words = [word.strip() for text in (*names, *listed) for word in text.split(",")]
-    found = tuple(dict.fromkeys(ssh.host(word) for word in words if word))
-    if not found:
-        raise ConfigurationError(f"{file or '--host'}: names no host")
-    return found
-
-
-def remote_folder(text: str) -> str:
-    """The folder on the nodes, as --remote-path gives it.
-
-    Raises ConfigurationError for one that a shell would change.
-    """
-    if not _FOLDER.fullmatch(text) or text.startswith("-") or re.match(r"~[^/]", text):
-        raise ConfigurationError(
-            f"--remote-path {text!r}: letters, digits and ./_~@%+=,- only, such as ~/madengine or /data/madengine-%h"
-        )
-    return text
-
-
-def tunnel_ports(kept: Manifest, registry: str) -> tuple[int, ...]:
-    """The ports of registries on this machine's loopback, which nodes reach through a tunnel only.
-
-    Raises ConfigurationError for an address that can only mean the node itself.
-    """
-    names = [registry.rstrip("/")] if registry else [image.registry_image.partition("/")[0] for image in kept.images]
-    addresses = sorted({name.partition("/")[0] for name in names if engines.is_loopback(name)})
-    return tuple(_tunnelled(address) for address in addresses)
-
-
-def _tunnelled(address: str) -> int:
-    name, _, port = address.rpartition(":")
-    means = f"{address}: on a node this registry address means the node itself, and "
-    if name not in ("localhost", "127.0.0.1") or not port.isdigit():
-        raise ConfigurationError(
-            f"{means}only localhost:PORT can be tunnelled there from this machine; push to that, or to an address that "
-            "the nodes reach"
-        )
-    with socket.socket() as probe:
-        probe.settimeout(2)
-        if probe.connect_ex(("127.0.0.1", int(port))):
-            raise ConfigurationError(
-                f"{means}nothing listens on port {port} of this machine that could be tunnelled there; start the "
-                "registry here, or push to an address that the nodes reach"
-            )
-    return int(port)
 
 
 def _run_words(run_id: str, place: str, errand: Errand) -> list[str]:
@@ -517,64 +430,3 @@ def _engine(errand: Errand) -> str:
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _exit_code(folder: Path) -> int | None:
-    try:
-        return int((folder / node.CODE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _why(folder: Path, code: int | None) -> str:
-    """What a run's exit code means, in the run's own last words where it has some."""
-    if code in (EXIT_DONE, EXIT_INTERRUPTED):
-        return ""
-    if code == EXIT_RUN_FAILED:
-        rows = _rows(folder)
-        return f"{sum(row['status'] == FAILURE for row in rows)} of {len(rows)} rows are failures"
-    mark = "madengine: error: "
-    with suppress(OSError):
-        lines = (folder / node.LOG).read_text(encoding="utf-8", errors="replace").splitlines()
-        for line in reversed(lines):
-            if line.startswith(mark):
-                return programs.redact(line.removeprefix(mark))
-    return "killed, or the machine went down" if code is None else f"exit code {code}"
-
-
-def _seconds(one: Outcome) -> str:
-    return f"{one.seconds:.1f}" if one.seconds else ""
-
-
-def _rows(folder: Path) -> list[dict[str, str]]:
-    """The rows that a host's folder holds."""
-    import csv
-
-    try:
-        with (folder / "perf.csv").open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
-        return []
-
-
-def _rows_of_the_missing(folder: Path, run_id: str, host: str, reason: str) -> list[dict[str, str]]:
-    """A failure for each model of the run that has no row at all."""
-    words = read_json(folder / node.CARD).get("words", [])
-    tags = [word.removeprefix("--tags=") for word in words if word.startswith("--tags=")]
-    wanted = narrowed(manifests.load(folder / node.MANIFEST), tags)
-    there = [row["model"] for row in _rows(folder)]
-    return [
-        row
-        for row in collect.failed_rows(wanted, run_id, host, reason)
-        if not any(name == row["model"] or name.startswith(f"{row['model']}_") for name in there)
-    ]
-
-
-def _summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The summaries of all hosts in one, each entry with its host, and what came of the hosts themselves."""
-    joined: dict[str, list[Any]] = {"successful_runs": [], "failed_runs": [], "skipped_runs": []}
-    for outcome in outcomes:
-        found = read_json(Path(outcome.folder) / "run_summary.json", missing={}) if outcome.folder else {}
-        for kind, entries in joined.items():
-            entries.extend({**entry, "host": outcome.host} for entry in found.get(kind, []))
-    return {**joined, "hosts": [asdict(outcome) for outcome in outcomes]}

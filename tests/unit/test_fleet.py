@@ -11,8 +11,7 @@ import pytest
 from madengine import manifest, selection
 from madengine.distributed_cli import main
 from madengine.errors import ConfigurationError
-from madengine.fleet import controller as fleet
-from madengine.fleet import node
+from madengine.fleet import hosts, node, outcome
 from madengine.manifest import Manifest
 from madengine.records import Image, Model
 
@@ -27,47 +26,47 @@ def kept(*registry_images: str) -> Manifest:
 def test_hosts_come_from_the_command_line_and_a_file_each_once(tmp_path: Path) -> None:
     file = tmp_path / "hosts"
     file.write_text("# rack 1\nc  # the third\n\na, d\n", encoding="utf-8")
-    assert [host.name for host in fleet.hosts(["a,b", "a"], file)] == ["a", "b", "c", "d"]
+    assert [host.name for host in hosts.hosts(["a,b", "a"], file)] == ["a", "b", "c", "d"]
 
 
 @pytest.mark.parametrize("names", [[], [","], [""]])
 def test_no_host_at_all_is_refused(names: list[str]) -> None:
     with pytest.raises(ConfigurationError, match="names no host"):
-        fleet.hosts(names, None)
+        hosts.hosts(names, None)
 
 
 def test_a_file_of_hosts_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"nodes: can't be read: No such file"):
-        fleet.hosts([], tmp_path / "nodes")
+        hosts.hosts([], tmp_path / "nodes")
 
 
 @pytest.mark.parametrize("text", ["", "a b", "$(id)", "-x", "~root/x", "a;b", "a\nb", "'"])
 def test_a_remote_path_that_a_shell_would_change_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="--remote-path"):
-        fleet.remote_folder(text)
+        hosts.remote_folder(text)
 
 
 @pytest.mark.parametrize("text", ["madengine", "~/madengine", "/data/of-%h", "a/b_c.d"])
 def test_a_plain_remote_path_is_taken(text: str) -> None:
-    assert fleet.remote_folder(text) == text
+    assert hosts.remote_folder(text) == text
 
 
 def test_a_registry_on_loopback_that_is_here_is_tunnelled() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert fleet.tunnel_ports(kept(f"localhost:{port}/a", f"localhost:{port}/b"), "") == (port,)
-        assert fleet.tunnel_ports(kept("reg.example.com/a"), f"127.0.0.1:{port}") == (port,)
+        assert hosts.tunnel_ports(kept(f"localhost:{port}/a", f"localhost:{port}/b"), "") == (port,)
+        assert hosts.tunnel_ports(kept("reg.example.com/a"), f"127.0.0.1:{port}") == (port,)
 
 
 def test_a_registry_that_nodes_reach_needs_no_tunnel() -> None:
-    assert fleet.tunnel_ports(kept("reg.example.com/a", "", "10.0.0.1:5000/b"), "") == ()
-    assert fleet.tunnel_ports(kept("localhost:1/a"), "reg.example.com") == ()
+    assert hosts.tunnel_ports(kept("reg.example.com/a", "", "10.0.0.1:5000/b"), "") == ()
+    assert hosts.tunnel_ports(kept("localhost:1/a"), "reg.example.com") == ()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.2:5000", "localhost", "[::1]:5000", "127.0.0.1"])
 def test_a_registry_that_can_only_mean_the_node_is_refused(address: str) -> None:
     with pytest.raises(ConfigurationError, match="means the node itself"):
-        fleet.tunnel_ports(kept(f"{address}/a"), "")
+        hosts.tunnel_ports(kept(f"{address}/a"), "")
 
 
 def test_what_was_said_here_is_said_to_the_nodes_and_nothing_else(
@@ -102,7 +101,7 @@ def test_a_host_that_was_killed_owes_a_row_of_each_chosen_model_that_has_none(tm
     manifest.save(kept("r/a", "r/b", "r/c", "r/d"), tmp_path / node.MANIFEST)
     (tmp_path / node.CARD).write_text(json.dumps({"words": ["run", "--tags=m0", "--tags=m1", "--tags=m2"]}))
     (tmp_path / "perf.csv").write_text("model,status\nm0,SUCCESS\nm1_train,SUCCESS\n")
-    rows = fleet._rows_of_the_missing(tmp_path, "r1", "h1", "killed")
+    rows = outcome.rows_of_the_missing(tmp_path, "r1", "h1", "killed")
     assert [(row["model"], row["status"], row["reason"], row["machine_name"]) for row in rows] == [
         ("m2", "FAILURE", "killed", "h1")
     ]
@@ -110,6 +109,6 @@ def test_a_host_that_was_killed_owes_a_row_of_each_chosen_model_that_has_none(tm
 
 def test_the_reason_of_a_run_that_did_not_start_is_its_own_last_word(tmp_path: Path) -> None:
     (tmp_path / node.LOG).write_text("engine: x\nmadengine: error: no engine answers\nbye\n")
-    assert fleet._why(tmp_path, 1) == "no engine answers"
-    assert fleet._why(tmp_path / "nothing", None) == "killed, or the machine went down"
-    assert fleet._why(tmp_path / "nothing", 137) == "exit code 137"
+    assert outcome.why(tmp_path, 1) == "no engine answers"
+    assert outcome.why(tmp_path / "nothing", None) == "killed, or the machine went down"
+    assert outcome.why(tmp_path / "nothing", 137) == "exit code 137"
