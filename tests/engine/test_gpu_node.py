@@ -514,15 +514,23 @@ def _log_of(done: Done, model: str) -> str:
 
 
 @only_docker
-def test_processes_of_others_are_warned_of_and_counted(node: Node) -> None:
-    gpus = NvidiaNode(processes=[(4242, 0), (4243, 1), (4243, 0), (4244, 5)])
-    node.has(gpus)
+@pytest.mark.parametrize(
+    ("processes", "count", "said"),
+    [
+        ([(4242, 0), (4243, 1), (4243, 0), (4244, 5)], 2, "2 processes of others use GPUs of this run: "),
+        ([(4243, 1), (4243, 0), (4244, 5)], 1, "1 process of others uses GPUs of this run: "),
+    ],
+)
+def test_processes_of_others_are_warned_of_and_counted(
+    node: Node, processes: list[tuple[int, int]], count: int, said: str
+) -> None:
+    node.has(NvidiaNode(processes=processes))
     done = node.run(METRIC, n_gpus="2")
     assert done.code == 0, done.stderr
-    assert "2 processes of others use GPUs of this run" in done.stderr
-    assert done.row["foreign_processes"] == "2"
+    assert said in done.stderr
+    assert done.row["foreign_processes"] == str(count)
     (result,) = done.results
-    assert result["foreign_processes"] == 2
+    assert result["foreign_processes"] == count
 
 
 @only_docker
