@@ -769,6 +769,24 @@ def test_doctor_counts_the_gpus_and_says_how_they_are_handed_over(node: Node, nv
     assert checks.code == 1
 
 
+@only_docker
+@pytest.mark.parametrize(
+    ("gpus", "status", "found"),
+    [
+        (NvidiaNode(), "ok", "starts with the GPUs, without the driver's nvidia-smi to try them ("),
+        (AmdNode(), "FAILED", "opening /dev/kfd and the render nodes: /dev/kfd: not there"),
+    ],
+    ids=["NVIDIA", "AMD"],
+)
+def test_doctor_tries_the_gpus_in_a_container(node: Node, gpus: NvidiaNode | AmdNode, status: str, found: str) -> None:
+    """This machine's engine hands over nothing."""
+    node.has(gpus)
+    assert node.run(METRIC, image={"gpu_vendor": ""}).code == 0
+    told = _check(node.command([*node.trial.program, "doctor", "--json"]), "container")
+    assert told["status"] == status
+    assert told["found"].startswith(found)
+
+
 def _check(doctor: Done, name: str) -> dict[str, str]:
     checks: list[dict[str, str]] = json.loads(doctor.stdout)["checks"]
     (found,) = (check for check in checks if check["name"] == name)
