@@ -134,7 +134,8 @@ class ContainerRunner:
     def _foreign(self, gpus: tuple[Gpu, ...]) -> int | None:
         count = gpu_choice.foreign_processes(gpus)
         if count:
-            self.setup.say(f"{count} processes of others use GPUs of this run: its figures are of what they leave")
+            others = "1 process of others uses" if count == 1 else f"{count} processes of others use"
+            self.setup.say(f"{others} GPUs of this run: its figures are of what is left")
         return count
 
     def _code(self, model: Model, image: Image) -> Checkout | None:

@@ -39,10 +39,22 @@ PCI = Path("/sys/bus/pci/devices")
 PCI_VENDORS = {gpu_finder.NVIDIA: "0x10de", gpu_finder.AMD: "0x1002"}
 PCI_CLASSES = ("0x0302", "0x0380", "0x1200")
 MODULES = {gpu_finder.NVIDIA: "nvidia", gpu_finder.AMD: "amdgpu"}
+KFD = "/dev/kfd"
 TOOLKITS = {
     gpu_finder.NVIDIA: ("nvidia-container-toolkit", "nvidia-ctk"),
     gpu_finder.AMD: ("amd-container-toolkit", "amd-ctk"),
 }
+# What tries GPUs in a container, after a line that says how; nothing where there is no tool to try them with. A node is
+# opened, because root passes any look at its permissions.
+TRIALS = {
+    gpu_finder.NVIDIA: "command -v nvidia-smi >/dev/null || exit 0; echo nvidia-smi -L; nvidia-smi -L 2>&1",
+    gpu_finder.AMD: (
+        'echo opening /dev/kfd and the render nodes; for node in "$@"; do [ -c "$node" ] || '
+        '{ echo "$node: not there"; exit 1; }; (: <> "$node") 2>&1 || exit 1; done'
+    ),
+}
+_UNTRIED = "without the driver's nvidia-smi to try them"
+_LISTED = re.compile(r"GPU \d+: |\s+MIG |WARNING|\s*$")
 
 
 @dataclass(frozen=True)
@@ -161,8 +173,7 @@ def _plugged_in() -> list[str]:
 
 def _device_nodes(subject: Examination) -> Iterator[Check]:
     """The nodes that a container is given must be there, and ours to give where the engine runs as us."""
-    nodes = ["/dev/kfd", *(gpu.render_node for gpu in subject.gpus)] if _vendor(subject) == gpu_finder.AMD else []
-    for node in dict.fromkeys(filter(None, nodes)):
+    for node in _nodes(subject):
         if not Path(node).exists():
             yield Check(node, FAILED, "not there", "modprobe amdgpu")
         elif not os.access(node, os.R_OK | os.W_OK):
@@ -173,15 +184,19 @@ def _device_nodes(subject: Examination) -> Iterator[Check]:
             yield Check(node, OK, "readable and writable")
 
 
+def _nodes(subject: Examination) -> list[str]:
+    nodes = [KFD, *(gpu.render_node for gpu in subject.gpus)] if _vendor(subject) == gpu_finder.AMD else []
+    return list(dict.fromkeys(filter(None, nodes)))
+
+
 def _handing_over(subject: Examination) -> Iterator[Check]:
     """Whether the engine can give the GPUs to a container."""
     if not subject.gpus or not subject.engine:
         return
     engine, vendor = subject.engine[0], subject.gpus[0].vendor
-    specified = devices.cdi_devices(vendor)
-    yield Check(
-        "CDI", OK if specified else NOTE, f"{len(specified)} devices specified" if specified else "no specification"
-    )
+    specified = len(devices.cdi_devices(vendor))
+    said = f"{specified} device{'s' if specified > 1 else ''} specified" if specified else "no specification"
+    yield Check("CDI", OK if specified else NOTE, said)
     try:
         flags = engine.devices(subject.gpus, subject.gpu_mode)
     except RunError as error:
@@ -237,7 +252,7 @@ def _reference(image: Image) -> str:
 
 
 def _trial(subject: Examination) -> Iterator[Check]:
-    """Whether a container starts with the GPUs: one that does nothing, of an image that is here."""
+    """Whether a container starts with the GPUs, as one of a run does, and can use them; of an image that is here."""
     if not subject.engine:
         return
     engine = subject.engine[0]
@@ -246,19 +261,51 @@ def _trial(subject: Examination) -> Iterator[Check]:
     except RunError:
         return  # told above
     image = next((name for name in map(_reference, subject.images) if engine.images(name)), "")
-    mine = f"--label={owner.LABEL}={process.mine()}"
-    command = engine("run", "--rm", mine, *flags, "--entrypoint=sh", engine.remote(image), "-c", ":")
     if not image:
         yield Check("container", NOTE, "not tried: no image of a manifest is here")
         return
+    options = ("--rm", "--init", f"--label={owner.LABEL}={process.mine()}", "--user=0:0")
+    command = engine("run", *options, *flags, "--entrypoint=sh", engine.remote(image), "-c", *_trial_words(subject))
     answer = programs.attempt(command)
-    if answer.code == 0:
-        yield Check("container", OK, f"starts {'with the GPUs' if subject.gpus else 'without a GPU'} ({image[:60]})")
+    wrong = _fault(subject, answer)
+    if not wrong:
+        yield Check("container", OK, f"{_started(subject, answer)} ({image[:60]})")
         return
-    said = engines.explain(answer.err) if answer.code is not None else "no answer"
-    no_driver = "could not select device driver" in said
+    no_driver = "could not select device driver" in wrong
     step = _install_toolkit(_vendor(subject)) if no_driver else programs.shell_line(command)
-    yield Check("container", FAILED, said, step)
+    yield Check("container", FAILED, wrong, step)
+
+
+def _trial_words(subject: Examination) -> list[str]:
+    vendor = _vendor(subject)
+    # Device files come without the driver's tool: one of the image's own would lack the driver's libraries.
+    is_bare = vendor == gpu_finder.NVIDIA and subject.gpu_mode == "devices"
+    nodes = _nodes(subject)
+    return [":" if is_bare else TRIALS.get(vendor, ":"), *(["sh", *nodes] if nodes else [])]
+
+
+def _fault(subject: Examination, answer: programs.Answer) -> str:
+    """What is wrong with a trial: by the engine, which prints nothing on stdout, or by what tried the GPUs."""
+    tried, _, said = answer.out.partition("\n")
+    if answer.code is None:
+        return f"{tried}: no answer" if tried else "no answer"
+    if answer.code != 0:
+        return f"{tried}: {_own_line(said) or f'exit code {answer.code}'}" if tried else engines.explain(answer.err)
+    named = [gpu for gpu in subject.gpus if gpu.vendor != gpu_finder.NVIDIA or gpu.uuid in said]
+    is_lost = tried and len(named) < len(subject.gpus)
+    return f"{tried} names {len(named)} of {len(subject.gpus)} GPUs there" if is_lost else ""
+
+
+def _own_line(said: str) -> str:
+    """What a tool says is wrong: its first line that names no GPU and warns of nothing."""
+    return next((line.strip() for line in said.splitlines() if not _LISTED.match(line)), "")
+
+
+def _started(subject: Examination, answer: programs.Answer) -> str:
+    if not subject.gpus:
+        return "starts without a GPU"
+    tried = answer.out.partition("\n")[0]
+    return f"starts with the GPUs, {f'{tried} works' if tried else _UNTRIED}"
 
 
 def _models(subject: Examination) -> Iterator[Check]:

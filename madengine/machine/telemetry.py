@@ -6,8 +6,9 @@ import math
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from io import FileIO
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +27,11 @@ KILL_SECONDS = 0.3
 TOOL_SECONDS = 10.0
 # A sampler that was silent for so long at the end of a run has seen a part of it only.
 SILENT_SECONDS = 3 * TOOL_SECONDS
+# A run has to be so many times as long as what lies between two samples, where nobody sees a load come and go: on a
+# real GPU, runs of one such time or two had lost all of their memory and a quarter of their energy.
+LEAST = 3
+# The least time between two samples that --sample-hz takes.
+LEAST_SECONDS = 0.1
 
 
 class Sampler:
@@ -42,7 +48,8 @@ class Sampler:
         self._seconds = seconds
         self._samples: dict[int, list[GpuSample]] = defaultdict(list)
         self._known: Sequence[str] = ()
-        self._latest = 0.0
+        self._pause = 0.0
+        self._began = self._earliest = self._latest = 0.0
         self._file: FileIO | None = None
         self._stopping = threading.Event()
         self._watching = threading.Event()
@@ -56,6 +63,7 @@ class Sampler:
         except OSError as error:
             self.problem = str(error)
         self._write(",".join(SERIES_COLUMNS))
+        self._began = time.monotonic()
         with suppress(RuntimeError):  # the machine has no room for another thread
             self._thread.start()
 
@@ -81,7 +89,16 @@ class Sampler:
             self._file.close()
         if self._samples and silent > max(SILENT_SECONDS, 3 * self._seconds):
             self._drop(f"no sample in the last {silent:.0f} s of the run")
-        return cost(self._gpus, dict(self._samples))
+        samples = dict(self._samples)
+        if not samples:
+            self.problem = self.problem or "no sample came before the run ended"
+            return GpuCost()
+        unseen = max(self._earliest - self._began, silent)
+        told, problem = believed(cost(self._gpus, samples), samples.values(), unseen)
+        if problem:
+            is_slow = self._seconds > max(LEAST_SECONDS, self._pause)
+            self.problem = problem + ("; --sample-hz takes up to 10 a second" if is_slow else "")
+        return told
 
     def _at_the_end(self) -> Sequence[GpuSample]:
         """What the GPUs do now, where a tool watches them: what it printed last may be an interval old.
@@ -112,8 +129,9 @@ class Sampler:
     def _keep(self, sample: GpuSample) -> None:
         for gpu in self._gpus:
             if is_of(sample, gpu):
-                self._samples[gpu.index].append(sample)
                 self._latest = time.monotonic()
+                self._earliest = self._earliest or self._latest
+                self._samples[gpu.index].append(sample)
                 self._write(series_line(gpu, sample))
 
     def _write(self, line: str) -> None:
@@ -138,6 +156,7 @@ class Sampler:
         for ask, pause in ((amd_sysfs.samples, 0.0), (amd_smi.samples, TOOL_SECONDS), (rocm_smi.samples, TOOL_SECONDS)):
             first = self._asked(ask)
             if any(is_of(sample, gpu) for sample in first.items for gpu in self._gpus):
+                self._pause = pause
                 yield from first.items
                 yield from self._polled(ask, max(pause, self._seconds))
                 return
@@ -245,6 +264,26 @@ def cost(gpus: Sequence[Gpu], samples: dict[int, list[GpuSample]]) -> GpuCost:
         sample_hz=_rate(max(each, key=len, default=[])),
         telemetry_source=every[0].source if every else "",
     )
+
+
+def believed(told: GpuCost, samples: Collection[Sequence[GpuSample]], unseen: float) -> tuple[GpuCost, str]:
+    """What of a run's figures its samples (of each GPU) can tell, and why they can't tell the others.
+
+    `unseen` are the seconds before the first sample or after the last. An average needs a run that is longer than its
+    own time, too.
+    """
+    seconds = min(of_one[-1].time - of_one[0].time for of_one in samples)
+    apart = max([unseen, *(later.time - one.time for of_one in samples for one, later in pairwise(of_one))])
+    if seconds < LEAST * apart:
+        known = GpuCost(idle_gpu_memory_mib=told.idle_gpu_memory_mib, telemetry_source=told.telemetry_source)
+        return known, f"samples {apart:.1f} s apart are too few for so short a run"
+    averaged = max(sample.power_seconds for of_one in samples for sample in of_one)
+    if seconds < LEAST * averaged:
+        # The utilization is an average too, of up to the same time.
+        told = replace(told, mean_gpu_utilization=None, p95_gpu_utilization=None)
+        told = replace(told, energy_j=None, mean_power_w=None, peak_power_w=None)
+        return told, f"power and utilization are averages of {averaged:g} s, too long for so short a run"
+    return told, ""
 
 
 def _together(

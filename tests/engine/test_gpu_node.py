@@ -29,11 +29,16 @@ from tests.engine.trial import METRIC, Done, Started, Trial, wait_for
 from tests.engine.trial import trial as make_trial
 
 # Long enough for a sampler at 10 Hz to see every figure that the stand-ins have.
-SAMPLED = f"sleep 0.8; {METRIC}"
+SAMPLED = f"sleep 1.5; {METRIC}"
 # The program with the times that a tool may take or be silent cut down.
 IMPATIENT = (
     "from madengine.machine import telemetry; from madengine.programs import smi; "
     "telemetry.SILENT_SECONDS = smi.SECONDS = 0.5; from madengine.distributed_cli import main; main()"
+)
+# The program that asks AMD's tools as often as --sample-hz says.
+EAGER = (
+    "from madengine.machine import telemetry; telemetry.TOOL_SECONDS = 0.1; "
+    "from madengine.distributed_cli import main; main()"
 )
 TOOLS = ("nvidia-smi", "amd-smi", "rocm-smi")
 FIGURES = (
@@ -119,6 +124,11 @@ class Node:
     def impatient(self, *words: str) -> Done:
         """Run madengine with a short time limit for the tools."""
         return self.command([sys.executable, "-c", IMPATIENT, *words])
+
+    def sampled(self, script: str, n_gpus: str = "-1", **m: Any) -> Done:
+        """Run a script as a model whose GPUs are sampled ten times a second, by whichever tool it is."""
+        words = self.trial.words(script, "--sample-hz", "10", card={"n_gpus": n_gpus}, **m)
+        return self.command([sys.executable, "-c", EAGER, *words[len(self.trial.program) :]])
 
     def waiting_words(self) -> list[str]:
         """The command line of a model that waits for all GPUs."""
@@ -275,6 +285,19 @@ def test_the_figures_are_those_of_the_series_beside_the_log(node: Node, nvidia: 
     assert sum(int(one["throttled"]) for one in samples) == 2
     assert 3 < float(row["sample_hz"]) < 11
     assert (row["peak_gpu_memory_mib"], row["peak_power_w"]) == ("536.0", "1001.0")
+
+
+@only_docker
+def test_a_run_that_is_too_short_for_its_samples_has_no_figures_but_the_idle_memory(
+    node: Node, nvidia: NvidiaNode
+) -> None:
+    done = node.run(METRIC, "--sample-hz", "0.1")
+    assert (done.code, done.row["status"]) == (0, "SUCCESS"), done.stderr
+    given = {name: done.row[name] for name in FIGURES if done.row[name]}
+    assert given == {"idle_gpu_memory_mib": "32.0", "telemetry_source": "nvidia-smi"}
+    assert done.results[0]["cost"]["peak_gpu_memory_mib_per_gpu"] == {}
+    assert len(series(done)) == 2 * 8
+    assert "s apart are too few for so short a run; --sample-hz takes up to 10 a second" in done.stderr
 
 
 # --- which GPUs ---
@@ -514,15 +537,23 @@ def _log_of(done: Done, model: str) -> str:
 
 
 @only_docker
-def test_processes_of_others_are_warned_of_and_counted(node: Node) -> None:
-    gpus = NvidiaNode(processes=[(4242, 0), (4243, 1), (4243, 0), (4244, 5)])
-    node.has(gpus)
+@pytest.mark.parametrize(
+    ("processes", "count", "said"),
+    [
+        ([(4242, 0), (4243, 1), (4243, 0), (4244, 5)], 2, "2 processes of others use GPUs of this run: "),
+        ([(4243, 1), (4243, 0), (4244, 5)], 1, "1 process of others uses GPUs of this run: "),
+    ],
+)
+def test_processes_of_others_are_warned_of_and_counted(
+    node: Node, processes: list[tuple[int, int]], count: int, said: str
+) -> None:
+    node.has(NvidiaNode(processes=processes))
     done = node.run(METRIC, n_gpus="2")
     assert done.code == 0, done.stderr
-    assert "2 processes of others use GPUs of this run" in done.stderr
-    assert done.row["foreign_processes"] == "2"
+    assert said in done.stderr
+    assert done.row["foreign_processes"] == str(count)
     (result,) = done.results
-    assert result["foreign_processes"] == 2
+    assert result["foreign_processes"] == count
 
 
 @only_docker
@@ -605,7 +636,7 @@ def test_figures_that_a_gpu_does_not_have_are_empty_and_the_others_are_there(nod
 
 
 def test_an_amd_node_hands_over_kfd_and_the_render_nodes(node: Node, amd: AmdNode) -> None:
-    done = node.run(VARIABLES, n_gpus="2", image={"gpu_vendor": "AMD"}, context={"docker_gpus": "3-5"})
+    done = node.sampled(f"sleep 1.5; {VARIABLES}", "2", image={"gpu_vendor": "AMD"}, context={"docker_gpus": "3-5"})
     assert done.code == 0, done.stderr
     (handed,) = node.handed_over
     assert [word for word in handed if not word.startswith("--group-add=")] == [
@@ -637,7 +668,7 @@ def test_rocm_smi_gives_the_figures_where_amd_smi_has_none(node: Node) -> None:
     gpus = AmdNode(processes=[(4242, 7), (4243, 0)])
     node.has(gpus, metric="echo 'ERROR: not supported'; exit 1")
     node.stand_ins.add("rocm-smi", gpus.rocm_smi())
-    done = node.run(METRIC)
+    done = node.sampled(SAMPLED)
     assert done.code == 0, done.stderr
     assert (done.row["telemetry_source"], done.row["peak_gpu_memory_mib"]) == ("rocm-smi", "2144.0")
     assert done.row["throttled_percent"] == ""
@@ -736,6 +767,24 @@ def test_doctor_counts_the_gpus_and_says_how_they_are_handed_over(node: Node, nv
     # The bed's docker has no runtime for them, so no run on them could start.
     assert _check(checks, "container toolkit")["status"] == "FAILED"
     assert checks.code == 1
+
+
+@only_docker
+@pytest.mark.parametrize(
+    ("gpus", "status", "found"),
+    [
+        (NvidiaNode(), "ok", "starts with the GPUs, without the driver's nvidia-smi to try them ("),
+        (AmdNode(), "FAILED", "opening /dev/kfd and the render nodes: /dev/kfd: not there"),
+    ],
+    ids=["NVIDIA", "AMD"],
+)
+def test_doctor_tries_the_gpus_in_a_container(node: Node, gpus: NvidiaNode | AmdNode, status: str, found: str) -> None:
+    """This machine's engine hands over nothing."""
+    node.has(gpus)
+    assert node.run(METRIC, image={"gpu_vendor": ""}).code == 0
+    told = _check(node.command([*node.trial.program, "doctor", "--json"]), "container")
+    assert told["status"] == status
+    assert told["found"].startswith(found)
 
 
 def _check(doctor: Done, name: str) -> dict[str, str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import sys
 import threading
 from collections import namedtuple
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -298,6 +299,8 @@ def test_a_missing_cdi_specification(engine: Engine, monkeypatch: pytest.MonkeyP
     machine(monkeypatch, H100)
     told = checks(mode="cdi")["handing GPUs over"]
     assert (told.status, told.mend) == (FAILED, "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml")
+    write(tmp_path / "cdi/nvidia.json", '{"kind": "nvidia.com/gpu", "devices": [{"name": "all"}]}')
+    assert checks(mode="cdi")["CDI"] == Check("CDI", OK, "1 device specified")
     write(tmp_path / "cdi/nvidia.json", '{"kind": "nvidia.com/gpu", "devices": [{"name": "GPU-a"}, {"name": "all"}]}')
     told_then = checks(mode="cdi")
     assert told_then["CDI"] == Check("CDI", OK, "2 devices specified")
@@ -319,10 +322,106 @@ def test_the_images_of_the_manifest_are_here_and_start(engine: Engine, monkeypat
     written(LOCAL)
     told = checks()
     assert told["images"] == Check("images", OK, "1 of 1 of build_manifest.json are here")
-    assert told["container"] == Check("container", OK, f"starts with the GPUs ({ID[:60]})")
+    assert told["container"] == Check(
+        "container", OK, f"starts with the GPUs, without the driver's nvidia-smi to try them ({ID[:60]})"
+    )
+    (run,) = [shlex.split(call) for call in engine.stand_ins.calls() if call.startswith("docker run ")]
+    assert run[:4] == ["docker", "run", "--rm", "--init"]
+    assert run[4].startswith("--label=madengine.owner=")
+    assert run[5:] == [
+        *("--user=0:0", "--gpus", '"device=GPU-a"', "--entrypoint=sh", ID, "-c", doctor.TRIALS["NVIDIA"])
+    ]
+
+
+def test_a_container_without_a_gpu_tries_none(engine: Engine) -> None:
+    written(LOCAL)
+    assert checks()["container"] == Check("container", OK, f"starts without a GPU ({ID[:60]})")
     (run,) = [call for call in engine.stand_ins.calls() if call.startswith("docker run ")]
-    assert run.startswith("docker run --rm --label=madengine.owner=")
-    assert run.endswith(f"""--gpus '"device=GPU-a"' --entrypoint=sh {ID} -c :""")
+    assert run.endswith(f" --entrypoint=sh {ID} -c :")
+
+
+def inside(engine: Engine, folder: Path, nvidia_smi: str | None = None) -> None:
+    """A docker whose containers run their script, with no program but this one."""
+    folder.mkdir()
+    if nvidia_smi is not None:
+        (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{nvidia_smi}\n")
+        (folder / "nvidia-smi").chmod(0o755)
+    engine.add(run=f'while [ "$1" != -c ]; do shift; done; PATH={folder} exec /bin/sh "$@"')
+
+
+NAMED = "echo 'GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-a)'"
+
+
+def test_the_gpus_are_tried_where_the_container_has_the_tool(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine(monkeypatch, H100)
+    written(LOCAL)
+    inside(engine, tmp_path / "image", f'[ "$*" = -L ] || exit 9; {NAMED}')
+    assert checks()["container"] == Check("container", OK, f"starts with the GPUs, nvidia-smi -L works ({ID[:60]})")
+
+
+@pytest.mark.parametrize(
+    ("script", "found"),
+    [
+        (
+            "echo 'Failed to initialize NVML: Unknown Error'; exit 255",
+            "nvidia-smi -L: Failed to initialize NVML: Unknown Error",
+        ),
+        (
+            "echo 'WARNING: infoROM is corrupted at gpu 0000:1B:00.0' >&2; echo 'No devices were found' >&2; exit 6",
+            "nvidia-smi -L: No devices were found",
+        ),
+        (
+            f"{NAMED}; echo; echo 'Unable to determine the device handle for GPU1: GPU is lost.'; exit 15",
+            "nvidia-smi -L: Unable to determine the device handle for GPU1: GPU is lost.",
+        ),
+        (f"{NAMED}; exit 3", "nvidia-smi -L: exit code 3"),
+        (NAMED, "nvidia-smi -L names 1 of 2 GPUs there"),
+        ("exit 0", "nvidia-smi -L names 0 of 2 GPUs there"),
+    ],
+)
+def test_gpus_that_a_container_can_not_use_come_with_the_tools_own_line(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, found: str
+) -> None:
+    machine(monkeypatch, H100, replace(H100, index=1, uuid="GPU-b"))
+    written(LOCAL)
+    inside(engine, tmp_path / "image", script)
+    told = checks()["container"]
+    assert (told.status, told.found) == (FAILED, found)
+    assert told.mend.startswith("docker run --rm --init ")
+
+
+def test_device_files_alone_are_not_tried_with_a_tool_of_the_images_own(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine(monkeypatch, H100)
+    written(LOCAL)
+    inside(engine, tmp_path / "image", 'echo "couldn\'t find libnvidia-ml.so"; exit 12')
+    assert checks(mode="gpus")["container"].status == FAILED
+    assert checks(mode="devices")["container"].found.startswith("starts with the GPUs, without the driver's nvidia-smi")
+
+
+def test_amds_device_nodes_are_opened_in_the_container(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine(monkeypatch, amd(Path("/dev/null")), source="sysfs")
+    monkeypatch.setattr(doctor, "KFD", "/dev/zero")
+    written(LOCAL)
+    inside(engine, tmp_path / "image")
+    assert checks()["container"] == Check(
+        "container", OK, f"starts with the GPUs, opening /dev/kfd and the render nodes works ({ID[:60]})"
+    )
+    monkeypatch.setattr(doctor, "KFD", str(tmp_path / "kfd"))
+    told = checks()["container"]
+    opening = "opening /dev/kfd and the render nodes"
+    assert (told.status, told.found) == (FAILED, f"{opening}: {tmp_path / 'kfd'}: not there")
+    # It is there, and has no terminal to open.
+    monkeypatch.setattr(doctor, "KFD", "/dev/tty")
+    told = checks()["container"]
+    assert told.status == FAILED
+    assert told.found.startswith(f"{opening}: sh: ")
+    assert "/dev/tty" in told.found
 
 
 def test_images_that_are_not_here_will_be_pulled_or_are_lost(engine: Engine) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from madengine.machine import telemetry
-from madengine.machine.telemetry import SERIES_COLUMNS, Sampler, cost, is_of, measurable, sampled
+from madengine.machine.telemetry import SERIES_COLUMNS, Sampler, believed, cost, is_of, measurable, sampled
 from madengine.programs import amd_sysfs
 from madengine.records import Found, Gpu, GpuCost, GpuSample
 from tests.conftest import StandIns
@@ -183,6 +184,87 @@ def test_two_samples_of_one_moment_are_no_error() -> None:
     assert (told.peak_gpu_memory_mib, told.peak_power_w, told.energy_j, told.sample_hz) == (20, 100, None, None)
 
 
+# --- runs that are too short for their samples ---
+
+FULL = GpuCost(
+    peak_gpu_memory_mib=20000,
+    peak_gpu_memory_mib_per_gpu={0: 20000},
+    idle_gpu_memory_mib=1,
+    mean_gpu_utilization=50,
+    p95_gpu_utilization=90,
+    energy_j=500,
+    mean_power_w=250,
+    peak_power_w=400,
+    peak_temperature_c=40,
+    throttled_percent=0,
+    sample_hz=1,
+    telemetry_source="test",
+)
+IDLE = GpuCost(idle_gpu_memory_mib=1, telemetry_source="test")
+FEW = "samples {} s apart are too few for so short a run"
+
+
+@pytest.mark.parametrize(
+    ("times", "unseen", "apart"),
+    [
+        ([0], 0.1, "0.1"),
+        ([0, 0.5], 0.1, "0.5"),
+        ([0, 1, 1.2], 0.1, "1.0"),
+        ([0, 1.003, 2.006, 2.9], 0.1, "1.0"),
+        ([0, 1, 2, 3], 0.1, ""),
+        ([0, 0.25, 0.5, 0.75], 0.2, ""),
+        # A tool that is asked each ten seconds.
+        ([0, 10, 20, 28], 0.5, "10.0"),
+        ([0, 10, 20, 30, 35], 0.5, ""),
+        # A hiccup, a tool that was long in coming, or fell silent: seldom a part of the run that counts.
+        ([0, 1, 2, 3, 6], 0.1, "3.0"),
+        ([*range(20), 22, 23], 0.1, ""),
+        ([0, 1, 2, 3, 4], 2.0, "2.0"),
+        ([*range(20)], 2.0, ""),
+        # A clock that was set meanwhile.
+        ([0, 1, 2, -3600], 0.1, "1.0"),
+        ([0, 1, 2, 3600], 0.1, "3598.0"),
+    ],
+)
+def test_a_run_has_to_be_longer_than_what_lies_between_its_samples(
+    times: list[float], unseen: float, apart: str
+) -> None:
+    expected = (IDLE, FEW.format(apart)) if apart else (FULL, "")
+    assert believed(FULL, [[sample(moment) for moment in times]], unseen) == expected
+
+
+def test_the_gpu_that_was_seen_least_counts() -> None:
+    often, seldom = [sample(moment) for moment in range(30)], [sample(0), sample(29)]
+    assert believed(FULL, [often, often], 0.1) == (FULL, "")
+    assert believed(FULL, [often, seldom], 0.1) == (IDLE, FEW.format("29.0"))
+
+
+@pytest.mark.parametrize(("samples", "is_known"), [(6, False), (30, False), (31, True)])
+def test_averages_of_a_second_need_a_run_of_three(samples: int, is_known: bool) -> None:
+    """The end of a load of half a second would be half of what such an average tells."""
+    told, why = believed(FULL, [[sample(moment / 10, power_seconds=1) for moment in range(samples)]], 0.05)
+    assert (told == FULL) is is_known
+    assert (told.peak_gpu_memory_mib, told.peak_temperature_c, told.sample_hz) == (20000, 40, 1)
+    if not is_known:
+        figures = (told.mean_gpu_utilization, told.p95_gpu_utilization, told.energy_j, told.mean_power_w)
+        assert {*figures, told.peak_power_w} == {None}
+        assert why == "power and utilization are averages of 1 s, too long for so short a run"
+
+
+@given(st.lists(st.floats(0.01, 10), max_size=20), st.floats(0.01, 10), st.floats(0, 1), st.floats(0, 1))
+def test_a_load_of_a_third_of_the_run_is_in_its_peak(
+    distances: list[float], unseen: float, place: float, more: float
+) -> None:
+    """Whenever it came, and whatever the samples' distances are: else there is no peak."""
+    times = [*accumulate(distances, initial=unseen)]
+    run = times[-1] + unseen
+    length = run * (1 / 3 + more * 2 / 3)
+    start = place * (run - length)
+    seen = [sample(moment, 20000 if start <= moment <= start + length else 1) for moment in times]
+    told, _ = believed(cost([A], {0: seen}), [seen], unseen)
+    assert told.peak_gpu_memory_mib in (None, 20000)
+
+
 # --- whose counters tell about a run ---
 
 MIG = [Gpu("NVIDIA", i, uuid=f"MIG-{i}", parent="GPU-a", pci_bus_id="0000:05:00.0") for i in range(3)]
@@ -265,6 +347,18 @@ def rows(series: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def long_enough(series: Path) -> Callable[[], bool]:
+    """Whether a run that begins now has lasted for what its samples need, however slow this machine is."""
+    began = time.time()
+
+    def is_reached() -> bool:
+        times = [began, *(float(row["time"]) for row in rows(series) if row["gpu"] == "0")]
+        apart = max((later - one for one, later in pairwise(times)), default=0.0)
+        return len(times) > 2 and times[-1] - times[1] > (telemetry.LEAST + 2) * apart
+
+    return is_reached
+
+
 def children() -> set[str]:
     """The processes that were started with this test's stand-ins, by their command lines."""
     found = set()
@@ -289,17 +383,21 @@ def test_one_nvidia_smi_watches_for_the_whole_run(stand_ins: StandIns, tmp_path:
     stand_ins.add(
         "nvidia-smi",
         watched(
-            line(0, 0, "1000", "50", "100.00", "40", "0x0000000000000001"),
+            line(0, 0, "1000", "60", "100.00", "40", "0x0000000000000001"),
             line(0, 1, "500", "0", "60.00", "30", "0x0000000000000000"),
             "a warning",
             line(2, 0, "3000", "100", "300.00", "60", "0x0000000000000004"),
-            line(2, 1, "500", "10", "60.00", "31", "0x0000000000000000"),
+            line(2, 1, "500", "30", "60.00", "31", "0x0000000000000000"),
+            line(4, 0, "1000", "80", "200.00", "50", "0x0000000000000000"),
+            line(4, 1, "500", "0", "60.00", "30", "0x0000000000000000"),
+            line(6, 0, "1000", "0", "100.00", "40", "0x0000000000000004"),
+            line(6, 1, "500", "0", "60.00", "30", "0x0000000000000000"),
         ),
     )
     with nothing_left_behind():
         sampler = Sampler(H100, H100, series, 0.5)
         sampler.start()
-        until(lambda: len(series.read_text().splitlines()) == 5)
+        until(lambda: len(series.read_text().splitlines()) == 9)
         told = sampler.stop()
     assert told == GpuCost(
         peak_gpu_memory_mib=3500,
@@ -307,7 +405,7 @@ def test_one_nvidia_smi_watches_for_the_whole_run(stand_ins: StandIns, tmp_path:
         idle_gpu_memory_mib=1500,
         mean_gpu_utilization=40,
         p95_gpu_utilization=100,
-        energy_j=400 + 120,
+        energy_j=1200 + 360,
         mean_power_w=260,
         peak_power_w=360,
         peak_temperature_c=60,
@@ -325,12 +423,12 @@ def test_one_nvidia_smi_watches_for_the_whole_run(stand_ins: StandIns, tmp_path:
 
 def test_the_last_sample_is_of_the_end(stand_ins: StandIns, tmp_path: Path) -> None:
     """Not of up to an interval before it."""
-    first, last = (line(second, 0, "7", str(second), "100", "1", "0x0") for second in (0, 9))
-    ends = f"""case "$*" in *-lms*) echo '{first}'; exec sleep 60;; *) echo '{last}';; esac"""
+    *first, last = (line(second, 0, "7", str(second), "100", "1", "0x0") for second in (0, 3, 6, 9))
+    ends = f"""case "$*" in *-lms*) printf '%s\\n' '{"' '".join(first)}'; exec sleep 60;; *) echo '{last}';; esac"""
     stand_ins.add("nvidia-smi", f"{FIELDS}\n{ends}")
     with nothing_left_behind(), sampled(H100[:1], H100, tmp_path / "s.csv", 60.0) as told:
-        until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) == 2)
-    assert [row["utilization_percent"] for row in rows(tmp_path / "s.csv")] == ["0.0", "9.0"]
+        until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) == 4)
+    assert [row["utilization_percent"] for row in rows(tmp_path / "s.csv")] == ["0.0", "3.0", "6.0", "9.0"]
     found = told()
     assert found is not None
     assert found.energy_j == 900
@@ -353,6 +451,54 @@ def test_a_watch_that_heeds_term_only_at_its_next_line_does_not_hold_up_the_end(
         assert time.monotonic() - began < telemetry.KILL_SECONDS
 
 
+@pytest.mark.parametrize(
+    ("times", "seconds", "advice"),
+    [
+        ((0, 1), 1.0, "; --sample-hz takes up to 10 a second"),
+        ((0, 1, 2), 0.5, "; --sample-hz takes up to 10 a second"),
+        ((0, 1, 2), 0.1, ""),
+    ],
+)
+def test_a_short_run_has_its_idle_memory_its_series_and_a_line_that_says_why(
+    stand_ins: StandIns, tmp_path: Path, times: tuple[int, ...], seconds: float, advice: str
+) -> None:
+    """On a real GPU such a one had a peak of 1 MiB where it had used 20 GiB."""
+    stand_ins.add("nvidia-smi", watched(*(line(second, 0, "1", "0", "80", "30", "0x1") for second in times)))
+    said: list[str] = []
+    with sampled(H100[:1], H100, tmp_path / "s.csv", seconds, said.append) as told:
+        until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) == 1 + len(times))
+    assert told() == GpuCost(idle_gpu_memory_mib=1, telemetry_source="nvidia-smi")
+    assert len(rows(tmp_path / "s.csv")) == len(times)
+    assert said == [f"figures of the GPUs are missing: {FEW.format('1.0')}{advice}"]
+
+
+def test_a_run_that_ends_before_any_sample_says_so(stand_ins: StandIns, tmp_path: Path) -> None:
+    stand_ins.add("nvidia-smi", FAULTS["it is silent"])
+    said: list[str] = []
+    with sampled(H100, H100, tmp_path / "s.csv", 1.0, said.append) as told:
+        until(lambda: any("-lms" in call for call in stand_ins.calls()))
+    assert told() == GpuCost()
+    assert said == ["figures of the GPUs are missing: no sample came before the run ended"]
+
+
+@pytest.mark.parametrize("late", ["at the start", "at the end"])
+def test_a_tool_that_was_long_in_coming_or_fell_silent_has_not_seen_the_run(
+    stand_ins: StandIns, tmp_path: Path, late: str
+) -> None:
+    """By their own times, the samples are of a run of 0.3 s."""
+    moments = [f"2026/01/05 10:20:00.{tenth}00" for tenth in range(4)]
+    lines = [line(0, 0, "1", "0", "80", "30", "0x1").replace("2026/01/05 10:20:00.000", moment) for moment in moments]
+    printing = "\n".join(f"echo '{one}'" for one in lines)
+    pause = "sleep 0.5" if late == "at the start" else ""
+    stand_ins.add("nvidia-smi", f"{FIELDS}\n{WATCHES}\n{pause}\n{printing}\nexec sleep 60")
+    sampler = Sampler(H100[:1], H100, tmp_path / "s.csv", 0.1)
+    sampler.start()
+    until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) == 5)
+    time.sleep(0 if pause else 0.5)
+    assert sampler.stop() == GpuCost(idle_gpu_memory_mib=1, telemetry_source="nvidia-smi")
+    assert sampler.problem.endswith("s apart are too few for so short a run")
+
+
 def test_the_end_alone_is_no_figure(stand_ins: StandIns, tmp_path: Path) -> None:
     last = line(9, 0, "7", "0", "100", "1", "0x0")
     stand_ins.add("nvidia-smi", f"{FIELDS}\ncase \"$*\" in *-lms*) exec sleep 60;; *) echo '{last}';; esac")
@@ -363,11 +509,11 @@ def test_the_end_alone_is_no_figure(stand_ins: StandIns, tmp_path: Path) -> None
 
 
 def test_only_the_runs_own_gpus_count(stand_ins: StandIns, tmp_path: Path) -> None:
-    lines = [line(second, index, "7", "1", "1", "1", "[N/A]") for second in (0, 1) for index in (0, 1)]
+    lines = [line(second, index, "7", "1", "1", "1", "[N/A]") for second in range(4) for index in (0, 1)]
     stand_ins.add("nvidia-smi", watched(*lines))
     with sampled(H100[1:], H100, tmp_path / "s.csv", 1.0) as told:
-        until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) == 3)
-    assert [row["gpu"] for row in rows(tmp_path / "s.csv")] == ["1", "1"]
+        until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) == 5)
+    assert [row["gpu"] for row in rows(tmp_path / "s.csv")] == ["1"] * 4
     found = told()
     assert found is not None
     assert found.peak_gpu_memory_mib_per_gpu == {1: 7}
@@ -472,7 +618,7 @@ def test_an_error_in_the_run_ends_the_sampling_too(stand_ins: StandIns, tmp_path
 
 
 def test_a_series_that_can_not_be_written_costs_the_series_alone(stand_ins: StandIns, tmp_path: Path) -> None:
-    stand_ins.add("nvidia-smi", watched(line(0, 0, "10", "1", "1", "1", "0x0")))
+    stand_ins.add("nvidia-smi", watched(*(line(second, 0, "10", "1", "1", "1", "0x0") for second in range(5))))
     sampler = Sampler(H100[:1], H100, tmp_path / "none" / "s.csv", 0.1)
     sampler.start()
     until(lambda: sampler.problem != "" and any("-lms" in call for call in stand_ins.calls()))
@@ -534,7 +680,7 @@ def test_the_kernel_is_amds_first_source(eight: list[Gpu], stand_ins: StandIns, 
     for tool in ("amd-smi", "rocm-smi"):
         stand_ins.add(tool, "exit 1")
     with sampled(eight[:2], eight, tmp_path / "s.csv", 0.1) as told:
-        until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) >= 7)
+        until(long_enough(tmp_path / "s.csv"))
     found = told()
     assert found is not None
     assert found.telemetry_source == "sysfs"
@@ -553,13 +699,15 @@ def test_the_kernel_is_amds_first_source(eight: list[Gpu], stand_ins: StandIns, 
 
 
 def test_the_last_sample_is_of_the_runs_end(eight: list[Gpu], tmp_path: Path) -> None:
-    """A run that is shorter than the interval has two samples, so it has an energy."""
+    """Not of a turn that would come long after it."""
     with sampled(eight[:1], eight, tmp_path / "s.csv", 60.0) as told:
         until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) == 2)
         time.sleep(0.2)
-    found = told()
-    assert found is not None
-    assert found.energy_j == pytest.approx(20, rel=0.5)
+        ended = time.time()
+    first, last = (float(row["time"]) for row in rows(tmp_path / "s.csv"))
+    assert last - first >= 0.2
+    assert last == pytest.approx(ended, abs=1)
+    assert told() == GpuCost(idle_gpu_memory_mib=1024, telemetry_source="sysfs")
 
 
 @pytest.fixture
@@ -573,12 +721,28 @@ def two(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Gpu]:
 def test_amd_smi_is_asked_where_the_kernel_is_silent(two: list[Gpu], stand_ins: StandIns, tmp_path: Path) -> None:
     stand_ins.add("amd-smi", f"cat {DATA}/amd-smi_metric.json")
     with sampled(two[:1], two, tmp_path / "s.csv", 0.1) as told:
-        until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) >= 4)
+        until(long_enough(tmp_path / "s.csv"))
     found = told()
     assert found is not None
     assert found.telemetry_source == "amd-smi"
     assert found.peak_gpu_memory_mib is not None
     assert {call.split()[0] for call in stand_ins.calls()} == {"amd-smi"}
+
+
+def test_a_tool_that_is_asked_seldom_needs_a_longer_run(
+    two: list[Gpu], stand_ins: StandIns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has one sample before the run and one after it; more a second can't be had."""
+    monkeypatch.setattr(telemetry, "TOOL_SECONDS", 10.0)
+    stand_ins.add("amd-smi", f"cat {DATA}/amd-smi_metric.json")
+    said: list[str] = []
+    with sampled(two[:1], two, tmp_path / "s.csv", 1.0, said.append) as told:
+        until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) == 2)
+        time.sleep(0.2)
+    assert len(rows(tmp_path / "s.csv")) == 2
+    assert told() == GpuCost(idle_gpu_memory_mib=150000, telemetry_source="amd-smi")
+    (why,) = said
+    assert why.endswith("s apart are too few for so short a run")
 
 
 @pytest.mark.parametrize("amd_smi", ["exit 1", "echo garbage", "echo '[]'", "echo '{\"gpu_data\": 7}'"])
