@@ -213,7 +213,7 @@ class Docker:
         return found
 
     def state(self, container: str) -> State | None:
-        """How the container is, None where there is none of that name.
+        """How the container is, None where there is none of that name, or somebody is just removing it.
 
         Raises CommandError where the engine doesn't answer.
         """
@@ -224,6 +224,8 @@ class Docker:
                 return None
             raise programs.failure(command, answer)
         found = json.loads(answer.out)
+        if found.get("Status") == "removing":
+            return None
         return State(
             exit_code=int(found.get("ExitCode") or 0),
             oom_killed=bool(found.get("OOMKilled")),

@@ -1,1 +1,1 @@
-"""What a run needs beside ContainerRunner: its order, the container's setup, life and outcome."""
+"""What a run needs beside ContainerRunner: hooks and names, the container's setup, life and outcome, what it leaves."""

@@ -475,6 +475,11 @@ def test_a_container_that_is_not_there_has_no_state(stand_ins: StandIns, said: s
     assert answering(stand_ins, "docker", "[]\n", said, 1).state("nosuch") is None
 
 
+def test_a_container_that_is_being_removed_is_gone(stand_ins: StandIns, engine: Docker) -> None:
+    answering(stand_ins, engine.name, json.dumps({"Status": "removing", "ExitCode": 137}))
+    assert engine.state("c") is None
+
+
 def test_an_engine_that_is_gone_is_not_taken_for_a_container_that_is(stand_ins: StandIns) -> None:
     engine = answering(stand_ins, "docker", "", "Cannot connect to the Docker daemon at unix:///x. Is it running?", 1)
     with pytest.raises(CommandError, match="Cannot connect to the Docker daemon"):
