@@ -1,22 +1,24 @@
 """What a node says of itself before anything runs there: any python3 takes this file from stdin and prints JSON."""
 
-# Nothing here may need a newer Python than the oldest that a node may have: it has to say that it is too old.
+# Nothing here may need a newer Python than the oldest that a node may have: it has to say that it is too old. And it
+# does without modules that take longer to load than what it asks.
 import hashlib
 import json
 import os
 import sys
-from pathlib import Path
 
 
 def machine() -> str:
     """This machine, and not one that only has the same name: its boot and its network."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + " " + os.readlink("/proc/self/ns/net")  # noqa: PTH115
+    with open("/proc/sys/kernel/random/boot_id") as boot:
+        return boot.read().strip() + " " + os.readlink("/proc/self/ns/net")
 
 
-def digest(path: Path) -> str:
+def digest(path: str) -> str:
     """The SHA-256 of a file; empty where there is none."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
     except OSError:
         return ""
 
@@ -36,34 +38,49 @@ def port_problem(port: int) -> str:
 
 def are_here(engines: str, images: "list[str]") -> bool:
     """Whether the engine that a run would take first has these images, so that nothing has to be pulled."""
-    import shutil
     import subprocess
 
+    if not images:
+        return False
     chosen = os.environ.get("MADENGINE_ENGINE", "auto") if engines == "auto" else engines
     names = ("docker", "podman", "nerdctl") if chosen == "auto" else (chosen,)
-    found = next(filter(None, map(shutil.which, names)), None)
-    if not found or not images:
-        return False
     nowhere = subprocess.DEVNULL
+    for name in names:
+        words = [name, "image", "inspect"] + images  # noqa: RUF005
+        try:
+            return subprocess.call(words, stdin=nowhere, stdout=nowhere, stderr=nowhere, timeout=30) == 0
+        except FileNotFoundError:
+            continue
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+    return False
+
+
+def has_bundle(folder: str, incoming: str, wanted: str) -> bool:
+    """Whether the wanted bundle is in the incoming folder; one that the node's folder has is taken over."""
+    mine = incoming + "/madengine.pyz"
+    if os.path.exists(mine):
+        return digest(mine) == wanted
     try:
-        words = [found, "image", "inspect"] + images  # noqa: RUF005
-        return subprocess.call(words, stdin=nowhere, stdout=nowhere, stderr=nowhere, timeout=30) == 0
-    except (OSError, subprocess.TimeoutExpired):
+        os.link(folder + "/madengine.pyz", mine)
+    except FileNotFoundError:
         return False
+    # Of the link: the folder's file may be another one by now.
+    if digest(mine) == wanted:
+        return True
+    os.unlink(mine)
+    return False
 
 
-def examine(folder: Path, incoming: Path, wanted: str, ports: str, engine: str, images: "list[str]") -> None:
+def examine(folder: str, incoming: str, wanted: str, ports: str, engine: str, images: "list[str]") -> None:
     """Make the folders, take the bundle over where the folder has the wanted one, and say what was found."""
     found = {"python": ".".join(map(str, sys.version_info[:3])), "has_bundle": False}
     try:
         found["machine"] = machine()
         if sys.version_info >= (3, 10):  # noqa: UP036
-            incoming.mkdir(parents=True, exist_ok=True)
-            bundle, mine = folder / "madengine.pyz", incoming / "madengine.pyz"
-            if digest(bundle) == wanted and not mine.exists():
-                os.link(str(bundle), str(mine))
-            found["has_bundle"] = digest(mine) == wanted
-            disk = os.statvfs(str(incoming))
+            os.makedirs(incoming, exist_ok=True)
+            found["has_bundle"] = has_bundle(folder, incoming, wanted)
+            disk = os.statvfs(incoming)
             found["free_bytes"] = disk.f_bavail * disk.f_frsize
             found["port_problem"] = "; ".join(filter(None, map(port_problem, map(int, filter(None, ports.split(","))))))
             found["has_images"] = are_here(engine, images)
@@ -73,4 +90,4 @@ def examine(folder: Path, incoming: Path, wanted: str, ports: str, engine: str, 
 
 
 if __name__ == "__main__":
-    examine(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4], sys.argv[5], sys.argv[6:])
+    examine(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], sys.argv[5], sys.argv[6:])

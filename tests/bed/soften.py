@@ -10,7 +10,7 @@ import json
 import os
 import resource
 import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 RUNC = sys.argv[1]
@@ -23,10 +23,15 @@ CAPABILITIES = (
 )
 
 
+def text(path: str) -> str:
+    """What a file holds; this starts at every container, so it does without pathlib."""
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
 def grantable() -> set[str]:
     """The capabilities in our own bounding set."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    bounding = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapBnd")), 16)
+    bounding = int(next(line.split()[1] for line in text("/proc/self/status").splitlines() if "CapBnd" in line), 16)
     return {f"CAP_{name}" for bit, name in enumerate(CAPABILITIES.split()) if bounding >> bit & 1}
 
 
@@ -42,35 +47,37 @@ def soften(process: dict[str, Any]) -> None:
         if hard != resource.RLIM_INFINITY:
             limit["hard"] = min(limit["hard"], hard)
             limit["soft"] = min(limit["soft"], limit["hard"])
-    score = int(Path("/proc/self/oom_score_adj").read_text(encoding="ascii"))
+    score = int(text("/proc/self/oom_score_adj"))
     if "oomScoreAdj" in process:
         process["oomScoreAdj"] = max(process["oomScoreAdj"] or 0, score)
 
 
-def bundle(words: list[str]) -> Path:
+def bundle(words: list[str]) -> str:
     """The folder that --bundle names, else the current one."""
     for position, word in enumerate(words):
         if word in ("--bundle", "-b"):
-            return Path(words[position + 1])
+            return words[position + 1]
         if word.startswith("--bundle="):
-            return Path(word.removeprefix("--bundle="))
-    return Path()
+            return word.removeprefix("--bundle=")
+    return "."
+
+
+def rewrite(path: str, process_of: Callable[[Any], Any]) -> None:
+    """Soften the process in a JSON file."""
+    content = json.loads(text(path))
+    soften(process_of(content))
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file)
 
 
 def main(words: list[str]) -> None:
     """Soften the config of a container that is being made, or of a process added to one, then become runc."""
     if "create" in words or "run" in words:
-        path = bundle(words) / "config.json"
-        config = json.loads(path.read_text(encoding="utf-8"))
-        soften(config.get("process") or {})
-        path.write_text(json.dumps(config), encoding="utf-8")
+        rewrite(f"{bundle(words)}/config.json", lambda config: config.get("process") or {})
     elif "exec" in words:
         for option in ("--process", "-p"):
             if option in words:
-                path = Path(words[words.index(option) + 1])
-                process = json.loads(path.read_text(encoding="utf-8"))
-                soften(process)
-                path.write_text(json.dumps(process), encoding="utf-8")
+                rewrite(words[words.index(option) + 1], lambda process: process)
     os.execv(RUNC, [RUNC, *words])
 
 
