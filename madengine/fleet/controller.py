@@ -95,7 +95,7 @@ class Fleet:
         ports = tunnel_ports(kept, errand.registry)
         self._say_secrets()
         with self._parcel(errand) as parcel, self._nodes() as nodes:
-            job = _Job(errand, selected(kept, errand.tags, errand.manifest), run_id, ports, parcel, _digest(parcel[0]))
+            job = _Job(errand, selected(kept, errand.tags, errand.manifest), run_id, ports, parcel, _digests(parcel))
             self.say(f"run {run_id} on {len(nodes)} host{'s' * (len(nodes) != 1)}; results: {RESULTS / run_id}")
             outcomes, interrupted = self._side_by_side(nodes, lambda one: self._run_one(one, job))
         return self._conclude(outcomes, errand, interrupted)
@@ -193,9 +193,9 @@ class Fleet:
         host = remote.connection.host
         incoming = f".incoming-{new_run_id()}"
         try:
-            found = remote.examine(incoming, _digest(parcel[0]), ())
+            found = remote.examine(incoming, _digests(parcel), ())
             remote.tell("copying")
-            remote.copy(parcel[1:] if found["has_bundle"] else parcel, incoming)
+            remote.copy([file for file in parcel if file.name not in found["has"]], incoming)
             remote.accept(incoming)
         except (RunError, LostError, StoppedError) as error:
             return self._ended(remote, Outcome(host.name, "failed", None, str(error)))
@@ -212,7 +212,7 @@ class Fleet:
     def _prepare(self, remote: RemoteNode, incoming: str, job: _Job) -> Sequence[int]:
         """Examine a node and copy what it lacks; gives the ports to tunnel: none where it needs no registry of ours."""
         remote.tell("connecting")
-        found = remote.examine(incoming, job.digest, job.ports, _engine(job.errand), job.images if job.ports else ())
+        found = remote.examine(incoming, job.digests, job.ports, _engine(job.errand), job.images if job.ports else ())
         needs_none = found["has_images"] or found["machine"] == preflight.machine()
         if found["port_problem"] and not needs_none:
             raise RunError(
@@ -220,7 +220,7 @@ class Fleet:
                 "node, which has to be free; free it, or push to an address that the nodes reach"
             )
         remote.tell("copying")
-        remote.copy(job.parcel[1:] if found["has_bundle"] else job.parcel, incoming)
+        remote.copy([file for file in job.parcel if file.name not in found["has"]], incoming)
         return () if needs_none else job.ports
 
     def _stop(self, remote: RemoteNode, run_id: str) -> None:
@@ -391,7 +391,7 @@ class _Job:
     run_id: str
     ports: tuple[int, ...]
     parcel: Sequence[Path]
-    digest: str
+    digests: Mapping[str, str]
 
     @property
     def images(self) -> list[str]:
@@ -428,5 +428,6 @@ def _engine(errand: Errand) -> str:
     return named[-1] if named else "auto"
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _digests(parcel: Sequence[Path]) -> dict[str, str]:
+    """The SHA-256 of each file that nodes keep from one run to the next, by its name."""
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in parcel if file.name in node.KEPT}

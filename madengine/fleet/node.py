@@ -18,6 +18,8 @@ from madengine.files import write_json, write_whole
 
 RUNS = Path("runs")
 BUNDLE, MANIFEST, LOG, CODE, CARD = "madengine.pyz", "build_manifest.json", "node.log", "exit_code", "node.json"
+# What the node's folder has of the newest run.
+KEPT = (BUNDLE, MANIFEST)
 # What comes back beside the run's own folder, and what stays on the node.
 SECRETS = ("credential.json", "data.json")
 CONTEXT = "context.json"
@@ -142,7 +144,7 @@ def _publish(folder: Path) -> None:
             (folder / name).replace(name)
     import shutil
 
-    for name in (BUNDLE, MANIFEST):
+    for name in KEPT:
         draft = Path(f".{name}.{os.uname().nodename}.{os.getpid()}")
         shutil.copyfile(folder / name, draft)
         draft.replace(name)

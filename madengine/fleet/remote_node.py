@@ -84,13 +84,19 @@ class RemoteNode:
         return named.removeprefix("~/").rstrip("/") or "/"
 
     def examine(
-        self, incoming: str, digest: str, ports: Sequence[int], engine: str = "auto", images: Sequence[str] = ()
+        self,
+        incoming: str,
+        files: Mapping[str, str],
+        ports: Sequence[int],
+        engine: str = "auto",
+        images: Sequence[str] = (),
     ) -> Mapping[str, Any]:
         """Open the connection and look whether the node is fit, and has `images`; `incoming` is made there.
 
         Raises RunError with the reason where it isn't reached, or not fit.
         """
-        words = ("-", self.folder, f"{self.folder}/{incoming}", digest, ",".join(map(str, ports)), engine, *images)
+        wanted = ",".join(f"{name}={digest}" for name, digest in files.items())
+        words = ("-", self.folder, f"{self.folder}/{incoming}", wanted, ",".join(map(str, ports)), engine, *images)
         answer = self._opened(self.connection(self.settings.python, *words), _preflight())
         found = _last_json(answer.out)
         if found is None:

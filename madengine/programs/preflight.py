@@ -56,13 +56,13 @@ def are_here(engines: str, images: "list[str]") -> bool:
     return False
 
 
-def has_bundle(folder: str, incoming: str, wanted: str) -> bool:
-    """Whether the wanted bundle is in the incoming folder; one that the node's folder has is taken over."""
-    mine = incoming + "/madengine.pyz"
+def has(name: str, wanted: str, folder: str, incoming: str) -> bool:
+    """Whether the wanted file is in the incoming folder; one that the node's folder has is taken over."""
+    mine = incoming + "/" + name
     if os.path.exists(mine):
         return digest(mine) == wanted
     try:
-        os.link(folder + "/madengine.pyz", mine)
+        os.link(folder + "/" + name, mine)
     except FileNotFoundError:
         return False
     # Of the link: the folder's file may be another one by now.
@@ -72,14 +72,15 @@ def has_bundle(folder: str, incoming: str, wanted: str) -> bool:
     return False
 
 
-def examine(folder: str, incoming: str, wanted: str, ports: str, engine: str, images: "list[str]") -> None:
-    """Make the folders, take the bundle over where the folder has the wanted one, and say what was found."""
-    found = {"python": ".".join(map(str, sys.version_info[:3])), "has_bundle": False}
+def examine(folder: str, incoming: str, files: str, ports: str, engine: str, images: "list[str]") -> None:
+    """Make the folders, take over what the folder has of the wanted files (NAME=DIGEST,…), say what was found."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}  # type: dict[str, object]
     try:
         found["machine"] = machine()
         if sys.version_info >= (3, 10):  # noqa: UP036
             os.makedirs(incoming, exist_ok=True)
-            found["has_bundle"] = has_bundle(folder, incoming, wanted)
+            wanted = [file.split("=") for file in files.split(",")]
+            found["has"] = [name for name, sha256 in wanted if has(name, sha256, folder, incoming)]
             disk = os.statvfs(incoming)
             found["free_bytes"] = disk.f_bavail * disk.f_frsize
             found["port_problem"] = "; ".join(filter(None, map(port_problem, map(int, filter(None, ports.split(","))))))

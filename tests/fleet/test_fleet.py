@@ -110,7 +110,7 @@ def test_a_host_without_an_engine_says_so_in_its_rows(controller: Controller, ho
 
 
 def test_a_host_without_python_or_with_an_old_one_says_so(controller: Controller, hosts: Hosts) -> None:
-    old = json.dumps({"python": "3.8.10", "has_bundle": False})
+    old = json.dumps({"python": "3.8.10", "has": []})
     hosts.sh(1, f"printf '#!/bin/sh\necho %s\n' {shlex.quote(shlex.quote(old))} >/root/python; chmod +x /root/python")
     ended = controller("run", "--host=h1,h2", "--remote-python=/root/python", "--tags=quick", check=False)
     assert ended.code == 3

@@ -18,27 +18,34 @@ from tests.conftest import StandIns
 
 
 def examined(
-    folder: Path, digest: str = "none", ports: str = "", engine: str = "auto", images: Sequence[str] = ()
+    folder: Path, files: str = "madengine.pyz=none", ports: str = "", engine: str = "auto", images: Sequence[str] = ()
 ) -> dict[str, Any]:
     """What the script says when it is read from stdin, as over ssh."""
-    words = [sys.executable, "-", str(folder), str(folder / "incoming"), digest, ports, engine, *images]
+    words = [sys.executable, "-", str(folder), str(folder / "incoming"), files, ports, engine, *images]
     script = Path(preflight.__file__).read_text(encoding="utf-8")
     ended = subprocess.run(words, input=script, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(ended.stdout)
     return found
 
 
-def test_the_bundle_that_is_there_is_taken_over(tmp_path: Path) -> None:
-    bundle = tmp_path / "madengine.pyz"
-    bundle.write_text("bundle")
-    assert examined(tmp_path, hashlib.sha256(b"bundle").hexdigest())["has_bundle"]
-    assert (tmp_path / "incoming/madengine.pyz").samefile(bundle)
+WANTED = ",".join(f"{name}={hashlib.sha256(name.encode()).hexdigest()}" for name in ("madengine.pyz", "manifest"))
 
 
-def test_another_bundle_is_left_alone(tmp_path: Path) -> None:
+def test_what_is_there_is_taken_over(tmp_path: Path) -> None:
+    for name in ("madengine.pyz", "manifest"):
+        (tmp_path / name).write_text(name)
+    assert examined(tmp_path, WANTED)["has"] == ["madengine.pyz", "manifest"]
+    assert (tmp_path / "incoming/madengine.pyz").samefile(tmp_path / "madengine.pyz")
+    # The connection broke before the answer came: it is asked again.
+    assert examined(tmp_path, WANTED)["has"] == ["madengine.pyz", "manifest"]
+
+
+def test_another_file_of_that_name_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "madengine.pyz").write_text("older")
-    assert not examined(tmp_path, hashlib.sha256(b"bundle").hexdigest())["has_bundle"]
-    assert list((tmp_path / "incoming").iterdir()) == []
+    (tmp_path / "manifest").write_text("manifest")
+    assert examined(tmp_path, WANTED)["has"] == ["manifest"]
+    assert [path.name for path in (tmp_path / "incoming").iterdir()] == ["manifest"]
+    assert (tmp_path / "madengine.pyz").read_text() == "older"
 
 
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
