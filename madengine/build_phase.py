@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from madengine.credentials import Credentials, registry_login
 from madengine.data_sets.fetch import Client
 from madengine.docker_builder import DockerBuilder, Failure
 from madengine.files import check_writable, write_json
+from madengine.programs.secret_files import private_folder
 from madengine.running import hooks as hook_values
 from madengine.running.asked import checked
 from madengine.running.hooks import Hooks
@@ -100,7 +100,7 @@ class BuildPhase(Workplace):
         stopping = threading.Event()
         with (
             self.engine(credentials, [registry, *others], options.dry_run) as engine,
-            tempfile.TemporaryDirectory(prefix="madengine-code-") as folder,
+            private_folder() as folder,
         ):
             yield DockerBuilder(
                 engine=engine,
@@ -115,7 +115,7 @@ class BuildPhase(Workplace):
                 beside=hook_values.files(hooks, self.place.root),
                 say=self.say,
                 stopping=stopping,
-                code=ModelCode(Path(folder), self.place.root, credentials, Client(self.say, stopping)),
+                code=ModelCode(folder, self.place.root, credentials, Client(self.say, stopping)),
                 credentials_as_build_args=options.credentials_as_build_args,
             )
 

@@ -551,6 +551,30 @@ def test_ctrl_c_term_and_a_lost_terminal_exit_130(
     assert not Path(f"/proc/{pid.read_text().strip()}").exists()
 
 
+def test_the_code_that_a_killed_build_had_fetched_is_removed_by_the_next_one(
+    package: Path, stand_ins: StandIns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid, temporary = tmp_path / "pid", tmp_path / "tmp"
+    temporary.mkdir()
+    (package / "docker").mkdir(exist_ok=True)
+    (package / "docker/dummy.ubuntu.Dockerfile").write_text("# CONTEXT {}\nFROM scratch\n")
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    build = f"echo $$ >{pid}.new; mv {pid}.new {pid}; exec sleep 60"
+    stand_ins.add("docker", f'case "$1" in version) echo 20.10 ;; build) {build} ;; esac')
+    words = ("build", "--engine=docker")
+    process = started(*words, cwd=package, stderr=subprocess.DEVNULL)
+    limit = time.monotonic() + 20
+    while not pid.exists() and time.monotonic() < limit:
+        time.sleep(0.02)
+    process.kill()
+    process.wait(20)
+    os.kill(int(pid.read_text()), signal.SIGKILL)
+    [left] = temporary.glob("madengine-private-*")
+    again = started(*words, "--dry-run", cwd=package, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert again.communicate(timeout=20)[1] == ""
+    assert not left.exists()
+
+
 def test_a_second_ctrl_c_does_not_stop_the_tidying_up(package: Path, stand_ins: StandIns, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     stand_ins.add("podman", f"trap 'sleep 1; exit' TERM; echo $$ >{pid}.new; mv {pid}.new {pid}; sleep 60 & wait")
