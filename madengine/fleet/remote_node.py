@@ -93,6 +93,9 @@ class RemoteNode:
     ) -> Mapping[str, Any]:
         """Open the connection and look whether the node is fit, and has `images`; `incoming` is made there.
 
+        What the node's folder has of `files` (by name, with the SHA-256 of each) is taken over into `incoming`; the
+        answer's `has` names it.
+
         Raises RunError with the reason where it isn't reached, or not fit.
         """
         wanted = ",".join(f"{name}={digest}" for name, digest in files.items())
