@@ -174,6 +174,7 @@ def errand(options: argparse.Namespace, manifest_file: Path) -> Errand:
         run_id=options.run_id,
         output=options.output,
         summary_output=options.summary_output or Path("run_summary.json"),
+        quiet=options.quiet,
     )
 
 

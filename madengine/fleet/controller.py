@@ -24,7 +24,7 @@ from madengine.errors import (
     MadengineError,
     RunError,
 )
-from madengine.files import write_json
+from madengine.files import check_writable, write_json
 from madengine.fleet import node, outcome
 from madengine.fleet.board import Board
 from madengine.fleet.hosts import tunnel_ports
@@ -68,6 +68,7 @@ class Errand:
     run_id: str = ""
     output: Path = Path("perf.csv")
     summary_output: Path = Path("run_summary.json")
+    quiet: bool = False
 
 
 @dataclass
@@ -92,6 +93,7 @@ class Fleet:
         kept = manifests.load(errand.manifest)
         results.check(errand.output)
         run_id = errand.run_id or new_run_id()
+        check_writable(RESULTS / run_id / "results.json", errand.summary_output)
         ports = tunnel_ports(kept, errand.registry)
         self._say_secrets()
         with self._parcel(errand) as parcel, self._nodes() as nodes:
@@ -103,6 +105,7 @@ class Fleet:
     def fetch(self, run_id: str, output: Path, summary_output: Path) -> int:
         """Collect what a run left on the hosts, following where it still goes on; without an id the newest."""
         results.check(output)
+        check_writable(RESULTS / run_id / "results.json", summary_output)
         errand = Errand(Path(), output=output, summary_output=summary_output)
         with self._nodes() as nodes:
             outcomes, interrupted = self._side_by_side(nodes, lambda one: self._fetch_one(one, run_id, errand))
@@ -167,8 +170,8 @@ class Fleet:
             remote.tell("starting")
             words = _run_words(job.run_id, f"{node.RUNS}/{job.run_id}/", job.errand)
             has_come = remote.run(job.run_id, self._caller(), [*words, "--quiet"], folder)
-        except LostError as error:
-            return self._lost(remote, str(error), job.run_id, started)
+        except (LostError, OSError) as error:
+            return self._lost(remote, _told(error), job.run_id, started)
         except MadengineError as error:
             if not self._stopping.is_set():
                 return self._could_not_run(host, job, str(error), folder)
@@ -255,8 +258,8 @@ class Fleet:
         try:
             if not has_come:
                 remote.fetch(run_id, folder)
-        except (RunError, LostError, StoppedError) as error:
-            return self._lost(remote, str(error), run_id, started=True)
+        except (RunError, LostError, StoppedError, OSError) as error:
+            return self._lost(remote, _told(error), run_id, started=True)
         code = outcome.exit_code(folder)
         reason = outcome.why(folder, code)
         if code not in outcome.STATES:
@@ -364,19 +367,21 @@ class Fleet:
     def _conclude(self, outcomes: Sequence[Outcome], errand: Errand, interrupted: bool) -> int:
         folders = [Path(one.folder) for one in outcomes if one.folder]
         write_json(errand.summary_output, outcome.summary(outcomes))
-        if rows := [row for folder in folders for row in outcome.rows(folder)]:
+        rows = [row for folder in folders for row in outcome.rows(folder)]
+        if rows and not errand.quiet:
             self.show(collect.tables(rows))
             self.show("")
-        code = self._report(outcomes, interrupted, EXIT_RUN_FAILED)
+        code = self._report(outcomes, interrupted, EXIT_RUN_FAILED, errand.quiet)
         places = ", ".join(sorted({str(folder.parent) for folder in folders})) or "nothing"
         self.say(f"rows: {errand.output}; what came back: {places}; summary: {errand.summary_output}")
         return code
 
-    def _report(self, outcomes: Sequence[Outcome], interrupted: bool, failure: int) -> int:
-        from tabulate import tabulate
+    def _report(self, outcomes: Sequence[Outcome], interrupted: bool, failure: int, quiet: bool = False) -> int:
+        if not quiet:
+            from tabulate import tabulate
 
-        lines = [one.line for one in outcomes]
-        self.show(tabulate(lines, headers=["host", "", "rows", "seconds", "reason"], disable_numparse=True))
+            lines = [one.line for one in outcomes]
+            self.show(tabulate(lines, headers=["host", "", "rows", "seconds", "reason"], disable_numparse=True))
         if interrupted:
             return EXIT_INTERRUPTED
         return EXIT_DONE if all(one.is_good for one in outcomes) else failure
@@ -426,6 +431,11 @@ def _engine(errand: Errand) -> str:
     """The engine that the nodes are told to use."""
     named = [word.partition("=")[2] for word in errand.words if word.startswith("--engine=")]
     return named[-1] if named else "auto"
+
+
+def _told(error: MadengineError | OSError) -> str:
+    """An error of ours, or what this machine's disk says."""
+    return f"{error.filename or 'results'}: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
 def _digests(parcel: Sequence[Path]) -> dict[str, str]:

@@ -69,6 +69,37 @@ def test_a_failing_model_costs_exit_3_and_not_the_others_rows(controller: Contro
     ]
 
 
+def test_quiet_leaves_the_tables_out_and_nothing_else(controller: Controller) -> None:
+    ended = controller("run", "--host=h1", "--tags=quick", "--quiet")
+    assert ended.stdout == ""
+    assert "h1: quick: SUCCESS" in ended.stderr
+    assert controller.outcomes("model", "status") == [("quick", "SUCCESS")]
+
+
+def test_results_that_have_no_place_here_are_said_before_anything_runs(controller: Controller, hosts: Hosts) -> None:
+    (controller.folder / "results").write_text("mine", encoding="utf-8")
+    ended = controller("run", "--host=h1", "--run-id=r1", "--tags=quick", check=False)
+    assert ended.code == 4
+    assert "madengine: error: results/r1/results.json: can't be written" in ended.stderr
+    assert hosts.sh(1, "ls -d /root/madengine/runs/r1 2>&1", check=False).startswith("ls: ")
+
+
+def test_a_disk_that_is_full_when_the_files_come_names_the_way_to_fetch_them(
+    controller: Controller, hosts: Hosts
+) -> None:
+    results = controller.folder / "results"
+    results.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k,nr_inodes=99", "tmpfs", results], check=True)
+    try:
+        ended = controller("run", "--host=h1", "--run-id=full", "--tags=quick", check=False)
+    finally:
+        subprocess.run(["umount", "--lazy", results], check=True)
+    assert ended.code == 3
+    assert "h1: lost: results: No space left on device; the run may go on there: `madengine fetch" in ended.stderr
+    controller("fetch", "--host=h1", "--run-id=full")
+    assert controller.outcomes("model", "status") == [("quick", "SUCCESS")]
+
+
 def test_hosts_that_cannot_run_cost_their_own_rows_with_the_reason(
     controller: Controller, hosts: Hosts, tmp_path: Path
 ) -> None:
