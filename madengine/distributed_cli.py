@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from madengine import __version__
-from madengine.command_line import arguments
-from madengine.command_line import kubernetes_arguments as k8s
-from madengine.command_line import option_values as values
-from madengine.command_line.terminal import fail, say, show, signals_interrupt
+from madengine.cli import arguments
+from madengine.cli import kubernetes_arguments as k8s
+from madengine.cli import option_values as values
+from madengine.cli.terminal import fail, say, show, signals_interrupt
 from madengine.errors import (
     EXIT_CONFIGURATION,
     EXIT_DONE,
@@ -144,60 +144,62 @@ def _discover(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     import json
 
-    from madengine import credentials, doctor
+    from madengine import doctor
+    from madengine.config.credentials import registry_name
 
     if values.names_hosts(options):
         return values.fleet(options).doctor(values.given_words(options, values.EXAMINING))
-    registry = credentials.registry_name(options.registry) if options.registry else ""
+    registry = registry_name(options.registry) if options.registry else ""
     checks = doctor.examine(values.engine_name(options), registry, options.gpu_mode)
     show(json.dumps(doctor.as_json(checks), indent=2) if options.json else doctor.table(checks))
     return EXIT_DONE if doctor.is_fit(checks) else EXIT_FAILURE
 
 
 def _init(options: argparse.Namespace) -> int:
-    from madengine import package
+    from madengine.config.package import init_package
 
-    for path in package.init(options.directory):
+    for path in init_package(options.directory):
         show(str(path))
     say(f"a model package to grow: {options.directory}; `cd {options.directory} && madengine run`")
     return EXIT_DONE
 
 
 def _collect(options: argparse.Namespace) -> int:
-    from madengine import collect
+    from madengine.results.merge import merge, note_failure, tables
 
     if options.kubernetes:
         return _collect_kubernetes(options)
     if not options.directories:
         raise ConfigurationError("collect: name the folders to look in, or --kubernetes")
     if options.failed:
-        from madengine import manifest
+        from madengine.config.manifest import load_manifest
 
         if not options.run_id:
             raise ConfigurationError("--failed: say of which run with --run-id")
-        kept = manifest.load(options.manifest_file)
+        kept = load_manifest(options.manifest_file)
         for host, reason in options.failed:
-            collect.note_failure(options.directories[0] / host, kept, options.run_id, host, reason)
-    merged = collect.merge(options.directories, options.output, options.results)
+            note_failure(options.directories[0] / host, kept, options.run_id, host, reason)
+    merged = merge(options.directories, options.output, options.results)
     for problem in merged.problems:
         say(problem)
     if merged.rows:
-        show(collect.tables(merged.rows))
+        show(tables(merged.rows))
         say(f"rows: {merged.added} new in {options.output}; {len(merged.rows)} collected; runs: {options.results}")
     return EXIT_FAILURE if merged.problems else EXIT_DONE
 
 
 def _collect_kubernetes(options: argparse.Namespace) -> int:
     """Collect out of a cluster; the exit code says whether a model failed there."""
-    from madengine.collect import tables
-    from madengine.kubernetes import collect, names
+    from madengine.deploy.kubernetes import names
+    from madengine.deploy.kubernetes.collect import collected
     from madengine.programs.kubectl import Kubectl
+    from madengine.results.merge import tables
 
     if options.directories or options.failed:
         raise ConfigurationError("--kubernetes: not together with folders or --failed")
     names.check_namespace(options.namespace)
     kubectl = Kubectl(options.namespace, options.kube_context)
-    came = collect.collected(kubectl, options.output, options.results, options.run_id, options.wait, say)
+    came = collected(kubectl, options.output, options.results, options.run_id, options.wait, say)
     merged = came.merged
     for problem in merged.problems:
         say(problem)
@@ -216,16 +218,16 @@ def _collect_kubernetes(options: argparse.Namespace) -> int:
 
 
 def _bundle(options: argparse.Namespace) -> int:
-    from madengine import bundle
+    from madengine.deploy.bundle import write_bundle
 
-    show(str(bundle.write(options.output)))
+    show(str(write_bundle(options.output)))
     return EXIT_DONE
 
 
 def _generate_ansible(options: argparse.Namespace) -> int:
-    from madengine import generate
+    from madengine.deploy.ansible import generate_ansible
 
-    made = generate.ansible(options.manifest_file, options.execution_config, options.output, options.template_dir)
+    made = generate_ansible(options.manifest_file, options.execution_config, options.output, options.template_dir)
     for warning in made.warnings:
         say(warning)
     for path in made.paths:
@@ -236,7 +238,7 @@ def _generate_ansible(options: argparse.Namespace) -> int:
 
 
 def _runner_image(options: argparse.Namespace) -> int:
-    from madengine.kubernetes import runner_image
+    from madengine.deploy.kubernetes import runner_image
 
     if not options.registry:
         raise ConfigurationError("runner-image: say with --registry where the cluster pulls from")
@@ -246,10 +248,10 @@ def _runner_image(options: argparse.Namespace) -> int:
 
 
 def _generate_k8s(options: argparse.Namespace) -> int:
-    from madengine.kubernetes import generate
+    from madengine.deploy.kubernetes.generate import generate_kubernetes
 
     wanted = values.kubernetes_options(options)
-    made = generate.generate(values.source(options), wanted, options.output, options.data_config_file_name)
+    made = generate_kubernetes(values.source(options), wanted, options.output, options.data_config_file_name)
     for warning in made.warnings:
         say(warning)
     for path in made.paths:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from madengine.errors import EXIT_DONE, EXIT_FAILURE
 from madengine.files import check_writable, read_json, write_json
-from madengine.workplace import Workplace
+from madengine.session import Workplace
 
 if TYPE_CHECKING:
-    from madengine.build_outcome import BuildOutcome
-    from madengine.build_phase import BuildOptions
-    from madengine.docker_builder import Failure
-    from madengine.node_run import RunOptions
+    from madengine.build.builder import Failure
+    from madengine.build.outcome import BuildOutcome
+    from madengine.build.phase import BuildOptions
     from madengine.records import Gpu
+    from madengine.run.node import RunOptions
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class DistributedOrchestrator(Workplace):
 
     def build_phase(self, options: BuildOptions, detected: Mapping[str, Any] | None = None) -> BuildOutcome:
         """Build and push the selected models, and write manifest and summary; `detected` narrows the choice."""
-        from madengine.build_phase import BuildPhase
+        from madengine.build.phase import BuildPhase
 
         return BuildPhase(self.place, self.say, self.show).carry_out(options, detected)
 
     def push_phase(self, manifest_file: Path, registry: str, dry_run: bool) -> int:
         """Push what a manifest names and its registry doesn't have yet; the manifest then pins it."""
-        from madengine.push_phase import PushPhase
+        from madengine.build.push_phase import PushPhase
 
         return PushPhase(self.place, self.say, self.show).carry_out(manifest_file, registry, dry_run)
 
@@ -46,18 +46,18 @@ class DistributedOrchestrator(Workplace):
         gpus: tuple[Gpu, ...] | None = None,
     ) -> int:
         """Run a manifest's models on this machine, one after another; every one gets a row."""
-        from madengine.run_phase import RunPhase
+        from madengine.run.phase import RunPhase
 
         return RunPhase(self.place, self.say, self.show).carry_out(manifest_file, options, not_built, gpus)
 
     def full_phase(self, build: BuildOptions, options: RunOptions) -> int:
         """Build for this machine's GPUs, then run what was built."""
-        from madengine import results
-        from madengine.machine import gpus as gpu_finder
+        from madengine.machine.gpus import detected_vendor, find_gpus
+        from madengine.results.rows import check_perf_csv
 
-        gpus = gpu_finder.found()
-        vendor = {"gpu_vendor": gpu_finder.vendor(gpus)}
-        results.check(options.output)
+        gpus = find_gpus()
+        vendor = {"gpu_vendor": detected_vendor(gpus)}
+        check_perf_csv(options.output)
         whole = options.summary_output
         build_part, run_part = (whole.with_name(f"{whole.stem}.{part}{whole.suffix}") for part in ("build", "run"))
         build = replace(build, summary_output=build_part, is_part=True)
@@ -87,7 +87,7 @@ class DistributedOrchestrator(Workplace):
 
     def export_config(self, tags: Sequence[str], output: Path, ignore_deprecated: bool) -> int:
         """Write what other tools need to plan: models, context and the names of the credentials; asks no GPU."""
-        from madengine.cards import card
+        from madengine.config.models_json import entry_of
         from madengine.tools.discover_models import DiscoverModels
 
         models = DiscoverModels(self.place.root).select(tags, ignore_deprecated)
@@ -95,7 +95,7 @@ class DistributedOrchestrator(Workplace):
         write_json(
             output,
             {
-                "models": [card(model) for model in models],
+                "models": [entry_of(model) for model in models],
                 "context": {
                     "docker_env_vars": context.docker_env_vars,
                     "docker_mounts": context.docker_mounts,

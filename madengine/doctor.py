@@ -13,14 +13,16 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from madengine import manifest, package, process, programs
+from madengine import programs
+from madengine.config.manifest import load_manifest
+from madengine.config.package import package_root
 from madengine.errors import ConfigurationError, EngineError, MadengineError, RunError
-from madengine.machine import gpus as gpu_finder
+from madengine.machine.gpus import AMD, NVIDIA, detected_vendor, gpu_sources
+from madengine.process import own_process_id
 from madengine.programs import devices
-from madengine.programs import engine as engines
-from madengine.programs.engine import Docker
+from madengine.programs.engine import Docker, explain_engine_error, find_engine, is_loopback, repository
 from madengine.records import Found, Gpu, Image
-from madengine.running import owner
+from madengine.run.orphans import OWNER_LABEL
 from madengine.tools.discover_models import DiscoverModels
 
 OK, NOTE, FAILED = "ok", "note", "FAILED"
@@ -36,19 +38,19 @@ MANIFEST = Path("build_manifest.json")
 # Where the kernel lists what is plugged in, with or without a driver; the vendors' numbers; the classes that
 # data-centre GPUs have, and a server's own display or a processor's has not.
 PCI = Path("/sys/bus/pci/devices")
-PCI_VENDORS = {gpu_finder.NVIDIA: "0x10de", gpu_finder.AMD: "0x1002"}
+PCI_VENDORS = {NVIDIA: "0x10de", AMD: "0x1002"}
 PCI_CLASSES = ("0x0302", "0x0380", "0x1200")
-MODULES = {gpu_finder.NVIDIA: "nvidia", gpu_finder.AMD: "amdgpu"}
+MODULES = {NVIDIA: "nvidia", AMD: "amdgpu"}
 KFD = "/dev/kfd"
 TOOLKITS = {
-    gpu_finder.NVIDIA: ("nvidia-container-toolkit", "nvidia-ctk"),
-    gpu_finder.AMD: ("amd-container-toolkit", "amd-ctk"),
+    NVIDIA: ("nvidia-container-toolkit", "nvidia-ctk"),
+    AMD: ("amd-container-toolkit", "amd-ctk"),
 }
 # What tries GPUs in a container, after a line that says how; nothing where there is no tool to try them with. A node is
 # opened, because root passes any look at its permissions.
 TRIALS = {
-    gpu_finder.NVIDIA: "command -v nvidia-smi >/dev/null || exit 0; echo nvidia-smi -L; nvidia-smi -L 2>&1",
-    gpu_finder.AMD: (
+    NVIDIA: "command -v nvidia-smi >/dev/null || exit 0; echo nvidia-smi -L; nvidia-smi -L 2>&1",
+    AMD: (
         'echo opening /dev/kfd and the render nodes; for node in "$@"; do [ -c "$node" ] || '
         '{ echo "$node: not there"; exit 1; }; (: <> "$node") 2>&1 || exit 1; done'
     ),
@@ -85,7 +87,7 @@ class Examination:
 
 def examine(engine_name: str, registry: str, gpu_mode: str) -> list[Check]:
     """Look at everything that a run needs here; never raises for what it finds."""
-    sources = gpu_finder.report()
+    sources = gpu_sources()
     gpus = next((said.items for said in sources.values() if said.items), ())
     subject = Examination(engine_name, registry, gpu_mode, sources, gpus)
     found: list[Check] = []
@@ -126,7 +128,7 @@ def _python(subject: Examination) -> Iterator[Check]:
 
 def _engine(subject: Examination) -> Iterator[Check]:
     try:
-        engine = engines.find(subject.engine_name)
+        engine = find_engine(subject.engine_name)
     except EngineError as error:
         refused = "permission denied" in str(error)
         step = _join("docker") if refused else "apt-get install podman, or: systemctl start docker"
@@ -185,7 +187,7 @@ def _device_nodes(subject: Examination) -> Iterator[Check]:
 
 
 def _nodes(subject: Examination) -> list[str]:
-    nodes = [KFD, *(gpu.render_node for gpu in subject.gpus)] if _vendor(subject) == gpu_finder.AMD else []
+    nodes = [KFD, *(gpu.render_node for gpu in subject.gpus)] if _vendor(subject) == AMD else []
     return list(dict.fromkeys(filter(None, nodes)))
 
 
@@ -216,7 +218,7 @@ def _install_toolkit(vendor: str) -> str:
 
 def _has_runtime(engine: Docker, vendor: str) -> bool:
     # Docker takes --gpus where it finds this one, also without a runtime in its configuration.
-    if vendor == gpu_finder.NVIDIA and shutil.which("nvidia-container-runtime-hook"):
+    if vendor == NVIDIA and shutil.which("nvidia-container-runtime-hook"):
         return True
     said = programs.attempt(engine("info", "--format={{json .Runtimes}}")).out
     return f'"{vendor.lower()}"' in said
@@ -228,7 +230,7 @@ def _images(subject: Examination) -> Iterator[Check]:
         yield Check("images", NOTE, f"no {MANIFEST} here")
         return
     try:
-        subject.images.extend(manifest.load(MANIFEST).images)
+        subject.images.extend(load_manifest(MANIFEST).images)
     except ConfigurationError as error:
         yield Check("images", FAILED, str(error), f"copy {MANIFEST} anew from where it was built")
         return
@@ -247,7 +249,7 @@ def _images(subject: Examination) -> Iterator[Check]:
 
 def _reference(image: Image) -> str:
     if image.registry_image and image.registry_digest:
-        return f"{engines.repository(image.registry_image)}@{image.registry_digest}"
+        return f"{repository(image.registry_image)}@{image.registry_digest}"
     return image.image_id or image.registry_image or image.docker_image
 
 
@@ -264,7 +266,7 @@ def _trial(subject: Examination) -> Iterator[Check]:
     if not image:
         yield Check("container", NOTE, "not tried: no image of a manifest is here")
         return
-    options = ("--rm", "--init", f"--label={owner.LABEL}={process.mine()}", "--user=0:0")
+    options = ("--rm", "--init", f"--label={OWNER_LABEL}={own_process_id()}", "--user=0:0")
     command = engine("run", *options, *flags, "--entrypoint=sh", engine.remote(image), "-c", *_trial_words(subject))
     answer = programs.attempt(command)
     wrong = _fault(subject, answer)
@@ -279,7 +281,7 @@ def _trial(subject: Examination) -> Iterator[Check]:
 def _trial_words(subject: Examination) -> list[str]:
     vendor = _vendor(subject)
     # Device files come without the driver's tool: one of the image's own would lack the driver's libraries.
-    is_bare = vendor == gpu_finder.NVIDIA and subject.gpu_mode == "devices"
+    is_bare = vendor == NVIDIA and subject.gpu_mode == "devices"
     nodes = _nodes(subject)
     return [":" if is_bare else TRIALS.get(vendor, ":"), *(["sh", *nodes] if nodes else [])]
 
@@ -290,8 +292,10 @@ def _fault(subject: Examination, answer: programs.Answer) -> str:
     if answer.code is None:
         return f"{tried}: no answer" if tried else "no answer"
     if answer.code != 0:
-        return f"{tried}: {_own_line(said) or f'exit code {answer.code}'}" if tried else engines.explain(answer.err)
-    named = [gpu for gpu in subject.gpus if gpu.vendor != gpu_finder.NVIDIA or gpu.uuid in said]
+        return (
+            f"{tried}: {_own_line(said) or f'exit code {answer.code}'}" if tried else explain_engine_error(answer.err)
+        )
+    named = [gpu for gpu in subject.gpus if gpu.vendor != NVIDIA or gpu.uuid in said]
     is_lost = tried and len(named) < len(subject.gpus)
     return f"{tried} names {len(named)} of {len(subject.gpus)} GPUs there" if is_lost else ""
 
@@ -310,7 +314,7 @@ def _started(subject: Examination, answer: programs.Answer) -> str:
 
 def _models(subject: Examination) -> Iterator[Check]:
     """Model discovery; only a build needs it."""
-    root, is_starter = package.root(os.environ, Path.cwd())
+    root, is_starter = package_root(os.environ, Path.cwd())
     if is_starter:
         yield Check("models", NOTE, "no models.json here")
         return
@@ -354,7 +358,7 @@ def _registry(subject: Examination) -> Iterator[Check]:
         return
     engine, name = subject.engine[0], f"{registry}/madengine/doctor:none"
     answer = programs.attempt(engine.pull(name), seconds=REGISTRY_SECONDS)
-    said = engines.explain(answer.err or answer.out)
+    said = explain_engine_error(answer.err or answer.out)
     if answer.code is None:
         yield Check("registry", FAILED, f"{registry}: no answer", _reach(registry))
     elif answer.code == 0 or _IS_UNKNOWN.search(said):
@@ -373,7 +377,7 @@ def _registry_of(subject: Examination) -> str:
 
 
 def _reach(registry: str) -> str:
-    scheme = "http" if engines.is_loopback(registry) else "https"
+    scheme = "http" if is_loopback(registry) else "https"
     return f"curl -v {scheme}://{registry}/v2/_catalog; is it up, and its port open (ufw status)?"
 
 
@@ -386,7 +390,7 @@ def _clock(subject: Examination) -> Iterator[Check]:
     from urllib.error import HTTPError, URLError
     from urllib.request import urlopen
 
-    scheme = "http" if engines.is_loopback(registry) else "https"
+    scheme = "http" if is_loopback(registry) else "https"
     try:
         with urlopen(f"{scheme}://{registry}/v2/", timeout=10) as answer:
             said = answer.headers.get("Date")
@@ -409,7 +413,7 @@ def _join(groups: str) -> str:
 
 
 def _vendor(subject: Examination) -> str:
-    return gpu_finder.vendor(subject.gpus)
+    return detected_vendor(subject.gpus)
 
 
 def _name(subject: Examination) -> str:

@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 
-def mine() -> str:
+def own_process_id() -> str:
     """This process for a label: the machine's boot, the process namespace, the process, and when it started."""
     return f"{_boot()}:{_namespace()}:{os.getpid()}:{_started(os.getpid())}"
 
 
-def is_gone(label: str) -> bool:
+def process_has_ended(label: str) -> bool:
     """Whether the process of a label was one of this machine and namespace, and is gone.
 
     A label from elsewhere (another machine, another container) is nobody's business here.

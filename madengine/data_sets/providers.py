@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from madengine import programs
-from madengine.credentials import FILE, Credentials
+from madengine.config.credentials import FILE, Credentials
 from madengine.data_sets.data_file import POD_PROVIDERS
 from madengine.data_sets.fetch import Client, Source
 from madengine.errors import CommandError, ConfigurationError, RunError

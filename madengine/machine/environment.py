@@ -18,7 +18,7 @@ from madengine.records import Gpu
 _IDENTITY = ("index", "uuid", "render_node", "pci_bus_id", "parent", "source")
 
 
-def record(gpus: Sequence[Gpu], engine: str) -> dict[str, Any]:
+def environment_record(gpus: Sequence[Gpu], engine: str) -> dict[str, Any]:
     """Describe this machine for results.json; two machines of one make and setup have the same description.
 
     Memory is in MiB, rounded to GiB: equal machines differ by what their firmware keeps.
@@ -36,7 +36,7 @@ def record(gpus: Sequence[Gpu], engine: str) -> dict[str, Any]:
     }
 
 
-def identifier(described: Mapping[str, Any]) -> str:
+def environment_id_of(described: Mapping[str, Any]) -> str:
     """Twelve hex digits that are the same for the same description."""
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
 

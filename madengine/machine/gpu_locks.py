@@ -25,7 +25,7 @@ POLL_SECONDS = 0.2
 
 
 @contextmanager
-def held(
+def locked_gpus(
     candidates: Sequence[Gpu],
     count: int,
     model: str,

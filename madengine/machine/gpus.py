@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from madengine.context import ranges
+from madengine.config.context import ranges
 from madengine.errors import ConfigurationError, RunError
 from madengine.programs import amd_smi, amd_sysfs, nvidia_smi, rocm_smi
 from madengine.records import Found, Gpu, GpuProcess
@@ -33,7 +33,7 @@ _PROCESSES: Mapping[str, tuple[Callable[[], Found[GpuProcess]], ...]] = {
 }
 
 
-def found(vendor: str = "") -> tuple[Gpu, ...]:
+def find_gpus(vendor: str = "") -> tuple[Gpu, ...]:
     """The GPUs of the first vendor that has any, or of this vendor (AMD, NVIDIA); none on a machine without."""
     for sources in (SOURCES.get(vendor, {}),) if vendor else SOURCES.values():
         for ask in sources.values():
@@ -42,19 +42,19 @@ def found(vendor: str = "") -> tuple[Gpu, ...]:
     return ()
 
 
-def vendor(gpus: tuple[Gpu, ...]) -> str:
+def detected_vendor(gpus: tuple[Gpu, ...]) -> str:
     """AMD, NVIDIA or NONE."""
     return gpus[0].vendor if gpus else NONE
 
 
-def report() -> dict[str, Found[Gpu]]:
+def gpu_sources() -> dict[str, Found[Gpu]]:
     """What every source says, by its name: GPUs, or the problem that keeps it from naming any."""
     return {source: ask() for sources in SOURCES.values() for source, ask in sources.items()}
 
 
 def _with_names(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
     """The kernel knows the product's name of some cards only; AMD's tools know the others, by their PCI address."""
-    if vendor(gpus) != AMD or all(gpu.name for gpu in gpus):
+    if detected_vendor(gpus) != AMD or all(gpu.name for gpu in gpus):
         return gpus
     for ask in (amd_smi.gpus, rocm_smi.gpus):
         names = {gpu.pci_bus_id: gpu.name for gpu in ask().items if gpu.pci_bus_id and gpu.name}
@@ -63,7 +63,7 @@ def _with_names(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
     return gpus
 
 
-def eligible(gpus: Sequence[Gpu], docker_gpus: str) -> list[Gpu]:
+def eligible_gpus(gpus: Sequence[Gpu], docker_gpus: str) -> list[Gpu]:
     """The GPUs that a context's `docker_gpus` (`0,2-4,7`; empty is all) leaves, in its order; others aren't here."""
     if not docker_gpus.strip():
         return list(gpus)
@@ -72,7 +72,7 @@ def eligible(gpus: Sequence[Gpu], docker_gpus: str) -> list[Gpu]:
     return [here[index] for index in dict.fromkeys(listed)]
 
 
-def wanted(n_gpus: str, candidates: Sequence[Gpu], machine: Sequence[Gpu]) -> int:
+def requested_count(n_gpus: str, candidates: Sequence[Gpu], machine: Sequence[Gpu]) -> int:
     """How many GPUs a card's `n_gpus` means here; -1 is all that the context leaves, none on a machine without.
 
     A card without it gets one, as in madengine 2, where the machine has any.

@@ -277,7 +277,7 @@ class Docker:
         return ["--ulimit=memlock=-1:-1", "--ulimit=stack=67108864:67108864"]
 
 
-def find(name: str = "auto") -> Docker:
+def find_engine(name: str = "auto") -> Docker:
     """The engine to use: the one that was named, or the first that answers (which PATH order does not tell).
 
     Raises EngineError that says what was tried, and what each said.
@@ -307,7 +307,7 @@ def _version(engine: Docker) -> str:
     if answer.code is None:
         raise EngineError(f"{engine.name} gives no answer in {PROBE_SECONDS:g} s")
     if answer.code != 0 or not answer.out.strip():
-        raise EngineError(f"{engine.name} doesn't answer: {explain(answer.err)}")
+        raise EngineError(f"{engine.name} doesn't answer: {explain_engine_error(answer.err)}")
     return answer.out.strip()
 
 
@@ -336,7 +336,7 @@ def is_limit_refused(message: str) -> bool:
     return bool(re.search(r"rlimit|ulimit", message, re.IGNORECASE))
 
 
-def explain(message: str) -> str:
+def explain_engine_error(message: str) -> str:
     """The line of an engine's error text that says what is wrong, without its prefixes and its advice."""
     lines = [line.strip() for line in message.splitlines()]
     lines = [line for line in lines if line and not re.match(r"Run '|See '|Usage:|time=", line)]

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from madengine import programs
 from madengine.errors import CommandError
 from madengine.programs import secret_files
-from madengine.programs.engine import Docker, explain
+from madengine.programs.engine import Docker, explain_engine_error
 
 
 class Login(Protocol):
@@ -46,7 +46,7 @@ def _log_in(engine: Docker, login: Login) -> None:
     answer = programs.attempt(engine.login(login.registry, login.username), stdin=login.password)
     if answer.code != 0:
         output = programs.redact(answer.err or answer.out)
-        said = explain(output) if answer.code is not None else "it doesn't answer"
+        said = explain_engine_error(output) if answer.code is not None else "it doesn't answer"
         raise CommandError(
             f"{login.registry}: the login as {login.username!r} failed: {said}; "
             "see that the registry answers, and what credential.json or MAD_DOCKERHUB_* say",

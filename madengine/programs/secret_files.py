@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from madengine import process
+from madengine.process import own_process_id, process_has_ended
 from madengine.programs import Secret
 
 _PREFIX = "madengine-private-"
@@ -63,7 +63,7 @@ def private_folder() -> Iterator[Path]:
     It is called after this process: who is killed leaves its own to the next madengine of the same user.
     """
     _sweep()
-    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{process.mine().replace(':', '_')}.") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{own_process_id().replace(':', '_')}.") as folder:
         yield Path(folder)
 
 
@@ -71,7 +71,7 @@ def _sweep() -> None:
     for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with suppress(OSError):  # another one may be removing it too
             owner = left.name[len(_PREFIX) :].partition(".")[0].replace("_", ":")
-            if left.lstat().st_uid == os.geteuid() and process.is_gone(owner):
+            if left.lstat().st_uid == os.geteuid() and process_has_ended(owner):
                 shutil.rmtree(left)
 
 

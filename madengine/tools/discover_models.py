@@ -17,7 +17,8 @@ from posixpath import normpath
 from types import ModuleType
 from typing import Any, NoReturn
 
-from madengine import cards, package
+from madengine.config.models_json import entry_of, model_of
+from madengine.config.package import package_root
 from madengine.errors import EXIT_CONFIGURATION, EXIT_DONE, ConfigurationError, DiscoveryError, MadengineError
 from madengine.files import read_json
 from madengine.records import Model
@@ -137,7 +138,7 @@ class DiscoverModels:
 def report(models: Sequence[Model], format: str) -> str:
     """The models as a `table`, as `json` (a models.json again) or as `names`, one per line; no newline at the end."""
     if format == "json":
-        return json.dumps([cards.card(model) for model in models], indent=2)
+        return json.dumps([entry_of(model) for model in models], indent=2)
     if format == "names":
         return "\n".join(_printable(model.name) for model in models)
     rows = [["name", "n_gpus", "tags", "args", "dockerfile"]]
@@ -164,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the models that the tags select; gives the exit code."""
     options = _parser().parse_args(argv)
     try:
-        root, message = package.root(os.environ, Path.cwd())
+        root, message = package_root(os.environ, Path.cwd())
         if message:
             sys.stderr.write(f"madengine: {message}\n")
         models = DiscoverModels(root).select(split_tags(options.tags), options.ignore_deprecated)
@@ -228,7 +229,7 @@ def _models(file: str, entries: Iterable[Any]) -> Iterator[tuple[str, Model]]:
     for position, entry in enumerate(entries):
         name = entry.get("name") if isinstance(entry, dict) else None
         where = f"{file}: [{position}]" + (f" ({_printable(name)})" if isinstance(name, str) else "")
-        yield where, cards.model(entry, where)
+        yield where, model_of(entry, where)
 
 
 def _prefixed(model: Model, directory: str) -> Model:

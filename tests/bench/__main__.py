@@ -126,17 +126,17 @@ def discovery() -> Iterator[Figure]:
 def append() -> Iterator[Figure]:
     """One row more, to a perf.csv of a million rows and to an empty one; inside one process each."""
     code = (
-        "import sys, time; from pathlib import Path; from madengine import results;"
-        "row = dict.fromkeys(results.COLUMNS, 'x'); path = Path(sys.argv[1]); t = time.perf_counter();"
-        "[results.append(path, [row]) for _ in range(200)]; print((time.perf_counter() - t) / 200)"
+        "import sys, time; from pathlib import Path; from madengine.results import rows;"
+        "row = dict.fromkeys(rows.COLUMNS, 'x'); path = Path(sys.argv[1]); t = time.perf_counter();"
+        "[rows.append_rows(path, [row]) for _ in range(200)]; print((time.perf_counter() - t) / 200)"
     )
     with tempfile.TemporaryDirectory() as scratch:
         full = Path(scratch) / "full.csv"
-        from madengine import results
+        from madengine.results.rows import COLUMNS, append_rows
 
-        results.append(full, [dict.fromkeys(results.COLUMNS, "x")])
+        append_rows(full, [dict.fromkeys(COLUMNS, "x")])
         with full.open("a") as file:
-            file.writelines([",".join("x" * len(results.COLUMNS)) + "\n"] * 1_000_000)
+            file.writelines([",".join("x" * len(COLUMNS)) + "\n"] * 1_000_000)
         times: dict[str, list[float]] = {"full": [], "empty": []}
         for number in range(7):
             for name, path in (("full", full), ("empty", Path(scratch) / f"empty{number}.csv")):

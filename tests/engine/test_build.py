@@ -17,7 +17,8 @@ from uuid import uuid4
 
 import pytest
 
-from madengine import __version__, manifest
+from madengine import __version__
+from madengine.config.manifest import load_manifest
 from tests.bed.components import Engine, Outcome, Registry, outcome
 from tests.engine.packages import Meeting, Package, images, read_json, registry_digest, started
 
@@ -121,7 +122,7 @@ def test_the_manifest_has_every_key_of_the_document_and_ours(starter: Built, bas
 
 
 def test_the_manifest_is_read_back_as_it_was_written(starter: Built) -> None:
-    kept = manifest.load(starter.folder / "build_manifest.json")
+    kept = load_manifest(starter.folder / "build_manifest.json")
     assert {image.key for image in kept.images} == set(kept.models) == KEYS
 
 

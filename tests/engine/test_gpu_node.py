@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from madengine.machine import gpu_locks
+from madengine.machine.gpu_locks import FOLDERS
 from tests.bed import gpu_stand_ins as bed_gpus
 from tests.bed.components import Engine, Outcome, Registry, outcome
 from tests.bed.gpu_stand_ins import AmdNode, NvidiaNode
@@ -182,7 +182,7 @@ def node(trial: Trial, stand_ins: StandIns) -> Iterator[Node]:
         stand_ins.add(tool, "echo 'no such device' >&2; exit 9")
     machine = Node(trial, stand_ins)
     yield machine
-    for folder in gpu_locks.FOLDERS:
+    for folder in FOLDERS:
         for lock in machine.lock_names:
             (folder / "madengine-gpus" / lock).unlink(missing_ok=True)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from madengine import results
+from madengine.results.rows import COLUMNS
 from tests.k8s.conftest import NAMESPACE, Cluster
 
 
@@ -27,7 +27,7 @@ def test_each_pods_rows_are_in_the_configmap_and_come_back_once(cluster: Cluster
         ("several_m2", "SUCCESS", "2.5", ""),
         ("several_m3", "SUCCESS", "3.5", ""),
     ]
-    assert all(set(row) == set(results.COLUMNS) for row in cluster.reported)
+    assert all(set(row) == set(COLUMNS) for row in cluster.reported)
     good = next(row for row in cluster.reported if row["model"] == "good")
     images = json.loads((cluster.folder / "build_manifest.json").read_text())["built_images"]
     [entry] = [image for key, image in images.items() if key.startswith("ci-good")]

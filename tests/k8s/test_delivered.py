@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from madengine.config.hooks import SCRIPT_MARK
+from madengine.config.package import template
+from madengine.deploy.kubernetes import names
 from madengine.distributed_cli import main
-from madengine.kubernetes import names
-from madengine.package import template
-from madengine.running.hooks import SCRIPT_MARK
 from tests.k8s.kubelet import expanded
 from tests.k8s.test_files import VERSIONS, _validator, generated, manifest, model_container, objects, of_kind
 from tests.k8s.test_report import ENTRY, told

@@ -22,8 +22,8 @@ from kubernetes_validate import utils
 from yamllint import linter
 from yamllint.config import YamlLintConfig
 
+from madengine.deploy.kubernetes import names
 from madengine.distributed_cli import main
-from madengine.kubernetes import names
 from tests.k8s.kubelet import expanded
 
 CHECKOUT = Path(__file__).parents[2]

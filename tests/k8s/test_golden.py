@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from madengine.deploy.kubernetes import generate
 from madengine.distributed_cli import main
-from madengine.kubernetes import generate
 from tests.k8s.test_files import DIGEST, manifest
 
 GOLDEN = Path(__file__).parents[1] / "data/k8s"

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from madengine.kubernetes import report
-from madengine.kubernetes.api import ConfigMap
-from madengine.kubernetes.report import Report
-from madengine.results import COLUMNS
+from madengine.deploy.kubernetes import report
+from madengine.deploy.kubernetes.api import ConfigMap
+from madengine.deploy.kubernetes.report import Report
+from madengine.results.rows import COLUMNS
 from tests.k8s.api_server import ApiServer
 from tests.k8s.test_files import generated, manifest, of_kind
 

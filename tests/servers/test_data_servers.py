@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from madengine.credentials import Credentials
-from madengine.data import Data, Provided
+from madengine.config.credentials import Credentials
 from madengine.data_sets.fetch import Client
+from madengine.data_sets.mounts import Data, Provided
 from madengine.errors import RunError
 from madengine.records import Model
 from tests.bed.components import outcome

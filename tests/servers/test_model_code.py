@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from plumbum import local
 
-from madengine.building import payload
-from madengine.building.model_code import ModelCode
-from madengine.credentials import Credentials
+from madengine.build import payload
+from madengine.build.source_code import ModelCode
+from madengine.config.credentials import Credentials
 from madengine.data_sets.fetch import Client
 from madengine.errors import CommandError
 from madengine.records import Model

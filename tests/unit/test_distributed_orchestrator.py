@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from madengine.build_phase import BuildOptions
+from madengine.build.phase import BuildOptions
 from madengine.distributed_orchestrator import DistributedOrchestrator
 from madengine.errors import ConfigurationError, MadengineError
-from madengine.node_run import RunOptions
 from madengine.records import Gpu
-from madengine.workplace import Place, package_place
+from madengine.run.node import RunOptions
+from madengine.session import Place, package_place
 from tests.conftest import StandIns
 
 REGISTRY = "reg.example.com:5000"

@@ -18,11 +18,11 @@ from time import time
 
 import pytest
 
-from madengine import doctor, manifest
+from madengine import doctor
+from madengine.config.manifest import Manifest, save_manifest
 from madengine.distributed_cli import main
 from madengine.doctor import FAILED, NOTE, OK, Check
 from madengine.machine import gpus as gpu_finder
-from madengine.manifest import Manifest
 from madengine.programs import devices, nvidia_smi
 from madengine.records import Found, Gpu, Image, Model
 from tests.conftest import StandIns
@@ -93,7 +93,7 @@ def checks(registry: str = "", mode: str = "auto", engine: str = "docker") -> di
 
 
 def written(*images: Image) -> None:
-    manifest.save(Manifest(images, {image.key: MODEL for image in images}), Path("build_manifest.json"))
+    save_manifest(Manifest(images, {image.key: MODEL for image in images}), Path("build_manifest.json"))
 
 
 def write(file: Path, text: str) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from madengine.context import UNHEEDED
+from madengine.config.context import UNHEEDED
+from madengine.config.hooks import tool_catalogue
 from madengine.data_sets import data_file
 from madengine.records import Model
-from madengine.running import hooks
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -31,7 +31,7 @@ def first_cells(heading: str) -> list[str]:
         ("key of each provider", {"home", "readwrite", "mirrorlocal", "sha256"}),
         ("of `credential.json` and the environment", {"NAS_NODES", "MAD_AWS_S3", "MAD_MINIO", "dockerhub"}),
         ("of a tool (`tools.json`)", {"pre_scripts", "post_scripts", "cmd", "env_vars", "artifacts"}),
-        ("tool", set(hooks.catalogue())),
+        ("tool", set(tool_catalogue())),
     ],
 )
 def test_a_table_names_each_key_once(heading: str, known: set[str]) -> None:

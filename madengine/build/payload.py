@@ -1,0 +1,174 @@
+"""What an image carries beside the model's own Dockerfile: scripts, card, entry.sh."""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import re
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import ascii_uppercase
+
+from madengine.config.models_json import entry_of
+from madengine.config.package import template
+from madengine.errors import BuildError
+from madengine.records import Model
+
+# Where the payload is inside an image, and what starts it there.
+DIRECTORY = "/opt/madengine"
+ENTRY = f"{DIRECTORY}/entry.sh"
+WORKSPACE = "/myworkspace"
+DEFAULT_TIMEOUT = 7200
+
+# A script's suffix says what reads it, as in older versions; a folder means its run.sh.
+_INTERPRETERS = {".sh": "bash", ".slurm": "bash", ".py": "python3"}
+
+
+@dataclass(frozen=True)
+class Payload:
+    """Texts (name -> content) and copies (name -> file or folder) that go to `DIRECTORY` in the image, and `code`."""
+
+    texts: Mapping[str, str]
+    copies: Mapping[str, Path] = field(default_factory=dict)
+    code: Path | None = None
+
+
+def payload(model: Model, root: Path, beside: Mapping[str, Path] | None = None, code: Path | None = None) -> Payload:
+    """The payload of a model of the package at `root`; `beside` is what its workspace gets beside its directory, `code`
+    the folder with what its url names.
+
+    Raises BuildError where the scripts that the card names are not there.
+    """
+    folder, script = scripts(model)
+    source = root / folder
+    if not (source / script).is_file():
+        raise BuildError(f'{source / script}: no such file; the card of {model.name!r} names it under "scripts"')
+    # A script beside models.json: its folder is the whole package, which is not what it needs.
+    copies = {"scripts": source} if source.resolve() != root.resolve() else {f"scripts/{script}": source / script}
+    copies.update({f"workspace/{name}": path for name, path in (beside or {}).items()})
+    texts = {
+        "entry.sh": template("image/entry.sh"),
+        "environment.sh": template("image/environment.sh"),
+        "model.json": json.dumps(entry_of(model), indent=2, ensure_ascii=False) + "\n",
+        "model.sh": model_sh(model),
+    }
+    return Payload(texts, copies, code)
+
+
+def scripts(model: Model) -> tuple[str, str]:
+    """The folder that a card's `scripts` means, and the script in it that is started."""
+    path = Path(model.scripts)
+    if path.suffix in _INTERPRETERS:
+        return str(path.parent), path.name
+    return str(path), "run.sh"
+
+
+def model_directory(model: Model) -> str:
+    """The model's directory below the workspace: `run_directory`, or the last part of its url."""
+    last = re.split("[/:]", model.url.rstrip("/"))[-1]
+    return last if last not in ("", ".", "..") else "run_directory"
+
+
+def model_sh(model: Model) -> str:
+    """The card as assignments for entry.sh, which has no JSON parser; every value is one quoted word.
+
+    Raises BuildError for what no shell can hold.
+    """
+    script = scripts(model)[1]
+    values = {
+        "model_name": model.name,
+        "model_directory": model_directory(model),
+        "model_script": script,
+        "model_interpreter": _INTERPRETERS[Path(script).suffix],
+        "model_timeout": str(DEFAULT_TIMEOUT if model.timeout is None else model.timeout),
+        "model_results": model.multiple_results,
+    }
+    lines = [f"{name}={shlex.quote(value)}" for name, value in values.items()]
+    words = " ".join(map(shlex.quote, split(model.args, model)))
+    lines.append(f'[ "$arguments" = given ] || set -- {words}'.rstrip())
+    text = "\n".join(lines) + "\n"
+    if "\0" in text:
+        raise BuildError(f"the card of {model.name!r} holds a null character; take it out")
+    return text
+
+
+def split(args: str, model: Model) -> list[str]:
+    """A card's arguments as words, by the shell's rules for quotes; nothing in them is expanded or run.
+
+    Raises BuildError where a quote is left open.
+    """
+    try:
+        return shlex.split(args)
+    except ValueError as error:
+        problem = f"{error}"[:1].lower() + f"{error}"[1:]
+        raise BuildError(
+            f"args of {model.name!r}: {problem}: {args!r}; close the quote, or put a \\ before it"
+        ) from error
+
+
+def write(content: Payload, directory: Path) -> None:
+    """Lay the payload out in a directory that is there.
+
+    Raises BuildError where the scripts can't be read or the directory can't be written.
+    """
+    try:
+        for name, source in content.copies.items():
+            target = directory / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target)
+            else:
+                shutil.copy2(source, target)
+        if content.code:
+            shutil.copytree(content.code, directory / "code", symlinks=True, copy_function=_linked)
+        for name, text in content.texts.items():
+            if "/" in name:
+                (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            (directory / name).write_text(text, encoding="utf-8", errors="surrogateescape")
+            (directory / name).chmod(0o755 if name.endswith(".sh") else 0o644)
+    except OSError as error:
+        # copytree gathers its errors: (source, target, message) each
+        first = error.args[0][0][2] if isinstance(error, shutil.Error) else str(error)
+        raise BuildError(f"the payload can't be put together: {first}") from error
+
+
+def _linked(source: str, target: str) -> None:
+    """Give a file a second name where both are on one disk, and copy it elsewhere; a link stays a link."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def shell_lines(content: Payload, directory: str) -> Iterator[str]:
+    """The same as lines for a POSIX shell."""
+    folders = sorted({posixpath.dirname(f"{directory}/{name}") for name in (*content.texts, *content.copies)})
+    yield shlex.join(["mkdir", "-p", *folders])
+    for name, source in content.copies.items():
+        yield shlex.join(["cp", "-RLp", str(source), f"{directory}/{name}"])
+    for name, text in content.texts.items():
+        yield from file_lines(f"{directory}/{name}", text)
+
+
+def _hides(mark: str, line: str) -> bool:
+    """Whether a here-document that ends at `mark` can't hold a line.
+
+    dash loses a byte where a line begins as the mark does and goes on with a character beyond ASCII.
+    """
+    begun = len(posixpath.commonprefix([mark, line]))
+    return line == mark or (begun > 0 and line[begun : begun + 1] > "\x7f")
+
+
+def file_lines(path: str, text: str) -> Iterator[str]:
+    """Lines for a POSIX shell that write a file; `text` ends in a newline."""
+    lines = text.split("\n")
+    end = next((mark for mark in ("END", *ascii_uppercase) if not any(_hides(mark, line) for line in lines)), "END")
+    while end in lines:
+        end += "_"
+    quoted = shlex.quote(path)
+    yield f"cat >{quoted} <<'{end}'\n{text}{end}"
+    yield f"chmod {'755' if path.endswith('.sh') else '644'} {quoted}"

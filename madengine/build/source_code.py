@@ -1,0 +1,120 @@
+"""The code that a card's `url` names: cloned once, at a commit that is recorded."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from madengine import programs
+from madengine.build.reproducible_clone import settle
+from madengine.config.credentials import FILE, Credentials, model_secrets
+from madengine.data_sets.fetch import Client
+from madengine.errors import CommandError, ConfigurationError
+from madengine.programs import git, secret_files
+from madengine.programs.secret_files import Answers
+from madengine.records import Model
+
+_REFUSES_DEPTH = re.compile(r"shallow|depth|unadvertised|not our ref|did not contain", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A model's code on this machine, and its commit."""
+
+    folder: Path
+    commit: str
+
+
+@dataclass(frozen=True)
+class ModelCode:
+    """Clones below `folder`, each repository once however many ask; `root` is where paths of keys start."""
+
+    folder: Path
+    root: Path
+    credentials: Credentials
+    client: Client
+    _done: dict[tuple[str, str], Checkout] = field(default_factory=dict)
+    _locks: dict[tuple[str, str], threading.Lock] = field(default_factory=dict)
+
+    def checkout(self, model: Model) -> Checkout | None:
+        """The code of a model, None where its card names none.
+
+        Raises ConfigurationError where its credential is missing or the url holds a password, CommandError (without
+        secrets) where it can't be cloned.
+        """
+        if not model.url:
+            return None
+        check(model)
+        key = (model.url, model.cred)
+        with self._locks.setdefault(key, threading.Lock()):
+            if key not in self._done:
+                self._done[key] = self._cloned(model, self.folder / f"code{len(self._locks)}-{threading.get_ident()}")
+            return self._done[key]
+
+    def _cloned(self, model: Model, target: Path) -> Checkout:
+        self.client.say(f"{model.name}: cloning {model.url}")
+        try:
+            with secret_files.unattended(self._answers(model)) as environment:
+                self._clone(model.url, target, environment)
+            commit = git.head(target)
+            settle(target, self.client)
+        except CommandError as error:
+            missing = "git is not installed" in str(error)
+            raise CommandError(f"{model.url}: {git.INSTALL if missing else error}", error.code) from error
+        self.client.say(f"{model.name}: {model.url} is at {commit[:12]}")
+        return Checkout(target, commit)
+
+    def _clone(self, url: str, target: Path, environment: Mapping[str, str]) -> None:
+        try:
+            self.client.run(git.clone(url, target, environment))
+        except CommandError as error:
+            if not _REFUSES_DEPTH.search(str(error)):
+                raise
+            self.client.run(git.clone(url, target, environment, whole=True))
+        if not (target / ".gitmodules").is_file():
+            return
+        try:
+            self.client.run(git.submodules(target, environment))
+        except CommandError:
+            # Not every server gives a commit that no branch ends with.
+            self.client.run(git.submodules(target, environment, whole=True))
+
+    def _answers(self, model: Model) -> Answers:
+        if not model.cred:
+            return Answers()
+        model_secrets(self.credentials, model)
+        entry = {key.lower(): value for key, value in self.credentials.entries[model.cred].items()}
+        parts = urlsplit(model.url)
+        host = parts.netloc.rpartition("@")[2]
+        key = entry.get("ssh_key_file", "")
+        return Answers(
+            # Hosts that take a token take it from a user of any name.
+            username=entry.get("username", "") or ("oauth2" if "token" in entry else ""),
+            password=entry.get("password", "") or entry.get("token", ""),
+            key=str((self.root / Path(key).expanduser()).absolute()) if key else "",
+            ssh_user=entry.get("username", "") if parts.scheme == "ssh" and not parts.username else "",
+            asked_by=f"{host}'" if parts.scheme in ("http", "https") else "",
+        )
+
+
+def check(model: Model) -> None:
+    """Raise ConfigurationError where a card's url holds a password: it would be in the image and the manifest."""
+    try:
+        password = urlsplit(model.url).password
+    except ValueError as error:
+        raise ConfigurationError(f"url of {model.name!r}: {str(error).lower()}") from error
+    if password:
+        raise ConfigurationError(
+            f"url of {model.name!r}: holds a password; put it into {FILE} and name its entry as cred"
+        )
+
+
+def shell_lines(model: Model, target: str) -> Iterator[str]:
+    """The clone as lines for a POSIX shell; who pastes them logs in as git asks."""
+    if model.url:
+        yield programs.shell_line(git.clone(model.url, Path(target), {}))
+        yield programs.shell_line(git.submodules(Path(target), {}))

@@ -1,0 +1,1 @@
+"""What users write: contexts, credentials, manifests, models.json, hooks, launchers; read and checked."""

@@ -1,0 +1,113 @@
+"""Files that a script left, brought to one folder beside its log."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any
+
+from madengine.config.context import Context
+from madengine.errors import ConfigurationError
+from madengine.records import Artifact, Model
+
+# Below a model's folder of the run.
+FOLDER = "artifacts"
+# What lies in a workspace without the script having left it.
+_OURS = (".hooks", "entry.json", "scripts")
+
+
+def asked(model: Model, context: Context, of_tools: Sequence[str]) -> tuple[str, ...]:
+    """The globs of what is brought back: the card's, the context's and the tools'.
+
+    Raises ConfigurationError for what is none.
+    """
+    return (
+        *patterns(model.artifacts, f"artifacts of {model.name!r}"),
+        *patterns(context.values.get("artifacts") or (), "context: artifacts"),
+        *of_tools,
+    )
+
+
+def patterns(value: Any, where: str) -> tuple[str, ...]:
+    """Globs out of a list, or out of one text with commas.
+
+    Raises ConfigurationError for what is neither, or leads out of the workspace.
+    """
+    listed = value.split(",") if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple) or not all(isinstance(one, str) for one in listed):
+        raise ConfigurationError(f'{where}: {value!r} is wrong: it is a list of globs, like ["*.json", "out/**"]')
+    found = tuple(one.strip() for one in listed if one.strip())
+    for one in found:
+        path = PurePosixPath(one)
+        if path.is_absolute() or ".." in path.parts or "\0" in one or not path.parts:
+            raise ConfigurationError(f"{where}: {one!r} leads out of the workspace; write it relative to that")
+    return found
+
+
+def bring(
+    workspace: Path,
+    model_directory: str,
+    patterns: Iterable[str],
+    *,
+    besides: Iterable[str],
+    may_move: bool,
+    say: Callable[[str], None],
+) -> tuple[Artifact, ...]:
+    """Bring what matches to `workspace/artifacts`; gives each file's path there and its size.
+
+    The globs are relative to the workspace and to the model's directory in it, whose files are moved where that
+    directory is about to be removed (`may_move`) and copied otherwise. A folder that matches comes whole. A link is
+    followed only to a file of the workspace. The files `besides` are our own; `say` gets what can't be brought.
+    """
+    ours = {FOLDER, *_OURS, *besides}
+    home, seen = workspace.resolve(), set()
+    brought: dict[str, Artifact] = {}
+    for base in (workspace, workspace / model_directory):
+        found = {path for pattern in patterns for path in _matches(base, pattern, model_directory)}
+        # Links first: what they lead to may be moved.
+        for path in sorted(found, key=lambda path: (not path.is_symlink(), path)):
+            name = str(path.relative_to(base))
+            if path in seen or (base == workspace and PurePath(name).parts[0] in ours):
+                continue
+            seen.add(path)
+            name = name if name not in brought else f"{model_directory}/{name}"
+            try:
+                size = _bring_one(path, home, workspace / FOLDER / name, may_move and base != workspace)
+                brought[name] = Artifact(f"{FOLDER}/{name}", size)
+            except OSError as error:
+                say(f"{path}: not brought back: {error.strerror or error}")
+    return tuple(brought[name] for name in sorted(brought))
+
+
+def _matches(base: Path, pattern: str, model_directory: str) -> Iterator[Path]:
+    """The files that a glob names, with those below a folder that it names; `*` alone doesn't mean the model's."""
+    with suppress(OSError, ValueError):
+        for found in base.glob(pattern):
+            if found == base / model_directory and pattern.strip("/") != model_directory:
+                continue
+            if found.is_dir() and not found.is_symlink():
+                yield from (Path(folder, name) for folder, _, names in os.walk(found) for name in names)
+            else:
+                yield found
+
+
+def _bring_one(path: Path, home: Path, target: Path, move: bool) -> int:
+    """Bring one file; gives its size. Raises OSError for what is no file of this folder."""
+    source = path.resolve(strict=True)
+    size, mode = source.stat().st_size, source.stat().st_mode
+    if not source.is_relative_to(home) or not stat.S_ISREG(mode):
+        raise OSError("it is no file of the workspace")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if move and source == path.absolute():
+        source.replace(target)
+        return size
+    try:
+        shutil.copyfile(source, target)
+    except OSError:
+        target.unlink(missing_ok=True)
+        raise
+    return size

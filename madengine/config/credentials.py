@@ -1,0 +1,365 @@
+"""What credential.json and the environment hold becomes Credentials, and what of it must never be printed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+from madengine.errors import ConfigurationError
+from madengine.files import read_json
+from madengine.records import Model
+
+FILE = "credential.json"
+# Entries that a variable of the same name, holding JSON, stands in for; with _FILE after it, it names such a file.
+ENDPOINTS = ("NAS_NODES", "MAD_AWS_S3", "MAD_MINIO")
+# What `<entry>_<KEY>` of the environment may say of an entry.
+KEYS = ("USERNAME", "PASSWORD", "TOKEN", "SSH_KEY_FILE")
+
+_SHORTEST_SECRET = 4
+# lines of a key file are secrets of their own, but a short one would blot out half a log
+_SHORTEST_LINE = 8
+_PUBLIC = re.compile(
+    r"(^|_)(user|username|repository|registry|url|endpoint|host|hostname|port|name|email|region|file)(_s3)?$"
+)
+_PASSWORD_IN_URL = re.compile(r"://[^/@\s:]*:([^/@\s]+)@")
+_DOCKER_HUB = ("", "dockerhub", "docker.io", "index.docker.io")
+_HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*|\[[0-9A-Fa-f:]+\])"
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_REGISTRY = re.compile(rf"{_HOST}(?::[0-9]+)?(?:/{_COMPONENT})*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+
+
+@dataclass(frozen=True, repr=False)
+class Credentials:
+    """Named entries of credential.json and the MAD_SECRETS* variables; its text form shows names only.
+
+    `key_files` holds the contents of the private keys that entries name by path (`ssh_key_file`), by that
+    path; `warnings` what the user should be told once, a line each.
+    """
+
+    entries: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    key_files: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Credentials(entries={sorted(self.entries)}, secrets={sorted(self.secrets)})"
+
+
+@dataclass(frozen=True)
+class Login:
+    """Who logs in at a registry; `registry` is its host, `docker.io` for Docker Hub."""
+
+    registry: str
+    username: str
+    password: str = field(repr=False)
+
+
+def load_credentials(root: Path, environ: Mapping[str, str], names: Iterable[str] = ()) -> Credentials:
+    """Read `credential.json` of the package at `root`, if there is one, and the variables of the environment.
+
+    `names` are the entries that models ask for: variables named after them (AMD_GITHUB_PASSWORD, or a file's name in
+    AMD_GITHUB_PASSWORD_FILE) add to what the file says, and win over it.
+    Raises ConfigurationError, naming the place and never a value, for a file that is broken or can't be read.
+    """
+    path = root / FILE
+    said = {**_located(_object(path), f"{path}: "), **_located(_endpoints(environ, root), "")}
+    entries = {name: _filled(entry, root, where) for name, entry, where in _entries(said)}
+    for name in names:
+        if added := _of_environment(name, entries.get(name, {}), environ, root):
+            entries[name] = {**entries.get(name, {}), **added}
+    docker_hub = _docker_hub(entries.get("dockerhub", {}), environ, root)
+    if docker_hub:
+        entries["dockerhub"] = docker_hub
+    return Credentials(
+        entries,
+        _secret_variables(environ, root),
+        _key_files(entries, root),
+        (*_mode_warning(path), *_docker_hub_warning(environ)),
+    )
+
+
+def registry_login(credentials: Credentials, registry: str) -> Login | None:
+    """Find who logs in at a registry (`docker.io`, `dockerhub` or empty is Docker Hub); None is anonymous.
+
+    Raises ConfigurationError where an entry has only one of username and password.
+    """
+    host = registry.partition("/")[0]
+    on_docker_hub = host in _DOCKER_HUB
+    names = (registry, "dockerhub") if on_docker_hub else (registry, host)
+    name = next((name for name in names if name in credentials.entries), None)
+    if name is None:
+        return None
+    username, password = (credentials.entries[name].get(key, "") for key in ("username", "password"))
+    if bool(username) != bool(password):
+        missing = "password" if username else "username"
+        raise ConfigurationError(f"{FILE}: {name}: no {missing} to log in with; add it, or take the entry out")
+    return Login("docker.io" if on_docker_hub else host, username, password) if username else None
+
+
+def registry_image(registry: str, image: str, credentials: Credentials) -> str:
+    """Name an image for a registry; where the registry's entry has a `repository`, the image becomes its tag.
+
+    Raises ConfigurationError for a registry, repository or tag that no engine would take.
+    """
+    registry_name(registry)
+    on_docker_hub = registry in _DOCKER_HUB
+    entry = "dockerhub" if on_docker_hub else registry
+    repository = credentials.entries.get(entry, {}).get("repository", "")
+    prefix = "" if on_docker_hub else f"{registry}/"
+    if not repository:
+        return prefix + image
+    if not _REPOSITORY.fullmatch(repository):
+        raise ConfigurationError(f"{FILE}: {entry}.repository: {repository!r}, expected lower case such as org/repo")
+    if not _TAG.fullmatch(image):
+        raise ConfigurationError(
+            f"{image}: no tag for {prefix}{repository} (128 letters, digits, _ . - at most); shorten the model's name"
+        )
+    return f"{prefix}{repository}:{image}"
+
+
+def registry_name(registry: str) -> str:
+    """Give a registry back as it is, `host[:port][/path]` or `dockerhub`.
+
+    Raises ConfigurationError, saying how to write it, where it is something else.
+    """
+    if "@" in registry:
+        # without the value: a password may be in it
+        raise ConfigurationError(f"registry: write it without user and password, and put those in {FILE}")
+    if registry == "dockerhub" or (_REGISTRY.fullmatch(registry) and _is_host(registry)):
+        return registry
+    raise ConfigurationError(f"registry {registry!r}: write {_rewritten(registry)}")
+
+
+def model_secrets(credentials: Credentials, model: Model) -> dict[str, str]:
+    """Name what a model's `cred` gives it as environment variables, as in AMD_GITHUB_USERNAME.
+
+    Raises ConfigurationError where the entry is missing.
+    """
+    if not model.cred:
+        return {}
+    if model.cred not in credentials.entries:
+        owner = f" or ask the model's owner, {model.owner}" if model.owner else ""
+        raise ConfigurationError(f"{FILE}: no entry {model.cred!r}, which model {model.name} needs; add it{owner}")
+    return {_variable(model.cred, key): value for key, value in credentials.entries[model.cred].items()}
+
+
+def secret_values(credentials: Credentials) -> tuple[str, ...]:
+    """List what must not be printed, longest first: secrets of four characters or more, in all their forms."""
+    forms = {form for secret in _secrets(credentials) for form in _forms(secret)}
+    return tuple(sorted((form for form in forms if len(form) >= _SHORTEST_SECRET), key=lambda form: (-len(form), form)))
+
+
+def _secrets(credentials: Credentials) -> Iterator[str]:
+    for entry in credentials.entries.values():
+        for key, value in entry.items():
+            yield from _PASSWORD_IN_URL.findall(value)
+            if not _PUBLIC.search(key.lower()):
+                yield value
+        if entry.get("username") and entry.get("password"):
+            yield f"{entry['username']}:{entry['password']}"
+    yield from credentials.secrets.values()
+    yield from credentials.key_files.values()
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """The ways a secret may turn up in a text; none for one that is too short."""
+    value = secret.strip()
+    if len(value) < _SHORTEST_SECRET:
+        return
+    yield from (value, *(quote(value, safe, errors="surrogateescape") for safe in ("/", "")))
+    yield from (
+        quote_plus(value, errors="surrogateescape"),
+        json.dumps(value)[1:-1],
+        json.dumps(value, ensure_ascii=False)[1:-1],
+    )
+    for text in (value, value + "\n"):
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            encoded = encode(text.encode("utf-8", "surrogateescape")).decode("ascii")
+            yield from (encoded, encoded.rstrip("="))
+    if "\n" in value:
+        lines = (line.strip() for line in value.splitlines())
+        yield from (line for line in lines if len(line) >= _SHORTEST_LINE and not line.startswith("-----"))
+
+
+def _object(path: Path) -> dict[str, Any]:
+    value = read_json(path, missing={})
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{path}: expected an object of named entries")
+    return value
+
+
+def _located(value: Mapping[str, Any], where: str) -> dict[str, tuple[Any, str]]:
+    return {name: (entry, where + name) for name, entry in value.items()}
+
+
+def _endpoints(environ: Mapping[str, str], root: Path) -> dict[str, Any]:
+    """What variables say in place of the file's entries of the same name."""
+    found = {}
+    for name in ENDPOINTS:
+        text, file = environ.get(name, ""), environ.get(f"{name}_FILE", "")
+        if file and not text:
+            text = _secret_file(root / file, f"{name}_FILE")
+        if text:
+            found[name] = _json(text, name)
+    return found
+
+
+def _json(text: str, name: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        # without the parser's own words, which may hold a part of the text
+        raise ConfigurationError(f"{name}: is not JSON; expected what {FILE} would have under {name!r}") from None
+
+
+def _entries(said: Mapping[str, tuple[Any, str]]) -> Iterator[tuple[str, dict[str, str], str]]:
+    """The entries by name, and where each is; those of a list, as NAS_NODES may be, as `NAS_NODES[0]` and so on."""
+    for name, (entry, where) in said.items():
+        if isinstance(entry, list):
+            for index, item in enumerate(entry):
+                yield f"{name}[{index}]", _entry(item, f"{where}[{index}]"), f"{where}[{index}]"
+        else:
+            yield name, _entry(entry, where), where
+
+
+def _of_environment(name: str, entry: Mapping[str, str], environ: Mapping[str, str], root: Path) -> dict[str, str]:
+    """What variables say of an entry, under the keys that the entry itself has for it."""
+    spelt = {key.upper(): key for key in entry}
+    found = {}
+    for key in {*KEYS, *spelt}:
+        variable = f"{name}_{key}"
+        value, file = environ.get(variable, ""), environ.get(f"{variable}_FILE", "")
+        if file and not value:
+            value = _secret_file(root / file, f"{variable}_FILE")
+        if value:
+            found[spelt.get(key, key.lower())] = value
+    return found
+
+
+def _secret_variables(environ: Mapping[str, str], root: Path) -> dict[str, str]:
+    """The MAD_SECRETS* variables; one that ends in _FILE names the file with the value of the one without it."""
+    found = {}
+    for name, value in environ.items():
+        if "MAD_SECRETS" not in name:
+            continue
+        plain = name.removesuffix("_FILE")
+        if plain == name:
+            found[name] = value
+        elif value and plain not in environ:
+            found[plain] = _secret_file(root / value, name)
+    return found
+
+
+def _entry(value: Any, where: str) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ConfigurationError(f'{where}: expected an object such as {{"username": …, "password": …}}')
+    return {key: _text(item, f"{where}.{key}") for key, item in value.items() if item is not None}
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str | int | float) or not _passable(str(value)):
+        raise ConfigurationError(f"{where}: expected text")
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _passable(text: str) -> bool:
+    """Whether the text can become a variable of a program."""
+    return "\0" not in text and not re.search("[\ud800-\udfff]", text)
+
+
+def _filled(entry: dict[str, str], root: Path, where: str) -> dict[str, str]:
+    """The entry with the content of each `<key>_file` as `<key>`; an ssh_key_file stays a path, as models expect."""
+    filled: dict[str, str] = {}
+    for key, value in entry.items():
+        name = re.sub("_(file|FILE)$", "", key)
+        if name.lower() in ("", key.lower(), "ssh_key"):
+            filled[key] = value
+        else:
+            filled[name] = _secret_file(root / value, f"{where}.{key}")
+    return filled
+
+
+def _secret_file(path: Path, where: str) -> str:
+    try:
+        content = path.read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise ConfigurationError(f"{where}: {path} can't be read: {(error.strerror or str(error)).lower()}") from None
+    except ValueError:
+        raise ConfigurationError(f"{where}: {path} is not UTF-8 text") from None
+    if not content or "\0" in content:
+        raise ConfigurationError(f"{where}: {path} is {'not text' if content else 'empty'}")
+    return content
+
+
+def _key_files(entries: Mapping[str, Mapping[str, str]], root: Path) -> dict[str, str]:
+    """Contents of the private keys on this machine; a path may also be meant inside the container."""
+    contents: dict[str, str] = {}
+    for path in (value for entry in entries.values() for key, value in entry.items() if key.lower() == "ssh_key_file"):
+        try:
+            contents[path] = (root / path).read_text(encoding="utf-8", errors="replace")
+        except (OSError, ValueError):
+            continue
+    return contents
+
+
+def _docker_hub(entry: dict[str, str], environ: Mapping[str, str], root: Path) -> dict[str, str]:
+    """The `dockerhub` entry after MAD_DOCKERHUB_*: user and password together replace all of it."""
+    user, password = environ.get("MAD_DOCKERHUB_USER", ""), environ.get("MAD_DOCKERHUB_PASSWORD", "")
+    file = environ.get("MAD_DOCKERHUB_PASSWORD_FILE", "")
+    if user and file and not password:
+        password = _secret_file(root / file, "MAD_DOCKERHUB_PASSWORD_FILE")
+    kept = {"username": user, "password": password} if user and password else entry
+    repository = environ.get("MAD_DOCKERHUB_REPO", "")
+    return {**kept, "repository": repository} if repository else kept
+
+
+def _docker_hub_warning(environ: Mapping[str, str]) -> tuple[str, ...]:
+    user = bool(environ.get("MAD_DOCKERHUB_USER"))
+    password = bool(environ.get("MAD_DOCKERHUB_PASSWORD") or environ.get("MAD_DOCKERHUB_PASSWORD_FILE"))
+    if user == password:
+        return ()
+    given, missing = ("USER", "PASSWORD") if user else ("PASSWORD", "USER")
+    return (f"MAD_DOCKERHUB_{given}: ignored without MAD_DOCKERHUB_{missing}; set both",)
+
+
+def _mode_warning(path: Path) -> tuple[str, ...]:
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return ()
+    return (f"{path}: readable by others (mode {mode:04o}); chmod 600 it",) if mode & 0o044 else ()
+
+
+def _is_host(registry: str) -> bool:
+    """Whether engines take the first part for a host: another word would be an organisation on Docker Hub."""
+    host = registry.partition("/")[0]
+    return host == "localhost" or "." in host or ":" in host
+
+
+def _rewritten(registry: str) -> str:
+    """How to write a malformed registry."""
+    host, slash, path = (
+        re.sub(r"^[A-Za-z][A-Za-z+]*://", "", registry.strip()).strip("/").removeprefix("dockerhub/").partition("/")
+    )
+    better = host + slash + path.lower()
+    if not _REGISTRY.fullmatch(better):
+        return "it as host[:port][/path], such as reg.example.com/team"
+    if not _is_host(better):
+        return f"docker.io/{better.lower()} for Docker Hub, or the host with its port, such as {host}:5000"
+    return better
+
+
+def _variable(cred: str, key: str) -> str:
+    name = f"{cred}_{key.upper()}"
+    if not re.fullmatch(r"[!-<>-~]+", name):
+        raise ConfigurationError(f"{FILE}: {cred}.{key}: can't be part of a variable's name; rename it")
+    return name

@@ -1,0 +1,116 @@
+"""What a user may want of the files, and what is no value for it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from madengine.deploy.kubernetes import SLACK_SECONDS, names
+from madengine.errors import ConfigurationError
+
+RESULTS = "madengine-results"
+SERVICE_ACCOUNT = "madengine"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `generate k8s`; `madengine.command_line.kubernetes_arguments` says what each means.
+
+    Times are in seconds; None is unset, as is an empty text; `nodes` 0 is what the context says.
+    """
+
+    namespace: str = "madengine"
+    mode: str = "job"
+    results: str = "configmap"
+    runner_image: str = ""
+    run_id: str = ""
+    gpu_vendor: str = ""
+    gpu_resource: str = ""
+    gpus_per_node: int | None = None
+    nodes: int = 0
+    cpu: str = "2"
+    memory: str = ""
+    ephemeral_storage: str = ""
+    shm_size: str = ""
+    node_selector: tuple[str, ...] = ()
+    toleration: tuple[str, ...] = ()
+    queue: str = ""
+    image_pull_secret: tuple[str, ...] = ()
+    env_secret: tuple[str, ...] = ()
+    service_account: str = ""
+    data_volume: tuple[str, ...] = ()
+    engine_host: str = ""
+    timeout: int | None = None
+    slack: int = SLACK_SECONDS
+    retries: int = 1
+    repeats: int = 1
+    parallel: int = 1
+    ttl: int | None = None
+    host_ipc: bool = False
+    host_path: bool = False
+    create_namespace: bool = False
+    kustomize: bool = False
+    template_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse, naming the option, what no cluster would take."""
+        names.check_namespace(self.namespace)
+        if self.run_id and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", self.run_id):
+            raise ConfigurationError(f"--run-id {self.run_id!r}: up to 100 letters, digits, '-', '_', '.'")
+        for option, text in (("--memory", self.memory), ("--shm-size", self.shm_size)):
+            if text:
+                names.check_bytes(option, text)
+        if self.ephemeral_storage:
+            names.check_bytes("--ephemeral-storage", self.ephemeral_storage)
+        names.check_cpus("--cpu", self.cpu)
+        if self.gpu_resource:
+            names.check_key("--gpu-resource", self.gpu_resource)
+        if self.queue:
+            names.check_name("--queue", self.queue)
+            names.check_label("--queue", self.queue)
+        for option, given in (
+            ("--image-pull-secret", self.image_pull_secret),
+            ("--env-secret", self.env_secret),
+            ("--service-account", (self.service_account,) if self.service_account else ()),
+        ):
+            for name in given:
+                names.check_name(option, name)
+        if self.ttl is not None and self.ttl < 86400:
+            raise ConfigurationError(f"--ttl {self.ttl}: with the Job go its pods and their logs; 86400 or more")
+        if self.engine_host and self.mode != "runner":
+            raise ConfigurationError("--engine-host: only --mode runner has an engine")
+
+    @property
+    def node_labels(self) -> dict[str, str]:
+        """The node selector."""
+        labels = {}
+        for text in self.node_selector:
+            key, equals, value = text.partition("=")
+            if not equals:
+                raise ConfigurationError(f"--node-selector {text!r} is not KEY=VALUE")
+            names.check_key("--node-selector", key)
+            names.check_label("--node-selector", value)
+            labels[key] = value
+        return labels
+
+    @property
+    def tolerations(self) -> list[dict[str, str]]:
+        """The tolerations, as a pod has them."""
+        return [_toleration(text) for text in self.toleration]
+
+    @property
+    def beyond_baseline(self) -> list[str]:
+        """The options that Pod Security baseline forbids."""
+        return [name for name, is_on in (("--host-ipc", self.host_ipc), ("--host-path", self.host_path)) if is_on]
+
+
+def _toleration(text: str) -> dict[str, str]:
+    rest, colon, effect = text.partition(":")
+    key, equals, value = rest.partition("=")
+    names.check_key("--toleration", key)
+    names.check_label("--toleration", value)
+    if colon and effect not in ("NoSchedule", "PreferNoSchedule", "NoExecute"):
+        raise ConfigurationError(f"--toleration {text!r}: {effect!r} is not NoSchedule, PreferNoSchedule or NoExecute")
+    matched = {"key": key, "operator": "Equal", "value": value} if equals else {"key": key, "operator": "Exists"}
+    return {**matched, **({"effect": effect} if colon else {})}

@@ -1,0 +1,62 @@
+"""The runner image: python3 and madengine.pyz, built and pushed, and its name by digest."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+
+from madengine import __version__, programs
+from madengine.build.builder import DockerBuilder
+from madengine.config.context import Context
+from madengine.config.credentials import Credentials, load_credentials, registry_login, registry_name, secret_values
+from madengine.config.package import template
+from madengine.deploy.bundle import write_bundle
+from madengine.programs.engine import Docker, find_engine, repository
+from madengine.programs.engine_logins import logged_in
+from madengine.records import Image
+
+_BUILD_SECONDS = 3600.0
+
+
+def push(
+    registry: str, base: str, engine_name: str, root: Path, environ: Mapping[str, str], say: Callable[[str], None]
+) -> str:
+    """Build the image on `base`, push it as `<registry>/madengine/runner:<version>`, and give what pins it.
+
+    Raises MadengineError where there is no engine, the build fails, or the registry refuses.
+    """
+    registry = registry_name(registry)
+    found = load_credentials(root, environ)
+    programs.hide(secret_values(found))
+    engine = find_engine(engine_name)
+    name = f"{registry}/madengine/runner:{__version__}"
+    login = registry_login(found, registry)
+    with logged_in(engine, [login]) if login else nullcontext(engine) as private:
+        _build(private, name, base, say)
+        return _pushed(private, name, root, found, registry, say)
+
+
+def _build(engine: Docker, name: str, base: str, say: Callable[[str], None]) -> None:
+    say(f"building {name} on {base}")
+    with tempfile.TemporaryDirectory(prefix="madengine-") as scratch:
+        context = Path(scratch) / "context"
+        context.mkdir(mode=0o755)
+        write_bundle(context / "madengine.pyz").chmod(0o644)
+        dockerfile = Path(scratch) / "Dockerfile"
+        dockerfile.write_text(template("image/runner.Dockerfile"), encoding="utf-8")
+        command = engine.build(
+            [name], dockerfile, context, build_args={"BASE_IMAGE": base}, labels={"madengine.version": __version__}
+        )
+        programs.ask(command, seconds=_BUILD_SECONDS)
+
+
+def _pushed(
+    engine: Docker, name: str, root: Path, found: Credentials, registry: str, say: Callable[[str], None]
+) -> str:
+    builder = DockerBuilder(engine, root, Context(), found, registry, say=say)
+    with open(os.devnull, "w") as log:
+        image = builder.push(Image(key="runner", docker_image=name), [name], log)
+    return f"{repository(name)}@{image.registry_digest}"

@@ -1,0 +1,110 @@
+"""What the folders of many runs and hosts hold, each result once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from madengine.errors import MadengineError
+from madengine.results.perf_csv import Row, Table, identity
+from madengine.results.rows import result_rows
+from madengine.results.run_files import Run, result, runs_in, with_host
+
+
+@dataclass
+class Found:
+    """The rows and runs that were found, and what could not be read."""
+
+    runs: list[Run] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    _seen: dict[Path, bool] = field(default_factory=dict)
+    _best: dict[tuple[str, ...], tuple[bool, list[Row]]] = field(default_factory=dict)
+
+    def look_in(self, folder: Path) -> None:
+        """Take in the results.json and perf.csv files at and below a folder."""
+        problems = len(self.problems)
+        if not folder.is_dir():
+            self.problems.append(f"{folder}: no such folder")
+            return
+        taken = []
+        for place, below, names in os.walk(folder, onerror=lambda error: self.problems.append(_told(error))):
+            below.sort()
+            if "results.json" in names:
+                taken.append(self._once(Path(place, "results.json"), self._take_results))
+                if taken[-1] and Path(place).parent.name == "runs":
+                    below.clear()  # what models leave, under any name
+            if "perf.csv" in names:
+                taken.append(self._once(Path(place, "perf.csv"), self._take_table))
+        if not any(taken) and problems == len(self.problems):
+            self.problems.append(f"{folder}: no results here: no results.json of a run and no perf.csv")
+
+    def _once(self, path: Path, take: Callable[[Path], bool]) -> bool:
+        """Whether there are results in a file; one that was given twice is read once."""
+        real = path.resolve()
+        if real not in self._seen:
+            self._seen[real] = False
+            try:
+                self._seen[real] = take(path)
+            except MadengineError as error:
+                self.problems.append(str(error))
+        return self._seen[real]
+
+    def _take_results(self, path: Path) -> bool:
+        runs = [with_host(run, path) for run in runs_in(path)]
+        rows: list[Row] = []
+        for run in runs:
+            for number, entry in enumerate(run["results"]):
+                try:
+                    rows += (_as_written(row) for row in result_rows(result(entry), {}))
+                # A file of anybody's making may have anything in any place.
+                except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, MadengineError) as error:
+                    self.problems.append(f"{path}: results.{number} of run {run['run_id']} is broken: {error}")
+        self.runs += runs
+        self._take(rows, is_table=False)
+        return bool(runs)
+
+    def _take_table(self, path: Path) -> bool:
+        rows: list[Row] = []
+        try:
+            with Table(path) as table:
+                for cells in table:
+                    if len(cells) == len(table.columns):
+                        named = zip(table.columns, cells, strict=True)
+                        rows.append({name: sys.intern(cell) for name, cell in named if cell})
+                    else:
+                        cut = f"{len(cells)} cells where the header has {len(table.columns)}"
+                        self.problems.append(f"{path}:{table.line}: left out: {cut}")
+        finally:
+            self._take(rows, is_table=True)
+        return True
+
+    def _take(self, rows: Iterable[Row], is_table: bool) -> None:
+        """Of the copies of a row keep the fullest; a perf.csv also says what the environment of the run said."""
+        groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+        for row in rows:
+            groups[identity(row)].append(row)
+        for key, group in groups.items():
+            self._best[key] = max(self._best.get(key, (False, [])), (is_table, group), key=_fullness)
+
+    def rows(self) -> list[Row]:
+        """Every row once, in an order that does not depend on where they were found."""
+        rows = (row for _, group in self._best.values() for row in group)
+        return sorted(rows, key=lambda row: (row.get("started", ""), identity(row), sorted(row.items())))
+
+
+def _fullness(copy: tuple[bool, list[Row]]) -> tuple[int, bool, int, list[list[tuple[str, str]]]]:
+    is_table, rows = copy
+    return len(rows), is_table, sum(map(len, rows)), [sorted(row.items()) for row in rows]
+
+
+def _as_written(row: Row) -> Row:
+    """A row as a perf.csv gives it back."""
+    return {name: cell.encode("utf-8", "backslashreplace").decode() for name, cell in row.items() if cell}
+
+
+def _told(error: OSError) -> str:
+    return f"{error.filename}: can't be read: {error.strerror}"

@@ -1,0 +1,98 @@
+"""Rows as tables for the terminal: of each metric what every model measured on every host, and what failed."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+
+from madengine.records import FAILURE, SUCCESS
+from madengine.results.metrics import is_number
+from madengine.results.perf_csv import Row
+from madengine.results.rows import printable
+
+# A metric is better when it is lower if its name, without what it is divided by, has one of these words.
+_LOWER_IS_BETTER = frozenset(
+    (
+        "duration", "elapsed", "itl", "latency", "loss", "microseconds", "milliseconds", "ms", "ns", "runtime", "s",
+        "sec", "second", "seconds", "secs", "time", "tpot", "ttft", "us", "walltime",
+    )
+)  # fmt: skip
+_PER = re.compile(r"/|(?<![a-z])per(?![a-z])")
+_REASON_WIDTH = 100
+
+
+def tables(rows: Iterable[Row]) -> str:
+    """For the terminal: of each metric n, median, spread and best by model and host; then what failed, and why.
+
+    The spread is (largest - smallest) / median in percent. A median of two middle values is computed exactly, every
+    other number is as the model printed it.
+    """
+    from tabulate import tabulate
+
+    rows = list(rows)
+    measured: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.get("status") == SUCCESS and is_number(row.get("performance", "")):
+            measured[row.get("metric", "")].append(row)
+    parts = []
+    for metric in sorted(measured):
+        headers = ["model", "host", "n", "median", "spread %", "best"]
+        aligned = ("left", "left", "right", "right", "right", "right")
+        lines = _figures(measured[metric], lower_is_better(metric))
+        direction = "lower" if lower_is_better(metric) else "higher"
+        title = f"{printable(metric) or 'without a metric name'} ({direction} is better)"
+        parts.append(f"{title}\n\n{tabulate(lines, headers, colalign=aligned, disable_numparse=True)}")
+    if failed := _failures(rows):
+        headers = ["failed host", "model", "n", "reason"]
+        parts.append(tabulate(failed, headers, colalign=("left", "left", "right", "left"), disable_numparse=True))
+    return "\n\n".join(parts)
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a metric's name says a time or a loss (`step_time_ms`, `s/epoch`), not a rate (`tokens_per_second`)."""
+    counted = _PER.split(metric.lower())[0]
+    return not _LOWER_IS_BETTER.isdisjoint(re.findall(r"[a-z]+", counted))
+
+
+def _figures(rows: Sequence[Row], lower: bool) -> list[list[str]]:
+    images: dict[str, set[str]] = defaultdict(set)
+    groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for row in rows:
+        model, image = row.get("model", ""), row.get("docker_image", "").rpartition("/")[2]
+        images[model].add(image)
+        groups[model, image, row.get("machine_name", "")].append(row["performance"])
+    lines = []
+    for (model, image, host), values in sorted(groups.items()):
+        # What two images of a model measured is not one distribution.
+        name = f"{model} ({image})" if len(images[model]) > 1 else model
+        lines.append([printable(name), printable(host), *_statistics(values, lower)])
+    return lines
+
+
+def _statistics(values: Sequence[str], lower: bool) -> tuple[str, str, str, str]:
+    ordered = sorted(values, key=lambda text: (Decimal(text), text))
+    low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+    median = (Decimal(low) + Decimal(high)) / 2
+    spread = ""
+    if len(ordered) > 1 and median:
+        spread = f"{(Decimal(ordered[-1]) - Decimal(ordered[0])) / abs(median) * 100:.1f}"
+    shown = low if Decimal(low) == Decimal(high) else str(median)
+    return str(len(ordered)), shown, spread, ordered[0 if lower else -1]
+
+
+def _failures(rows: Iterable[Row]) -> list[list[str]]:
+    counted = Counter(
+        (row.get("machine_name", ""), row.get("model", ""), row.get("reason", ""))
+        for row in rows
+        if row.get("status") == FAILURE
+    )
+    return [
+        [printable(host), printable(model), str(number), printable(_short(reason))]
+        for (host, model, reason), number in sorted(counted.items())
+    ]
+
+
+def _short(reason: str) -> str:
+    return reason if len(reason) <= _REASON_WIDTH else f"{reason[: _REASON_WIDTH - 1]}…"

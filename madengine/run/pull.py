@@ -1,0 +1,74 @@
+"""The very image that a manifest names, made present on this machine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from madengine import programs
+from madengine.errors import RunError
+from madengine.programs.engine import Docker, explain_engine_error, is_transport, pinned
+from madengine.records import Image
+
+PULL_ATTEMPTS = 4
+PULL_PAUSE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Puller:
+    """Pulls with one engine, until `stopping` is set; `say` hears of every pull."""
+
+    engine: Docker
+    stopping: threading.Event
+    say: Callable[[str], None]
+
+    def present(self, image: Image) -> tuple[str, str]:
+        """Make sure that the very image of the manifest is on this machine; gives what to run, and its digest.
+
+        Raises RunError where it isn't and can't be pulled.
+        """
+        if name := pinned(image):
+            if not self.engine.images(name):
+                self._pull(name)
+            return self.engine.remote(name), image.registry_digest
+        if image.image_id:
+            if not self.engine.images(image.image_id):
+                raise RunError(
+                    f"{image.docker_image} ({image.image_id[:19]}) is not on this machine and was never pushed; "
+                    "build with --registry, or run where it was built"
+                )
+            return image.image_id, image.image_id
+        return self._unpinned(image)
+
+    def _unpinned(self, image: Image) -> tuple[str, str]:
+        """An older manifest's image: it has a name only, so the row says which id that name had here."""
+        name = image.registry_image or image.docker_image
+        if image.registry_image:
+            self._pull(name)
+        found = self.engine.images(name)
+        if not found:
+            raise RunError(f"{name}: no such image on this machine, and the manifest names no registry for it")
+        return str(found[0]["Id"]), str(found[0]["Id"])
+
+    def _pull(self, reference: str) -> None:
+        pause = PULL_PAUSE_SECONDS
+        for attempt in range(1, PULL_ATTEMPTS + 1):
+            self.say(f"pulling {reference}")
+            lines: list[str] = []
+            code = programs.stream(self.engine.pull(reference), partial(self._heard, lines))
+            if code == 0:
+                return
+            said = explain_engine_error("".join(lines[-20:]))
+            if attempt == PULL_ATTEMPTS or not is_transport(said):
+                raise RunError(f"pull {reference}: {said or f'exit code {code}'}")
+            self.say(f"pull {reference}: {said}; again in {pause:g} s")
+            if self.stopping.wait(pause):
+                raise KeyboardInterrupt
+            pause *= 2
+
+    def _heard(self, lines: list[str], line: str) -> None:
+        lines.append(line)
+        if self.stopping.is_set():
+            raise KeyboardInterrupt

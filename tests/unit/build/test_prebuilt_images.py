@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from madengine.build.prebuilt_images import BatchEntry, image_named_by, load_batch, prebuilt_image
+from madengine.errors import BuildError, ConfigurationError
+from madengine.programs.engine import Docker
+from madengine.records import Model
+from tests.conftest import StandIns
+
+MODEL = Model(name="m", dockerfile="docker/m", scripts="scripts/m")
+ID, DIGEST = "sha256:" + "1" * 64, "sha256:" + "2" * 64
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"model_name": "a"}, BatchEntry("a")),
+        ({"model_name": " a ", "build_new": True, "other": 1}, BatchEntry("a", True)),
+        ({"model_name": "a", "registry": None, "registry_image": "r/a:1"}, BatchEntry("a", False, "", "r/a:1")),
+    ],
+)
+def test_an_entry_lacks_what_it_likes_but_its_name(tmp_path: Path, entry: Any, expected: BatchEntry) -> None:
+    (tmp_path / "b.json").write_text(json.dumps([entry]))
+    assert load_batch(tmp_path / "b.json") == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([], "a batch manifest is a list"),
+        ({"model_name": "a"}, "a batch manifest is a list"),
+        ([{"model_name": "a"}, {"name": "b"}], "[1]: model_name is missing"),
+        ([{"model_name": "a", "build_new": "yes"}], "[0]: build_new: 'yes' is wrong: it is true or false"),
+        ([{"model_name": "a", "registry": 3}], "[0]: registry: 3 is wrong: it is a text"),
+    ],
+)
+def test_what_is_wrong_in_a_batch_manifest_is_named(tmp_path: Path, content: Any, said: str) -> None:
+    (tmp_path / "b.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigurationError) as error:
+        load_batch(tmp_path / "b.json")
+    assert said in str(error.value)
+
+
+def test_a_card_may_name_its_image() -> None:
+    named = Model(**{**vars(MODEL), "extra": {"env_vars": {"DOCKER_IMAGE_NAME": "r/x:1"}}})
+    assert image_named_by(named) == "r/x:1"
+    with pytest.raises(ConfigurationError, match="--use-image auto: the card of 'm' names no image"):
+        image_named_by(MODEL)
+
+
+@pytest.mark.parametrize(("label", "carries"), [("m", True), ("other", False), (None, False)])
+def test_an_image_is_pinned_and_carries_the_scripts_of_its_own_model_only(
+    stand_ins: StandIns, label: str | None, carries: bool
+) -> None:
+    labels = {"madengine.model": label} if label else None
+    told = [{"Id": ID, "RepoDigests": [f"r.example/x@{DIGEST}"], "Size": 7, "Config": {"Labels": labels}}]
+    stand_ins.add("docker", f"echo '{json.dumps(told)}'")
+    found = prebuilt_image(Docker("docker"), "local-m", "r.example/x:1", MODEL, {"prebuilt": True}, print)
+    assert (found.image_id, found.registry_image, found.registry_digest) == (ID, "r.example/x:1", DIGEST)
+    assert (found.self_contained, found.extra, found.size_bytes) == (carries, {"prebuilt": True}, 7)
+    assert [call.split()[1] for call in stand_ins.calls()] == ["image"]
+
+
+def test_an_image_that_is_nowhere_says_so(stand_ins: StandIns) -> None:
+    stand_ins.add(
+        "docker", "[ $1 = image ] && echo '[]' && exit 1; echo 'Error response from daemon: denied' >&2; exit 1"
+    )
+    said: list[str] = []
+    with pytest.raises(BuildError, match=r"x: not on this machine, and can't be pulled: denied"):
+        prebuilt_image(Docker("docker"), "m", "x", MODEL, {}, said.append)
+    assert said == ["m: pulling x"]

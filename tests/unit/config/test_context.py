@@ -1,0 +1,388 @@
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from madengine.config.context import Context, host_facts, load_context, matches, merge, mismatch, parse, parse_header
+from madengine.errors import ConfigurationError
+
+# Null characters and half characters are refused, by a test of their own.
+texts = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=3)
+leaves = st.none() | st.booleans() | st.integers() | texts | st.lists(st.integers(), max_size=2)
+keys = st.sampled_from("abc")
+# a busy machine is no reason to fail
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+objects = st.dictionaries(
+    keys,
+    st.recursive(leaves, lambda inner: st.dictionaries(keys, inner, max_size=3), max_leaves=8),
+    max_size=3,
+)
+
+
+def from_text(text: str) -> Context:
+    return load_context({}, {}, None, text)
+
+
+def error_of(text: str) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        from_text(text)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"gpu_vendor": "AMD", "debug": true, "x": null}',
+        "{'gpu_vendor': 'AMD', 'debug': True, 'x': None}",
+        "\n {'gpu_vendor': 'AMD',\n 'debug': True, # why\n 'x': None,}\n",
+    ],
+)
+def test_a_context_is_json_or_a_python_literal(text: str) -> None:
+    assert parse(text, "here") == {"gpu_vendor": "AMD", "debug": True, "x": None}
+
+
+def test_the_documents_own_example_parses() -> None:
+    context = from_text("{'docker_build_arg':{'BASE_DOCKER':'custom:latest'}}")
+    assert context.docker_build_arg == {"BASE_DOCKER": "custom:latest"}
+
+
+def test_tuples_become_lists_so_that_a_manifest_can_hold_them() -> None:
+    assert parse("{'tools': ({'name': 'x'}, 1)}", "here") == {"tools": [{"name": "x"}, 1]}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"a": 1,\n "b": }', "line 2 column 7: expecting value"),
+        ("{'a': 1,\n 'b': }", "neither JSON nor a Python literal: line 2 column "),
+        ("\n\n{'a': 1,\n 'b': }", "neither JSON nor a Python literal: line 4 column "),
+        ("{'a': true}", "line 1 column 2: expecting property name enclosed in double quotes"),
+        ("{'a': __import__('os').getpid()}", "line 1 column 2"),
+        ('{"a": ' + "9" * 5000 + "}", "integer string conversion"),
+        ("[" * 100_000, "neither JSON nor a Python literal"),
+        ("", "empty, expected an object"),
+        (" \n", "empty, expected an object"),
+        ("[1]", "a list, expected an object"),
+        ("'x'", "text, expected an object"),
+        ("null", "null, expected an object"),
+        ("1.5", "a number, expected an object"),
+        ("{'a': {1}}", "a: a Python set, expected what JSON can hold"),
+        ("{'a': [b'x']}", "a.0: a Python bytes, expected what JSON can hold"),
+        ("{'a': 1e999}", "a: a number, expected what JSON can hold"),
+        ('{"a": NaN}', "a: a number, expected what JSON can hold"),
+        ("{'a': {1: 2}}", "a: the key 1 is no text; put it in quotes"),
+        ('{"a": {"b": "x\\u0000y"}}', "a.b: holds a null character"),
+        ('{"a": "\\ud800"}', "a: holds a null character or half a Unicode character"),
+        ('{"a":' * 60 + "1" + "}" * 60, "nested more than 50 levels deep"),
+    ],
+)
+def test_a_broken_context_is_one_line_with_its_place(text: str, said: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse(text, "ctx.json")
+    assert str(caught.value).startswith("ctx.json: ")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_odd_backslash_in_a_literal_makes_no_noise(recwarn: pytest.WarningsRecorder) -> None:
+    assert parse(r"{'a': '\d'}", "here") == {"a": r"\d"}
+    assert not list(recwarn)
+
+
+def test_a_broken_command_line_context_is_shown_by_its_first_characters() -> None:
+    token = "a-long-token-that-must-not-appear"
+    said = error_of("{'docker_env_vars': {'HF_TOKEN': '" + token + "'}")
+    assert "{'docker_env_vars': {'HF_TO" in said
+    assert token not in said
+
+
+def test_later_layers_win_key_by_key(tmp_path: Path) -> None:
+    file = tmp_path / "context.json"
+    file.write_text('{"docker_env_vars": {"A": "file", "B": "file"}, "guest_os": "centos"}')
+    context = load_context(
+        {"host_os": "HOST_UBUNTU", "docker_env_vars": {"A": "detected", "C": 8}},
+        {"guest_os": "UBUNTU", "docker_env_vars": {"A": "manifest", "D": "manifest"}},
+        file,
+        "{'docker_env_vars': {'B': 'text'}}",
+    )
+    assert context.docker_env_vars == {"A": "file", "B": "text", "C": "8", "D": "manifest"}
+    assert context.guest_os == "CENTOS"
+    assert context.values["host_os"] == "HOST_UBUNTU"
+
+
+def test_a_partial_multi_node_args_keeps_the_other_defaults() -> None:
+    detected = {"multi_node_args": {"RUNNER": "torchrun", "NNODES": 1, "MASTER_PORT": 6006}}
+    context = load_context(detected, {}, None, "{'multi_node_args': {'NNODES': 2}}")
+    assert context.values["multi_node_args"] == {"RUNNER": "torchrun", "NNODES": 2, "MASTER_PORT": 6006}
+
+
+def test_nothing_given_is_an_empty_context() -> None:
+    context = load_context({}, {}, None, None)
+    assert context == Context({})
+    assert (context.gpu_vendor, context.guest_os, context.docker_cpus, context.docker_gpus) == ("", "", "", "")
+    assert (context.docker_env_vars, context.docker_mounts, context.docker_build_arg) == ({}, {}, {})
+    assert context.model_args is None
+    assert context.container_image == ""
+    assert context == from_text("")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(2, "2"), (-1, "-1"), (1.5, "1.5"), (True, "true"), (False, "false"), ("", ""), ("$x 'y'", "$x 'y'")],
+)
+@pytest.mark.parametrize("key", ["docker_env_vars", "docker_build_arg"])
+def test_variables_may_be_numbers_or_booleans(key: str, value: Any, text: str) -> None:
+    assert getattr(load_context({}, {key: {"X": value}}, None, None), key) == {"X": text}
+
+
+def test_the_remaining_keys_are_read() -> None:
+    context = from_text(
+        "{'docker_cpus': '0-3,8', 'docker_gpus': '0,2-4', 'model_args': '', 'MAD_CONTAINER_IMAGE': 'a:b',"
+        " 'docker_mounts': {'/in': '/on host'}}"
+    )
+    assert (context.docker_cpus, context.docker_gpus, context.model_args) == ("0-3,8", "0,2-4", "")
+    assert context.container_image == "a:b"
+    assert context.docker_mounts == {"/in": "/on host"}
+
+
+@pytest.mark.parametrize(
+    ("given", "vendor"),
+    [("amd", "AMD"), (" Nvidia ", "NVIDIA"), ("none", "NONE"), ("", ""), ("Unable to detect GPU vendor", "")],
+)
+def test_gpu_vendor_is_upper_case(given: str, vendor: str) -> None:
+    assert load_context({}, {"gpu_vendor": given}, None, None).gpu_vendor == vendor
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{'gpu_vendor': 'intel'}", "gpu_vendor: Intel GPUs are not supported; use AMD, NVIDIA, NONE"),
+        ("{'gpu_vendor': 'radeon'}", "gpu_vendor: 'radeon', expected one of AMD, NVIDIA, NONE"),
+        ("{'gpu_vendor': 3}", "gpu_vendor: 3, expected text in quotes"),
+        ("{'guest_os': ['UBUNTU']}", "guest_os: a list, expected text in quotes"),
+        ("{'docker_gpus': 0}", "docker_gpus: 0, expected text in quotes"),
+        ("{'docker_cpus': True}", "docker_cpus: True, expected text in quotes"),
+        ("{'model_args': {'a': 1}}", "model_args: an object, expected text in quotes"),
+        ("{'encapsulate_script': []}", "encapsulate_script: a list, expected text in quotes"),
+        ("{'MAD_CONTAINER_IMAGE': 1}", "MAD_CONTAINER_IMAGE: 1, expected text in quotes"),
+        ("{'tools': {'name': 'x'}}", "tools: an object, expected a list"),
+        ("{'pre_scripts': 'x.sh'}", "pre_scripts: 'x.sh', expected a list"),
+        ("{'post_scripts': 'x.sh'}", "post_scripts: 'x.sh', expected a list"),
+        ("{'docker_build_arg': 'A=b'}", "docker_build_arg: text, expected an object"),
+        ("{'docker_env_vars': ['A=b']}", "docker_env_vars: a list, expected an object"),
+        ("{'docker_mounts': None}", "docker_mounts: null, expected an object"),
+        ("{'data': []}", "data: a list, expected an object"),
+        ("{'docker_env_vars': {'A': ['b']}}", "docker_env_vars.A: a list, expected text, a number or true/false"),
+        ("{'docker_env_vars': {'A': None}}", "docker_env_vars.A: null, expected text, a number or true/false"),
+        ("{'docker_build_arg': {'A': {}}}", "docker_build_arg.A: an object, expected text, a number or true/false"),
+        ("{'docker_env_vars': {'A B': '1'}}", "docker_env_vars.A B: 'A B' is no variable name; use letters"),
+        ("{'docker_env_vars': {'A\\n': '1'}}", "'A\\n' is no variable name"),
+        ("{'docker_build_arg': {'1A': '1'}}", "'1A' is no variable name"),
+        ("{'docker_env_vars': {'': '1'}}", "'' is no variable name"),
+        ("{'docker_mounts': {'data': '/d'}}", "docker_mounts.data: 'data' is no absolute path in the container"),
+        ("{'docker_mounts': {'/d': 1}}", "docker_mounts./d: 1, expected a path on the host"),
+        ("{'docker_mounts': {'/d': ''}}", "docker_mounts./d: '', expected a path on the host"),
+    ],
+)
+def test_a_wrong_type_is_named_with_its_path_and_what_is_expected(text: str, said: str) -> None:
+    assert error_of(text).startswith("--additional-context: ")
+    assert said in error_of(text)
+    assert len(error_of(text)) < 160
+
+
+@pytest.mark.parametrize("docker_gpus", ["x-y", "all", "0,", "0-", "-1", "0;1", "1.5", "²", "9" * 5000])
+def test_what_is_no_list_of_gpus_is_named(docker_gpus: str) -> None:
+    said = error_of(json.dumps({"docker_gpus": docker_gpus}))
+    assert said.startswith(f"--additional-context: docker_gpus: {docker_gpus!r}"[:60])
+    assert said.endswith(", expected numbers and ranges, such as '0,2-4,7'")
+
+
+def test_the_value_of_a_variable_is_never_in_an_error() -> None:
+    assert "hunter2" not in error_of("{'docker_env_vars': {'A': ['hunter2']}}")
+    assert "hunter2" not in error_of("{'docker_env_vars': 'A=hunter2'}")
+
+
+def test_a_wrong_layer_is_named_as_the_source(tmp_path: Path) -> None:
+    file = tmp_path / "context.json"
+    file.write_text('{"tools": 1}')
+    with pytest.raises(ConfigurationError, match=r"context\.json: tools: 1, expected a list"):
+        load_context({}, {}, file, None)
+    with pytest.raises(ConfigurationError, match="the manifest's context: tools: 1, expected a list"):
+        load_context({}, {"tools": 1}, None, None)
+
+
+def test_a_context_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"nope\.json: can't be read: no such file or directory"):
+        load_context({}, {}, tmp_path / "nope.json", None)
+    with pytest.raises(ConfigurationError, match="can't be read: is a directory"):
+        load_context({}, {}, tmp_path, None)
+    (tmp_path / "latin.json").write_bytes(b'{"a": "\xe9"}')
+    with pytest.raises(ConfigurationError, match=r"latin\.json: byte 7 is not UTF-8"):
+        load_context({}, {}, tmp_path / "latin.json", None)
+
+
+def test_a_context_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "context.json").write_bytes(b'\xef\xbb\xbf{"guest_os": "UBUNTU"}')
+    assert load_context({}, {}, tmp_path / "context.json", None).guest_os == "UBUNTU"
+
+
+@unhurried
+@given(st.lists(objects, max_size=4))
+def test_merging_changes_no_layer_and_shares_nothing_with_one(layers: list[dict[str, Any]]) -> None:
+    before = copy.deepcopy(layers)
+    merged = merge(*layers)
+    assert layers == before
+    _scribble(merged)
+    assert layers == before
+
+
+def _scribble(value: Any) -> None:
+    if isinstance(value, dict):
+        for item in value.values():
+            _scribble(item)
+        value["scribbled"] = True
+    elif isinstance(value, list):
+        value.append("scribbled")
+
+
+@unhurried
+@given(objects)
+def test_merging_with_nothing_or_itself_changes_nothing(layer: dict[str, Any]) -> None:
+    assert merge(layer) == merge({}, layer) == merge(layer, {}) == merge(layer, layer) == layer
+
+
+@unhurried
+@given(objects, objects)
+def test_each_leaf_of_a_merge_is_the_later_layers_if_it_has_one(below: dict[str, Any], above: dict[str, Any]) -> None:
+    merged = merge(below, above)
+    assert merged.keys() == below.keys() | above.keys()
+    for key, value in merged.items():
+        if key not in above:
+            assert value == below[key]
+        elif isinstance(above[key], dict) and isinstance(below.get(key), dict):
+            assert value == merge(below[key], above[key])
+        else:
+            assert value == above[key]
+
+
+@unhurried
+@given(objects)
+def test_json_and_literal_spellings_of_an_object_mean_the_same(value: dict[str, Any]) -> None:
+    assert parse(json.dumps(value), "json") == parse(repr(value), "literal") == value
+
+
+def test_host_facts_name_the_package_manager_found_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _program(tmp_path / "zypper")
+    assert host_facts({"PATH": str(tmp_path)})["host_os"] == "HOST_SLES"
+    _program(tmp_path / "yum")
+    assert host_facts({"PATH": str(tmp_path)})["host_os"] == "HOST_CENTOS"
+    _program(tmp_path / "apt")
+    assert host_facts({"PATH": str(tmp_path)})["host_os"] == "HOST_UBUNTU"
+
+
+def _program(path: Path) -> None:
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+
+
+def test_a_host_without_a_known_package_manager_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    facts = host_facts({"PATH": str(tmp_path), "MAD_SECRETS_TOKEN": "hunter2"})
+    assert facts["host_os"] == "Unable to detect Host OS"
+    assert facts["numa_balancing"] in ("0", "1", "2", "3", False)
+    assert "ctx_test" not in facts
+    assert "hunter2" not in repr(facts)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ("{}", None),
+        ("{'gen_sys_env_details': True}", True),
+        ("{'gen_sys_env_details': 'false'}", False),
+        ("{'generate_sys_env_details': 0}", False),
+    ],
+)
+def test_a_context_says_whether_containers_describe_themselves(values: str, expected: bool | None) -> None:
+    assert from_text(values).describes_environment is expected
+
+
+def test_what_madengine_2_read_for_its_own_deployments_is_named() -> None:
+    assert from_text("{'slurm': {'nodes': 2}, 'k8s': {}, 'docker_gpus': '0'}").unheeded == ("slurm",)
+    theirs = [
+        *("distributed", "slurm", "k8s", "kubernetes", "vllm", "launcher", "shared_data", "skip_perf_collection"),
+        *("monitor", "cleanup_on_failure", "env_vars", "MAD_ROCM_PATH"),
+    ]
+    assert from_text(json.dumps({key: {"a": 1} for key in theirs})).unheeded == tuple(theirs)
+
+
+def test_ctx_test_is_the_content_of_the_file_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ctx_test").write_text("1\n")
+    assert host_facts({})["ctx_test"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("text", "header"),
+    [
+        (
+            "# CONTEXT {'gpu_vendor': 'AMD', 'guest_os': 'UBUNTU'}\nFROM x\n",
+            {"gpu_vendor": "AMD", "guest_os": "UBUNTU"},
+        ),
+        ("# CONTEXT {}\nFROM x\n", {}),
+        ("# a\r\n# b\r\n# CONTEXT {'ctx_test': '0'}\r\n", {"ctx_test": "0"}),
+        ("1\n2\n3\n4\n# CONTEXT {'a': 1}\n", {"a": 1}),
+        ("1\n2\n3\n4\n5\n# CONTEXT {'a': 1}\n", None),
+        ("# CONTEXT {'a': 1}\n# CONTEXT {'a': 2}\n", {"a": 1}),
+        ("FROM x\n", None),
+        ("# CONTEXT\nFROM x\n", None),
+        ("", None),
+    ],
+)
+def test_the_header_is_the_context_line_among_the_first_five(text: str, header: dict[str, Any] | None) -> None:
+    assert parse_header(text, "x.Dockerfile") == header
+
+
+@pytest.mark.parametrize("text", ["{'a': ", "AMD", "[1]", "", "{'a': print(1)}", "gpu_vendor=AMD"])
+def test_a_header_that_is_no_literal_dict_is_named_with_its_line(text: str) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"docker/x\.Dockerfile:2: the CONTEXT header .* is no dict of literals"
+    ):
+        parse_header(f"# syntax\n# CONTEXT {text}\n", "docker/x.Dockerfile")
+
+
+@pytest.mark.parametrize(
+    ("header", "values", "phrase"),
+    [
+        ({}, {"gpu_vendor": "AMD"}, ""),
+        ({"gpu_vendor": "AMD"}, {}, ""),
+        ({"gpu_vendor": "AMD"}, {"gpu_vendor": ""}, ""),
+        ({"gpu_vendor": "AMD"}, {"gpu_vendor": "Unable to detect GPU vendor"}, ""),
+        ({"gpu_vendor": "amd", "guest_os": "Ubuntu"}, {"gpu_vendor": "AMD", "guest_os": "ubuntu"}, ""),
+        ({"gpu_vendor": "AMD"}, {"gpu_vendor": "nvidia"}, "gpu_vendor is 'AMD', the context says 'NVIDIA'"),
+        ({"ctx_test": "a"}, {"ctx_test": "A"}, "ctx_test is 'a', the context says 'A'"),
+        ({"numa_balancing": "0"}, {"numa_balancing": False}, "numa_balancing is '0', the context says False"),
+        (
+            {"gpu_vendor": "AMD", "guest_os": "UBUNTU", "x": 1},
+            {"gpu_vendor": "NONE", "guest_os": "CENTOS", "x": 1},
+            "gpu_vendor is 'AMD', the context says 'NONE'; guest_os is 'UBUNTU', the context says 'CENTOS'",
+        ),
+    ],
+)
+def test_a_header_matches_where_no_key_contradicts_the_context(
+    header: dict[str, Any], values: dict[str, Any], phrase: str
+) -> None:
+    assert mismatch(header, Context(values)) == phrase
+    assert matches(header, Context(values)) == (not phrase)
+
+
+def test_a_key_that_nobody_reads_is_named_where_it_looks_like_one_that_is_read() -> None:
+    given = {"toolz": [], "docker_build_args": {}, "tools": [], "host_os": "x", "my_own_header_key": 1}
+    assert dict(Context(given).mistyped) == {"toolz": "tools", "docker_build_args": "docker_build_arg"}

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from madengine.config.launchers import DEFAULTS, runner
+from madengine.errors import ConfigurationError
+
+PLAIN = "env NCCL_SOCKET_IFNAME= GLOO_SOCKET_IFNAME= "
+
+
+@pytest.mark.parametrize(
+    ("given", "gpus", "expected"),
+    [
+        ({}, 8, "torchrun --nproc_per_node 8 --nnodes 1 --node_rank 0 --master_addr localhost --master_port 6006"),
+        ({}, 0, "torchrun --nproc_per_node 1 --nnodes 1 --node_rank 0 --master_addr localhost --master_port 6006"),
+        (
+            {"NNODES": 2, "NODE_RANK": "1", "MASTER_ADDR": "n0", "MASTER_PORT": 29500, "MAD_RUNTIME_NGPUS": 8},
+            4,
+            "torchrun --nproc_per_node 4 --nnodes 2 --node_rank 1 --master_addr n0 --master_port 29500",
+        ),
+        (
+            {"MAD_RUNTIME_NGPUS": "3", "RUNNER": "other"},
+            0,
+            "torchrun --nproc_per_node 3 --nnodes 1 --node_rank 0 --master_addr localhost --master_port 6006",
+        ),
+        ({"RUNNER": "mpirun"}, 4, "mpirun -np 4 --host localhost:4"),
+        ({"RUNNER": "mpirun", "NNODES": "2", "HOST_LIST": "a:8,b:8"}, 8, "mpirun -np 16 --host a:8,b:8"),
+    ],
+)
+def test_the_runner_starts_a_process_on_each_gpu_of_the_run(given: dict[str, Any], gpus: int, expected: str) -> None:
+    assert runner(given, gpus) == PLAIN + expected
+
+
+def test_a_rank_that_others_fill_in_stands_as_it_is() -> None:
+    told = runner({"NNODES": 2, "MASTER_ADDR": "$(x)"}, 1, "$(NODE_RANK)")
+    assert told.endswith(" --nnodes 2 --node_rank $(NODE_RANK) --master_addr '$(x)' --master_port 6006")
+    assert "NODE_RANK" not in runner({"NNODES": 2, "RUNNER": "mpirun"}, 1, "$(NODE_RANK)")
+
+
+def test_interfaces_are_set_for_both_libraries() -> None:
+    told = runner({"NCCL_SOCKET_IFNAME": "ib0", "GLOO_SOCKET_IFNAME": "eth0"}, 1)
+    assert told.startswith("env NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=eth0 torchrun ")
+
+
+@pytest.mark.parametrize("key", DEFAULTS)
+def test_no_key_has_to_be_there(key: str) -> None:
+    assert runner({key: DEFAULTS[key]}, 2) == runner({}, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"NODES": 2}, "'NODES' is none of RUNNER"),
+        ({"NNODES": 0}, "NNODES: '0' is wrong: a number, 1 or more"),
+        ({"NNODES": "two"}, "NNODES: 'two' is wrong"),
+        ({"NNODES": 2, "NODE_RANK": 2}, "NODE_RANK: 2 is wrong: of 2 the first is 0"),
+        ({"MASTER_PORT": True}, "MASTER_PORT: True is wrong: it is a text or a number"),
+    ],
+)
+def test_what_is_wrong_is_named(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        runner(given, 1)
+    assert said in str(error.value)

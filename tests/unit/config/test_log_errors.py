@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+
+from madengine.config.log_errors import BENIGN, PATTERNS, LogErrors, log_errors
+from madengine.errors import ConfigurationError
+
+LOG = b"fine\nW FutureWarning: FAILED later\nRuntimeError: bad\nvalue 3 FAILED\n"
+
+
+@pytest.mark.parametrize(
+    ("card", "context", "expected"),
+    [
+        ({}, {}, LogErrors()),
+        ({"log_error_patterns": []}, {}, LogErrors()),
+        ({"log_error_benign_patterns": ["x"]}, {}, LogErrors()),
+        ({"log_error_patterns": ["a"]}, {}, LogErrors(("a",))),
+        ({"log_error_patterns": ["a"]}, {"log_error_patterns": ["b"]}, LogErrors(("b",))),
+        ({"log_error_patterns": ["a"]}, {"log_error_pattern_scan": False}, LogErrors()),
+        ({"log_error_patterns": ["a"]}, {"log_error_pattern_scan": "0"}, LogErrors()),
+        ({"log_error_pattern_scan": 1}, {}, LogErrors(PATTERNS, BENIGN)),
+        (
+            {"log_error_patterns": ["a"], "log_error_benign_patterns": ["x"]},
+            {"log_error_benign_patterns": ["y"]},
+            LogErrors(("a",), ("x", "y")),
+        ),
+    ],
+)
+def test_a_log_is_looked_at_only_where_that_is_asked_for(
+    card: dict[str, Any], context: dict[str, Any], expected: LogErrors
+) -> None:
+    assert log_errors(card, context) == expected
+
+
+@pytest.mark.parametrize(
+    ("patterns", "benign", "found"),
+    [
+        ((), (), ""),
+        (("nothing",), (), ""),
+        (("FAILED",), (), "log_error_patterns: 'FAILED' is in the log: W FutureWarning: FAILED later"),
+        (("FAILED",), ("FutureWarning",), "log_error_patterns: 'FAILED' is in the log: value 3 FAILED"),
+        (("Error:",), (), "log_error_patterns: 'Error:' is in the log: RuntimeError: bad"),
+    ],
+)
+def test_the_first_line_that_is_an_error_is_the_reason(
+    patterns: tuple[str, ...], benign: tuple[str, ...], found: str
+) -> None:
+    assert LogErrors(patterns, benign).found_in(io.BytesIO(LOG)) == found
+
+
+def test_what_profilers_log_is_no_error_of_madengine_2s_list() -> None:
+    asked = log_errors({"log_error_pattern_scan": True}, {})
+    assert asked.found_in(io.BytesIO(b"E20260101 x generateRocpd.cpp:12 FAILED\n[rocprofv3] FAILED\n")) == ""
+    assert asked.found_in(io.BytesIO(b"step FAILED\n")) != ""
+
+
+@pytest.mark.parametrize("value", ["x", [3], [""]])
+def test_what_is_no_list_of_texts_is_refused(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match="log_error_patterns is wrong"):
+        log_errors({"log_error_patterns": value}, {})
