@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from madengine import __version__
 from madengine.cli import arguments
 from madengine.cli import kubernetes_arguments as k8s
 from madengine.cli import option_values as values
-from madengine.cli.terminal import fail, say, show, signals_interrupt
+from madengine.cli.terminal import configure_logging, fail, print_error, show, signals_interrupt
 from madengine.errors import (
     EXIT_CONFIGURATION,
     EXIT_DONE,
@@ -24,6 +25,8 @@ from madengine.errors import (
     ConfigurationError,
     MadengineError,
 )
+
+logger = logging.getLogger("madengine.cli")
 
 _EXIT_CODES = (
     "exit codes: 0 done, 1 failure, 2 a build failed, 3 a run failed, 4 wrong arguments or configuration, "
@@ -37,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, unknown = _parser(words).parse_known_args(words)
     if unknown:
         options.parser.error(_unknown(options.parser, unknown))
+    configure_logging(options.verbose, options.log_format)
     with signals_interrupt():
         try:
             code: int = options.verb(options)
@@ -45,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError as error:
             return fail(error, EXIT_FAILURE, options.verbose)
         except KeyboardInterrupt:
-            say("interrupted")
+            logger.info("interrupted")
             return EXIT_INTERRUPTED
     return code
 
@@ -72,7 +76,7 @@ def _run(options: argparse.Namespace) -> int:
     if named is not None and os.path.lexists(named):
         _say_what_only_a_build_heeds(options, named)
         if not options.quiet:
-            say(f"{named} is there: running it, nothing is built")
+            logger.info(f"{named} is there: running it, nothing is built")
         return orchestrator.run_phase(named, values.run_options(options, "run_summary.json"))
     if not orchestrator.place.has_package:
         raise ConfigurationError(
@@ -80,13 +84,13 @@ def _run(options: argparse.Namespace) -> int:
         )
     why = f"{named} is not there" if named else "no --manifest-file given"
     options.manifest_output = named or options.manifest_output
-    say(f"{why}: building first; the manifest goes to {options.manifest_output}")
+    logger.info(f"{why}: building first; the manifest goes to {options.manifest_output}")
     return orchestrator.full_phase(values.build_options(options), values.run_options(options, "run_summary.json"))
 
 
 def _say_what_only_a_build_heeds(options: argparse.Namespace, manifest_file: Path) -> None:
     if given := values.given_for_a_build(options):
-        say(f"{', '.join(given)}: not heeded, because {manifest_file} is run as it is and nothing is built")
+        logger.info(f"{', '.join(given)}: not heeded, because {manifest_file} is run as it is and nothing is built")
 
 
 def _full(options: argparse.Namespace) -> int:
@@ -99,7 +103,7 @@ def _deploy(options: argparse.Namespace) -> int:
     if not options.registry:
         raise ConfigurationError("deploy: the hosts pull from a registry; say which with --registry")
     if options.dry_run:
-        say("the hosts' lines need the manifest that these make: `madengine run --host … --dry-run`")
+        logger.info("the hosts' lines need the manifest that these make: `madengine run --host … --dry-run`")
         return values.orchestrator(options).build_phase(values.build_options(options)).exit_code
     fleet = values.fleet(options)
     summary, options.summary_output = options.summary_output, None
@@ -160,7 +164,7 @@ def _init(options: argparse.Namespace) -> int:
 
     for path in init_package(options.directory):
         show(str(path))
-    say(f"a model package to grow: {options.directory}; `cd {options.directory} && madengine run`")
+    logger.info(f"a model package to grow: {options.directory}; `cd {options.directory} && madengine run`")
     return EXIT_DONE
 
 
@@ -181,10 +185,12 @@ def _collect(options: argparse.Namespace) -> int:
             note_failure(options.directories[0] / host, kept, options.run_id, host, reason)
     merged = merge(options.directories, options.output, options.results)
     for problem in merged.problems:
-        say(problem)
+        logger.info(problem)
     if merged.rows:
         show(tables(merged.rows))
-        say(f"rows: {merged.added} new in {options.output}; {len(merged.rows)} collected; runs: {options.results}")
+        logger.info(
+            f"rows: {merged.added} new in {options.output}; {len(merged.rows)} collected; runs: {options.results}"
+        )
     return EXIT_FAILURE if merged.problems else EXIT_DONE
 
 
@@ -199,20 +205,22 @@ def _collect_kubernetes(options: argparse.Namespace) -> int:
         raise ConfigurationError("--kubernetes: not together with folders or --failed")
     names.check_namespace(options.namespace)
     kubectl = Kubectl(options.namespace, options.kube_context)
-    came = collected(kubectl, options.output, options.results, options.run_id, options.wait, say)
+    came = collected(kubectl, options.output, options.results, options.run_id, options.wait)
     merged = came.merged
     for problem in merged.problems:
-        say(problem)
+        logger.info(problem)
     if merged.rows:
         show(tables(merged.rows))
-    say(f"rows: {merged.added} new in {options.output}; runs: {options.results}")
+    logger.info(f"rows: {merged.added} new in {options.output}; runs: {options.results}")
     if not came.attempts and not came.unfinished:
-        say(f"{options.namespace}: no results{options.run_id and f' of run {options.run_id}'} in this namespace")
+        logger.info(
+            f"{options.namespace}: no results{options.run_id and f' of run {options.run_id}'} in this namespace"
+        )
         return EXIT_FAILURE
     for name in came.unfinished:
-        say(f"{name}: not ended yet; --wait waits for it")
+        logger.info(f"{name}: not ended yet; --wait waits for it")
     if came.failed:
-        say(f"failed: {', '.join(sorted(set(came.failed)))}")
+        logger.info(f"failed: {', '.join(sorted(set(came.failed)))}")
         return EXIT_RUN_FAILED
     return EXIT_FAILURE if merged.problems or came.unfinished else EXIT_DONE
 
@@ -229,11 +237,11 @@ def _generate_ansible(options: argparse.Namespace) -> int:
 
     made = generate_ansible(options.manifest_file, options.execution_config, options.output, options.template_dir)
     for warning in made.warnings:
-        say(warning)
+        logger.info(warning)
     for path in made.paths:
         show(str(path))
-    say("to run it: copy gpu_inventory.example to gpu_inventory and name your nodes in it; then")
-    say(f"ansible-playbook -i gpu_inventory {options.output}")
+    logger.info("to run it: copy gpu_inventory.example to gpu_inventory and name your nodes in it; then")
+    logger.info(f"ansible-playbook -i gpu_inventory {options.output}")
     return EXIT_DONE
 
 
@@ -243,7 +251,7 @@ def _runner_image(options: argparse.Namespace) -> int:
     if not options.registry:
         raise ConfigurationError("runner-image: say with --registry where the cluster pulls from")
     place = values.package()
-    show(runner_image.push(options.registry, options.base, values.engine_name(options), place.root, place.environ, say))
+    show(runner_image.push(options.registry, options.base, values.engine_name(options), place.root, place.environ))
     return EXIT_DONE
 
 
@@ -253,10 +261,10 @@ def _generate_k8s(options: argparse.Namespace) -> int:
     wanted = values.kubernetes_options(options)
     made = generate_kubernetes(values.source(options), wanted, options.output, options.data_config_file_name)
     for warning in made.warnings:
-        say(warning)
+        logger.info(warning)
     for path in made.paths:
         show(str(path))
-    say(f"to run them: kubectl create namespace {wanted.namespace}; then kubectl apply -f both, in this order")
+    logger.info(f"to run them: kubectl create namespace {wanted.namespace}; then kubectl apply -f both, in this order")
     return EXIT_DONE
 
 
@@ -268,7 +276,7 @@ _Group = Callable[[argparse.ArgumentParser], None]
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        say(f"{self.prog.partition(' ')[2] or 'madengine'}: {message}; see `{self.prog} --help`")
+        print_error(f"{self.prog.partition(' ')[2] or 'madengine'}: {message}; see `{self.prog} --help`")
         sys.exit(EXIT_CONFIGURATION)
 
 
@@ -369,7 +377,13 @@ def _add(among: Any, name: str, action: _Verb, text: str, groups: Sequence[_Grou
     added = among.add_parser(name, help=text, description=text, epilog=_EXIT_CODES, allow_abbrev=False)
     for group in groups:
         group(added)
-    added.add_argument("--verbose", action="store_true", help="show the traceback of an error")
+    added.add_argument(
+        "-v", dest="verbose", action="count", default=0, help="show each command that is run, and its duration"
+    )
+    added.add_argument(
+        "--verbose", dest="verbose", action="store_const", const=2, help="like -vv: the traceback of an error too"
+    )
+    added.add_argument("--log-format", choices=("text", "json"), default="text", help="messages as text or JSON lines")
     added.set_defaults(verb=action, parser=added)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from madengine.errors import EXIT_DONE, EXIT_FAILURE
 from madengine.files import check_writable, read_json, write_json
 from madengine.session import Workplace
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from madengine.build.builder import Failure
@@ -30,13 +33,13 @@ class DistributedOrchestrator(Workplace):
         """Build and push the selected models, and write manifest and summary; `detected` narrows the choice."""
         from madengine.build.phase import BuildPhase
 
-        return BuildPhase(self.place, self.say, self.show).carry_out(options, detected)
+        return BuildPhase(self.place, self.show).carry_out(options, detected)
 
     def push_phase(self, manifest_file: Path, registry: str, dry_run: bool) -> int:
         """Push what a manifest names and its registry doesn't have yet; the manifest then pins it."""
         from madengine.build.push_phase import PushPhase
 
-        return PushPhase(self.place, self.say, self.show).carry_out(manifest_file, registry, dry_run)
+        return PushPhase(self.place, self.show).carry_out(manifest_file, registry, dry_run)
 
     def run_phase(
         self,
@@ -48,7 +51,7 @@ class DistributedOrchestrator(Workplace):
         """Run a manifest's models on this machine, one after another; every one gets a row."""
         from madengine.run.phase import RunPhase
 
-        return RunPhase(self.place, self.say, self.show).carry_out(manifest_file, options, not_built, gpus)
+        return RunPhase(self.place, self.show).carry_out(manifest_file, options, not_built, gpus)
 
     def full_phase(self, build: BuildOptions, options: RunOptions) -> int:
         """Build for this machine's GPUs, then run what was built."""
@@ -66,7 +69,9 @@ class DistributedOrchestrator(Workplace):
             check_writable(whole)
         outcome = self.build_phase(build, vendor)
         if build.dry_run:
-            self.say("the run's lines need the manifest that these make: `madengine run --manifest-file … --dry-run`")
+            logger.info(
+                "the run's lines need the manifest that these make: `madengine run --manifest-file … --dry-run`"
+            )
             return outcome.exit_code
         code = EXIT_FAILURE
         try:
@@ -83,7 +88,7 @@ class DistributedOrchestrator(Workplace):
         write_json(whole, {**joined, "overall_success": code == EXIT_DONE})
         for path in parts.values():
             path.unlink(missing_ok=True)
-        self.say(f"summary: {whole}")
+        logger.info(f"summary: {whole}")
 
     def export_config(self, tags: Sequence[str], output: Path, ignore_deprecated: bool) -> int:
         """Write what other tools need to plan: models, context and the names of the credentials; asks no GPU."""
@@ -105,5 +110,5 @@ class DistributedOrchestrator(Workplace):
                 "credentials_required": sorted({model.cred for model in models if model.cred}),
             },
         )
-        self.say(f"execution configuration of {len(models)} model{'s' * (len(models) != 1)}: {output}")
+        logger.info(f"execution configuration of {len(models)} model{'s' * (len(models) != 1)}: {output}")
         return EXIT_DONE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from madengine.config.credentials import Credentials, load_credentials, registry
 from madengine.config.package import lists_models, package_root
 from madengine.programs.engine import Docker, find_engine
 from madengine.programs.engine_logins import logged_in
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,21 +40,20 @@ class Workplace:
     """A place to work at; `say` takes lines for people, `show` what a program may read."""
 
     place: Place
-    say: Callable[[str], None]
     show: Callable[[str], None]
 
     def context(self, detected: Mapping[str, Any], manifest: Mapping[str, Any]) -> Context:
         """What the user, the manifest and this machine say together."""
         context = load_context(detected, manifest, self.place.context_file, self.place.context_text)
         for key, known in context.mistyped:
-            self.say(f"context: {key}: nothing reads it; did you mean {known}?")
+            logger.info(f"context: {key}: nothing reads it; did you mean {known}?")
         return context
 
     def credentials(self, names: Iterable[str] = ()) -> Credentials:
         """The logins, and the credentials of these names; from here on no output shows them."""
         found = load_credentials(self.place.root, self.place.environ, filter(None, names))
         for warning in found.warnings:
-            self.say(warning)
+            logger.info(warning)
         programs.hide(secret_values(found))
         return found
 
@@ -62,7 +64,7 @@ class Workplace:
         logins = dict.fromkeys(login for login in found if login)
         engine = find_engine(self.place.engine)
         if self.place.engine == "auto":
-            self.say(f"engine: {engine.name} {engine.version}")
+            logger.info(f"engine: {engine.name} {engine.version}")
         if dry_run or not logins:
             yield engine
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 from collections.abc import Iterator
@@ -18,6 +19,34 @@ settings.register_profile("by hand", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "by hand")
 
 END = "\x1e"
+
+
+class _Collecting(logging.Handler):
+    def __init__(self, messages: list[str]) -> None:
+        super().__init__()
+        self.messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+def collect_messages() -> list[str]:
+    """The messages that madengine logs from now on, as they come, until the test ends."""
+    messages: list[str] = []
+    logger = logging.getLogger("madengine")
+    logger.addHandler(_Collecting(messages))
+    logger.setLevel(logging.INFO)
+    return messages
+
+
+@pytest.fixture(autouse=True)
+def restored_logging() -> Iterator[None]:
+    """Each test finds logging as the first one did."""
+    logger = logging.getLogger("madengine")
+    handlers, level = list(logger.handlers), logger.level
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
 
 
 class StandIns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 import tempfile
@@ -26,6 +27,8 @@ from madengine.config.package import template
 from madengine.errors import BuildError, MadengineError
 from madengine.programs.engine import STORE_ATTEMPTS, Docker, is_store_race, is_transport, repo_digest, repository
 from madengine.records import Image, Model
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
@@ -91,7 +94,6 @@ class DockerBuilder:
     live_output: bool = False
     architectures: tuple[str, ...] = ()
     beside: Mapping[str, Path] = field(default_factory=dict)
-    say: Callable[[str], None] = print
     stopping: threading.Event = field(default_factory=threading.Event)
     code: ModelCode | None = None
     credentials_as_build_args: bool = False
@@ -140,13 +142,13 @@ class DockerBuilder:
         image = None
         try:
             # The payload's `FROM` is the image's name: another build of it must not change what that means.
-            with locks.alone(recipe.key, self.stopping, self.say), _open_log(log_file) as log:
+            with locks.alone(recipe.key, self.stopping, announce=True), _open_log(log_file) as log:
                 image = self._build(recipe, log, log_file)
                 return self.push(image, recipe.pushed, log)
         except (MadengineError, OSError) as error:
             problem = _problem(error, log_file)
             if not self.stopping.is_set():
-                self.say(f"{recipe.key}: {problem}")
+                logger.info(f"{recipe.key}: {problem}")
                 self._show_end(log_file)
             return Failure(recipe.model.name, str(recipe.dockerfile), problem, str(log_file), image)
 
@@ -162,7 +164,7 @@ class DockerBuilder:
                 digest = self._push(name, Path(scratch) / "digest", log)
         if not digest:
             raise BuildError(f"{names[0]}: pushed, but {self.engine.name} doesn't know its digest")
-        self.say(f"{image.key}: pushed {names[0]}@{digest}")
+        logger.info(f"{image.key}: pushed {names[0]}@{digest}")
         return replace(image, registry_image=names[0], registry_digest=digest)
 
     def registry_names(self, key: str) -> str:
@@ -229,7 +231,7 @@ class DockerBuilder:
 
     def _build(self, recipe: Recipe, log: TextIO, log_file: Path) -> Image:
         started = time.monotonic()
-        self.say(f"{recipe.key}: building {recipe.dockerfile}")
+        logger.info(f"{recipe.key}: building {recipe.dockerfile}")
         self._warn_of_build_args(recipe)
         code = self.code.checkout(recipe.model) if self.code else None
         # Of the same steps side by side each would make its own layers, and the next build take any of them.
@@ -242,7 +244,7 @@ class DockerBuilder:
         built, sha = self._built(recipe)
         log.write(f"Build Duration: {duration:.3f} seconds\nMAD_CONTAINER_IMAGE is {recipe.key}\n")
         log.write(f"BASE DOCKER is {recipe.base_docker}\nBASE DOCKER SHA is {sha}\n")
-        self.say(f"{recipe.key}: built in {duration:.1f} s")
+        logger.info(f"{recipe.key}: built in {duration:.1f} s")
         return Image(
             key=recipe.key,
             docker_image=recipe.key,
@@ -311,9 +313,9 @@ class DockerBuilder:
         text = dockerfiles.read(self.root / recipe.dockerfile)
         wanted = [name for name in names if re.search(rf"^\s*ARG\s+{re.escape(name)}\b", text, re.MULTILINE)]
         if wanted and self.credentials_as_build_args:
-            self.say(f"{recipe.key}: warning: {', '.join(wanted)} can be read in the image's history by who has it")
+            logger.info(f"{recipe.key}: warning: {', '.join(wanted)} can be read in the image's history by who has it")
         elif wanted:
-            self.say(
+            logger.info(
                 f"{recipe.key}: warning: {recipe.dockerfile} takes {', '.join(wanted)} as ARG and gets nothing; mount "
                 f"it (RUN --mount=type=secret,id={wanted[0]}), or build with --credentials-as-build-args"
             )
@@ -355,7 +357,7 @@ class DockerBuilder:
                     raise BuildError(f"{error}; credential.json may hold a login for it") from error
                 if attempt == PUSH_ATTEMPTS or not is_transport(str(error)):
                     raise
-                self.say(f"{error}; again in {pause:g} s")
+                logger.info(f"{error}; again in {pause:g} s")
             self.stopping.wait(pause)
             pause *= 2
         raise AssertionError("unreachable: the last attempt returns or raises")
@@ -378,7 +380,7 @@ class DockerBuilder:
             last = line.strip() or last
             log.write(line)
             if self.live_output:
-                self.say(line.rstrip("\n"))
+                logger.info(line.rstrip("\n"))
 
         try:
             log.write(f"$ {programs.redact(programs.shell_line(command))}\n")
@@ -393,7 +395,7 @@ class DockerBuilder:
     def _show_end(self, log_file: Path) -> None:
         with suppress(OSError):
             lines = log_file.read_text(errors="replace").splitlines()[-_SHOWN_LOG_LINES:]
-            self.say("\n".join([*(f"  | {line}" for line in lines), f"  the whole log: {log_file}"]))
+            logger.info("\n".join([*(f"  | {line}" for line in lines), f"  the whole log: {log_file}"]))
 
 
 def _distinct(recipe: Recipe, others: Sequence[Recipe]) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -26,6 +27,8 @@ from madengine.files import check_writable, write_json
 from madengine.programs.secret_files import private_folder
 from madengine.session import Workplace
 from madengine.tools.discover_models import DiscoverModels
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_MANIFEST = Path("build_manifest.json")
 
@@ -81,7 +84,7 @@ class BuildPhase(Workplace):
             outcome = carried_out(plan, builder, options.jobs or _default_jobs())
         save_manifest(outcome.manifest(registry, context, defined, models), options.manifest_output)
         self._summarise(outcome, registry, options, time.monotonic() - began)
-        self.say(f"manifest: {options.manifest_output}")
+        logger.info(f"manifest: {options.manifest_output}")
         return outcome
 
     @contextmanager
@@ -111,16 +114,15 @@ class BuildPhase(Workplace):
                 live_output=options.live_output,
                 architectures=self._architectures(options.architectures, context),
                 beside=hook_files(hooks, self.place.root),
-                say=self.say,
                 stopping=stopping,
-                code=ModelCode(folder, self.place.root, credentials, Client(self.say, stopping)),
+                code=ModelCode(folder, self.place.root, credentials, Client(stopping)),
                 credentials_as_build_args=options.credentials_as_build_args,
             )
 
     def _architectures(self, asked: Sequence[str], context: Context) -> tuple[str, ...]:
         given = context.docker_build_arg.get("MAD_SYSTEM_GPU_ARCHITECTURE")
         if asked and given:
-            self.say(f"--target-archs: not heeded, docker_build_arg says MAD_SYSTEM_GPU_ARCHITECTURE is {given}")
+            logger.info(f"--target-archs: not heeded, docker_build_arg says MAD_SYSTEM_GPU_ARCHITECTURE is {given}")
             return ()
         return tuple(asked)
 
@@ -138,7 +140,7 @@ class BuildPhase(Workplace):
 
     def _say_failures(self, failures: Sequence[Failure]) -> None:
         for failed in failures:
-            self.say(f"{failed.model_name}: {failed.error}")
+            logger.info(f"{failed.model_name}: {failed.error}")
 
     def _summarise(self, outcome: BuildOutcome, registry: str, options: BuildOptions, seconds: float) -> None:
         summary = outcome.summary(registry, seconds)
@@ -147,7 +149,7 @@ class BuildPhase(Workplace):
             self.show(f"{recipe.key}  {where(image)}")
         built, failed = len(summary["successful_builds"]), len(summary["failed_builds"])
         where_to = "" if options.is_part else f"; summary: {options.summary_output}"
-        self.say(f"built {built} of {built + failed} images in {seconds:.1f} s{where_to}")
+        logger.info(f"built {built} of {built + failed} images in {seconds:.1f} s{where_to}")
 
 
 def _default_jobs() -> int:

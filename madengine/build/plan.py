@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from madengine.errors import ConfigurationError, MadengineError
 from madengine.files import write_whole
 from madengine.records import Image, Model
 from madengine.tools.discover_models import DiscoverModels
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,13 @@ class BuildPlan:
         """The image of a recipe that is not built."""
         name = self.ready[recipe.key]
         try:
-            image = prebuilt_image(builder.engine, recipe.key, name, recipe.model, self.marks, builder.say)
+            image = prebuilt_image(builder.engine, recipe.key, name, recipe.model, self.marks)
             log = builder.log_directory / f"{recipe.log_name}.build.skipped.log"
             write_whole(log, f"not built: {name} ({image.image_id})\n")
         except MadengineError as error:
-            builder.say(f"{recipe.key}: {error}")
+            logger.info(f"{recipe.key}: {error}")
             return Failure(recipe.model.name, str(recipe.dockerfile), str(error))
-        builder.say(f"{recipe.key}: taking {name}")
+        logger.info(f"{recipe.key}: taking {name}")
         if str(recipe.dockerfile) == NO_DOCKERFILE:
             return image
         return replace(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ from madengine.errors import BuildError, ConfigurationError
 from madengine.files import read_json
 from madengine.programs.engine import Docker, explain_engine_error, repo_digests, repository
 from madengine.records import Image, Model
+
+logger = logging.getLogger(__name__)
 
 # What older versions say of an image that no Dockerfile here stands for.
 NO_DOCKERFILE = "N/A (local image mode)"
@@ -69,9 +72,7 @@ def image_named_by(model: Model) -> str:
     return name.strip()
 
 
-def prebuilt_image(
-    engine: Docker, key: str, name: str, model: Model, marks: Mapping[str, Any], say: Callable[[str], None]
-) -> Image:
+def prebuilt_image(engine: Docker, key: str, name: str, model: Model, marks: Mapping[str, Any]) -> Image:
     """The image of that name, pulled where it is not here, as a manifest's entry that pins it.
 
     It carries the model's scripts where an earlier madengine has put them in. `marks` are further keys of the entry.
@@ -79,7 +80,7 @@ def prebuilt_image(
     """
     found = engine.images(name)
     if not found:
-        say(f"{key}: pulling {name}")
+        logger.info(f"{key}: pulling {name}")
         answer = programs.attempt(engine.pull(name), seconds=None)
         if answer.code != 0:
             raise BuildError(f"{name}: not on this machine, and can't be pulled: {explain_engine_error(answer.err)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +19,8 @@ from madengine.errors import EXIT_BUILD_FAILED, EXIT_DONE, ConfigurationError, M
 from madengine.records import Image
 from madengine.session import Workplace
 
+logger = logging.getLogger(__name__)
+
 
 class PushPhase(Workplace):
     """One push at a workplace."""
@@ -31,20 +34,20 @@ class PushPhase(Workplace):
         credentials = self.credentials()
         failed = 0
         with self.engine(credentials, [wanted], dry_run) as engine:
-            builder = DockerBuilder(engine, self.place.root, Context(), credentials, wanted, say=self.say)
+            builder = DockerBuilder(engine, self.place.root, Context(), credentials, wanted)
             images = list(kept.images)
             try:
                 for index, image in enumerate(images):
                     name = builder.registry_names(image.docker_image)
                     names = [name, *_second_names(kept, image, wanted, name)]
                     if image.registry_digest and image.registry_image == name:
-                        self.say(f"{image.key}: already pushed as {name}@{image.registry_digest}")
+                        logger.info(f"{image.key}: already pushed as {name}@{image.registry_digest}")
                         continue
                     try:
                         images[index] = self._pushed(builder, image, names, dry_run)
                     except MadengineError as error:
                         failed += 1
-                        self.say(f"{image.key}: {error}")
+                        logger.info(f"{image.key}: {error}")
             finally:
                 # What is pushed is pushed, also where Ctrl-C comes before the rest.
                 if images != list(kept.images):

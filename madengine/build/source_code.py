@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,8 @@ from madengine.errors import CommandError, ConfigurationError
 from madengine.programs import git, secret_files
 from madengine.programs.secret_files import Answers
 from madengine.records import Model
+
+logger = logging.getLogger(__name__)
 
 _REFUSES_DEPTH = re.compile(r"shallow|depth|unadvertised|not our ref|did not contain", re.IGNORECASE)
 
@@ -56,7 +59,7 @@ class ModelCode:
             return self._done[key]
 
     def _cloned(self, model: Model, target: Path) -> Checkout:
-        self.client.say(f"{model.name}: cloning {model.url}")
+        logger.info(f"{model.name}: cloning {model.url}")
         try:
             with secret_files.unattended(self._answers(model)) as environment:
                 self._clone(model.url, target, environment)
@@ -65,7 +68,7 @@ class ModelCode:
         except CommandError as error:
             missing = "git is not installed" in str(error)
             raise CommandError(f"{model.url}: {git.INSTALL if missing else error}", error.code) from error
-        self.client.say(f"{model.name}: {model.url} is at {commit[:12]}")
+        logger.info(f"{model.name}: {model.url} is at {commit[:12]}")
         return Checkout(target, commit)
 
     def _clone(self, url: str, target: Path, environment: Mapping[str, str]) -> None:

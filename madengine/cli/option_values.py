@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from madengine.cli import arguments
-from madengine.cli.terminal import say, show
+from madengine.cli.terminal import show
 from madengine.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from madengine.build.phase import BuildOptions
@@ -26,7 +29,7 @@ def orchestrator(options: argparse.Namespace) -> DistributedOrchestrator:
     """What carries out the phases of a command."""
     from madengine.distributed_orchestrator import DistributedOrchestrator
 
-    return DistributedOrchestrator(place=place(options), say=say, show=show)
+    return DistributedOrchestrator(place=place(options), show=show)
 
 
 def place(options: argparse.Namespace) -> Place:
@@ -42,7 +45,7 @@ def place(options: argparse.Namespace) -> Place:
         engine=engine_name(options) if hasattr(options, "engine") else "auto",
     )
     if message:
-        say(message)
+        logger.info(message)
     return found
 
 
@@ -196,7 +199,7 @@ def fleet(options: argparse.Namespace) -> Fleet:
         config=options.ssh_config,
         secrets_from=Path(os.environ.get("MODEL_DIR") or ".") if getattr(options, "ship_credentials", False) else None,
     )
-    return Fleet(chosen, say=say, show=show)
+    return Fleet(chosen, show=show)
 
 
 def tags(options: argparse.Namespace) -> tuple[str, ...]:

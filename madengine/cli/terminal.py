@@ -2,28 +2,73 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
 from types import FrameType
 from typing import NoReturn, TextIO
 
 from madengine.errors import MadengineError
 
-_one_at_a_time = threading.Lock()
+logger = logging.getLogger(__name__)
 
 
-def say(line: str) -> None:
-    """A message for people, on stderr; from any thread."""
-    with _one_at_a_time:
-        try:
-            print(line, file=sys.stderr, flush=True)  # noqa: T201
-        except OSError:
-            # That nobody can hear us any more is no reason to give up the work.
+class _RedactingFilter(logging.Filter):
+    """Takes every known secret out of a record, and keeps it on one line of its own."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        from madengine.programs import redact
+
+        record.msg, record.args = redact(record.getMessage()), None
+        return True
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line: `time` (ISO 8601, UTC), `level`, `logger` and `message`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
+        return json.dumps(
+            {"time": moment, "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
+        )
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what stderr is now; a reader that has gone away does not end the work."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exc_info()[1], OSError):
             _mute(sys.stderr)
+        else:
+            super().handleError(record)
+
+
+def configure_logging(verbosity: int = 0, log_format: str = "text") -> None:
+    """Send messages to stderr, redacted: lines for people, or JSON objects; with `verbosity` each command too."""
+    handler = _StderrHandler()
+    handler.addFilter(_RedactingFilter())
+    if log_format == "json":
+        handler.setFormatter(_JsonFormatter())
+    package = logging.getLogger("madengine")
+    package.handlers[:] = [handler]
+    package.setLevel(logging.DEBUG if verbosity else logging.INFO)
+
+
+def print_error(line: str) -> None:
+    """Print one line on stderr before logging is configured: the command line itself is wrong."""
+    try:
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
+    except OSError:
+        _mute(sys.stderr)
 
 
 def show(text: str) -> None:
@@ -47,16 +92,14 @@ def _mute(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def fail(error: MadengineError | OSError, code: int, verbose: bool) -> int:
+def fail(error: MadengineError | OSError, code: int, verbosity: int) -> int:
     """Say an error in one line, with its traceback where that is asked for; gives the code."""
-    from madengine import programs
-
-    if verbose:
+    if verbosity > 1:
         import traceback
 
-        say(programs.redact("".join(traceback.format_exception(error))))
+        logger.error("".join(traceback.format_exception(error)))
     told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-    say(programs.redact(f"madengine: error: {' '.join(told.splitlines())}"))
+    logger.error(f"madengine: error: {' '.join(told.splitlines())}")
     return code
 
 
@@ -89,6 +132,6 @@ def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _still_stopping(number: int, frame: FrameType | None) -> None:
-    # Not `say`: what this interrupts may hold its lock.
+    # Not a log record: what this interrupts may hold the handler's lock.
     with suppress(OSError):
         os.write(2, b"already stopping; a container gets some seconds to end\n")

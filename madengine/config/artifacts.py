@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from madengine.config.context import Context
 from madengine.errors import ConfigurationError
 from madengine.records import Artifact, Model
+
+logger = logging.getLogger(__name__)
 
 # Below a model's folder of the run.
 FOLDER = "artifacts"
@@ -55,7 +58,6 @@ def bring(
     *,
     besides: Iterable[str],
     may_move: bool,
-    say: Callable[[str], None],
 ) -> tuple[Artifact, ...]:
     """Bring what matches to `workspace/artifacts`; gives each file's path there and its size.
 
@@ -79,7 +81,7 @@ def bring(
                 size = _bring_one(path, home, workspace / FOLDER / name, may_move and base != workspace)
                 brought[name] = Artifact(f"{FOLDER}/{name}", size)
             except OSError as error:
-                say(f"{path}: not brought back: {error.strerror or error}")
+                logger.info(f"{path}: not brought back: {error.strerror or error}")
     return tuple(brought[name] for name in sorted(brought))
 
 

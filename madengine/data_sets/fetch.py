@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from madengine import programs
 from madengine.errors import CommandError, MadengineError, RunError
 from madengine.files import human_size, locked, read_json, write_json
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
@@ -64,7 +67,6 @@ class Fetched:
 class Client:
     """Runs the programs that fetch; `say` takes lines for people, `stopping` ends the fetches of other threads."""
 
-    say: Callable[[str], None] = print
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def run(self, command: BaseCommand, problem: str = "") -> list[str]:
@@ -93,7 +95,7 @@ class Client:
             except CommandError as error:
                 if error.code not in broken or size(target) <= before:
                     raise
-                self.say(f"{error}; going on from {human_size(size(target))}")
+                logger.info(f"{error}; going on from {human_size(size(target))}")
 
     def wait(self, seconds: float) -> None:
         """Pause, unless somebody stops us."""
@@ -130,7 +132,7 @@ def fetched(name: str, source: Source, target: Path, sha256: Any, client: Client
     def waiting() -> None:
         nonlocal told
         if not told:
-            client.say(f"data {name}: waiting for another fetch of it")
+            logger.info(f"data {name}: waiting for another fetch of it")
             told = True
         client.wait(0.1)
 
@@ -138,7 +140,7 @@ def fetched(name: str, source: Source, target: Path, sha256: Any, client: Client
         target.mkdir(parents=True, exist_ok=True)
         with locked(_beside(target, "lock"), waiting):
             if (known := _complete(source, target, sha256)) is not None:
-                client.say(f"data {name}: {human_size(known)} are in {target} since an earlier fetch")
+                logger.info(f"data {name}: {human_size(known)} are in {target} since an earlier fetch")
                 return Fetched(known, 0.0)
             return _fetch(name, source, target, sha256, client)
     except OSError as error:
@@ -190,8 +192,8 @@ def _fetch(name: str, source: Source, target: Path, sha256: Any, client: Client)
     record = _beside(target, "json")
     began = time.monotonic()
     if present := size(target):
-        client.say(f"data {name}: {human_size(present)} are in {target} already, the rest follows")
-    with _progress(f"data {name} from {source.provider}", target, client.say):
+        logger.info(f"data {name}: {human_size(present)} are in {target} already, the rest follows")
+    with _progress(f"data {name} from {source.provider}", target):
         source.fetch(target, client)
     try:
         check(target, sha256)
@@ -201,7 +203,7 @@ def _fetch(name: str, source: Source, target: Path, sha256: Any, client: Client)
         raise
     came = Fetched(size(target), round(time.monotonic() - began, 3))
     write_json(record, {"data": name, "source": dict(source.identity), "sha256": sha256 or "", "size": came.size})
-    client.say(f"data {name}: {human_size(came.size)} from {source.provider} in {came.seconds:.1f} s, in {target}")
+    logger.info(f"data {name}: {human_size(came.size)} from {source.provider} in {came.seconds:.1f} s, in {target}")
     return came
 
 
@@ -247,10 +249,10 @@ def _sha256(path: Path) -> str:
 
 
 @contextmanager
-def _progress(what: str, target: Path, say: Callable[[str], None]) -> Iterator[None]:
+def _progress(what: str, target: Path) -> Iterator[None]:
     """Tell how much has come: on a terminal in one line that changes, in a log once a minute."""
     done, live = threading.Event(), sys.stderr.isatty()
-    say(f"{what}: fetching")
+    logger.info(f"{what}: fetching")
 
     def tell() -> None:
         began, pause, before = time.monotonic(), 1.0 if live else _LOG_SECONDS, size(target)
@@ -259,7 +261,7 @@ def _progress(what: str, target: Path, say: Callable[[str], None]) -> Iterator[N
             came = size(target)
             rate = human_size(max(0, round((came - before) / (asked - began))))
             line = f"{what}: {human_size(came)}, {rate}/s"
-            _draw(line) if live else say(line)
+            _draw(line) if live else logger.info(line)
             # To count many files takes longer than it is worth every second.
             pause = max(pause, 10 * (time.monotonic() - asked))
         if live:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shlex
@@ -17,6 +18,8 @@ from madengine.data_sets.fetch import Client, Fetched, Source
 from madengine.errors import MadengineError, RunError
 from madengine.files import human_size
 from madengine.records import Model
+
+logger = logging.getLogger(__name__)
 
 # More files than these of a local folder are not counted for the row.
 _COUNTED = 100_000
@@ -142,7 +145,7 @@ class Data:
             except MadengineError as error:
                 tried.append(f"{provider}: {providers.explain(provider, error)}")
                 if provider != "local":
-                    client.say(f"data {name}: {tried[-1]}")
+                    logger.info(f"data {name}: {tried[-1]}")
         raise _none_of(name, model, tried)
 
     def _first(self, name: str, model: Model, mirror: str) -> _Place:

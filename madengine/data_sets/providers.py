@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ from madengine.data_sets.fetch import Client, Source
 from madengine.errors import CommandError, ConfigurationError, RunError
 from madengine.programs import aws, curl, rsync, secret_files
 from madengine.programs.secret_files import Answers
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_MINIO = "http://localhost:9000"
 # What older versions gave a custom script.
@@ -177,7 +180,7 @@ class Http:
         except CommandError as error:
             if error.code != curl.NO_RESUME:
                 raise
-            client.say(f"{self.shown}: can't be taken up again; from its start")
+            logger.info(f"{self.shown}: can't be taken up again; from its start")
             file.unlink(missing_ok=True)
             self._fetch(file, etag, client)
         etag.unlink(missing_ok=True)
@@ -199,7 +202,7 @@ class Http:
             except CommandError as error:
                 if error.code not in curl.BROKEN or not file.exists() or file.stat().st_size <= before:
                     raise
-                client.say(f"{error}; going on from byte {file.stat().st_size}")
+                logger.info(f"{error}; going on from byte {file.stat().st_size}")
 
 
 def source(provider: str, name: str, config: Mapping[str, Any], root: Path, credentials: Credentials) -> Source:

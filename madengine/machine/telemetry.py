@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -17,6 +18,8 @@ from madengine import programs
 from madengine.errors import CommandError
 from madengine.programs import amd_smi, amd_sysfs, nvidia_smi, rocm_smi
 from madengine.records import Found, Gpu, GpuCost, GpuSample
+
+logger = logging.getLogger(__name__)
 
 # Columns of the series file; an empty cell is unknown.
 SERIES_COLUMNS = ("time", "gpu", "memory_used_mib", "utilization_percent", "power_w", "temperature_c", "throttled")
@@ -191,11 +194,11 @@ class Sampler:
 
 @contextmanager
 def sampled(
-    gpus: Sequence[Gpu], machine: Sequence[Gpu], series: Path, seconds: float, say: Callable[[str], None] = print
+    gpus: Sequence[Gpu], machine: Sequence[Gpu], series: Path, seconds: float
 ) -> Iterator[Callable[[], GpuCost | None]]:
     """Sample the GPUs while the block runs; the value, called after it, is what that cost (None without GPUs).
 
-    `say` is told why figures are missing.
+    Why figures are missing is logged.
     """
     if not gpus:
         yield lambda: None
@@ -208,7 +211,7 @@ def sampled(
     finally:
         result.append(sampler.stop())
         if sampler.problem:
-            say(f"figures of the GPUs are missing: {sampler.problem}")
+            logger.info(f"figures of the GPUs are missing: {sampler.problem}")
 
 
 def measurable(gpus: Sequence[Gpu], machine: Sequence[Gpu]) -> list[Gpu]:

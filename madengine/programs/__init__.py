@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import shlex
@@ -18,6 +19,8 @@ from madengine.errors import CommandError
 
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
+
+logger = logging.getLogger(__name__)
 
 # What a question to a program may take before the program counts as hanging.
 ANSWER_SECONDS = 60.0
@@ -218,10 +221,18 @@ def _running(command: BaseCommand, **streams: Any) -> Iterator[subprocess.Popen[
         # Ctrl-C between the program's start and our knowing of it would leave it running.
         with uninterrupted():
             process = _start(command, **streams)
+            started = time.monotonic()
         yield process
     finally:
         if process is not None:
             _ended(process)
+            _log_duration(command, process, started)
+
+
+def _log_duration(command: BaseCommand, process: subprocess.Popen[bytes], started: float) -> None:
+    if logger.isEnabledFor(logging.DEBUG):
+        seconds = time.monotonic() - started
+        logger.debug(f"# {command.formulate()[0]}: exit code {process.returncode}, {seconds:.2f} s")
 
 
 def _ended(process: subprocess.Popen[bytes]) -> None:
@@ -235,6 +246,8 @@ def _ended(process: subprocess.Popen[bytes]) -> None:
 
 def _start(command: BaseCommand, **streams: Any) -> subprocess.Popen[bytes]:
     name = command.formulate()[0]
+    if logger.isEnabledFor(logging.DEBUG):
+        logger.debug(shell_line(command))
     with _lock:
         if _halted:
             raise CommandError(f"{name}: not started: interrupted")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -17,6 +18,8 @@ from madengine.errors import CommandError, RunError
 from madengine.programs import secret_files
 from madengine.programs.engine import Container, Docker, State, explain_engine_error, is_limit_refused
 from madengine.results.metrics import MetricScan
+
+logger = logging.getLogger(__name__)
 
 # An engine that is being restarted is asked again for so long.
 ENGINE_GRACE_SECONDS = 30.0
@@ -56,7 +59,6 @@ class Life:
     keep_alive: bool
     live: Callable[[bytes], None] | None
     stopping: threading.Event
-    say: Callable[[str], None]
 
     def lived(self) -> Ending:
         """Start the container, follow it to its end and remove it, also at Ctrl-C.
@@ -161,11 +163,11 @@ class Life:
         try:
             answer = programs.attempt(self.engine.remove(self.name))
             if answer.code != 0 and self.engine.state(self.name) is not None:
-                self.say(
+                logger.info(
                     f"{self.name} could not be removed: {answer.said}; `{self.engine.name} rm --force {self.name}`"
                 )
         except CommandError as error:
-            self.say(f"{self.name} may still be there: {error}; {by_hand}")
+            logger.info(f"{self.name} may still be there: {error}; {by_hand}")
 
     def _keep_engine_log(self) -> str:
         """What was said outside the model's own log (entry.sh's errors, a missing shell) goes to its end."""

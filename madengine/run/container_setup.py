@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ from madengine.records import Gpu, Image, Model
 from madengine.run import isolation
 from madengine.run.names import slug
 from madengine.run.orphans import OWNER_LABEL
+
+logger = logging.getLogger(__name__)
 
 # Between the engine's TERM and its KILL.
 STOP_SECONDS = 10
@@ -56,7 +59,6 @@ class Setup:
     hooks: Hooks = field(default_factory=Hooks)
     describe: bool = False
     isolation: str = "least"
-    say: Callable[[str], None] = print
 
     def container(
         self,
@@ -141,7 +143,7 @@ class Setup:
         except ConfigurationError as error:
             if not (model.url and image.self_contained):
                 raise
-            self.say(f"{error}; it runs without, for its code is in the image")
+            logger.info(f"{error}; it runs without, for its code is in the image")
             return dict(self.credentials.secrets)
 
     def limit(self, model: Model) -> int:

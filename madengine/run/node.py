@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import sys
 import threading
@@ -32,6 +33,8 @@ from madengine.run.container_setup import Setup
 from madengine.run.names import new_run_id
 from madengine.run.orphans import remove_orphans
 from madengine.run.runner import ContainerRunner
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,6 @@ class NodeRun:
     data_folder: Path
     environ: Mapping[str, str]
     credentials: Credentials
-    say: Callable[[str], None]
     show: Callable[[str], None]
     hooks: Hooks = field(default_factory=Hooks)
     run_id: str = field(init=False)
@@ -120,7 +122,7 @@ class NodeRun:
         """Run everything, keep every result as it comes; gives the exit code. `not_built` get a row each."""
         began = time.monotonic()
         self._engine_said = f"{engine.name} {engine.version}"
-        remove_orphans(engine, self.say)
+        remove_orphans(engine)
         runner = self._runner(engine)
         try:
             for model, error in not_built:
@@ -147,14 +149,14 @@ class NodeRun:
         for model, image in self.chosen:
             reason = self._why_not(model, image)
             if image is None or reason:
-                self.say(f"{model.name}: {reason}")
+                logger.info(f"{model.name}: {reason}")
                 continue
             for line in self._runner(engine).shell_lines(model, image):
                 self.show(programs.redact(line))
         return EXIT_DONE
 
     def _run(self, runner: ContainerRunner, model: Model, image: Image) -> None:
-        self.say(f"running {model.name} ({image.key})")
+        logger.info(f"running {model.name} ({image.key})")
         runner.run(model, image)
 
     def _side_by_side(self, runner: ContainerRunner, runnable: Sequence[tuple[Model, Image]]) -> None:
@@ -212,7 +214,6 @@ class NodeRun:
             hooks=self.hooks,
             describe=self._describes(),
             isolation=options.isolation,
-            say=self.say,
         )
         return ContainerRunner(
             setup=setup,
@@ -241,7 +242,7 @@ class NodeRun:
     def _keep(self, result: RunResult) -> None:
         self.came.append(result)
         figures = "; ".join(f"{metric.performance} {metric.metric}".strip() for metric in result.metrics)
-        self.say(f"{result.model.name}: {result.status} {result.reason or figures}".rstrip())
+        logger.info(f"{result.model.name}: {result.status} {result.reason or figures}".rstrip())
         rows = result_rows(result, self.environ)
         try:
             append_rows(self.options.output, rows)
@@ -254,12 +255,11 @@ class NodeRun:
         other = self.directory / "perf.csv"
         try:
             append_rows(other, rows)
-            self.say(f"{problem}; the row is in {other}")
+            logger.info(f"{problem}; the row is in {other}")
         except MadengineError:
-            self.say(f"{problem}; the row: {json.dumps(rows)}")
+            logger.info(f"{problem}; the row: {json.dumps(rows)}")
 
     def _conclude(self, seconds: float) -> None:
-        say = self.say
         documents = {
             self.directory / "results.json": results_json(self.run_id, self.came, self._described()),
             self.options.summary_output: run_summary(
@@ -271,21 +271,21 @@ class NodeRun:
                 write_json(path, document)
             except MadengineError as error:
                 self.lost_rows = True
-                say(str(error))
+                logger.info(str(error))
         if self.came and not self.options.quiet:
             self.show(results_table(self.came))
         for image, _, reason in self.skipped:
-            say(f"skipped {image.key}: {reason}")
+            logger.info(f"skipped {image.key}: {reason}")
         if not self.options.quiet:
             summary = "" if self.options.is_part else f"; summary: {self.options.summary_output}"
-            say(f"rows: {self.options.output}; logs: {self.directory}{summary}")
+            logger.info(f"rows: {self.options.output}; logs: {self.directory}{summary}")
 
     def _exit_code(self) -> int:
         rows = [row for result in self.came for row in result_rows(result, self.environ)]
         if any(row["status"] == FAILURE for row in rows):
             return EXIT_RUN_FAILED
         if self.chosen and all(image is None for _, image in self.chosen):
-            self.say("nothing in this manifest is for this machine")
+            logger.info("nothing in this manifest is for this machine")
             return EXIT_RUN_FAILED
         return EXIT_FAILURE if self.lost_rows else EXIT_DONE
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from io import FileIO
@@ -21,6 +22,8 @@ from madengine.errors import RunError
 from madengine.programs.engine import State
 from madengine.records import FAILURE, SUCCESS, Metric, Model, RunResult
 from madengine.results.metrics import MetricScan, read_multiple_results
+
+logger = logging.getLogger(__name__)
 
 SERIES_FILE = "gpu_series.csv"
 _LITTLE_SPACE = 4096  # bytes: less is a full disk
@@ -61,7 +64,7 @@ def unless_log_errors(result: RunResult, asked: LogErrors, log: FileIO) -> RunRe
     return replace(result, status=FAILURE, reason=reason) if reason else result
 
 
-def with_artifacts(result: RunResult, patterns: Sequence[str], may_move: bool, say: Callable[[str], None]) -> RunResult:
+def with_artifacts(result: RunResult, patterns: Sequence[str], may_move: bool) -> RunResult:
     """The result with what matches in its workspace, brought to one folder; moved there where the rest goes away."""
     if not patterns:
         return result
@@ -72,13 +75,12 @@ def with_artifacts(result: RunResult, patterns: Sequence[str], may_move: bool, s
         patterns,
         besides=(Path(result.log_file).name, SERIES_FILE),
         may_move=may_move,
-        say=say,
     )
     told = f"no artifacts match {', '.join(patterns)}"
     if brought:
         size = sum(one.size_bytes for one in brought)
         told = f"{len(brought)} artifacts, {size} bytes, in {workspace / artifacts.FOLDER}"
-    say(f"{result.model.name}: {told}")
+    logger.info(f"{result.model.name}: {told}")
     return replace(result, artifacts=brought)
 
 

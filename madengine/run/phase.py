@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ from madengine.run.selection import (
 )
 from madengine.session import Workplace
 
+logger = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
     from madengine.build.builder import Failure
 
@@ -51,7 +54,7 @@ class RunPhase(Workplace):
         hooks = validated_hooks(context, models, defined)
         chosen, skipped = images_for_machine(kept, context, gpus)
         if options.resume:
-            chosen = unfinished_models(chosen, options.resume, self.say)
+            chosen = unfinished_models(chosen, options.resume)
         check_perf_csv(options.output)
         credentials = self.credentials({*self._data_credentials(options, context), *(one.cred for one, _ in chosen)})
         run = NodeRun(
@@ -65,7 +68,6 @@ class RunPhase(Workplace):
             environ=self.place.environ,
             credentials=credentials,
             hooks=hooks,
-            say=self.say,
             show=self.show,
         )
         with self.engine(credentials, pull_registries(chosen, kept.registry), options.dry_run) as engine:
@@ -79,7 +81,7 @@ class RunPhase(Workplace):
         """The credentials that data sets ask for; keys of data.json that nobody heeds are said."""
         data = Data.load(options.data_file or self.place.root / "data.json", context.values.get("data", {}))
         for key in data.unheeded:
-            self.say(f"{key}: not acted on by this version")
+            logger.info(f"{key}: not acted on by this version")
         return data.credential_names()
 
     def _asked_for(
@@ -112,10 +114,10 @@ class RunPhase(Workplace):
 
     def _say_what_is_unheeded(self, context: Context, models: Sequence[Model]) -> None:
         if context.unheeded:
-            self.say(f"context: {', '.join(context.unheeded)}: not acted on by a run on this machine")
+            logger.info(f"context: {', '.join(context.unheeded)}: not acted on by a run on this machine")
         for model in _distinct(models):
             if keys := [key for key in ("distributed", "slurm") if model.extra.get(key)]:
-                self.say(f"{model.name}: {', '.join(keys)}: not acted on by a run on this machine")
+                logger.info(f"{model.name}: {', '.join(keys)}: not acted on by a run on this machine")
 
     def _all_in(self, name: str, models: Sequence[Model], engine: Docker) -> list[tuple[Model, Image]]:
         """Every model with the context's image."""
@@ -125,7 +127,7 @@ class RunPhase(Workplace):
         """The context's image for a model, whatever was built; one that is not here the run itself pulls."""
         key, marks = f"local-{model.name}", {"local_image": True}
         if engine.images(name):
-            return prebuilt_image(engine, key, name, model, marks, self.say)
+            return prebuilt_image(engine, key, name, model, marks)
         return Image(key, docker_image=name, dockerfile=NO_DOCKERFILE, registry_image=name, extra=marks)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,6 +11,8 @@ from madengine import programs
 from madengine.errors import RunError
 from madengine.programs.engine import Docker, explain_engine_error, is_transport, pinned
 from madengine.records import Image
+
+logger = logging.getLogger(__name__)
 
 PULL_ATTEMPTS = 4
 PULL_PAUSE_SECONDS = 1.0
@@ -22,7 +24,6 @@ class Puller:
 
     engine: Docker
     stopping: threading.Event
-    say: Callable[[str], None]
 
     def present(self, image: Image) -> tuple[str, str]:
         """Make sure that the very image of the manifest is on this machine; gives what to run, and its digest.
@@ -55,7 +56,7 @@ class Puller:
     def _pull(self, reference: str) -> None:
         pause = PULL_PAUSE_SECONDS
         for attempt in range(1, PULL_ATTEMPTS + 1):
-            self.say(f"pulling {reference}")
+            logger.info(f"pulling {reference}")
             lines: list[str] = []
             code = programs.stream(self.engine.pull(reference), partial(self._heard, lines))
             if code == 0:
@@ -63,7 +64,7 @@ class Puller:
             said = explain_engine_error("".join(lines[-20:]))
             if attempt == PULL_ATTEMPTS or not is_transport(said):
                 raise RunError(f"pull {reference}: {said or f'exit code {code}'}")
-            self.say(f"pull {reference}: {said}; again in {pause:g} s")
+            logger.info(f"pull {reference}: {said}; again in {pause:g} s")
             if self.stopping.wait(pause):
                 raise KeyboardInterrupt
             pause *= 2

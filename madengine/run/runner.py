@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import shutil
@@ -36,6 +37,8 @@ from madengine.run.names import log_name, new_folder, slug
 from madengine.run.orphans import OWNER_LABEL, remove_orphans
 from madengine.run.outcome import SERIES_FILE, run_outcome, tidy_workspace, unless_log_errors, with_artifacts
 from madengine.run.pull import Puller
+
+logger = logging.getLogger(__name__)
 
 _SHOWN_LOG_LINES = 20
 
@@ -99,11 +102,11 @@ class ContainerRunner:
         )
 
     def _run(self, result: RunResult, model: Model, image: Image) -> RunResult:
-        reference, digest = Puller(self.setup.engine, self.stopping, self.setup.say).present(image)
+        reference, digest = Puller(self.setup.engine, self.stopping).present(image)
         self.setup.secrets_of(model, image)
         provided = Provided()
         if not self.skip_model_run:
-            provided = self.data.mounts(model, self.force_mirror_local, Client(self.setup.say, self.stopping))
+            provided = self.data.mounts(model, self.force_mirror_local, Client(self.stopping))
         workspace = new_folder(self.directory, model.name)
         result = replace(
             result,
@@ -125,7 +128,7 @@ class ContainerRunner:
             with locked_gpus(candidates, count, model.name, self.gpu_wait, self.stopping) as gpus:
                 if gpus:
                     # One who held them and was killed meanwhile has left a container on them.
-                    remove_orphans(self.setup.engine, self.setup.say)
+                    remove_orphans(self.setup.engine)
                 nodes = int(launchers.arguments(self.setup.context.multi_node_args)["NNODES"])
                 result = replace(result, gpus=gpus, n_gpus=str(count), nnodes=nodes)
                 result = replace(result, foreign_processes=self._foreign(gpus))
@@ -137,7 +140,7 @@ class ContainerRunner:
         count = foreign_processes(gpus)
         if count:
             others = "1 process of others uses" if count == 1 else f"{count} processes of others use"
-            self.setup.say(f"{others} GPUs of this run: its figures are of what is left")
+            logger.info(f"{others} GPUs of this run: its figures are of what is left")
         return count
 
     def _code(self, model: Model, image: Image) -> Checkout | None:
@@ -145,7 +148,7 @@ class ContainerRunner:
         if image.self_contained:
             return None
         setup = self.setup
-        client = Client(setup.say, self.stopping)
+        client = Client(self.stopping)
         code = ModelCode(self.directory / "payload", setup.root or Path(), setup.credentials, client)
         return code.checkout(model)
 
@@ -210,12 +213,12 @@ class ContainerRunner:
         """Start the container, follow it to its end, remove it, and say what came of it."""
         # Opened before anything can run: the script may put a link to a file of this machine in the log's place.
         with _run_folder_is_ours(self.directory), open(result.log_file, "x+b", buffering=0) as log:
-            series, say = Path(result.directory) / SERIES_FILE, self.setup.say
-            with telemetry.sampled(result.gpus, self.setup.gpus, series, 1.0 / self.sample_hz, say) as cost:
+            series = Path(result.directory) / SERIES_FILE
+            with telemetry.sampled(result.gpus, self.setup.gpus, series, 1.0 / self.sample_hz) as cost:
                 outcome, interrupted = self._lived(result, container, log)
             outcome = replace(outcome, cost=cost())
             if outcome.status == FAILURE:
-                say(_last_lines(log))
+                logger.info(_last_lines(log))
         if interrupted:
             raise _Interrupted(outcome)
         return outcome
@@ -235,7 +238,6 @@ class ContainerRunner:
             keep_alive=setup.keep_alive,
             live=self.live,
             stopping=self.stopping,
-            say=setup.say,
         ).lived()
         result = replace(result, run_duration=time.monotonic() - began)
         limit, hooked = setup.limit(model), bool(setup.hooks)
@@ -243,11 +245,11 @@ class ContainerRunner:
         outcome = unless_log_errors(outcome, log_errors(model.extra, setup.context.values), log)
         tidies = not (self.keep_model_dir or setup.keep_alive) and outcome.status == SUCCESS
         patterns = artifacts.asked(model, setup.context, setup.hooks.artifacts)
-        outcome = with_artifacts(outcome, patterns, tidies, setup.say)
+        outcome = with_artifacts(outcome, patterns, tidies)
         if not setup.keep_alive:
             tidy_workspace(outcome, with_model_directory=tidies)
         if ending.stays:
-            setup.say(_how_to_enter(setup.engine.name, container.name))
+            logger.info(_how_to_enter(setup.engine.name, container.name))
         return outcome, ending.interrupted
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from madengine.machine.gpus import skipped_architecture
 from madengine.records import Gpu, Image, Model
 from madengine.results.rows import succeeded_models
 from madengine.tools.discover_models import DiscoverModels
+
+logger = logging.getLogger(__name__)
 
 
 def with_models(kept: Manifest, path: Path, root: Path | None) -> Manifest:
@@ -141,12 +144,10 @@ def _model_of(image: Image, known: Sequence[Model], path: Path) -> Model:
     raise ConfigurationError(f"{path}: {image.key}: no model of this package has that name (it has {names})")
 
 
-def unfinished_models(
-    chosen: Sequence[tuple[Model, Image | None]], table: Path, say: Callable[[str], None]
-) -> list[tuple[Model, Image | None]]:
+def unfinished_models(chosen: Sequence[tuple[Model, Image | None]], table: Path) -> list[tuple[Model, Image | None]]:
     """What has no success in a perf.csv yet; none at all where only models without an image for here are left."""
     done = succeeded_models(table)
     left = [(model, image) for model, image in chosen if image is None or _digest(image) not in done]
     if len(left) < len(chosen):
-        say(f"{table}: {len(chosen) - len(left)} of {len(chosen)} have succeeded already")
+        logger.info(f"{table}: {len(chosen) - len(left)} of {len(chosen)} have succeeded already")
     return left if any(image for _, image in left) or len(left) == len(chosen) else []

@@ -13,6 +13,7 @@ import pytest
 
 from madengine.data_sets.fetch import Client
 from tests.bed.components import outcome
+from tests.conftest import collect_messages
 from tests.engine.conftest import _missing, base_image, bed, engine, registry, tls_registry
 from tests.servers.programs import CANARIES, GitServer, git_server, s3_server
 
@@ -112,15 +113,15 @@ def git_over_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Git
 
 
 @pytest.fixture
-def said() -> list[str]:
-    """What a client of this test has said."""
-    return []
+def messages() -> list[str]:
+    """What is logged in this test."""
+    return collect_messages()
 
 
 @pytest.fixture
-def client(said: list[str]) -> Client:
+def client(messages: list[str]) -> Client:
     """Who fetches in this test."""
-    return Client(said.append)
+    return Client()
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def test_a_file_comes_over_ssh_with_a_key(nas: Nas, tmp_path: Path, client: Clie
 
 @pytest.mark.usefixtures("known_hosts")
 def test_a_file_over_ssh_is_taken_up_where_its_line_broke(
-    nas: Nas, tmp_path: Path, client: Client, said: list[str]
+    nas: Nas, tmp_path: Path, client: Client, messages: list[str]
 ) -> None:
     nas.sh("head -c 8000000 /dev/urandom >/srv/large")
     # Far more than ssh and rsync hold on the way, which a cut line loses.
@@ -72,7 +72,7 @@ def test_a_file_over_ssh_is_taken_up_where_its_line_broke(
         provided = known(tmp_path, entries, nas={"path": "/srv/large"}).mounts(MODEL, "", client)
     found = hashlib.sha256(Path(provided.mounts[0][0], "large").read_bytes()).hexdigest()
     assert found == nas.sh("sha256sum /srv/large").split()[0]
-    assert any("going on from" in line for line in said)
+    assert any("going on from" in line for line in messages)
     assert max(passed[:-1]) > 6_000_000 > passed[-1]  # what was here already did not come again
 
 
@@ -130,14 +130,14 @@ def test_a_wrong_key_and_a_missing_object_are_reasons(s3: str, tmp_path: Path, c
         known(tmp_path, {"MAD_MINIO": entry}, minio={"path": "sets/nothing"}).mounts(MODEL, "", client)
 
 
-def test_a_file_over_http_is_taken_up_where_its_line_broke(tmp_path: Path, client: Client, said: list[str]) -> None:
+def test_a_file_over_http_is_taken_up_where_its_line_broke(tmp_path: Path, client: Client, messages: list[str]) -> None:
     web = Web(bytes(range(251)) * 4000, cuts=2, password=CANARIES["web"])
     with web.served() as url:
         provided = known(tmp_path, WEB, http={"path": url, "cred": "web"}).mounts(MODEL, "", client)
     assert (Path(provided.mounts[0][0]) / "numbers.bin").read_bytes() == web.content
     assert web.asked[0] in ("", "bytes=0-")
     assert [int(asked[6:-1]) for asked in web.asked[1:]] == [502000, 753000]
-    assert any("going on from byte 502000" in line for line in said)
+    assert any("going on from byte 502000" in line for line in messages)
 
 
 def test_what_changed_on_the_server_meanwhile_comes_anew(tmp_path: Path, client: Client) -> None:
@@ -177,6 +177,6 @@ def test_ctrl_c_ends_the_client_and_the_next_fetch_goes_on(tmp_path: Path, clien
             future.result(30)
         came = (place / "numbers.bin").stat().st_size
         web.stuck_at = 0
-        data.mounts(MODEL, "", Client(lambda line: None))
+        data.mounts(MODEL, "", Client())
     assert (place / "numbers.bin").read_bytes() == web.content
     assert web.asked[-1] == f"bytes={came}-"

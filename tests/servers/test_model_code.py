@@ -33,7 +33,7 @@ def code(folder: Path, client: Client, entry: Mapping[str, str]) -> ModelCode:
 
 
 def test_private_code_with_a_submodule_comes_over_tls(
-    git_over_tls: tuple[GitServer, Path], tmp_path: Path, client: Client, said: list[str]
+    git_over_tls: tuple[GitServer, Path], tmp_path: Path, client: Client, messages: list[str]
 ) -> None:
     server, certificate = git_over_tls
     server.repository("part", {"inner.txt": "inner\n"})
@@ -56,7 +56,7 @@ def test_private_code_with_a_submodule_comes_over_tls(
     assert (target / "code/link").is_symlink()
     assert (target / "code/part/inner.txt").is_file()
     assert payload.model_directory(model(url)) == "whole.git"
-    assert len([line for line in said if "cloning" in line]) == 1
+    assert len([line for line in messages if "cloning" in line]) == 1
 
 
 def laid_out(folder: Path) -> dict[str, tuple[int, str]]:

@@ -18,7 +18,7 @@ from madengine.errors import ConfigurationError, MadengineError
 from madengine.records import Gpu
 from madengine.run.node import RunOptions
 from madengine.session import Place, package_place
-from tests.conftest import StandIns
+from tests.conftest import StandIns, collect_messages
 
 REGISTRY = "reg.example.com:5000"
 DIGEST = "sha256:" + "d" * 64
@@ -70,10 +70,10 @@ def docker(stand_ins: StandIns) -> StandIns:
 
 
 def command(context: str | None = "{'gpu_vendor': 'NONE'}", **place: Any) -> Command:
-    said: list[str] = []
+    said = collect_messages()
     shown: list[str] = []
     here = Place(**{"root": Path.cwd(), "context_text": context, "engine": "docker", **place})
-    return Command(DistributedOrchestrator(here, said.append, shown.append), said, shown)
+    return Command(DistributedOrchestrator(here, shown.append), said, shown)
 
 
 def card(name: str, **more: Any) -> dict[str, Any]:

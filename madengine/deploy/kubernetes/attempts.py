@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +27,8 @@ from madengine.errors import MadengineError
 from madengine.programs.engine import State
 from madengine.programs.kubectl import Kubectl
 from madengine.records import FAILURE, RunResult
+
+logger = logging.getLogger(__name__)
 
 Object = Mapping[str, Any]
 MARK = ":::MADENGINE "
@@ -103,7 +106,6 @@ class Asked:
     kubectl: Kubectl
     maps: Mapping[str, Object]
     scratch: Path
-    say: Callable[[str], None]
 
     def of_pod(self, pod: Object, job: Object) -> Iterator[Attempt]:
         """What a pod that has ended tells by its termination message, else by its log; nothing while it runs."""
@@ -120,7 +122,7 @@ class Asked:
             whole = self._ask_log(it, folder)
             channel = whole or channel
             if it.log_errors.patterns and not whole:
-                self.say(f"{it.name}: its log is gone, and nobody knows whether log_error_patterns were in it")
+                logger.info(f"{it.name}: its log is gone, and nobody knows whether log_error_patterns were in it")
         state = None
         reason = ": ".join(filter(None, (str(status.get("reason") or ""), str(status.get("message") or ""))))
         if ended:
@@ -187,7 +189,7 @@ class Asked:
             )
         except MadengineError as error:
             said = str(error).replace(str(path), f"configmap {notes.get('madengine/config')}")
-            self.say(f"{about['name']}: nobody knows what it ran: {said}")
+            logger.info(f"{about['name']}: nobody knows what it ran: {said}")
             return None
 
     def _ask_log(self, it: Pod, folder: Path) -> str:

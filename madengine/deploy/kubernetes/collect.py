@@ -8,10 +8,11 @@ import csv
 import gzip
 import io
 import json
+import logging
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,8 @@ from madengine.programs.kubectl import Kubectl
 from madengine.records import SUCCESS
 from madengine.results.merge import Merged, merge
 from madengine.results.rows import SCHEMA_VERSION, append_rows, check_perf_csv
+
+logger = logging.getLogger(__name__)
 
 SELECTOR = "app.kubernetes.io/name=madengine"
 POLL_SECONDS = 5.0
@@ -45,9 +48,7 @@ class Collected:
     unfinished: tuple[str, ...]
 
 
-def collected(
-    kubectl: Kubectl, output: Path, results_output: Path, run_id: str, wait: bool, say: Callable[[str], None]
-) -> Collected:
+def collected(kubectl: Kubectl, output: Path, results_output: Path, run_id: str, wait: bool) -> Collected:
     """Append to perf.csv what the Jobs of a namespace (of one run, where `run_id` says it) have measured, each once.
 
     Raises MadengineError where kubectl can't tell, or perf.csv can't be written.
@@ -56,13 +57,13 @@ def collected(
     csv.field_size_limit(sys.maxsize)  # a cell may hold arguments or a reason of any length
     jobs = _jobs(kubectl, run_id)
     if wait:
-        jobs = _ended(kubectl, run_id, say)
+        jobs = _ended(kubectl, run_id)
     maps = {_name(one): one for one in kubectl.objects("configmaps", SELECTOR)}
     pods = kubectl.objects("pods", SELECTOR)
-    found = list(_reported(maps.get(RESULTS, {}), pods, run_id, say))
+    found = list(_reported(maps.get(RESULTS, {}), pods, run_id))
     told = {attempt.pod for attempt in found}
     with tempfile.TemporaryDirectory(prefix="madengine-") as scratch:
-        asked = attempts.Asked(kubectl, maps, Path(scratch), say)
+        asked = attempts.Asked(kubectl, maps, Path(scratch))
         mine = {_name(job): job for job in jobs}
         for pod in pods:
             job = attempts.job_of(pod)
@@ -74,7 +75,7 @@ def collected(
                 found += asked.of_job(one)
         unfinished = tuple(name for name, job in mine.items() if not condition(job))
         for attempt in found:
-            say(f"{attempt.pod or attempt.job}: {attempt.said} (from {attempt.channel})")
+            logger.info(f"{attempt.pod or attempt.job}: {attempt.said} (from {attempt.channel})")
         merged = _merged(_unknown(found, output), Path(scratch) / "found", output, results_output)
     return Collected(len(found), merged, _failed(found), unfinished)
 
@@ -95,7 +96,7 @@ def _jobs(kubectl: Kubectl, run_id: str) -> list[Object]:
     return [job for job in jobs if (job["metadata"].get("annotations") or {}).get("madengine/run-id") == run_id]
 
 
-def _ended(kubectl: Kubectl, run_id: str, say: Callable[[str], None]) -> list[Object]:
+def _ended(kubectl: Kubectl, run_id: str) -> list[Object]:
     """The Jobs, once all have ended: each has a deadline of its own, and Ctrl-C ends the waiting."""
     going: list[str] | None = None
     heard = time.monotonic()
@@ -106,14 +107,16 @@ def _ended(kubectl: Kubectl, run_id: str, say: Callable[[str], None]) -> list[Ob
         except CommandError as error:
             if time.monotonic() - heard > _PATIENCE_SECONDS:
                 raise
-            say(f"{error}; asking again")
+            logger.info(f"{error}; asking again")
             time.sleep(POLL_SECONDS)
             continue
         still = [_name(job) for job in jobs if not condition(job)]
         if not still:
             return jobs
         if still != going:
-            say(f"waiting for {len(still)} of {len(jobs)} Jobs: {', '.join(still[:5])}{' …' if len(still) > 5 else ''}")
+            logger.info(
+                f"waiting for {len(still)} of {len(jobs)} Jobs: {', '.join(still[:5])}{' …' if len(still) > 5 else ''}"
+            )
         going = still
         time.sleep(POLL_SECONDS)
 
@@ -121,7 +124,7 @@ def _ended(kubectl: Kubectl, run_id: str, say: Callable[[str], None]) -> list[Ob
 # --- the ConfigMap ---
 
 
-def _reported(configmap: Object, pods: Iterable[Object], run_id: str, say: Callable[[str], None]) -> Iterator[Attempt]:
+def _reported(configmap: Object, pods: Iterable[Object], run_id: str) -> Iterator[Attempt]:
     """What the sidecars have put into the ConfigMap."""
     data, binary = configmap.get("data") or {}, configmap.get("binaryData") or {}
     states = {_name(pod): attempts.terminated(pod) for pod in pods}
@@ -134,10 +137,10 @@ def _reported(configmap: Object, pods: Iterable[Object], run_id: str, say: Calla
             rows = _rows(data.get(f"{name}.perf.csv"), binary.get(f"{name}.perf.csv.gz"))
             attempt = attempts.from_document(name, document, rows, states.get(name) or {})
         except (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, csv.Error, binascii.Error) as error:
-            say(f"configmap {RESULTS}: {key} is broken: {error}; asking the pod")
+            logger.info(f"configmap {RESULTS}: {key} is broken: {error}; asking the pod")
             continue
         if document.get("truncated"):
-            say(f"{name}: {document['truncated']}")
+            logger.info(f"{name}: {document['truncated']}")
         if not run_id or document.get("run_id") == run_id:
             yield attempt
 

@@ -92,7 +92,7 @@ class Source:
             )
         registry = registry_name(self.registry)
         found = load_credentials(self.root, self.environ or {})
-        builder = DockerBuilder(Docker(), self.root, Context(), found, registry, say=lambda line: None)
+        builder = DockerBuilder(Docker(), self.root, Context(), found, registry)
         recipes, failures = builder.plan(DiscoverModels(self.root).select(self.tags, False))
         for failure in failures:
             raise ConfigurationError(f"{failure.model_name}: {failure.error}")

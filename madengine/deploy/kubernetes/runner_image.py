@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -18,12 +19,12 @@ from madengine.programs.engine import Docker, find_engine, repository
 from madengine.programs.engine_logins import logged_in
 from madengine.records import Image
 
+logger = logging.getLogger(__name__)
+
 _BUILD_SECONDS = 3600.0
 
 
-def push(
-    registry: str, base: str, engine_name: str, root: Path, environ: Mapping[str, str], say: Callable[[str], None]
-) -> str:
+def push(registry: str, base: str, engine_name: str, root: Path, environ: Mapping[str, str]) -> str:
     """Build the image on `base`, push it as `<registry>/madengine/runner:<version>`, and give what pins it.
 
     Raises MadengineError where there is no engine, the build fails, or the registry refuses.
@@ -35,12 +36,12 @@ def push(
     name = f"{registry}/madengine/runner:{__version__}"
     login = registry_login(found, registry)
     with logged_in(engine, [login]) if login else nullcontext(engine) as private:
-        _build(private, name, base, say)
-        return _pushed(private, name, root, found, registry, say)
+        _build(private, name, base)
+        return _pushed(private, name, root, found, registry)
 
 
-def _build(engine: Docker, name: str, base: str, say: Callable[[str], None]) -> None:
-    say(f"building {name} on {base}")
+def _build(engine: Docker, name: str, base: str) -> None:
+    logger.info(f"building {name} on {base}")
     with tempfile.TemporaryDirectory(prefix="madengine-") as scratch:
         context = Path(scratch) / "context"
         context.mkdir(mode=0o755)
@@ -53,10 +54,8 @@ def _build(engine: Docker, name: str, base: str, say: Callable[[str], None]) -> 
         programs.ask(command, seconds=_BUILD_SECONDS)
 
 
-def _pushed(
-    engine: Docker, name: str, root: Path, found: Credentials, registry: str, say: Callable[[str], None]
-) -> str:
-    builder = DockerBuilder(engine, root, Context(), found, registry, say=say)
+def _pushed(engine: Docker, name: str, root: Path, found: Credentials, registry: str) -> str:
+    builder = DockerBuilder(engine, root, Context(), found, registry)
     with open(os.devnull, "w") as log:
         image = builder.push(Image(key="runner", docker_image=name), [name], log)
     return f"{repository(name)}@{image.registry_digest}"

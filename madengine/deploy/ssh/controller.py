@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shlex
 import threading
@@ -38,6 +39,8 @@ from madengine.results.merge import failed_rows, merge, tables
 from madengine.results.rows import append_rows, check_perf_csv
 from madengine.run.names import new_run_id
 from madengine.run.selection import selected_images
+
+logger = logging.getLogger(__name__)
 
 RESULTS = Path("results")
 # What a row says of the job that asked for it; a node would not know.
@@ -82,7 +85,6 @@ class Fleet:
     """
 
     options: FleetOptions
-    say: Callable[[str], None]
     show: Callable[[str], None]
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     _stopping: threading.Event = field(default_factory=threading.Event)
@@ -103,7 +105,7 @@ class Fleet:
             job = _Job(
                 errand, selected_images(kept, errand.tags, errand.manifest), run_id, ports, parcel, _digests(parcel)
             )
-            self.say(f"run {run_id} on {len(nodes)} host{'s' * (len(nodes) != 1)}; results: {RESULTS / run_id}")
+            logger.info(f"run {run_id} on {len(nodes)} host{'s' * (len(nodes) != 1)}; results: {RESULTS / run_id}")
             outcomes, interrupted = self._side_by_side(nodes, lambda one: self._run_one(one, job))
         return self._conclude(outcomes, errand, interrupted)
 
@@ -284,14 +286,14 @@ class Fleet:
     def _merge(self, folder: Path, output: Path) -> None:
         merged = merge([folder], output, folder.parent / "results.json")
         for problem in merged.problems:
-            self.say(problem)
+            logger.info(problem)
 
     # --- all hosts ---
 
     @contextmanager
     def _nodes(self) -> Iterator[list[RemoteNode]]:
         hosts = self.options.hosts
-        self._board = Board([host.name for host in hosts], self.say)
+        self._board = Board([host.name for host in hosts])
         with ssh.connections(hosts, self.options.config) as made:
             yield [
                 RemoteNode(connection, self.options.settings, partial(self._board.tell, host.name), self._stopping)
@@ -323,9 +325,9 @@ class Fleet:
         folder = self.options.secrets_from
         names = [name for name in node.SECRETS if ((folder or Path.cwd()) / name).is_file()]
         if names and folder:
-            self.say(f"{', '.join(names)}: copied to every host (mode 600), where they stay")
+            logger.info(f"{', '.join(names)}: copied to every host (mode 600), where they stay")
         elif names:
-            self.say(f"{', '.join(names)}: not copied to the hosts; --ship-credentials does")
+            logger.info(f"{', '.join(names)}: not copied to the hosts; --ship-credentials does")
 
     def _caller(self) -> dict[str, str]:
         return {name: self.environ[name] for name in _CALLER if self.environ.get(name)}
@@ -355,7 +357,7 @@ class Fleet:
 
     def _interrupt(self, futures: Sequence[Future[Outcome]], nodes: Sequence[RemoteNode]) -> None:
         """Hang up everywhere, then let each host be asked to stop and fetched from."""
-        self.say("interrupted: asking the hosts to stop")
+        logger.info("interrupted: asking the hosts to stop")
         self._stopping.set()
         for future in futures:
             future.cancel()
@@ -378,7 +380,7 @@ class Fleet:
             self.show("")
         code = self._report(outcomes, interrupted, EXIT_RUN_FAILED, errand.quiet)
         places = ", ".join(sorted({str(folder.parent) for folder in folders})) or "nothing"
-        self.say(f"rows: {errand.output}; what came back: {places}; summary: {errand.summary_output}")
+        logger.info(f"rows: {errand.output}; what came back: {places}; summary: {errand.summary_output}")
         return code
 
     def _report(self, outcomes: Sequence[Outcome], interrupted: bool, failure: int, quiet: bool = False) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -15,7 +18,6 @@ class Board:
     """The last line of each host; `say` prints a line where there is no terminal, or one too small."""
 
     hosts: Sequence[str]
-    say: Callable[[str], None]
     _lines: dict[str, str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _drawn: bool = False
@@ -28,7 +30,7 @@ class Board:
         """Show what a host does, or said."""
         with self._lock:
             if not self._is_live:
-                self.say(f"{host}: {line}")
+                logger.info(f"{host}: {line}")
                 return
             self._lines[host] = "".join(sign if sign.isprintable() else " " for sign in line)
             self._draw()

@@ -19,7 +19,7 @@ from madengine.config.credentials import Credentials, load_credentials
 from madengine.errors import BuildError
 from madengine.programs.engine import Docker
 from madengine.records import Image, Model
-from tests.conftest import StandIns
+from tests.conftest import StandIns, collect_messages
 
 DIGEST = "sha256:" + "d" * 64
 
@@ -38,8 +38,7 @@ def package(root: Path, *dockerfiles: str, header: str = "# CONTEXT {}") -> Path
 
 
 def builder(root: Path, values: Mapping[str, Any] | None = None, **more: Any) -> DockerBuilder:
-    said: list[str] = []
-    settings = {"credentials": Credentials(), "log_directory": root / "logs", "say": said.append, **more}
+    settings = {"credentials": Credentials(), "log_directory": root / "logs", **more}
     return DockerBuilder(engine=Docker("docker"), root=root, context=Context(values or {}), **settings)
 
 
@@ -183,13 +182,13 @@ def test_an_image_is_built_payload_added_pushed_and_described(tmp_path: Path, st
 def test_a_failed_build_is_an_answer_with_its_last_line_and_log(tmp_path: Path, stand_ins: StandIns) -> None:
     stand_ins.add("docker", "echo one; echo 'the reason' >&2; exit 1")
     root = package(tmp_path, "m.x.Dockerfile")
-    said: list[str] = []
-    made = builder(root, say=said.append).make(recipe(root))
+    messages = collect_messages()
+    made = builder(root).make(recipe(root))
     log = str(root / "logs/m_m.x.build.live.log")
     error = "docker/m.x.Dockerfile (from base:1): the build failed: the reason"
     assert made == Failure("m", "docker/m.x.Dockerfile", error, log)
-    assert said[1] == f"ci-m_x: {error}"
-    assert said[2].splitlines()[1:] == ["  | one", "  | the reason", f"  the whole log: {log}"]
+    assert messages[1] == f"ci-m_x: {error}"
+    assert messages[2].splitlines()[1:] == ["  | one", "  | the reason", f"  the whole log: {log}"]
 
 
 # As podman 4.3 prints them while another process removes any image.
@@ -231,9 +230,9 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docker_builder, "PUSH_PAUSE_SECONDS", 0.01)
 
 
-def push(folder: Path, say: Any = print, **more: Any) -> Image:
+def push(folder: Path, **more: Any) -> Image:
     with (folder / "log").open("w") as log:
-        return builder(folder, say=say, **more).push(Image("k", "k"), ["reg:5/a"], log)
+        return builder(folder, **more).push(Image("k", "k"), ["reg:5/a"], log)
 
 
 @pytest.mark.usefixtures("short_pauses")
@@ -241,10 +240,14 @@ def test_a_push_is_tried_again_after_a_pause_that_doubles(tmp_path: Path, stand_
     refused = "echo 'dial tcp 127.0.0.1:5: connect: connection refused' >&2; exit 1"
     count = f"echo x >>{tmp_path}/count; [ $(wc -l <{tmp_path}/count) -gt 3 ]"
     stand_ins.add("docker", f"{count} || {{ {refused}; }}; echo 'latest: digest: {DIGEST} size: 3'")
-    said: list[str] = []
-    assert push(tmp_path, said.append).registry_digest == DIGEST
-    assert [line.rpartition("; ")[2] for line in said[:3]] == ["again in 0.01 s", "again in 0.02 s", "again in 0.04 s"]
-    assert said[3] == f"k: pushed reg:5/a@{DIGEST}"
+    messages = collect_messages()
+    assert push(tmp_path).registry_digest == DIGEST
+    assert [line.rpartition("; ")[2] for line in messages[:3]] == [
+        "again in 0.01 s",
+        "again in 0.02 s",
+        "again in 0.04 s",
+    ]
+    assert messages[3] == f"k: pushed reg:5/a@{DIGEST}"
 
 
 @pytest.mark.usefixtures("short_pauses")

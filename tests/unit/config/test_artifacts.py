@@ -8,13 +8,14 @@ import pytest
 
 from madengine.config.artifacts import bring, patterns
 from madengine.errors import ConfigurationError
+from tests.conftest import collect_messages
 
 
 class Workspace:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "workspace"
         (self.folder / "model").mkdir(parents=True)
-        self.said: list[str] = []
+        self.messages = collect_messages()
 
     def write(self, *names: str) -> None:
         for name in names:
@@ -22,7 +23,7 @@ class Workspace:
             (self.folder / name).write_text(name)
 
     def bring(self, *globs: str, may_move: bool = False) -> list[str]:
-        found = bring(self.folder, "model", globs, besides=("x.run.live.log",), may_move=may_move, say=self.said.append)
+        found = bring(self.folder, "model", globs, besides=("x.run.live.log",), may_move=may_move)
         assert all((self.folder / one.path).stat().st_size == one.size_bytes for one in found)
         return [one.path for one in found]
 
@@ -51,7 +52,7 @@ def test_what_matches_in_either_folder_comes_once_and_ours_does_not(
 ) -> None:
     workspace.write("a.json", "model/b.json", "model/out/deep/c.bin", "model/out/d.bin", "x.run.live.log", "entry.json")
     assert workspace.bring(*globs) == [f"artifacts/{name}" for name in expected]
-    assert workspace.said == []
+    assert workspace.messages == []
     assert (workspace.folder / "model/b.json").exists()
 
 
@@ -78,7 +79,7 @@ def test_links_are_followed_inside_the_workspace_only(workspace: Workspace, tmp_
         (model / name).symlink_to(target)
     os.mkfifo(model / "pipe")
     assert workspace.bring("*", "up/secret", may_move=True) == ["artifacts/in", "artifacts/real"]
-    assert len([line for line in workspace.said if "not brought back" in line]) == 5
+    assert len([line for line in workspace.messages if "not brought back" in line]) == 5
     assert "secret" not in "".join(path.read_text() for path in (workspace.folder / "artifacts").iterdir())
 
 

@@ -16,7 +16,7 @@ from madengine.data_sets.fetch import Client
 from madengine.data_sets.mounts import Data, Provided
 from madengine.errors import ConfigurationError, RunError
 from madengine.records import Model
-from tests.conftest import StandIns
+from tests.conftest import StandIns, collect_messages
 
 
 def model(data: str) -> Model:
@@ -265,23 +265,21 @@ def test_a_second_fetch_waits_for_the_first(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     text = f"echo run >>{tmp_path}/count; until [ -e {gate} ]; do sleep 0.05; done; echo 1 >n\n"
     known = data(tmp_path, x=script(tmp_path, text))
-    said: list[str] = []
-
-    def say(line: str) -> None:
-        said.append(line)
-        if "waiting" in line:
-            gate.touch()
-
+    waiting = "data x: waiting for another fetch of it"
+    messages = collect_messages()
     with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda _: known.mounts(model("x"), "", Client(say)), range(2)))
+        fetches = [pool.submit(known.mounts, model("x"), "", Client()) for _ in range(2)]
+        while waiting not in messages:
+            time.sleep(0.02)
+        gate.touch()
+        results = [fetch.result() for fetch in fetches]
     assert results[0].mounts == results[1].mounts
     assert (tmp_path / "count").read_text() == "run\n"
-    assert "data x: waiting for another fetch of it" in said
 
 
 def test_who_is_stopped_ends_the_program_that_fetches(tmp_path: Path) -> None:
     known = data(tmp_path, x=script(tmp_path, f"echo $$ >{tmp_path}/pid; exec sleep 1000\n"))
-    client = Client(lambda line: None)
+    client = Client()
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(known.mounts, model("x"), "", client)
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
@@ -380,7 +378,7 @@ def test_a_terminal_sees_how_much_has_come(
         gate.touch()
 
     monkeypatch.setattr("madengine.data_sets.fetch._draw", draw)
-    data(tmp_path, x=script(tmp_path, text)).mounts(model("x"), "", Client(lambda line: None))
+    data(tmp_path, x=script(tmp_path, text)).mounts(model("x"), "", Client())
     assert drawn[0].startswith("data x from custom: ")
     assert drawn[-1] == ""
 

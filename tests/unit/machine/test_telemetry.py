@@ -21,7 +21,7 @@ from madengine.machine import telemetry
 from madengine.machine.telemetry import SERIES_COLUMNS, Sampler, believed, cost, is_of, measurable, sampled
 from madengine.programs import amd_sysfs
 from madengine.records import Found, Gpu, GpuCost, GpuSample
-from tests.conftest import StandIns
+from tests.conftest import StandIns, collect_messages
 from tests.unit.programs.test_amd_sysfs import CPU, device, gpu_node, topology
 
 DATA = Path(__file__).parents[2] / "data" / "smi"
@@ -464,21 +464,21 @@ def test_a_short_run_has_its_idle_memory_its_series_and_a_line_that_says_why(
 ) -> None:
     """On a real GPU such a one had a peak of 1 MiB where it had used 20 GiB."""
     stand_ins.add("nvidia-smi", watched(*(line(second, 0, "1", "0", "80", "30", "0x1") for second in times)))
-    said: list[str] = []
-    with sampled(H100[:1], H100, tmp_path / "s.csv", seconds, said.append) as told:
+    messages = collect_messages()
+    with sampled(H100[:1], H100, tmp_path / "s.csv", seconds) as told:
         until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) == 1 + len(times))
     assert told() == GpuCost(idle_gpu_memory_mib=1, telemetry_source="nvidia-smi")
     assert len(rows(tmp_path / "s.csv")) == len(times)
-    assert said == [f"figures of the GPUs are missing: {FEW.format('1.0')}{advice}"]
+    assert messages == [f"figures of the GPUs are missing: {FEW.format('1.0')}{advice}"]
 
 
 def test_a_run_that_ends_before_any_sample_says_so(stand_ins: StandIns, tmp_path: Path) -> None:
     stand_ins.add("nvidia-smi", FAULTS["it is silent"])
-    said: list[str] = []
-    with sampled(H100, H100, tmp_path / "s.csv", 1.0, said.append) as told:
+    messages = collect_messages()
+    with sampled(H100, H100, tmp_path / "s.csv", 1.0) as told:
         until(lambda: any("-lms" in call for call in stand_ins.calls()))
     assert told() == GpuCost()
-    assert said == ["figures of the GPUs are missing: no sample came before the run ended"]
+    assert messages == ["figures of the GPUs are missing: no sample came before the run ended"]
 
 
 @pytest.mark.parametrize("late", ["at the start", "at the end"])
@@ -735,13 +735,13 @@ def test_a_tool_that_is_asked_seldom_needs_a_longer_run(
     """It has one sample before the run and one after it; more a second can't be had."""
     monkeypatch.setattr(telemetry, "TOOL_SECONDS", 10.0)
     stand_ins.add("amd-smi", f"cat {DATA}/amd-smi_metric.json")
-    said: list[str] = []
-    with sampled(two[:1], two, tmp_path / "s.csv", 1.0, said.append) as told:
+    messages = collect_messages()
+    with sampled(two[:1], two, tmp_path / "s.csv", 1.0) as told:
         until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) == 2)
         time.sleep(0.2)
     assert len(rows(tmp_path / "s.csv")) == 2
     assert told() == GpuCost(idle_gpu_memory_mib=150000, telemetry_source="amd-smi")
-    (why,) = said
+    (why,) = messages
     assert why.endswith("s apart are too few for so short a run")
 
 

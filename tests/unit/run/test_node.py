@@ -26,7 +26,7 @@ from madengine.machine.gpu_locks import locked_gpus
 from madengine.programs.engine import Docker
 from madengine.records import FAILURE, SKIPPED, SUCCESS, Gpu, Image, Model, RunResult
 from madengine.run.node import NodeRun, RunOptions
-from tests.conftest import StandIns
+from tests.conftest import StandIns, collect_messages
 
 CHECKOUT = Path(__file__).parents[3]
 DATA = Path(__file__).parents[2] / "data" / "smi"
@@ -81,7 +81,7 @@ class Node:
         self.notes.mkdir()
         stand_ins.add("docker", DOCKER.format(folder=self.notes, id=ID))
         stand_ins.add("nvidia-smi")
-        self.said: list[str] = []
+        self.said = collect_messages()
         self.chosen: list[tuple[Model, Image | None]] = []
 
     def model(self, name: str, n_gpus: str, seconds: float = 0.3, **more: Any) -> None:
@@ -101,7 +101,6 @@ class Node:
             data_folder=self.folder,
             environ={},
             credentials=Credentials(),
-            say=self.said.append,
             show=self.said.append,
         )
         self.code = run.carry_out(Docker("docker", "27.5.1"), [])

@@ -12,7 +12,7 @@ import pytest
 from madengine.process import own_process_id, process_has_ended
 from madengine.programs.engine import Docker
 from madengine.run.orphans import OWNER_LABEL, remove_orphans
-from tests.conftest import StandIns
+from tests.conftest import StandIns, collect_messages
 
 
 def label(pid: int) -> str:
@@ -83,8 +83,8 @@ def sweep(stand_ins: StandIns, labels: dict[str, str], removing: str = "exit 0")
     (stand_ins.folder / "found.json").write_text(json.dumps(found))
     cases = f"ps) echo {' '.join(labels)} ;; container) cat {stand_ins.folder}/found.json ;; rm) {removing} ;;"
     stand_ins.add("docker", f"case $1 in {cases} esac")
-    said: list[str] = []
-    remove_orphans(Docker("docker"), said.append)
+    said = collect_messages()
+    remove_orphans(Docker("docker"))
     return [line.split()[-1] for line in stand_ins.calls() if line.startswith("docker rm")], said
 
 

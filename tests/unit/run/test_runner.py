@@ -23,7 +23,7 @@ from madengine.records import Gpu, Image, Model, RunResult
 from madengine.run.container_setup import Setup
 from madengine.run.orphans import OWNER_LABEL
 from madengine.run.runner import ContainerRunner
-from tests.conftest import StandIns
+from tests.conftest import StandIns, collect_messages
 
 ID = "sha256:" + "1" * 64
 DIGEST = "sha256:" + "2" * 64
@@ -95,12 +95,12 @@ class Runs:
         self.folder = folder
         self.engine = engine
         self.came: list[RunResult] = []
-        self.said: list[str] = []
+        self.messages = collect_messages()
 
     def runner(self, values: dict[str, Any] | None = None, **options: Any) -> ContainerRunner:
         given = {name: options.pop(name) for name in [field.name for field in fields(Setup)] if name in options}
         context = Context({"gpu_vendor": "NONE", **(values or {})})
-        setup = Setup(self.engine.add(), "r1", context, **{"say": self.said.append, **given})
+        setup = Setup(self.engine.add(), "r1", context, **given)
         return ContainerRunner(setup, self.folder / "runs/r1", data=Data(), **{"done": self.came.append, **options})
 
     def run(self, model: Model = MODEL, image: Image = HERE, **options: Any) -> RunResult:
@@ -242,7 +242,7 @@ def test_a_pull_is_tried_again_when_the_line_breaks(runs: Runs, engine: Engine) 
     )
     assert runs.run(image=PUSHED).status == "SUCCESS"
     assert len(engine.calls("pull")) == 2
-    assert any("connection reset by peer; again in 1 s" in line for line in runs.said)
+    assert any("connection reset by peer; again in 1 s" in line for line in runs.messages)
 
 
 def test_a_pull_that_is_refused_is_not_tried_again(runs: Runs, engine: Engine) -> None:
@@ -360,7 +360,7 @@ def test_an_engine_that_is_restarted_is_asked_again(runs: Runs, engine: Engine) 
 def test_a_container_that_can_not_be_removed_is_said_with_the_command(runs: Runs, engine: Engine) -> None:
     engine.scripts["rm"] = "echo 'device or resource busy' >&2; exit 1"
     assert runs.run().status == "SUCCESS"
-    assert runs.said == [
+    assert runs.messages == [
         "madengine-r1-m could not be removed: device or resource busy; `docker rm --force madengine-r1-m`"
     ]
 
@@ -376,7 +376,7 @@ def test_the_last_lines_of_a_failed_run_are_said(runs: Runs, engine: Engine) -> 
     engine.log = "".join(f"line {number}\n" for number in range(100)) + "x" * 1000
     engine.entry = json.dumps({**ENTRY, "exit_code": 1})
     result = runs.run()
-    said = runs.said[0].splitlines()
+    said = runs.messages[0].splitlines()
     assert said[0] == "  | line 81"
     assert said[-2] == f"  | {'x' * 300}"
     assert said[-1] == f"  the whole log: {result.log_file}"

@@ -12,18 +12,19 @@ import termios
 from pathlib import Path
 
 from madengine.deploy.ssh.progress import Board
+from tests.conftest import collect_messages
 
 _SCRIPT = """
 from madengine.deploy.ssh.progress import Board
-board = Board(["h1", "host2"], print)
+board = Board(["h1", "host2"])
 board.tell("h1", "start\\x1b[2Jing")
 board.tell("host2", "done")
 """
 
 
 def test_without_a_terminal_each_event_is_a_line_with_the_hosts_name() -> None:
-    lines: list[str] = []
-    board = Board(["h1", "h2"], lines.append)
+    lines = collect_messages()
+    board = Board(["h1", "h2"])
     board.tell("h2", "connecting")
     assert lines == ["h2: connecting"]
 
