@@ -112,7 +112,7 @@ def _deploy(options: argparse.Namespace) -> int:
         return outcome.exit_code
     # The words that chose what to build choose nothing more in the manifest that came of them.
     options.tags, options.summary_output = [], summary
-    code = fleet.run(values.errand(options, options.manifest_output))
+    code = fleet.run(values.host_run(options, options.manifest_output))
     return outcome.exit_code or code
 
 
@@ -128,8 +128,8 @@ def _fetch(options: argparse.Namespace) -> int:
 
 def _run_on_hosts(options: argparse.Namespace, manifest_file: Path) -> int:
     fleet = values.fleet(options)
-    errand = values.errand(options, manifest_file)
-    return fleet.show_lines(errand) if options.dry_run else fleet.run(errand)
+    host_run = values.host_run(options, manifest_file)
+    return fleet.show_lines(host_run) if options.dry_run else fleet.run(host_run)
 
 
 def _export_config(options: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from madengine.machine.gpus import AMD, NVIDIA, detected_vendor, gpu_sources
 from madengine.process import own_process_id
 from madengine.programs import devices
 from madengine.programs.engine import Docker, explain_engine_error, find_engine, is_loopback, repository
-from madengine.records import Found, Gpu, Image
+from madengine.records import Gpu, Image, Reading
 from madengine.run.orphans import OWNER_LABEL
 from madengine.tools.discover_models import DiscoverModels
 
@@ -66,7 +66,7 @@ class Check:
     name: str
     status: str
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Examination:
     engine_name: str
     registry: str
     gpu_mode: str
-    sources: Mapping[str, Found[Gpu]]
+    sources: Mapping[str, Reading[Gpu]]
     gpus: tuple[Gpu, ...]
     engine: list[Docker] = field(default_factory=list)
     images: list[Image] = field(default_factory=list)
@@ -113,7 +113,7 @@ def table(checks: Sequence[Check]) -> str:
     from tabulate import tabulate
 
     rows = [[check.name, check.status, check.found] for check in checks]
-    steps = [f"{check.name}: {check.mend}" for check in checks if check.mend]
+    steps = [f"{check.name}: {check.fix}" for check in checks if check.fix]
     drawn = tabulate(rows, headers=["check", "", "found"], disable_numparse=True)
     return "\n".join([drawn, *([""] if steps else []), *steps])
 

@@ -158,7 +158,7 @@ class GpuCost:
 
 
 @dataclass(frozen=True)
-class Found(Generic[T]):
+class Reading(Generic[T]):
     """What one source told: its items; or none and a `problem`, one line that names the source and what happened."""
 
     items: tuple[T, ...] = ()

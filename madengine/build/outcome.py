@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from madengine.build.builder import DockerBuilder, Failure, Recipe
 from madengine.build.plan import BuildPlan
 from madengine.config.context import Context
-from madengine.config.manifest import ASKED_KEYS, CONTEXT_KEYS, Manifest
+from madengine.config.manifest import CONTEXT_KEYS, HOOK_KEYS, Manifest
 from madengine.errors import EXIT_BUILD_FAILED, EXIT_DONE
 from madengine.records import Image, Model
 from madengine.results.rows import BuiltImage, FailedBuild, build_summary
@@ -44,7 +44,7 @@ class BuildOutcome:
             registry=registry,
             context={
                 **{key: context.values.get(key, {}) for key in CONTEXT_KEYS},
-                **{key: context.values[key] for key in ASKED_KEYS if context.values.get(key)},
+                **{key: context.values[key] for key in HOOK_KEYS if context.values.get(key)},
             },
             extra={
                 # A node has no tools.json to look its tools up in.

@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from madengine.build.phase import BuildOptions
     from madengine.deploy.kubernetes.options import Options
-    from madengine.deploy.kubernetes.plan import Source
-    from madengine.deploy.ssh.controller import Errand, Fleet
+    from madengine.deploy.kubernetes.plan import PlanInput
+    from madengine.deploy.ssh.controller import Fleet, HostRun
     from madengine.distributed_orchestrator import DistributedOrchestrator
     from madengine.run.node import RunOptions
     from madengine.session import Place
@@ -157,18 +157,18 @@ def given_words(options: argparse.Namespace, names: Sequence[str]) -> tuple[str,
     return tuple(words)
 
 
-def errand(options: argparse.Namespace, manifest_file: Path) -> Errand:
+def host_run(options: argparse.Namespace, manifest_file: Path) -> HostRun:
     """What the hosts are to do.
 
     Raises ConfigurationError for an option that only this machine could heed.
     """
-    from madengine.deploy.ssh.controller import Errand
+    from madengine.deploy.ssh.controller import HostRun
 
     for name in ("data_config_file_name", "resume", "tools_json_file_name"):
         if getattr(options, name):
             raise ConfigurationError(f"--{name.replace('_', '-')} {getattr(options, name)}: not together with --host")
     wanted = tags(options)
-    return Errand(
+    return HostRun(
         manifest=manifest_file,
         registry=options.registry,
         tags=wanted,
@@ -220,12 +220,12 @@ def kubernetes_options(options: argparse.Namespace) -> Options:
     return Options(**{name: value for name, value in chosen.items() if value is not None})
 
 
-def source(options: argparse.Namespace) -> Source:
+def source(options: argparse.Namespace) -> PlanInput:
     """What the files for Kubernetes are made from."""
-    from madengine.deploy.kubernetes.plan import Source
+    from madengine.deploy.kubernetes.plan import PlanInput
 
     found = package()
-    return Source(
+    return PlanInput(
         manifest_file=options.manifest_file,
         execution_config=options.execution_config,
         tags=tags(options),

@@ -23,7 +23,7 @@ FOLDER = "artifacts"
 _OURS = (".hooks", "entry.json", "scripts")
 
 
-def asked(model: Model, context: Context, of_tools: Sequence[str]) -> tuple[str, ...]:
+def patterns_for(model: Model, context: Context, of_tools: Sequence[str]) -> tuple[str, ...]:
     """The globs of what is brought back: the card's, the context's and the tools'.
 
     Raises ConfigurationError for what is none.

@@ -38,7 +38,7 @@ _OTHERS = (
     *("gen_sys_env_details", "generate_sys_env_details", "ctx_test", "host_os"),
 )
 # What madengine 2 read for deployments of its own.
-UNHEEDED = (
+UNSUPPORTED_KEYS = (
     *("distributed", "slurm", "k8s", "kubernetes", "vllm", "launcher", "shared_data", "skip_perf_collection"),
     *("monitor", "cleanup_on_failure", "env_vars", "MAD_ROCM_PATH"),
 )
@@ -123,14 +123,14 @@ class Context:
         return None
 
     @property
-    def unheeded(self) -> tuple[str, ...]:
+    def ignored_keys(self) -> tuple[str, ...]:
         """The given keys of madengine 2 that a run on one machine does not act on."""
-        return tuple(key for key in UNHEEDED if self.values.get(key))
+        return tuple(key for key in UNSUPPORTED_KEYS if self.values.get(key))
 
     @property
     def mistyped(self) -> tuple[tuple[str, str], ...]:
         """The keys that nobody here reads though they look like one that is read, each with that one."""
-        known = (*_OBJECTS, *_LISTS, *_TEXTS, *UNHEEDED, *_OTHERS)
+        known = (*_OBJECTS, *_LISTS, *_TEXTS, *UNSUPPORTED_KEYS, *_OTHERS)
         strange = [key for key in self.values if key not in known]
         found = ((key, difflib.get_close_matches(key, known, n=1, cutoff=0.8)) for key in strange)
         return tuple((key, close[0]) for key, close in found if close)

@@ -24,7 +24,7 @@ SCHEMA_VERSION = 1
 # What the manifest says of its context; the rest of a build's context means nothing on another machine.
 CONTEXT_KEYS = ("docker_env_vars", "docker_mounts", "docker_build_arg")
 # What it says where the build was told.
-ASKED_KEYS = ("tools", "pre_scripts", "post_scripts", "encapsulate_script", "artifacts")
+HOOK_KEYS = ("tools", "pre_scripts", "post_scripts", "encapsulate_script", "artifacts")
 # What an older madengine found out on the machine of the build, and wrote into its context as if it were asked for.
 _OF_BUILD_MACHINE = (
     "MAD_GPU_VENDOR", "MAD_SYSTEM_NGPUS", "MAD_RUNTIME_NGPUS", "MAD_SYSTEM_GPU_ARCHITECTURE", "MAD_SYSTEM_HIP_VERSION",

@@ -20,6 +20,6 @@ def validated_hooks(context: Context, models: Sequence[Model], defined: Mapping[
     hooks = resolve_hooks(context, tool_catalogue(defined))
     launchers.arguments(context.multi_node_args)
     for model in models:
-        artifacts.asked(model, context, hooks.artifacts)
+        artifacts.patterns_for(model, context, hooks.artifacts)
         log_errors(model.extra, context.values)
     return hooks

@@ -57,15 +57,15 @@ class _Place:
 class Data:
     """The known data sets: {name: {provider: configuration}}; `path` is the file they come from.
 
-    `cache` is where fetched data are kept, unless data.json or the command line names a mirror; `unheeded` are the keys
-    of other versions that nothing here acts on.
+    `cache` is where fetched data are kept, unless data.json or the command line names a mirror; `ignored_keys` are the
+    keys of other versions that this one ignores.
     """
 
     sources: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     path: Path = Path("data.json")
     credentials: Credentials = field(default_factory=Credentials)
     cache: Path = Path("~/.cache/madengine/data")
-    unheeded: tuple[str, ...] = ()
+    ignored_keys: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, path: Path, extra: Mapping[str, Any], credentials: Credentials | None = None) -> Data:

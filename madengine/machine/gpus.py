@@ -9,14 +9,14 @@ from dataclasses import replace
 from madengine.config.context import ranges
 from madengine.errors import ConfigurationError, RunError
 from madengine.programs import amd_smi, amd_sysfs, nvidia_smi, rocm_smi
-from madengine.records import Found, Gpu, GpuProcess
+from madengine.records import Gpu, GpuProcess, Reading
 
 AMD = "AMD"
 NVIDIA = "NVIDIA"
 NONE = "NONE"
 
 # Who is asked, in this order, until one names a GPU. Where both vendors are, NVIDIA's count, as in older madengine.
-SOURCES: Mapping[str, Mapping[str, Callable[[], Found[Gpu]]]] = {
+SOURCES: Mapping[str, Mapping[str, Callable[[], Reading[Gpu]]]] = {
     NVIDIA: {nvidia_smi.TOOL: nvidia_smi.gpus},
     AMD: {amd_sysfs.SOURCE: amd_sysfs.gpus, amd_smi.TOOL: amd_smi.gpus, rocm_smi.TOOL: rocm_smi.gpus},
 }
@@ -27,7 +27,7 @@ _ARCHITECTURES = {
     "mi300x": "gfx942",
 }  # fmt: skip
 
-_PROCESSES: Mapping[str, tuple[Callable[[], Found[GpuProcess]], ...]] = {
+_PROCESSES: Mapping[str, tuple[Callable[[], Reading[GpuProcess]], ...]] = {
     NVIDIA: (nvidia_smi.processes,),
     AMD: (amd_sysfs.processes, amd_smi.processes, rocm_smi.processes),
 }
@@ -47,7 +47,7 @@ def detected_vendor(gpus: tuple[Gpu, ...]) -> str:
     return gpus[0].vendor if gpus else NONE
 
 
-def gpu_sources() -> dict[str, Found[Gpu]]:
+def gpu_sources() -> dict[str, Reading[Gpu]]:
     """What every source says, by its name: GPUs, or the problem that keeps it from naming any."""
     return {source: ask() for sources in SOURCES.values() for source, ask in sources.items()}
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from madengine import programs
 from madengine.errors import CommandError
 from madengine.programs import amd_smi, amd_sysfs, nvidia_smi, rocm_smi
-from madengine.records import Found, Gpu, GpuCost, GpuSample
+from madengine.records import Gpu, GpuCost, GpuSample, Reading
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class Sampler:
             self.problem = self.problem or "no sample came before the run ended"
             return GpuCost()
         unseen = max(self._earliest - self._began, silent)
-        told, problem = believed(cost(self._gpus, samples), samples.values(), unseen)
+        told, problem = reliable(cost(self._gpus, samples), samples.values(), unseen)
         if problem:
             is_slow = self._seconds > max(LEAST_SECONDS, self._pause)
             self.problem = problem + ("; --sample-hz takes up to 10 a second" if is_slow else "")
@@ -183,13 +183,13 @@ class Sampler:
         if not self._stopping.is_set():
             self._drop(f"nvidia-smi ended before the run: {last[:200] or 'it printed nothing'}")
 
-    def _polled(self, ask: Callable[[], Found[GpuSample]], seconds: float) -> Iterator[GpuSample]:
+    def _polled(self, ask: Callable[[], Reading[GpuSample]], seconds: float) -> Iterator[GpuSample]:
         while not self._stopping.wait(seconds):
             yield from self._asked(ask).items
         yield from self._asked(ask).items
 
-    def _asked(self, ask: Callable[[], Found[GpuSample]]) -> Found[GpuSample]:
-        return Found() if self._given_up.is_set() else ask()
+    def _asked(self, ask: Callable[[], Reading[GpuSample]]) -> Reading[GpuSample]:
+        return Reading() if self._given_up.is_set() else ask()
 
 
 @contextmanager
@@ -269,7 +269,7 @@ def cost(gpus: Sequence[Gpu], samples: dict[int, list[GpuSample]]) -> GpuCost:
     )
 
 
-def believed(told: GpuCost, samples: Collection[Sequence[GpuSample]], unseen: float) -> tuple[GpuCost, str]:
+def reliable(told: GpuCost, samples: Collection[Sequence[GpuSample]], unseen: float) -> tuple[GpuCost, str]:
     """What of a run's figures its samples (of each GPU) can tell, and why they can't tell the others.
 
     `unseen` are the seconds before the first sample or after the last. An average needs a run that is longer than its

@@ -39,7 +39,7 @@ class Answer:
     err: str
 
     @property
-    def said(self) -> str:
+    def last_line(self) -> str:
         """The last thing it printed that may explain a failure."""
         return (self.err.strip() or self.out.strip()).rsplit("\n", 1)[-1].strip()
 
@@ -130,7 +130,7 @@ def failure(command: BaseCommand, answer: Answer, seconds: float | None = ANSWER
     """The error that says which command failed and what it said."""
     line = redact(" ".join(command.formulate()[:3]))
     how = f"no answer in {seconds:g} s" if answer.code is None else f"exit code {answer.code}"
-    said = redact(answer.said) or "it printed nothing"
+    said = redact(answer.last_line) or "it printed nothing"
     return CommandError(f"{line}: {how}: {said}", answer.code, redact(answer.err or answer.out))
 
 

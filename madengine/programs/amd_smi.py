@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from madengine.programs import amd_sysfs, smi
-from madengine.records import Found, Gpu, GpuProcess, GpuSample
+from madengine.records import Gpu, GpuProcess, GpuSample, Reading
 
 TOOL = "amd-smi"
 STATIC = ("static", "--json")
@@ -22,30 +22,30 @@ LIST = ("list", "-e", "--json")
 _KERNEL = re.compile(r"Linux\s*version\s*([^\s(]+)")
 
 
-def gpus() -> Found[Gpu]:
+def gpus() -> Reading[Gpu]:
     """The GPUs that `amd-smi static` describes."""
-    said, problem = smi.asked(TOOL, *STATIC)
+    said, problem = smi.query(TOOL, *STATIC)
     found = gpus_of(said)
     if not found:
-        return Found(problem=problem or smi.unreadable(TOOL, *STATIC, said=said))
-    listed, _ = smi.asked(TOOL, *LIST)
+        return Reading(problem=problem or smi.unreadable(TOOL, *STATIC, said=said))
+    listed, _ = smi.query(TOOL, *LIST)
     runtime = amd_sysfs.rocm_version()
-    return Found(tuple(replace(gpu, runtime=runtime) for gpu in gpus_of(said, listed)))
+    return Reading(tuple(replace(gpu, runtime=runtime) for gpu in gpus_of(said, listed)))
 
 
-def samples() -> Found[GpuSample]:
+def samples() -> Reading[GpuSample]:
     """What every GPU does now."""
-    said, problem = smi.asked(TOOL, *METRIC)
+    said, problem = smi.query(TOOL, *METRIC)
     found = samples_of(said)
-    return Found(found, "" if found else problem or smi.unreadable(TOOL, *METRIC, said=said))
+    return Reading(found, "" if found else problem or smi.unreadable(TOOL, *METRIC, said=said))
 
 
-def processes() -> Found[GpuProcess]:
+def processes() -> Reading[GpuProcess]:
     """The processes that use a GPU, one entry per GPU."""
-    said, problem = smi.asked(TOOL, *PROCESS)
+    said, problem = smi.query(TOOL, *PROCESS)
     if not problem and not _entries(said):
         problem = smi.unreadable(TOOL, *PROCESS, said=said)
-    return Found(processes_of(said), problem)
+    return Reading(processes_of(said), problem)
 
 
 def gpus_of(static: str, listed: str = "") -> tuple[Gpu, ...]:

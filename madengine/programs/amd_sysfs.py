@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from madengine.programs import smi
-from madengine.records import Found, Gpu, GpuProcess, GpuSample
+from madengine.records import Gpu, GpuProcess, GpuSample, Reading
 
 SOURCE = "sysfs"
 ROOT = Path("/")
@@ -36,14 +36,14 @@ class Node:
         return self.pci_bus_id, self.properties.get("location_id", 0) >> 28, self.number
 
 
-def gpus(root: Path = ROOT) -> Found[Gpu]:
+def gpus(root: Path = ROOT) -> Reading[Gpu]:
     """The GPUs that the driver has, and each part of a partitioned one, in the tools' order."""
     nodes = _nodes(root)
     if not nodes:
-        return Found(problem=_no_nodes(root))
+        return Reading(problem=_no_nodes(root))
     parts = Counter(node.pci_bus_id for node in nodes)
     driver, runtime = driver_version(root), rocm_version(root)
-    return Found(
+    return Reading(
         tuple(
             Gpu(
                 "AMD",
@@ -64,7 +64,7 @@ def gpus(root: Path = ROOT) -> Found[Gpu]:
     )
 
 
-def samples(root: Path = ROOT) -> Found[GpuSample]:
+def samples(root: Path = ROOT) -> Reading[GpuSample]:
     """What every GPU does now: one sample per PCI device, because the parts of a GPU share its counters."""
     nodes = _nodes(root)
     first: dict[str, tuple[int, Node]] = {}
@@ -73,10 +73,10 @@ def samples(root: Path = ROOT) -> Found[GpuSample]:
     taken = [_sample(node.device, address, index) for address, (index, node) in first.items()]
     known = tuple(sample for sample in taken if sample is not None)
     silent = f"{root / PCI}: no counters of {len(taken) - len(known)} of {len(taken)} GPUs"
-    return Found(known, _no_nodes(root) if not nodes else silent if len(known) < len(taken) else "")
+    return Reading(known, _no_nodes(root) if not nodes else silent if len(known) < len(taken) else "")
 
 
-def processes(root: Path = ROOT) -> Found[GpuProcess]:
+def processes(root: Path = ROOT) -> Reading[GpuProcess]:
     """The processes that KFD serves, one entry per GPU (or part of one) that they have memory on."""
     places = {node.gpu_id: (index, node.pci_bus_id) for index, node in enumerate(_nodes(root))}
     found = []
@@ -89,7 +89,7 @@ def processes(root: Path = ROOT) -> Found[GpuProcess]:
             if place is not None and used != 0:
                 memory = None if used is None else used / MIB
                 found.append(GpuProcess(int(folder.name), name, memory, pci_bus_id=place[1], index=place[0]))
-    return Found(tuple(found), "" if places else _no_nodes(root))
+    return Reading(tuple(found), "" if places else _no_nodes(root))
 
 
 def driver_version(root: Path = ROOT) -> str:

@@ -16,7 +16,7 @@ from madengine.programs import secret_files
 from madengine.programs.engine import Docker, explain_engine_error
 
 
-class Login(Protocol):
+class HasLogin(Protocol):
     """A user at a registry's host (`docker.io` for Docker Hub)."""
 
     @property
@@ -28,7 +28,7 @@ class Login(Protocol):
 
 
 @contextmanager
-def logged_in(engine: Docker, logins: Iterable[Login]) -> Iterator[Docker]:
+def logged_in(engine: Docker, logins: Iterable[HasLogin]) -> Iterator[Docker]:
     """The engine with private logins beside the user's own ones; they are gone when the block ends.
 
     Raises CommandError where a registry refuses the login.
@@ -42,7 +42,7 @@ def logged_in(engine: Docker, logins: Iterable[Login]) -> Iterator[Docker]:
         yield private
 
 
-def _log_in(engine: Docker, login: Login) -> None:
+def _log_in(engine: Docker, login: HasLogin) -> None:
     answer = programs.attempt(engine.login(login.registry, login.username), stdin=login.password)
     if answer.code != 0:
         output = programs.redact(answer.err or answer.out)

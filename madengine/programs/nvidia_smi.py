@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from madengine.programs import smi
-from madengine.records import Found, Gpu, GpuProcess, GpuSample
+from madengine.records import Gpu, GpuProcess, GpuSample, Reading
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -62,18 +62,18 @@ _INSTANCE = re.compile(r"\s+MIG (\S+)\s+Device\s+(\d+): \(UUID: (\S+)\)\s*")
 _VERSION = re.compile(r"\d+(?:\.\d+)+")
 
 
-def gpus() -> Found[Gpu]:
+def gpus() -> Reading[Gpu]:
     """The GPUs of this machine; in the place of a GPU in MIG mode, its instances."""
-    said, problem = smi.asked(TOOL, *QUERY)
+    said, problem = smi.query(TOOL, *QUERY)
     if problem:
-        return Found(problem=problem)
+        return Reading(problem=problem)
     log = _log(said)
-    listed, problem = smi.asked(TOOL, "-L") if log is None or "<mig_device>" in said else ("", "")
+    listed, problem = smi.query(TOOL, "-L") if log is None or "<mig_device>" in said else ("", "")
     instances = instances_of_list(listed)
     if log is None:
         # Names of processes, which -q -x prints unquoted, can make it unreadable.
         words = _query(LISTED)
-        said, problem = smi.asked(TOOL, *words)
+        said, problem = smi.query(TOOL, *words)
         found = gpus_of_csv(said, instances)
     else:
         words = QUERY
@@ -82,19 +82,19 @@ def gpus() -> Found[Gpu]:
     problem = problem or _unnamed(found)
     # By its index alone, a container would be given the GPU next to it.
     found = tuple(gpu for gpu in found if gpu.uuid or not gpu.parent)
-    return Found(_numbered(found), problem if found or problem else smi.unreadable(TOOL, *words, said=said))
+    return Reading(_numbered(found), problem if found or problem else smi.unreadable(TOOL, *words, said=said))
 
 
-def samples() -> Found[GpuSample]:
+def samples() -> Reading[GpuSample]:
     """What every GPU does now, asked once."""
-    said, problem = smi.asked(TOOL, *QUERY)
+    said, problem = smi.query(TOOL, *QUERY)
     found = samples_of_xml(said)
-    return Found(found, "" if found else problem or smi.unreadable(TOOL, *QUERY, said=said))
+    return Reading(found, "" if found else problem or smi.unreadable(TOOL, *QUERY, said=said))
 
 
 def fields() -> tuple[str, ...]:
     """The fields of a sample that this driver knows; none where the tool can't say. One unknown field fails a query."""
-    said, _ = smi.asked(TOOL, "--help-query-gpu")
+    said, _ = smi.query(TOOL, "--help-query-gpu")
     return known_fields(said)
 
 
@@ -103,20 +103,20 @@ def watch(known: Sequence[str], milliseconds: int) -> BaseCommand:
     return smi.command(TOOL, *_query(known), "-lms", str(milliseconds))
 
 
-def now(known: Sequence[str]) -> Found[GpuSample]:
+def now(known: Sequence[str]) -> Reading[GpuSample]:
     """What every GPU does now, as a line of `watch` tells it: a fifth of what `samples` takes."""
-    said, problem = smi.asked(TOOL, *_query(known))
-    return Found(tuple(filter(None, (sample_of_line(known, line) for line in said.splitlines()))), problem)
+    said, problem = smi.query(TOOL, *_query(known))
+    return Reading(tuple(filter(None, (sample_of_line(known, line) for line in said.splitlines()))), problem)
 
 
-def processes() -> Found[GpuProcess]:
+def processes() -> Reading[GpuProcess]:
     """The processes that compute on a GPU; a container's view may hide those of others."""
     words = (f"--query-compute-apps={','.join(PROCESSES)}", "--format=csv,noheader,nounits")
-    said, problem = smi.asked(TOOL, *words)
+    said, problem = smi.query(TOOL, *words)
     found = processes_of(said)
     if said.strip() and not found and "No running" not in said:
         problem = smi.unreadable(TOOL, *words, said=said)
-    return Found(found, problem)
+    return Reading(found, problem)
 
 
 def family(name: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from madengine.programs import amd_sysfs, smi
-from madengine.records import Found, Gpu, GpuProcess, GpuSample
+from madengine.records import Gpu, GpuProcess, GpuSample, Reading
 
 TOOL = "rocm-smi"
 MIB = 2**20
@@ -31,28 +31,28 @@ POWERS = ("current socket graphics package power (w)", "average graphics package
 HEATS = ("temperature (sensor junction) (c)", "temperature (sensor edge) (c)")
 
 
-def gpus() -> Found[Gpu]:
+def gpus() -> Reading[Gpu]:
     """The GPUs that the tool names; it knows no render nodes."""
-    said, problem = smi.asked(TOOL, *DESCRIBE)
+    said, problem = smi.query(TOOL, *DESCRIBE)
     runtime = amd_sysfs.rocm_version()
     found = tuple(replace(gpu, runtime=runtime) for gpu in gpus_of(said))
     # Without a GPU it ends with exit code 0 and says nothing.
-    return Found(found, "" if found else problem or smi.unreadable(TOOL, *DESCRIBE, said=said))
+    return Reading(found, "" if found else problem or smi.unreadable(TOOL, *DESCRIBE, said=said))
 
 
-def samples() -> Found[GpuSample]:
+def samples() -> Reading[GpuSample]:
     """What every GPU does now."""
-    said, problem = smi.asked(TOOL, *SAMPLE)
+    said, problem = smi.query(TOOL, *SAMPLE)
     found = samples_of(said)
-    return Found(found, "" if found else problem or smi.unreadable(TOOL, *SAMPLE, said=said))
+    return Reading(found, "" if found else problem or smi.unreadable(TOOL, *SAMPLE, said=said))
 
 
-def processes() -> Found[GpuProcess]:
+def processes() -> Reading[GpuProcess]:
     """The processes that use any GPU; the tool does not say which."""
-    said, problem = smi.asked(TOOL, *PROCESS)
+    said, problem = smi.query(TOOL, *PROCESS)
     if not problem and smi.first_json(said) is None:
         problem = smi.unreadable(TOOL, *PROCESS, said=said)
-    return Found(processes_of(said), problem)
+    return Reading(processes_of(said), problem)
 
 
 def gpus_of(said: str) -> tuple[Gpu, ...]:

@@ -32,7 +32,7 @@ def command(name: str, *words: str) -> BaseCommand:
     return programs.program(shutil.which(name) or (str(rocm) if rocm.is_file() else name), *words)
 
 
-def asked(name: str, *words: str, seconds: float | None = None) -> tuple[str, str]:
+def query(name: str, *words: str, seconds: float | None = None) -> tuple[str, str]:
     """What the tool printed, and the problem (one line) where it is missing, fails or hangs."""
     try:
         return programs.ask(command(name, *words), seconds=SECONDS if seconds is None else seconds), ""

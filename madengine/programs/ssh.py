@@ -133,9 +133,9 @@ def connections(hosts: Sequence[Host], config: Path | None) -> Iterator[dict[Hos
 
 def _settings(one: Host, config: Path | None) -> dict[str, str]:
     """What ssh makes of the user's settings for a host."""
-    answer = programs.attempt(programs.program("ssh", *given(one, config), "-G", "--", one.target))
+    answer = programs.attempt(programs.program("ssh", *user_options(one, config), "-G", "--", one.target))
     if answer.code != 0:
-        raise ConfigurationError(f"{one.name}: ssh: {answer.said}")
+        raise ConfigurationError(f"{one.name}: ssh: {answer.last_line}")
     return dict(line.partition(" ")[::2] for line in answer.out.splitlines())
 
 
@@ -151,7 +151,7 @@ def _refuse_twins(settings: Mapping[Host, Mapping[str, str]]) -> None:
             )
 
 
-def given(one: Host, config: Path | None) -> list[str]:
+def user_options(one: Host, config: Path | None) -> list[str]:
     """The options that say what the user said: another ssh config, a port."""
     return [*(["-F", str(config)] if config else []), *(["-o", f"Port={one.port}"] if one.port else [])]
 
@@ -168,7 +168,7 @@ def _options(one: Host, config: Path | None, settings: Mapping[str, str], socket
         "RequestTTY=no",
         "PermitLocalCommand=no",
     ]
-    return (*given(one, config), *(word for setting in wanted for word in ("-o", setting)))
+    return (*user_options(one, config), *(word for setting in wanted for word in ("-o", setting)))
 
 
 def _socket_options(options: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from madengine.results.failed_hosts import failed_rows, note_failure
 from madengine.results.perf_csv import Row, missing_in
 from madengine.results.rows import append_rows, check_perf_csv
 from madengine.results.run_files import add_runs, known_runs
-from madengine.results.scan import Found
+from madengine.results.scan import ScanResult
 from madengine.results.statistics import tables
 
 __all__ = ["Merged", "failed_rows", "merge", "note_failure", "tables"]
@@ -46,7 +46,7 @@ def merge(folders: Iterable[Path], output: Path, results_output: Path | None = N
         check_writable(results_output)
     with _alone(output):
         known = known_runs(results_output)
-        found = Found()
+        found = ScanResult()
         for folder in folders:
             found.look_in(folder)
         rows = found.rows()

@@ -16,7 +16,7 @@ from madengine.results.run_files import Run, result, runs_in, with_host
 
 
 @dataclass
-class Found:
+class ScanResult:
     """The rows and runs that were found, and what could not be read."""
 
     runs: list[Run] = field(default_factory=list)

@@ -29,7 +29,7 @@ WAIT_AGAIN_SECONDS = 1.0
 _CHUNK = 1 << 20
 
 
-class Ending(NamedTuple):
+class ContainerExit(NamedTuple):
     """How a container ended.
 
     `reason` says why it had to be stopped, if it had to, `state` how it was then (None where somebody else has
@@ -44,7 +44,7 @@ class Ending(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Life:
+class ContainerRun:
     """The life of one container, whatever happens to it.
 
     `log` is the file that it writes to; `scan` and `live` get what it writes. After `patience` seconds (0 is without
@@ -60,7 +60,7 @@ class Life:
     live: Callable[[bytes], None] | None
     stopping: threading.Event
 
-    def lived(self) -> Ending:
+    def run(self) -> ContainerExit:
         """Start the container, follow it to its end and remove it, also at Ctrl-C.
 
         Raises RunError where it can't be started, or the engine doesn't answer any more; it is removed then too.
@@ -81,7 +81,7 @@ class Life:
             if not stays:
                 self._remove()
         self.scan.finish()
-        return Ending(reason, state, said, interrupted, stays)
+        return ContainerExit(reason, state, said, interrupted, stays)
 
     @property
     def name(self) -> str:
@@ -164,7 +164,7 @@ class Life:
             answer = programs.attempt(self.engine.remove(self.name))
             if answer.code != 0 and self.engine.state(self.name) is not None:
                 logger.info(
-                    f"{self.name} could not be removed: {answer.said}; `{self.engine.name} rm --force {self.name}`"
+                    f"{self.name} could not be removed: {answer.last_line}; `{self.engine.name} rm --force {self.name}`"
                 )
         except CommandError as error:
             logger.info(f"{self.name} may still be there: {error}; {by_hand}")

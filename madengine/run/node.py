@@ -83,7 +83,7 @@ class RunOptions:
 
 
 @dataclass
-class NodeRun:
+class LocalRun:
     """One run of chosen models on this machine.
 
     `chosen` are the models with the image of each (None where none is for this machine), `skipped` the

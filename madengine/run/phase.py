@@ -18,7 +18,7 @@ from madengine.machine.gpus import detected_vendor, find_gpus
 from madengine.programs.engine import Docker
 from madengine.records import Gpu, Image, Model
 from madengine.results.rows import check_perf_csv
-from madengine.run.node import NodeRun, RunOptions
+from madengine.run.node import LocalRun, RunOptions
 from madengine.run.selection import (
     images_for_machine,
     pull_registries,
@@ -57,7 +57,7 @@ class RunPhase(Workplace):
             chosen = unfinished_models(chosen, options.resume)
         check_perf_csv(options.output)
         credentials = self.credentials({*self._data_credentials(options, context), *(one.cred for one, _ in chosen)})
-        run = NodeRun(
+        run = LocalRun(
             options=options,
             context=context,
             gpus=gpus,
@@ -80,7 +80,7 @@ class RunPhase(Workplace):
     def _data_credentials(self, options: RunOptions, context: Context) -> set[str]:
         """The credentials that data sets ask for; keys of data.json that nobody heeds are said."""
         data = Data.load(options.data_file or self.place.root / "data.json", context.values.get("data", {}))
-        for key in data.unheeded:
+        for key in data.ignored_keys:
             logger.info(f"{key}: not acted on by this version")
         return data.credential_names()
 
@@ -113,8 +113,8 @@ class RunPhase(Workplace):
         return context, gpus
 
     def _say_what_is_unheeded(self, context: Context, models: Sequence[Model]) -> None:
-        if context.unheeded:
-            logger.info(f"context: {', '.join(context.unheeded)}: not acted on by a run on this machine")
+        if context.ignored_keys:
+            logger.info(f"context: {', '.join(context.ignored_keys)}: not acted on by a run on this machine")
         for model in _distinct(models):
             if keys := [key for key in ("distributed", "slurm") if model.extra.get(key)]:
                 logger.info(f"{model.name}: {', '.join(keys)}: not acted on by a run on this machine")

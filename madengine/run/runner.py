@@ -31,7 +31,7 @@ from madengine.machine.gpus import eligible_gpus, foreign_processes, requested_c
 from madengine.programs.engine import Container, pinned
 from madengine.records import FAILURE, SKIPPED, SUCCESS, Gpu, Image, Model, RunResult
 from madengine.results.metrics import MetricScan
-from madengine.run.container_run import Life
+from madengine.run.container_run import ContainerRun
 from madengine.run.container_setup import Setup
 from madengine.run.names import log_name, new_folder, slug
 from madengine.run.orphans import OWNER_LABEL, remove_orphans
@@ -229,7 +229,7 @@ class ContainerRunner:
         # A warm-up before the script is no measurement.
         scan = MetricScan(SCRIPT_MARK.encode() if setup.hooks.pre_scripts else b"")
         began = time.monotonic()
-        ending = Life(
+        ending = ContainerRun(
             engine=setup.engine,
             container=container,
             log=log,
@@ -238,13 +238,13 @@ class ContainerRunner:
             keep_alive=setup.keep_alive,
             live=self.live,
             stopping=self.stopping,
-        ).lived()
+        ).run()
         result = replace(result, run_duration=time.monotonic() - began)
         limit, hooked = setup.limit(model), bool(setup.hooks)
         outcome = run_outcome(result, ending.state, scan, ending.reason, limit, ending.said, hooked)
         outcome = unless_log_errors(outcome, log_errors(model.extra, setup.context.values), log)
         tidies = not (self.keep_model_dir or setup.keep_alive) and outcome.status == SUCCESS
-        patterns = artifacts.asked(model, setup.context, setup.hooks.artifacts)
+        patterns = artifacts.patterns_for(model, setup.context, setup.hooks.artifacts)
         outcome = with_artifacts(outcome, patterns, tidies)
         if not setup.keep_alive:
             tidy_workspace(outcome, with_model_directory=tidies)

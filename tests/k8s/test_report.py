@@ -174,7 +174,7 @@ def told(folder: Path, content: Mapping[str, Any] | None = None, **files: str) -
         "NODE_NAME": "n",
         "MADENGINE_RUN_ID": "r",
     }
-    return report.told(environ, workspace, folder, datetime.now(timezone.utc))
+    return report.build_report(environ, workspace, folder, datetime.now(timezone.utc))
 
 
 ENTRY = '{"exit_code": 0, "timed_out": false, "out_of_memory": false, "started": 1, "ended": 3, "log_complete": true}'
@@ -227,11 +227,11 @@ def test_a_runner_reports_the_table_that_madengine_left(tmp_path: Path) -> None:
     environ = {"MADENGINE_JOB": "madengine-runner-job", "POD_NAMESPACE": "madengine", "POD_NAME": POD}
     workspace = tmp_path / "workspace"
     (workspace / "runs/r").mkdir(parents=True)
-    silent = report.told(environ, workspace, tmp_path, datetime.now(timezone.utc))
+    silent = report.build_report(environ, workspace, tmp_path, datetime.now(timezone.utc))
     assert (silent.rows, silent.document["problem"]) == ([], "madengine left no perf.csv; see the pod's log")
     (workspace / "perf.csv").write_text("model,performance,metric,status\ndummy,3,tokens,SUCCESS\n")
     (workspace / "runs/r/results.json").write_text(json.dumps(DOCUMENT))
-    found = report.told(environ, workspace, tmp_path, datetime.now(timezone.utc))
+    found = report.build_report(environ, workspace, tmp_path, datetime.now(timezone.utc))
     assert found.rows == [{"model": "dummy", "performance": "3", "metric": "tokens", "status": "SUCCESS"}]
     assert (found.document["run_id"], found.document["pod"]["job"]) == ("r", "madengine-runner-job")
 

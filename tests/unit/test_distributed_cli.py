@@ -353,9 +353,16 @@ def test_run_of_a_manifest_names_the_options_that_only_a_build_heeds(
     nowhere: Path, capfd: pytest.CaptureFixture[str], more: Sequence[str]
 ) -> None:
     (nowhere / "m.json").write_text("{}")
-    unheeded = ("--use-image=x", "--target-archs", "gfx942", "--jobs=2", "--clean-docker-cache", "--ignore-deprecated")
+    ignored_keys = (
+        "--use-image=x",
+        "--target-archs",
+        "gfx942",
+        "--jobs=2",
+        "--clean-docker-cache",
+        "--ignore-deprecated",
+    )
     others = ("--manifest-output=n.json", "--credentials-as-build-args", "--live-output", "--timeout=3")
-    found = said(capfd, "run", "--manifest-file", "m.json", *unheeded, *others, *more)
+    found = said(capfd, "run", "--manifest-file", "m.json", *ignored_keys, *others, *more)
     assert found.code == 4
     assert found.err.splitlines()[0] == (
         "--ignore-deprecated, --clean-docker-cache, --manifest-output, --jobs, --credentials-as-build-args,"

@@ -24,7 +24,7 @@ from madengine.distributed_cli import main
 from madengine.doctor import FAILED, NOTE, OK, Check
 from madengine.machine import gpus as gpu_finder
 from madengine.programs import devices, nvidia_smi
-from madengine.records import Found, Gpu, Image, Model
+from madengine.records import Gpu, Image, Model, Reading
 from tests.conftest import StandIns
 
 DATA = Path(__file__).parents[1] / "data" / "smi"
@@ -85,7 +85,7 @@ def engine(stand_ins: StandIns) -> Engine:
 
 def machine(monkeypatch: pytest.MonkeyPatch, *gpus: Gpu, source: str = "nvidia-smi", problem: str = "") -> None:
     vendor = gpus[0].vendor if gpus else "NVIDIA"
-    monkeypatch.setattr(gpu_finder, "SOURCES", {vendor: {source: lambda: Found(gpus, problem)}})
+    monkeypatch.setattr(gpu_finder, "SOURCES", {vendor: {source: lambda: Reading(gpus, problem)}})
 
 
 def checks(registry: str = "", mode: str = "auto", engine: str = "docker") -> dict[str, Check]:
@@ -117,7 +117,7 @@ def test_json_says_all_that_the_table_says(engine: Engine, capsys: pytest.Captur
     assert main(["doctor", "--engine", "docker", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["fit"] is True
-    assert {"name": "engine", "status": "ok", "found": "docker 27.5.1", "mend": ""} in told["checks"]
+    assert {"name": "engine", "status": "ok", "found": "docker 27.5.1", "fix": ""} in told["checks"]
     assert main(["doctor", "--engine", "docker"]) == 0
     table = capsys.readouterr().out
     for check in told["checks"]:
@@ -157,7 +157,7 @@ def test_an_old_python_is_named(engine: Engine, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    ("script", "found", "mend"),
+    ("script", "found", "fix"),
     [
         (
             "echo 'Cannot connect to the Docker daemon at unix:///nonexistent.sock. Is the docker daemon running?' >&2"
@@ -175,10 +175,10 @@ def test_an_old_python_is_named(engine: Engine, monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_an_engine_that_does_not_answer_comes_with_its_reason(
-    stand_ins: StandIns, script: str, found: str, mend: str
+    stand_ins: StandIns, script: str, found: str, fix: str
 ) -> None:
     stand_ins.add("docker", script)
-    assert checks()["engine"] == Check("engine", FAILED, found, mend)
+    assert checks()["engine"] == Check("engine", FAILED, found, fix)
 
 
 def test_without_any_engine_each_one_is_named(stand_ins: StandIns) -> None:
@@ -298,7 +298,7 @@ def test_a_docker_without_the_toolkit(engine: Engine, monkeypatch: pytest.Monkey
 def test_a_missing_cdi_specification(engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine(monkeypatch, H100)
     told = checks(mode="cdi")["handing GPUs over"]
-    assert (told.status, told.mend) == (FAILED, "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml")
+    assert (told.status, told.fix) == (FAILED, "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml")
     write(tmp_path / "cdi/nvidia.json", '{"kind": "nvidia.com/gpu", "devices": [{"name": "all"}]}')
     assert checks(mode="cdi")["CDI"] == Check("CDI", OK, "1 device specified")
     write(tmp_path / "cdi/nvidia.json", '{"kind": "nvidia.com/gpu", "devices": [{"name": "GPU-a"}, {"name": "all"}]}')
@@ -310,7 +310,7 @@ def test_a_missing_cdi_specification(engine: Engine, monkeypatch: pytest.MonkeyP
 def test_a_mode_that_the_engine_has_not(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, amd(Path("/dev/null")), source="sysfs")
     told = checks(mode="gpus")["handing GPUs over"]
-    assert (told.status, told.mend) == (FAILED, "--gpu-mode auto")
+    assert (told.status, told.fix) == (FAILED, "--gpu-mode auto")
     assert told.found.startswith("--gpu-mode gpus: docker 27.5.1 knows NVIDIA's only")
 
 
@@ -389,7 +389,7 @@ def test_gpus_that_a_container_can_not_use_come_with_the_tools_own_line(
     inside(engine, tmp_path / "image", script)
     told = checks()["container"]
     assert (told.status, told.found) == (FAILED, found)
-    assert told.mend.startswith("docker run --rm --init ")
+    assert told.fix.startswith("docker run --rm --init ")
 
 
 def test_device_files_alone_are_not_tried_with_a_tool_of_the_images_own(
@@ -441,11 +441,11 @@ def test_a_broken_manifest(engine: Engine, here: Path) -> None:
     told = checks()["images"]
     assert told.status == FAILED
     assert told.found.startswith("build_manifest.json")
-    assert told.mend == "copy build_manifest.json anew from where it was built"
+    assert told.fix == "copy build_manifest.json anew from where it was built"
 
 
 @pytest.mark.parametrize(
-    ("error", "said", "mend"),
+    ("error", "said", "fix"),
     [
         (
             'docker: Error response from daemon: could not select device driver "" with capabilities: [[gpu]]',
@@ -466,14 +466,14 @@ def test_a_broken_manifest(engine: Engine, here: Path) -> None:
     ],
 )
 def test_a_container_that_does_not_start_with_the_gpus(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, error: str, said: str, mend: str
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, error: str, said: str, fix: str
 ) -> None:
     machine(monkeypatch, H100)
     engine.add(run=f"echo '{error}' >&2; echo >&2; echo \"Run 'docker run --help' for more information\" >&2; exit 125")
     written(LOCAL)
     told = checks()["container"]
     assert (told.status, told.found) == (FAILED, said)
-    assert told.mend.startswith(mend)
+    assert told.fix.startswith(fix)
 
 
 # --- model discovery ---
@@ -488,7 +488,7 @@ def test_the_models_of_this_folder(engine: Engine, here: Path) -> None:
     told = checks()["models"]
     assert told.status == FAILED
     assert told.found.startswith("models.json")
-    assert told.mend == f"mend it; `madengine discover` in {here} reads it again"
+    assert told.fix == f"fix it; `madengine discover` in {here} reads it again"
 
 
 def test_a_package_that_is_not_where_model_dir_says(
@@ -512,7 +512,7 @@ def test_the_room_on_the_disks(engine: Engine, monkeypatch: pytest.MonkeyPatch, 
     assert told["disk here"].status == OK
     assert told["disk of images"].status == status
     assert told["disk of images"].found == f"{free / 2**30:.1f} GiB free in /"
-    assert bool(told["disk of images"].mend) == (status == FAILED)
+    assert bool(told["disk of images"].fix) == (status == FAILED)
 
 
 def test_the_shared_memory_of_a_container_is_half_of_the_hosts(engine: Engine) -> None:
@@ -544,7 +544,7 @@ def test_a_registry_that_does_not_know_what_can_not_be_there_is_reached(engine: 
 
 
 @pytest.mark.parametrize(
-    ("error", "said", "mend"),
+    ("error", "said", "fix"),
     [
         (
             'Error response from daemon: Get "http://localhost:1/v2/": dial tcp 127.0.0.1:1: connect: '
@@ -589,10 +589,10 @@ def test_a_registry_that_does_not_know_what_can_not_be_there_is_reached(engine: 
     ],
 )  # fmt: skip
 def test_a_registry_that_is_down_or_shut_comes_with_what_to_try(
-    engine: Engine, error: str, said: str, mend: str
+    engine: Engine, error: str, said: str, fix: str
 ) -> None:
     engine.add(pull=f"echo '{error}' >&2; exit 1")
-    assert checks(REGISTRY)["registry"] == Check("registry", FAILED, f"localhost:1: {said}", mend)
+    assert checks(REGISTRY)["registry"] == Check("registry", FAILED, f"localhost:1: {said}", fix)
 
 
 def test_a_registry_that_never_answers(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -640,7 +640,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[str]:
 def test_the_clock_is_compared_with_the_registrys(engine: Engine, served: str, status: str) -> None:
     clock = checks(served)["clock"]
     assert clock.status == status
-    assert clock.mend == ("timedatectl set-ntp true" if status == FAILED else "")
+    assert clock.fix == ("timedatectl set-ntp true" if status == FAILED else "")
 
 
 @pytest.mark.parametrize("served", [(None, 200)], indirect=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from madengine.config.context import UNHEEDED
+from madengine.config.context import UNSUPPORTED_KEYS
 from madengine.config.hooks import tool_catalogue
 from madengine.data_sets import data_file
 from madengine.records import Model
@@ -26,7 +26,7 @@ def first_cells(heading: str) -> list[str]:
     ("heading", "known"),
     [
         ("of a card (`models.json`)", {field.name for field in fields(Model)} - {"extra"}),
-        ("of the context", set(UNHEEDED)),
+        ("of the context", set(UNSUPPORTED_KEYS)),
         ("provider (`data.json`)", set(data_file.PROVIDERS)),
         ("key of each provider", {"home", "readwrite", "mirrorlocal", "sha256"}),
         ("of `credential.json` and the environment", {"NAS_NODES", "MAD_AWS_S3", "MAD_MINIO", "dockerhub"}),

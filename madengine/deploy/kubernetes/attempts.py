@@ -51,7 +51,7 @@ class Attempt:
         return max((row.get("started", "") for row in self.rows), default="")
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
         """Its outcome in one line."""
         outcomes = [f"{row['status']} {row['reason'] or _figure(row)}".strip() for row in self.rows]
         more = f" (and {len(outcomes) - 1} rows more)" if len(outcomes) > 1 else ""
@@ -100,7 +100,7 @@ def from_document(pod: str, document: Mapping[str, Any], rows: Sequence[dict[str
 
 
 @dataclass(frozen=True)
-class Asked:
+class PodInspector:
     """Asks pods and Jobs; `maps` are the namespace's ConfigMaps of ours, `scratch` a folder for what they tell."""
 
     kubectl: Kubectl

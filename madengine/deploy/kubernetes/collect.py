@@ -63,7 +63,7 @@ def collected(kubectl: Kubectl, output: Path, results_output: Path, run_id: str,
     found = list(_reported(maps.get(RESULTS, {}), pods, run_id))
     told = {attempt.pod for attempt in found}
     with tempfile.TemporaryDirectory(prefix="madengine-") as scratch:
-        asked = attempts.Asked(kubectl, maps, Path(scratch))
+        asked = attempts.PodInspector(kubectl, maps, Path(scratch))
         mine = {_name(job): job for job in jobs}
         for pod in pods:
             job = attempts.job_of(pod)
@@ -75,7 +75,7 @@ def collected(kubectl: Kubectl, output: Path, results_output: Path, run_id: str,
                 found += asked.of_job(one)
         unfinished = tuple(name for name, job in mine.items() if not condition(job))
         for attempt in found:
-            logger.info(f"{attempt.pod or attempt.job}: {attempt.said} (from {attempt.channel})")
+            logger.info(f"{attempt.pod or attempt.job}: {attempt.summary} (from {attempt.channel})")
         merged = _merged(_unknown(found, output), Path(scratch) / "found", output, results_output)
     return Collected(len(found), merged, _failed(found), unfinished)
 

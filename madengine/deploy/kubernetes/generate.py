@@ -33,7 +33,7 @@ _CONFIG_LIMIT = 1_000_000
 
 
 def generate_kubernetes(
-    source: plan.Source, options: Options, output: Path, data_file: Path | None = None
+    source: plan.PlanInput, options: Options, output: Path, data_file: Path | None = None
 ) -> Generated:
     """Write the ConfigMap, Job and (asked for) kustomization files into the folder `output`.
 
@@ -62,9 +62,9 @@ def generate_kubernetes(
     }
     for path, text in texts.items():
         write_whole(path, text)
-    unheeded = [f"{key}: not acted on by this version" for key in data.unheeded]
+    ignored_keys = [f"{key}: not acted on by this version" for key in data.ignored_keys]
     left_out = unsupported.warnings(kept, context, hooks, options)
-    return Generated(tuple(texts), (*left_out, *_warnings(kept, options, runner_image), *unheeded))
+    return Generated(tuple(texts), (*left_out, *_warnings(kept, options, runner_image), *ignored_keys))
 
 
 def _values(config: Mapping[str, str], tasks: list[Task], options: Options, runner_image: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ DEFAULT_CONFIG = Path("execution_config.json")
 
 
 @dataclass(frozen=True)
-class Source:
+class PlanInput:
     """What the files are made from: `tags` and `registry` narrow or replace what the manifest says.
 
     `manifest_file` and `execution_config` are None where the user named none; `root` is the model package, None where

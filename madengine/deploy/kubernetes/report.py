@@ -46,7 +46,7 @@ def main(ended: threading.Event) -> int:
     began = datetime.now(timezone.utc)
     while not ended.wait(_LOOK_SECONDS) and not (WORKSPACE / "entry.json").exists():
         pass
-    report = told(environ, WORKSPACE, CONFIG, began)
+    report = build_report(environ, WORKSPACE, CONFIG, began)
     problem = delivered(target, name, report, LIMIT // max(1, int(environ.get("MADENGINE_PODS", "1"))))
     _note(report, problem)
     # Started anew by the kubelet, it would only say the same again.
@@ -64,7 +64,7 @@ class Report:
     log_size: int = 0
 
 
-def told(environ: Mapping[str, str], workspace: Path, config: Path, began: datetime) -> Report:
+def build_report(environ: Mapping[str, str], workspace: Path, config: Path, began: datetime) -> Report:
     """What came of the pod that `environ` describes; `began` is when this sidecar was started."""
     if _is_runner(_text(config / "jobs.json"), environ["MADENGINE_JOB"]):
         return _of_runner(environ, workspace)

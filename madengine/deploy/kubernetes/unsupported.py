@@ -24,7 +24,7 @@ def warnings(kept: Manifest, context: Context, hooks: HookFiles, options: Option
     models = list({model.name: model for model in (kept.models[image.key] for image in kept.images)}.values())
     found = [] if options.env_secret else [_credential(model) for model in models if model.cred]
     patterns = dict.fromkeys(
-        pattern for model in models for pattern in artifacts.asked(model, context, hooks.hooks.artifacts)
+        pattern for model in models for pattern in artifacts.patterns_for(model, context, hooks.hooks.artifacts)
     )
     if patterns:
         found.append(
@@ -67,6 +67,6 @@ def _of_cards(models: Sequence[Model]) -> list[str]:
 
 
 def _of_context(context: Context) -> list[str]:
-    keys = [key for key in _CONTEXT_KEYS if context.values.get(key)] + list(context.unheeded)
+    keys = [key for key in _CONTEXT_KEYS if context.values.get(key)] + list(context.ignored_keys)
     keys += ["gen_sys_env_details"] if context.describes_environment else []
     return [f"context: {', '.join(keys)}: not acted on in pods"] if keys else []

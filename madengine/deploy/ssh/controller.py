@@ -63,7 +63,7 @@ class FleetOptions:
 
 
 @dataclass(frozen=True)
-class Errand:
+class HostRun:
     """What the nodes are to run: the manifest, the words of `madengine run` there, the files that go with it."""
 
     manifest: Path
@@ -93,36 +93,41 @@ class Fleet:
 
     # --- verbs ---
 
-    def run(self, errand: Errand) -> int:
+    def run(self, host_run: HostRun) -> int:
         """Run a manifest on every host and bring everything back."""
-        kept = load_manifest(errand.manifest)
-        check_perf_csv(errand.output)
-        run_id = errand.run_id or new_run_id()
-        check_writable(RESULTS / run_id / "results.json", errand.summary_output)
-        ports = tunnel_ports(kept, errand.registry)
+        kept = load_manifest(host_run.manifest)
+        check_perf_csv(host_run.output)
+        run_id = host_run.run_id or new_run_id()
+        check_writable(RESULTS / run_id / "results.json", host_run.summary_output)
+        ports = tunnel_ports(kept, host_run.registry)
         self._say_secrets()
-        with self._parcel(errand) as parcel, self._nodes() as nodes:
+        with self._parcel(host_run) as parcel, self._nodes() as nodes:
             job = _Job(
-                errand, selected_images(kept, errand.tags, errand.manifest), run_id, ports, parcel, _digests(parcel)
+                host_run,
+                selected_images(kept, host_run.tags, host_run.manifest),
+                run_id,
+                ports,
+                parcel,
+                _digests(parcel),
             )
             logger.info(f"run {run_id} on {len(nodes)} host{'s' * (len(nodes) != 1)}; results: {RESULTS / run_id}")
             outcomes, interrupted = self._side_by_side(nodes, lambda one: self._run_one(one, job))
-        return self._conclude(outcomes, errand, interrupted)
+        return self._conclude(outcomes, host_run, interrupted)
 
     def fetch(self, run_id: str, output: Path, summary_output: Path) -> int:
         """Collect what a run left on the hosts, following where it still goes on; without an id the newest."""
         check_perf_csv(output)
         check_writable(RESULTS / run_id / "results.json", summary_output)
-        errand = Errand(Path(), output=output, summary_output=summary_output)
+        host_run = HostRun(Path(), output=output, summary_output=summary_output)
         with self._nodes() as nodes:
-            outcomes, interrupted = self._side_by_side(nodes, lambda one: self._fetch_one(one, run_id, errand))
-        return self._conclude(outcomes, errand, interrupted)
+            outcomes, interrupted = self._side_by_side(nodes, lambda one: self._fetch_one(one, run_id, host_run))
+        return self._conclude(outcomes, host_run, interrupted)
 
     def ship(self, manifest: Path) -> int:
         """Copy madengine.pyz and the manifest to every host."""
         load_manifest(manifest)
         self._say_secrets()
-        with self._parcel(Errand(manifest)) as parcel, self._nodes() as nodes:
+        with self._parcel(HostRun(manifest)) as parcel, self._nodes() as nodes:
             outcomes, interrupted = self._side_by_side(nodes, lambda one: self._ship_one(one, parcel))
         return self._report(outcomes, interrupted, EXIT_FAILURE)
 
@@ -136,26 +141,26 @@ class Fleet:
             return EXIT_INTERRUPTED
         return EXIT_DONE if all(one.is_good for one in outcomes) else EXIT_FAILURE
 
-    def show_lines(self, errand: Errand) -> int:
+    def show_lines(self, host_run: HostRun) -> int:
         """Print the lines that do the same by hand, to paste."""
-        kept = load_manifest(errand.manifest)
-        run_id = errand.run_id or new_run_id()
-        ports = tunnel_ports(kept, errand.registry)
+        kept = load_manifest(host_run.manifest)
+        run_id = host_run.run_id or new_run_id()
+        ports = tunnel_ports(kept, host_run.registry)
         self.show(f"madengine bundle --output {node.BUNDLE}")
         for host in self.options.hosts:
-            for line in self._lines(host, errand, run_id, ports):
+            for line in self._lines(host, host_run, run_id, ports):
                 self.show(line)
-        self.show(f"madengine collect --output {shlex.quote(str(errand.output))} {RESULTS / run_id}")
+        self.show(f"madengine collect --output {shlex.quote(str(host_run.output))} {RESULTS / run_id}")
         return EXIT_DONE
 
-    def _lines(self, host: ssh.Host, errand: Errand, run_id: str, ports: Sequence[int]) -> Iterator[str]:
+    def _lines(self, host: ssh.Host, host_run: HostRun, run_id: str, ports: Sequence[int]) -> Iterator[str]:
         remote = RemoteNode(ssh.Connection(host, ()), self.options.settings, print, self._stopping)
         folder, target = remote.folder, host.target
-        given = shlex.join(["-o", "BatchMode=yes", *ssh.given(host, self.options.config)])
+        given = shlex.join(["-o", "BatchMode=yes", *ssh.user_options(host, self.options.config)])
         tunnels = "".join(f"-R {port}:127.0.0.1:{port} " for port in ports)
-        words = [self.options.settings.python, node.BUNDLE, *_run_words(run_id, "", errand)]
+        words = [self.options.settings.python, node.BUNDLE, *_run_words(run_id, "", host_run)]
         yield f"ssh {given} {target} mkdir -p {folder}"
-        for name, source in {node.BUNDLE: Path(node.BUNDLE), **self._sources(errand)}.items():
+        for name, source in {node.BUNDLE: Path(node.BUNDLE), **self._sources(host_run)}.items():
             yield f"scp {given} {shlex.quote(str(source))} {target}:{folder}/{name}"
         yield f"ssh {given} {tunnels}{target} {shlex.quote(f'cd {folder} && {shlex.join(words)}')}"
         yield f"mkdir -p {RESULTS / run_id / host.folder}"
@@ -172,10 +177,10 @@ class Fleet:
             ports = self._prepare(remote, f"{node.RUNS}/{job.run_id}", job)
             if ports:
                 remote.tell("pulling images")
-                remote.pull(job.run_id, ports, _pull_words(job.run_id, job.errand))
+                remote.pull(job.run_id, ports, _pull_words(job.run_id, job.host_run))
             started = True
             remote.tell("starting")
-            words = _run_words(job.run_id, f"{node.RUNS}/{job.run_id}/", job.errand)
+            words = _run_words(job.run_id, f"{node.RUNS}/{job.run_id}/", job.host_run)
             has_come = remote.run(job.run_id, self._caller(), [*words, "--quiet"], folder)
         except (LostError, OSError) as error:
             return self._lost(remote, _told(error), job.run_id, started)
@@ -185,9 +190,9 @@ class Fleet:
             if not started:
                 return self._ended(remote, Outcome(host.name, "stopped", None, "interrupted before it started"))
             self._stop(remote, job.run_id)
-        return self._brought(remote, job.run_id, folder, job.errand.output, began, has_come)
+        return self._brought(remote, job.run_id, folder, job.host_run.output, began, has_come)
 
-    def _fetch_one(self, remote: RemoteNode, run_id: str, errand: Errand) -> Outcome:
+    def _fetch_one(self, remote: RemoteNode, run_id: str, host_run: HostRun) -> Outcome:
         began = time.monotonic()
         host = remote.connection.host
         try:
@@ -197,7 +202,7 @@ class Fleet:
             has_come = remote.follow(run_id, folder)
         except (RunError, LostError, StoppedError) as error:
             return self._ended(remote, Outcome(host.name, "failed", None, str(error)))
-        return self._brought(remote, run_id, folder, errand.output, began, has_come)
+        return self._brought(remote, run_id, folder, host_run.output, began, has_come)
 
     def _ship_one(self, remote: RemoteNode, parcel: Sequence[Path]) -> Outcome:
         host = remote.connection.host
@@ -222,7 +227,7 @@ class Fleet:
     def _prepare(self, remote: RemoteNode, incoming: str, job: _Job) -> Sequence[int]:
         """Examine a node and copy what it lacks; gives the ports to tunnel: none where it needs no registry of ours."""
         remote.tell("connecting")
-        found = remote.examine(incoming, job.digests, job.ports, _engine(job.errand), job.images if job.ports else ())
+        found = remote.examine(incoming, job.digests, job.ports, _engine(job.host_run), job.images if job.ports else ())
         needs_none = found["has_images"] or found["machine"] == preflight.machine()
         if found["port_problem"] and not needs_none:
             raise RunError(
@@ -248,7 +253,7 @@ class Fleet:
         rows = failed_rows(job.manifest, job.run_id, host.name, reason)
         with self._merging:
             append_rows(folder / "perf.csv", rows)
-            self._merge(folder, job.errand.output)
+            self._merge(folder, job.host_run.output)
         self._board.tell(host.name, f"failed: {reason}")
         return Outcome(host.name, "failed", None, reason, len(rows), folder=str(folder))
 
@@ -301,22 +306,22 @@ class Fleet:
             ]
 
     @contextmanager
-    def _parcel(self, errand: Errand | None) -> Iterator[list[Path]]:
+    def _parcel(self, host_run: HostRun | None) -> Iterator[list[Path]]:
         """The files that go to every node, under the names that they have there; madengine.pyz is the first."""
         with secret_files.private_folder() as folder:
             files = [write_bundle(folder / node.BUNDLE)]
-            for target, source in self._sources(errand).items() if errand else ():
+            for target, source in self._sources(host_run).items() if host_run else ():
                 files.append(folder / target)
                 files[-1].touch(0o600 if target in node.SECRETS else 0o644)
                 files[-1].write_bytes(source.read_bytes())
             yield files
 
-    def _sources(self, errand: Errand) -> dict[str, Path]:
+    def _sources(self, host_run: HostRun) -> dict[str, Path]:
         """The files that go with the bundle, by the name that each has on the node."""
         secrets = {name: self.options.secrets_from / name for name in node.SECRETS} if self.options.secrets_from else {}
         return {
-            node.MANIFEST: errand.manifest,
-            **({node.CONTEXT: errand.context} if errand.context else {}),
+            node.MANIFEST: host_run.manifest,
+            **({node.CONTEXT: host_run.context} if host_run.context else {}),
             **{name: path for name, path in secrets.items() if path.is_file()},
         }
 
@@ -371,16 +376,16 @@ class Fleet:
 
     # --- what came ---
 
-    def _conclude(self, outcomes: Sequence[Outcome], errand: Errand, interrupted: bool) -> int:
+    def _conclude(self, outcomes: Sequence[Outcome], host_run: HostRun, interrupted: bool) -> int:
         folders = [Path(one.folder) for one in outcomes if one.folder]
-        write_json(errand.summary_output, host_summary(outcomes))
+        write_json(host_run.summary_output, host_summary(outcomes))
         rows = [row for folder in folders for row in host_rows(folder)]
-        if rows and not errand.quiet:
+        if rows and not host_run.quiet:
             self.show(tables(rows))
             self.show("")
-        code = self._report(outcomes, interrupted, EXIT_RUN_FAILED, errand.quiet)
+        code = self._report(outcomes, interrupted, EXIT_RUN_FAILED, host_run.quiet)
         places = ", ".join(sorted({str(folder.parent) for folder in folders})) or "nothing"
-        logger.info(f"rows: {errand.output}; what came back: {places}; summary: {errand.summary_output}")
+        logger.info(f"rows: {host_run.output}; what came back: {places}; summary: {host_run.summary_output}")
         return code
 
     def _report(self, outcomes: Sequence[Outcome], interrupted: bool, failure: int, quiet: bool = False) -> int:
@@ -398,7 +403,7 @@ class Fleet:
 class _Job:
     """What is the same for every host of one run."""
 
-    errand: Errand
+    host_run: HostRun
     manifest: Manifest
     run_id: str
     ports: tuple[int, ...]
@@ -409,22 +414,22 @@ class _Job:
     def images(self) -> list[str]:
         """The images that a node needs, each by the name that can only mean it; none where not all have one."""
         names = [pinned(image) for image in self.manifest.images]
-        return names if all(names) and not self.errand.registry else []
+        return names if all(names) and not self.host_run.registry else []
 
 
-def _run_words(run_id: str, place: str, errand: Errand) -> list[str]:
+def _run_words(run_id: str, place: str, host_run: HostRun) -> list[str]:
     """The words of `madengine run` on a node; `place` is where manifest and context lie there."""
     folder = f"{node.RUNS}/{run_id}"
-    context = [f"--additional-context-file={place}{node.CONTEXT}"] if errand.context else []
+    context = [f"--additional-context-file={place}{node.CONTEXT}"] if host_run.context else []
     outputs = [f"--output={folder}/perf.csv", f"--summary-output={folder}/run_summary.json"]
-    return ["run", f"--manifest-file={place}{node.MANIFEST}", f"--run-id={run_id}", *outputs, *errand.words, *context]
+    return ["run", f"--manifest-file={place}{node.MANIFEST}", f"--run-id={run_id}", *outputs, *host_run.words, *context]
 
 
-def _pull_words(run_id: str, errand: Errand) -> list[str]:
+def _pull_words(run_id: str, host_run: HostRun) -> list[str]:
     """The words that only pull the run's images; where their rows lie is removed with them."""
     folder = node.pull_folder(run_id)
     outputs = [f"--output={folder}/perf.csv", f"--summary-output={folder}/run_summary.json"]
-    words = _run_words(run_id, f"{node.RUNS}/{run_id}/", errand)
+    words = _run_words(run_id, f"{node.RUNS}/{run_id}/", host_run)
     return [*words, "--skip-model-run", f"--run-id={folder.name}", *outputs]
 
 
@@ -434,9 +439,9 @@ def _outcome(future: Future[Outcome], remote: RemoteNode) -> Outcome:
     return future.result()
 
 
-def _engine(errand: Errand) -> str:
+def _engine(host_run: HostRun) -> str:
     """The engine that the nodes are told to use."""
-    named = [word.partition("=")[2] for word in errand.words if word.startswith("--engine=")]
+    named = [word.partition("=")[2] for word in host_run.words if word.startswith("--engine=")]
     return named[-1] if named else "auto"
 
 

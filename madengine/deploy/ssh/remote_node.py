@@ -104,7 +104,7 @@ class RemoteNode:
         answer = self._opened(self.connection(self.settings.python, *words), _preflight())
         found = _last_json(answer.out)
         if found is None:
-            raise RunError(f"{self.settings.python}: {answer.said}; --remote-python names another")
+            raise RunError(f"{self.settings.python}: {answer.last_line}; --remote-python names another")
         version = str(found["python"])
         if tuple(map(int, version.split(".")[:2])) < OLDEST_PYTHON:
             raise RunError(
@@ -135,7 +135,7 @@ class RemoteNode:
         command = self.connection.copy(sources, f"{self.folder}/{incoming}")
         answer = self._persist(lambda: programs.attempt(command, seconds=None))
         if answer.code != 0:
-            raise RunError(f"scp: {answer.said}")
+            raise RunError(f"scp: {answer.last_line}")
 
     def accept(self, incoming: str) -> None:
         """Put what was copied into the node's folder."""
@@ -203,7 +203,7 @@ class RemoteNode:
         with _archive_for(target) as archive:
             answer = self._persist(once)
             if answer.code != 0 and not archive.stat().st_size:
-                raise RunError(answer.said)
+                raise RunError(answer.last_line)
             return answer.code == 0 and _is_kept(archive, target)
 
     def stop(self, run_id: str) -> bool:
@@ -216,7 +216,7 @@ class RemoteNode:
         answer = self._opened(self._order("newest", bundle=node.BUNDLE), "")
         if answer.code != 0:
             is_bare = "No module named" in answer.err or "No such file" in answer.err
-            raise RunError(f"{self.folder}: no run was started there over ssh" if is_bare else answer.said)
+            raise RunError(f"{self.folder}: no run was started there over ssh" if is_bare else answer.last_line)
         return answer.out.strip().rsplit("\n", 1)[-1]
 
     def fetch(self, run_id: str, target: Path) -> None:
@@ -244,7 +244,7 @@ class RemoteNode:
     def _ask(self, *words: str, bundle: str) -> None:
         answer = self._persist(lambda: programs.attempt(self._order(*words, bundle=bundle)))
         if answer.code != 0:
-            raise RunError(answer.said)
+            raise RunError(answer.last_line)
 
     def _order(self, *words: str, bundle: str) -> BaseCommand:
         return self.connection(self.settings.python, "-I", "-c", _BOOT, self.folder, bundle, *words)

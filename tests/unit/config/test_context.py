@@ -315,12 +315,12 @@ def test_a_context_says_whether_containers_describe_themselves(values: str, expe
 
 
 def test_what_madengine_2_read_for_its_own_deployments_is_named() -> None:
-    assert from_text("{'slurm': {'nodes': 2}, 'k8s': {}, 'docker_gpus': '0'}").unheeded == ("slurm",)
+    assert from_text("{'slurm': {'nodes': 2}, 'k8s': {}, 'docker_gpus': '0'}").ignored_keys == ("slurm",)
     theirs = [
         *("distributed", "slurm", "k8s", "kubernetes", "vllm", "launcher", "shared_data", "skip_perf_collection"),
         *("monitor", "cleanup_on_failure", "env_vars", "MAD_ROCM_PATH"),
     ]
-    assert from_text(json.dumps({key: {"a": 1} for key in theirs})).unheeded == tuple(theirs)
+    assert from_text(json.dumps({key: {"a": 1} for key in theirs})).ignored_keys == tuple(theirs)
 
 
 def test_ctx_test_is_the_content_of_the_file_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,7 +162,7 @@ def test_keys_of_other_versions_are_named_and_do_no_harm(tmp_path: Path) -> None
     old = {"mirrorlocal": "/mirror", "timeout_multiplier": 2, "data_sources": {"y": {}}}
     known = data(tmp_path, x=local(tmp_path, args="", timeout_multiplier=2), **old)
     path = f"{tmp_path}/data.json"
-    assert known.unheeded == (
+    assert known.ignored_keys == (
         *(f"{path}: {key}" for key in ("data_sources", "mirrorlocal", "timeout_multiplier")),
         *(f"{path}: x.local.{key}" for key in ("args", "timeout_multiplier")),
     )

@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from madengine.machine import telemetry
-from madengine.machine.telemetry import SERIES_COLUMNS, Sampler, believed, cost, is_of, measurable, sampled
+from madengine.machine.telemetry import SERIES_COLUMNS, Sampler, cost, is_of, measurable, reliable, sampled
 from madengine.programs import amd_sysfs
-from madengine.records import Found, Gpu, GpuCost, GpuSample
+from madengine.records import Gpu, GpuCost, GpuSample, Reading
 from tests.conftest import StandIns, collect_messages
 from tests.unit.programs.test_amd_sysfs import CPU, device, gpu_node, topology
 
@@ -230,19 +230,19 @@ def test_a_run_has_to_be_longer_than_what_lies_between_its_samples(
     times: list[float], unseen: float, apart: str
 ) -> None:
     expected = (IDLE, FEW.format(apart)) if apart else (FULL, "")
-    assert believed(FULL, [[sample(moment) for moment in times]], unseen) == expected
+    assert reliable(FULL, [[sample(moment) for moment in times]], unseen) == expected
 
 
 def test_the_gpu_that_was_seen_least_counts() -> None:
     often, seldom = [sample(moment) for moment in range(30)], [sample(0), sample(29)]
-    assert believed(FULL, [often, often], 0.1) == (FULL, "")
-    assert believed(FULL, [often, seldom], 0.1) == (IDLE, FEW.format("29.0"))
+    assert reliable(FULL, [often, often], 0.1) == (FULL, "")
+    assert reliable(FULL, [often, seldom], 0.1) == (IDLE, FEW.format("29.0"))
 
 
 @pytest.mark.parametrize(("samples", "is_known"), [(6, False), (30, False), (31, True)])
 def test_averages_of_a_second_need_a_run_of_three(samples: int, is_known: bool) -> None:
     """The end of a load of half a second would be half of what such an average tells."""
-    told, why = believed(FULL, [[sample(moment / 10, power_seconds=1) for moment in range(samples)]], 0.05)
+    told, why = reliable(FULL, [[sample(moment / 10, power_seconds=1) for moment in range(samples)]], 0.05)
     assert (told == FULL) is is_known
     assert (told.peak_gpu_memory_mib, told.peak_temperature_c, told.sample_hz) == (20000, 40, 1)
     if not is_known:
@@ -261,7 +261,7 @@ def test_a_load_of_a_third_of_the_run_is_in_its_peak(
     length = run * (1 / 3 + more * 2 / 3)
     start = place * (run - length)
     seen = [sample(moment, 20000 if start <= moment <= start + length else 1) for moment in times]
-    told, _ = believed(cost([A], {0: seen}), [seen], unseen)
+    told, _ = reliable(cost([A], {0: seen}), [seen], unseen)
     assert told.peak_gpu_memory_mib in (None, 20000)
 
 
@@ -795,7 +795,7 @@ def test_sampling_eight_gpus_costs_a_hundredth_of_a_core_a_second(
     spent: list[float] = []
     real = amd_sysfs.samples
 
-    def timed() -> Found[GpuSample]:
+    def timed() -> Reading[GpuSample]:
         spent.append(time.thread_time())
         return real()
 

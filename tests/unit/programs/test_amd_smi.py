@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from madengine.programs import amd_smi, smi
-from madengine.records import Found, Gpu, GpuProcess, GpuSample
+from madengine.records import Gpu, GpuProcess, GpuSample, Reading
 from tests.conftest import StandIns
 
 DATA = Path(__file__).parents[2] / "data" / "smi"
@@ -98,7 +98,7 @@ def test_an_answer_that_is_printed_twice_is_one_answer(stand_ins: StandIns) -> N
 def test_processes_are_named_with_their_gpu(stand_ins: StandIns) -> None:
     (stand_ins.folder / "answer").write_text(data("process"))
     stand_ins.add("amd-smi", f'cat "{stand_ins.folder}/answer"')
-    assert amd_smi.processes() == Found(
+    assert amd_smi.processes() == Reading(
         (GpuProcess(4242, "python3", 1024.0, index=0), GpuProcess(4243, "", None, index=0))
     )
 
@@ -115,7 +115,7 @@ def test_processes_are_named_with_their_gpu(stand_ins: StandIns) -> None:
 )
 @pytest.mark.parametrize("ask", [amd_smi.gpus, amd_smi.samples, amd_smi.processes])
 def test_a_tool_without_an_answer_is_a_named_problem(
-    ask: Callable[[], Found[Any]], script: str, problem: str, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
+    ask: Callable[[], Reading[Any]], script: str, problem: str, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(smi, "SECONDS", 0.5)
     stand_ins.add("amd-smi", script)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from madengine.programs import rocm_smi, smi
-from madengine.records import Found, Gpu, GpuProcess, GpuSample
+from madengine.records import Gpu, GpuProcess, GpuSample, Reading
 from tests.conftest import StandIns
 
 DATA = Path(__file__).parents[2] / "data" / "smi"
@@ -40,7 +40,7 @@ def figures(sample: GpuSample) -> tuple[float | bool | None, ...]:
 def test_gpus_are_named_in_the_order_of_their_cards_behind_a_warning(stand_ins: StandIns) -> None:
     answer(stand_ins, data("describe"))
     found = rocm_smi.gpus()
-    assert found == Found(
+    assert found == Reading(
         (
             Gpu(
                 "AMD",
@@ -78,7 +78,9 @@ def test_a_sample_has_what_the_tool_measured(stand_ins: StandIns) -> None:
 
 def test_processes_are_named_with_their_memory(stand_ins: StandIns) -> None:
     answer(stand_ins, data("pids"))
-    assert rocm_smi.processes() == Found((GpuProcess(4242, "python3", 1024.0), GpuProcess(4243, "train, worker", 0.0)))
+    assert rocm_smi.processes() == Reading(
+        (GpuProcess(4242, "python3", 1024.0), GpuProcess(4243, "train, worker", 0.0))
+    )
 
 
 @pytest.mark.parametrize(
@@ -93,7 +95,7 @@ def test_processes_are_named_with_their_memory(stand_ins: StandIns) -> None:
 )
 @pytest.mark.parametrize("ask", [rocm_smi.gpus, rocm_smi.samples, rocm_smi.processes])
 def test_a_tool_without_an_answer_is_a_named_problem(
-    ask: Callable[[], Found[Any]], script: str, problem: str, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
+    ask: Callable[[], Reading[Any]], script: str, problem: str, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(smi, "SECONDS", 0.5)
     stand_ins.add("rocm-smi", script)

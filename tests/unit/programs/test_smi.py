@@ -115,8 +115,8 @@ def test_a_missing_tool_a_failing_and_a_hanging_one_are_named(
     monkeypatch.setattr(smi, "SECONDS", 0.3)
     stand_ins.add("fails-smi", "echo driver not loaded >&2; exit 9")
     stand_ins.add("hangs-smi", "exec sleep 30")
-    assert smi.asked("absent-smi") == ("", "absent-smi is not installed, or not on PATH")
-    failed, hung = smi.asked("fails-smi", "-q"), smi.asked("hangs-smi", "-q")
+    assert smi.query("absent-smi") == ("", "absent-smi is not installed, or not on PATH")
+    failed, hung = smi.query("fails-smi", "-q"), smi.query("hangs-smi", "-q")
     assert failed[0] == "" and failed[1].endswith("fails-smi -q: exit code 9: driver not loaded")
     assert hung[0] == "" and "hangs-smi -q: no answer in 0.3 s" in hung[1]
 
@@ -129,4 +129,4 @@ def test_a_rocm_tool_that_is_not_on_path_is_found_where_rocm_is(
     tool.write_text("#!/bin/sh\necho here\n")
     tool.chmod(0o755)
     monkeypatch.setenv("ROCM_PATH", str(tmp_path))
-    assert smi.asked("some-smi") == ("here\n", "")
+    assert smi.query("some-smi") == ("here\n", "")

@@ -25,7 +25,7 @@ from madengine.machine import gpu_locks
 from madengine.machine.gpu_locks import locked_gpus
 from madengine.programs.engine import Docker
 from madengine.records import FAILURE, SKIPPED, SUCCESS, Gpu, Image, Model, RunResult
-from madengine.run.node import NodeRun, RunOptions
+from madengine.run.node import LocalRun, RunOptions
 from tests.conftest import StandIns, collect_messages
 
 CHECKOUT = Path(__file__).parents[3]
@@ -90,8 +90,8 @@ class Node:
         image = Image(key=f"ci-{name}", docker_image=f"ci-{name}", image_id=ID, self_contained=True)
         self.chosen.append((model, image))
 
-    def run(self, gpus: Sequence[Gpu] = EIGHT, context: dict[str, Any] | None = None, **options: Any) -> NodeRun:
-        run = NodeRun(
+    def run(self, gpus: Sequence[Gpu] = EIGHT, context: dict[str, Any] | None = None, **options: Any) -> LocalRun:
+        run = LocalRun(
             options=RunOptions(**options),
             context=Context({"gpu_vendor": "NVIDIA" if gpus else "NONE", **(context or {})}),
             gpus=tuple(gpus),
@@ -149,7 +149,7 @@ def node(tmp_path: Path, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch) -
     return Node(tmp_path, stand_ins)
 
 
-def came(run: NodeRun) -> dict[str, RunResult]:
+def came(run: LocalRun) -> dict[str, RunResult]:
     return {result.model.name: result for result in run.came}
 
 
