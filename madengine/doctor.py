@@ -321,7 +321,7 @@ def _models(subject: Examination) -> Iterator[Check]:
     try:
         yield Check("models", OK, f"{len(DiscoverModels(root).models())} in {root}")
     except MadengineError as error:
-        yield Check("models", FAILED, str(error), f"mend it; `madengine discover` in {root} reads it again")
+        yield Check("models", FAILED, str(error), f"fix it; `madengine discover` in {root} reads it again")
 
 
 def _disk(subject: Examination) -> Iterator[Check]:
