@@ -78,7 +78,7 @@ def _run(options: argparse.Namespace) -> int:
         if not options.quiet:
             logger.info(f"{named} is there: running it, nothing is built")
         return orchestrator.run_phase(named, values.run_options(options, "run_summary.json"))
-    if not orchestrator.place.has_package:
+    if not orchestrator.session.has_package:
         raise ConfigurationError(
             f"{named}: no such manifest, and no models.json here to build from; name a manifest that is there"
         )
@@ -140,7 +140,7 @@ def _export_config(options: argparse.Namespace) -> int:
 def _discover(options: argparse.Namespace) -> int:
     from madengine.tools.discover_models import DiscoverModels, report
 
-    models = DiscoverModels(values.place(options).root).select(values.tags(options), options.ignore_deprecated)
+    models = DiscoverModels(values.session(options).root).select(values.tags(options), options.ignore_deprecated)
     show(report(models, options.format))
     return EXIT_DONE
 
@@ -250,8 +250,8 @@ def _runner_image(options: argparse.Namespace) -> int:
 
     if not options.registry:
         raise ConfigurationError("runner-image: say with --registry where the cluster pulls from")
-    place = values.package()
-    show(runner_image.push(options.registry, options.base, values.engine_name(options), place.root, place.environ))
+    session = values.package_session(values.engine_name(options))
+    show(runner_image.push(session, options.registry, options.base))
     return EXIT_DONE
 
 

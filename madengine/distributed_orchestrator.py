@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from madengine.errors import EXIT_DONE, EXIT_FAILURE
 from madengine.files import check_writable, read_json, write_json
-from madengine.session import Workplace
+from madengine.session import Session
 
 logger = logging.getLogger(__name__)
 
@@ -23,23 +23,25 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DistributedOrchestrator(Workplace):
+class DistributedOrchestrator:
     """Carries out the phases; what one does without is not loaded for it.
 
-    Every phase gives the command's exit code, and raises MadengineError for what keeps it from starting.
+    Every phase returns the command's exit code, and raises MadengineError for what keeps it from starting.
     """
+
+    session: Session
 
     def build_phase(self, options: BuildOptions, detected: Mapping[str, Any] | None = None) -> BuildOutcome:
         """Build and push the selected models, and write manifest and summary; `detected` narrows the choice."""
         from madengine.build.phase import BuildPhase
 
-        return BuildPhase(self.place, self.show).carry_out(options, detected)
+        return BuildPhase(self.session).carry_out(options, detected)
 
     def push_phase(self, manifest_file: Path, registry: str, dry_run: bool) -> int:
         """Push what a manifest names and its registry doesn't have yet; the manifest then pins it."""
         from madengine.build.push_phase import PushPhase
 
-        return PushPhase(self.place, self.show).carry_out(manifest_file, registry, dry_run)
+        return PushPhase(self.session).carry_out(manifest_file, registry, dry_run)
 
     def run_phase(
         self,
@@ -51,7 +53,7 @@ class DistributedOrchestrator(Workplace):
         """Run a manifest's models on this machine, one after another; every one gets a row."""
         from madengine.run.phase import RunPhase
 
-        return RunPhase(self.place, self.show).carry_out(manifest_file, options, not_built, gpus)
+        return RunPhase(self.session).carry_out(manifest_file, options, not_built, gpus)
 
     def full_phase(self, build: BuildOptions, options: RunOptions) -> int:
         """Build for this machine's GPUs, then run what was built."""
@@ -95,8 +97,8 @@ class DistributedOrchestrator(Workplace):
         from madengine.config.models_json import entry_of
         from madengine.tools.discover_models import DiscoverModels
 
-        models = DiscoverModels(self.place.root).select(tags, ignore_deprecated)
-        context = self.context({}, {})
+        models = DiscoverModels(self.session.root).select(tags, ignore_deprecated)
+        context = self.session.context({}, {})
         write_json(
             output,
             {

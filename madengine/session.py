@@ -1,4 +1,4 @@
-"""Where a phase works: its model package, what the user said, and the engine with its logins."""
+"""A session: the model package, what the user said, and the engine with its logins."""
 
 from __future__ import annotations
 
@@ -10,61 +10,60 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from madengine import programs
 from madengine.config.context import Context, load_context
 from madengine.config.credentials import Credentials, load_credentials, registry_login, secret_values
 from madengine.config.package import lists_models, package_root
+from madengine.programs import hide
 from madengine.programs.engine import Docker, find_engine
 from madengine.programs.engine_logins import logged_in
 
 logger = logging.getLogger(__name__)
 
 
+def _ignore(line: str) -> None:
+    """Show nothing."""
+
+
 @dataclass(frozen=True)
-class Place:
-    """Where a command works: the model package, the user's context and the engine.
+class Session:
+    """The environment of one command; a phase is a function of it."""
 
-    `root` is where credential.json and data.json are looked for even where it `has_package` no models.
-    """
-
+    #: The model package; also where credential.json and data.json are looked for without one.
     root: Path
+    #: Takes the lines for stdout, which another program may read.
+    show: Callable[[str], None] = _ignore
     has_package: bool = True
     context_file: Path | None = None
     context_text: str | None = None
-    engine: str = "auto"
+    #: `auto`, or the engine to use.
+    engine_name: str = "auto"
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
-
-@dataclass(frozen=True)
-class Workplace:
-    """A place to work at; `say` takes lines for people, `show` what a program may read."""
-
-    place: Place
-    show: Callable[[str], None]
-
-    def context(self, detected: Mapping[str, Any], manifest: Mapping[str, Any]) -> Context:
-        """What the user, the manifest and this machine say together."""
-        context = load_context(detected, manifest, self.place.context_file, self.place.context_text)
+    def context(self, detected: Mapping[str, Any], manifest_context: Mapping[str, Any]) -> Context:
+        """Merge what was detected, the manifest's context and the user's."""
+        context = load_context(detected, manifest_context, self.context_file, self.context_text)
         for key, known in context.mistyped:
             logger.info(f"context: {key}: nothing reads it; did you mean {known}?")
         return context
 
     def credentials(self, names: Iterable[str] = ()) -> Credentials:
-        """The logins, and the credentials of these names; from here on no output shows them."""
-        found = load_credentials(self.place.root, self.place.environ, filter(None, names))
-        for warning in found.warnings:
+        """Load the logins and the credentials of these names, and keep them out of all output from here on."""
+        credentials = load_credentials(self.root, self.environ, filter(None, names))
+        for warning in credentials.warnings:
             logger.info(warning)
-        programs.hide(secret_values(found))
-        return found
+        hide(secret_values(credentials))
+        return credentials
 
     @contextmanager
     def engine(self, credentials: Credentials, registries: Sequence[str], dry_run: bool) -> Iterator[Docker]:
-        """The engine, logged in where credentials are known for a registry; the login is private and temporary."""
-        found = (registry_login(credentials, registry) for registry in registries)
-        logins = dict.fromkeys(login for login in found if login)
-        engine = find_engine(self.place.engine)
-        if self.place.engine == "auto":
+        """Find the engine and log in, privately and until the block ends, where a registry has a login.
+
+        Raises EngineError where no engine answers.
+        """
+        engine = find_engine(self.engine_name)
+        if self.engine_name == "auto":
             logger.info(f"engine: {engine.name} {engine.version}")
+        logins = dict.fromkeys(filter(None, (registry_login(credentials, registry) for registry in registries)))
         if dry_run or not logins:
             yield engine
             return
@@ -72,12 +71,14 @@ class Workplace:
             yield private
 
 
-def package_place(environ: Mapping[str, str], cwd: Path, may_be_starter: bool, **more: Any) -> tuple[Place, str]:
-    """The place of a command, and what to tell the user where the bundled starter package stands in.
+def open_session(environ: Mapping[str, str], cwd: Path, may_be_starter: bool, **more: Any) -> Session:
+    """Open a session in the model package of MODEL_DIR or `cwd`, else in the bundled starter where it may stand in.
 
     Raises ConfigurationError where MODEL_DIR lists no models.
     """
     if not may_be_starter and not environ.get("MODEL_DIR") and not lists_models(cwd):
-        return Place(cwd, has_package=False, environ=environ, **more), ""
+        return Session(cwd, has_package=False, environ=environ, **more)
     root, message = package_root(environ, cwd)
-    return Place(root, environ=environ, **more), message
+    if message:
+        logger.info(message)
+    return Session(root, environ=environ, **more)

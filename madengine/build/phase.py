@@ -25,7 +25,7 @@ from madengine.config.validation import validated_hooks
 from madengine.data_sets.fetch import Client
 from madengine.files import check_writable, write_json
 from madengine.programs.secret_files import private_folder
-from madengine.session import Workplace
+from madengine.session import Session
 from madengine.tools.discover_models import DiscoverModels
 
 logger = logging.getLogger(__name__)
@@ -59,22 +59,25 @@ class BuildOptions:
     credentials_as_build_args: bool = False
 
 
-class BuildPhase(Workplace):
-    """One build at a workplace."""
+@dataclass(frozen=True)
+class BuildPhase:
+    """One build of a session."""
+
+    session: Session
 
     def carry_out(self, options: BuildOptions, detected: Mapping[str, Any] | None = None) -> BuildOutcome:
         """Build and push the selected models, and write manifest and summary; `detected` narrows the choice."""
         began = time.monotonic()
         choice = build_choice(
-            DiscoverModels(self.place.root), options.tags, options.ignore_deprecated, options.batch, options.registry
+            DiscoverModels(self.session.root), options.tags, options.ignore_deprecated, options.batch, options.registry
         )
         models = choice.models
-        context = self.context({**host_facts(self.place.environ), **(detected or {})}, {})
-        defined = hook_definitions(options.tools_file, self.place.root)
+        context = self.session.context({**host_facts(self.session.environ), **(detected or {})}, {})
+        defined = hook_definitions(options.tools_file, self.session.root)
         hooks = validated_hooks(context, models, defined)
         if not options.dry_run:
             check_writable(options.manifest_output, options.summary_output)
-        credentials = self.credentials({model.cred for model in models})
+        credentials = self.session.credentials({model.cred for model in models})
         registry = registry_name(options.registry) if options.registry else ""
         with self._builder(options, context, credentials, hooks, registry, choice.registries) as builder:
             plan = choice.plan(builder, options.use_image or context.container_image, bool(context.container_image))
@@ -100,12 +103,12 @@ class BuildPhase(Workplace):
         """What builds, logged in at its registry and the others; the code that models name is gone afterwards."""
         stopping = threading.Event()
         with (
-            self.engine(credentials, [registry, *others], options.dry_run) as engine,
+            self.session.engine(credentials, [registry, *others], options.dry_run) as engine,
             private_folder() as folder,
         ):
             yield DockerBuilder(
                 engine=engine,
-                root=self.place.root,
+                root=self.session.root,
                 context=context,
                 credentials=credentials,
                 registry=registry,
@@ -113,9 +116,9 @@ class BuildPhase(Workplace):
                 no_cache=options.no_cache,
                 live_output=options.live_output,
                 architectures=self._architectures(options.architectures, context),
-                beside=hook_files(hooks, self.place.root),
+                beside=hook_files(hooks, self.session.root),
                 stopping=stopping,
-                code=ModelCode(folder, self.place.root, credentials, Client(stopping)),
+                code=ModelCode(folder, self.session.root, credentials, Client(stopping)),
                 credentials_as_build_args=options.credentials_as_build_args,
             )
 
@@ -127,14 +130,14 @@ class BuildPhase(Workplace):
         return tuple(asked)
 
     def _shown(self, builder: DockerBuilder, plan: BuildPlan) -> BuildOutcome:
-        self.show("set -e")
+        self.session.show("set -e")
         if builder.registry and registry_login(builder.credentials, builder.registry):
-            self.show(
+            self.session.show(
                 f"# log in first: {builder.engine.name} login --username NAME --password-stdin {builder.registry}"
             )
         for recipe in plan.recipes:
             for line in plan.shell_lines(builder, recipe):
-                self.show(programs.redact(line))
+                self.session.show(programs.redact(line))
         self._say_failures(plan.failures)
         return BuildOutcome((), tuple(plan.failures))
 
@@ -146,7 +149,7 @@ class BuildPhase(Workplace):
         summary = outcome.summary(registry, seconds)
         write_json(options.summary_output, summary)
         for recipe, image, _ in outcome.images:
-            self.show(f"{recipe.key}  {where(image)}")
+            self.session.show(f"{recipe.key}  {where(image)}")
         built, failed = len(summary["successful_builds"]), len(summary["failed_builds"])
         where_to = "" if options.is_part else f"; summary: {options.summary_output}"
         logger.info(f"built {built} of {built + failed} images in {seconds:.1f} s{where_to}")

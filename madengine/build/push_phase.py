@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from madengine import programs
@@ -17,13 +17,16 @@ from madengine.config.credentials import registry_name
 from madengine.config.manifest import Manifest, load_manifest, save_manifest
 from madengine.errors import EXIT_BUILD_FAILED, EXIT_DONE, ConfigurationError, MadengineError
 from madengine.records import Image
-from madengine.session import Workplace
+from madengine.session import Session
 
 logger = logging.getLogger(__name__)
 
 
-class PushPhase(Workplace):
-    """One push at a workplace."""
+@dataclass(frozen=True)
+class PushPhase:
+    """One push of a session."""
+
+    session: Session
 
     def carry_out(self, manifest_file: Path, registry: str, dry_run: bool) -> int:
         """Push what a manifest names and its registry doesn't have yet; the manifest then pins it."""
@@ -31,10 +34,10 @@ class PushPhase(Workplace):
         wanted = registry_name(registry or kept.registry) if registry or kept.registry else ""
         if not wanted:
             raise ConfigurationError(f"{manifest_file}: names no registry; say which with --registry")
-        credentials = self.credentials()
+        credentials = self.session.credentials()
         failed = 0
-        with self.engine(credentials, [wanted], dry_run) as engine:
-            builder = DockerBuilder(engine, self.place.root, Context(), credentials, wanted)
+        with self.session.engine(credentials, [wanted], dry_run) as engine:
+            builder = DockerBuilder(engine, self.session.root, Context(), credentials, wanted)
             images = list(kept.images)
             try:
                 for index, image in enumerate(images):
@@ -54,7 +57,7 @@ class PushPhase(Workplace):
                     save_manifest(replace(kept, images=tuple(images), registry=wanted), manifest_file)
         for image in images:
             if image.registry_digest and not dry_run:
-                self.show(f"{image.key}  {where(image)}")
+                self.session.show(f"{image.key}  {where(image)}")
         return EXIT_BUILD_FAILED if failed else EXIT_DONE
 
     def _pushed(self, builder: DockerBuilder, image: Image, names: Sequence[str], dry_run: bool) -> Image:
@@ -63,7 +66,7 @@ class PushPhase(Workplace):
         commands = [engine.tag(source, name) for name in names]
         if dry_run:
             for command in [*commands, *(engine.push(name) for name in reversed(names))]:
-                self.show(programs.shell_line(command))
+                self.session.show(programs.shell_line(command))
             return image
         for command in commands:
             programs.ask(command)

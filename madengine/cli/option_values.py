@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,6 @@ from madengine.cli import arguments
 from madengine.cli.terminal import show
 from madengine.errors import ConfigurationError
 
-logger = logging.getLogger(__name__)
-
 if TYPE_CHECKING:
     from madengine.build.phase import BuildOptions
     from madengine.deploy.kubernetes.options import Options
@@ -22,39 +19,36 @@ if TYPE_CHECKING:
     from madengine.deploy.ssh.controller import Fleet, HostRun
     from madengine.distributed_orchestrator import DistributedOrchestrator
     from madengine.run.node import RunOptions
-    from madengine.session import Place
+    from madengine.session import Session
 
 
 def orchestrator(options: argparse.Namespace) -> DistributedOrchestrator:
     """What carries out the phases of a command."""
     from madengine.distributed_orchestrator import DistributedOrchestrator
 
-    return DistributedOrchestrator(place=place(options), show=show)
+    return DistributedOrchestrator(session(options))
 
 
-def place(options: argparse.Namespace) -> Place:
-    """Where the command works; the starter package never stands in for what a manifest should name."""
-    from madengine.session import package_place
+def session(options: argparse.Namespace) -> Session:
+    """The command's session; the starter package never stands in for what a manifest should name."""
+    from madengine.session import open_session
 
-    found, message = package_place(
+    return open_session(
         dict(os.environ),
         Path.cwd(),
         may_be_starter=getattr(options, "manifest_file", None) is None,
+        show=show,
         context_file=getattr(options, "additional_context_file", None),
         context_text=getattr(options, "additional_context", None),
-        engine=engine_name(options) if hasattr(options, "engine") else "auto",
+        engine_name=engine_name(options) if hasattr(options, "engine") else "auto",
     )
-    if message:
-        logger.info(message)
-    return found
 
 
-def package() -> Place:
-    """The model package of the current folder or of MODEL_DIR, if there is one; never the starter."""
-    from madengine.session import package_place
+def package_session(engine: str = "auto") -> Session:
+    """A session in the model package of the current folder or of MODEL_DIR, if there is one; never in the starter."""
+    from madengine.session import open_session
 
-    found, _ = package_place(dict(os.environ), Path.cwd(), may_be_starter=False)
-    return found
+    return open_session(dict(os.environ), Path.cwd(), may_be_starter=False, engine_name=engine)
 
 
 def engine_name(options: argparse.Namespace) -> str:
@@ -224,7 +218,7 @@ def source(options: argparse.Namespace) -> PlanInput:
     """What the files for Kubernetes are made from."""
     from madengine.deploy.kubernetes.plan import PlanInput
 
-    found = package()
+    found = package_session()
     return PlanInput(
         manifest_file=options.manifest_file,
         execution_config=options.execution_config,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ from madengine.run.selection import (
     with_models,
     with_registry,
 )
-from madengine.session import Workplace
+from madengine.session import Session
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +36,11 @@ if TYPE_CHECKING:
     from madengine.build.builder import Failure
 
 
-class RunPhase(Workplace):
-    """One run at a workplace."""
+@dataclass(frozen=True)
+class RunPhase:
+    """One run of a session."""
+
+    session: Session
 
     def carry_out(
         self,
@@ -47,7 +51,7 @@ class RunPhase(Workplace):
     ) -> int:
         """Run a manifest's models on this machine, one after another; every one gets a row."""
         not_built = tuple(not_built)
-        root = self.place.root if self.place.has_package else None
+        root = self.session.root if self.session.has_package else None
         kept, context, gpus = self._asked_for(manifest_file, options, root, gpus, may_be_empty=bool(not_built))
         models = [kept.models[image.key] for image in kept.images]
         defined = hook_definitions(options.tools_file, root) or kept.extra.get("tools") or {}
@@ -56,7 +60,9 @@ class RunPhase(Workplace):
         if options.resume:
             chosen = unfinished_models(chosen, options.resume)
         check_perf_csv(options.output)
-        credentials = self.credentials({*self._data_credentials(options, context), *(one.cred for one, _ in chosen)})
+        credentials = self.session.credentials(
+            {*self._data_credentials(options, context), *(one.cred for one, _ in chosen)}
+        )
         run = LocalRun(
             options=options,
             context=context,
@@ -64,13 +70,13 @@ class RunPhase(Workplace):
             chosen=chosen,
             skipped=skipped,
             root=root,
-            data_folder=self.place.root,
-            environ=self.place.environ,
+            data_folder=self.session.root,
+            environ=self.session.environ,
             credentials=credentials,
             hooks=hooks,
-            show=self.show,
+            show=self.session.show,
         )
-        with self.engine(credentials, pull_registries(chosen, kept.registry), options.dry_run) as engine:
+        with self.session.engine(credentials, pull_registries(chosen, kept.registry), options.dry_run) as engine:
             if context.container_image:
                 run.chosen, run.skipped = self._all_in(context.container_image, models, engine), ()
             if options.dry_run:
@@ -79,7 +85,7 @@ class RunPhase(Workplace):
 
     def _data_credentials(self, options: RunOptions, context: Context) -> set[str]:
         """The credentials that data sets ask for; keys of data.json that nobody heeds are said."""
-        data = Data.load(options.data_file or self.place.root / "data.json", context.values.get("data", {}))
+        data = Data.load(options.data_file or self.session.root / "data.json", context.values.get("data", {}))
         for key in data.ignored_keys:
             logger.info(f"{key}: not acted on by this version")
         return data.credential_names()
@@ -105,8 +111,8 @@ class RunPhase(Workplace):
     def _on_this_machine(self, kept: Manifest, gpus: tuple[Gpu, ...] | None) -> tuple[Context, tuple[Gpu, ...]]:
         """The context of a run here, and the GPUs that it may use: `gpus`, or those that are found."""
         gpus = find_gpus() if gpus is None else gpus
-        detected = {**host_facts(self.place.environ), "gpu_vendor": detected_vendor(gpus)}
-        context = self.context(detected, kept.context)
+        detected = {**host_facts(self.session.environ), "gpu_vendor": detected_vendor(gpus)}
+        context = self.session.context(detected, kept.context)
         if context.gpu_vendor != detected_vendor(gpus):
             # Images of the vendor that the context says can use that vendor's GPUs only.
             gpus = find_gpus(context.gpu_vendor)

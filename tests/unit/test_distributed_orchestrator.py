@@ -17,7 +17,7 @@ from madengine.distributed_orchestrator import DistributedOrchestrator
 from madengine.errors import ConfigurationError, MadengineError
 from madengine.records import Gpu
 from madengine.run.node import RunOptions
-from madengine.session import Place, package_place
+from madengine.session import Session, open_session
 from tests.conftest import StandIns, collect_messages
 
 REGISTRY = "reg.example.com:5000"
@@ -69,11 +69,11 @@ def docker(stand_ins: StandIns) -> StandIns:
     return stand_ins
 
 
-def command(context: str | None = "{'gpu_vendor': 'NONE'}", **place: Any) -> Command:
+def command(context: str | None = "{'gpu_vendor': 'NONE'}", **more: Any) -> Command:
     said = collect_messages()
     shown: list[str] = []
-    here = Place(**{"root": Path.cwd(), "context_text": context, "engine": "docker", **place})
-    return Command(DistributedOrchestrator(here, shown.append), said, shown)
+    settings = {"root": Path.cwd(), "show": shown.append, "context_text": context, "engine_name": "docker", **more}
+    return Command(DistributedOrchestrator(Session(**settings)), said, shown)
 
 
 def card(name: str, **more: Any) -> dict[str, Any]:
@@ -664,28 +664,32 @@ def test_export_config_writes_what_others_need_and_asks_no_gpu(folder: Path, doc
 # --- the package ---
 
 
-def test_the_folder_of_a_manifest_is_its_place_even_without_models(folder: Path) -> None:
-    place, message = package_place({}, folder, may_be_starter=False, engine="podman")
-    assert (place.root, place.has_package, place.engine, message) == (folder, False, "podman", "")
+def test_the_folder_of_a_manifest_is_the_root_even_without_models(folder: Path) -> None:
+    messages = collect_messages()
+    session = open_session({}, folder, may_be_starter=False, engine_name="podman")
+    assert (session.root, session.has_package, session.engine_name, messages) == (folder, False, "podman", [])
 
 
-def test_the_starter_package_stands_in_with_a_word(folder: Path) -> None:
-    place, message = package_place({}, folder, may_be_starter=True)
-    assert place.has_package
-    assert (place.root / "models.json").is_file()
+def test_the_starter_package_stands_in_with_a_message(folder: Path) -> None:
+    messages = collect_messages()
+    session = open_session({}, folder, may_be_starter=True)
+    assert session.has_package
+    assert (session.root / "models.json").is_file()
+    (message,) = messages
     assert message.startswith(f"no models.json in {folder}: using the bundled starter package")
 
 
 def test_a_package_here_is_taken_with_and_without_a_manifest(folder: Path) -> None:
     package(folder, card("a"))
+    messages = collect_messages()
     for may_be_starter in (True, False):
-        place, message = package_place({}, folder, may_be_starter)
-        assert (place.root, place.has_package, message) == (folder, True, "")
+        session = open_session({}, folder, may_be_starter)
+        assert (session.root, session.has_package, messages) == (folder, True, [])
 
 
 def test_model_dir_without_models_is_an_error(folder: Path) -> None:
     with pytest.raises(MadengineError, match="MODEL_DIR=nope: no models"):
-        package_place({"MODEL_DIR": "nope"}, folder, may_be_starter=False)
+        open_session({"MODEL_DIR": "nope"}, folder, may_be_starter=False)
 
 
 # --- resume ---

@@ -5,39 +5,34 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 
 from madengine import __version__, programs
 from madengine.build.builder import DockerBuilder
 from madengine.config.context import Context
-from madengine.config.credentials import Credentials, load_credentials, registry_login, registry_name, secret_values
+from madengine.config.credentials import Credentials, registry_name
 from madengine.config.package import template
 from madengine.deploy.bundle import write_bundle
-from madengine.programs.engine import Docker, find_engine, repository
-from madengine.programs.engine_logins import logged_in
+from madengine.programs.engine import Docker, repository
 from madengine.records import Image
+from madengine.session import Session
 
 logger = logging.getLogger(__name__)
 
 _BUILD_SECONDS = 3600.0
 
 
-def push(registry: str, base: str, engine_name: str, root: Path, environ: Mapping[str, str]) -> str:
+def push(session: Session, registry: str, base: str) -> str:
     """Build the image on `base`, push it as `<registry>/madengine/runner:<version>`, and give what pins it.
 
     Raises MadengineError where there is no engine, the build fails, or the registry refuses.
     """
     registry = registry_name(registry)
-    found = load_credentials(root, environ)
-    programs.hide(secret_values(found))
-    engine = find_engine(engine_name)
+    credentials = session.credentials()
     name = f"{registry}/madengine/runner:{__version__}"
-    login = registry_login(found, registry)
-    with logged_in(engine, [login]) if login else nullcontext(engine) as private:
-        _build(private, name, base)
-        return _pushed(private, name, root, found, registry)
+    with session.engine(credentials, [registry], dry_run=False) as engine:
+        _build(engine, name, base)
+        return _pushed(engine, name, session.root, credentials, registry)
 
 
 def _build(engine: Docker, name: str, base: str) -> None:
