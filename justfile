@@ -124,6 +124,11 @@ check:
 bench *names:
     bin/bench "$@"
 
+# write the options of docs/reference.md again from their declarations
+[group('project')]
+docs:
+    bin/docs
+
 # write madengine.pyz, which runs on any node with python3
 [arg('options', pattern=option)]
 [group('project')]

@@ -16,10 +16,10 @@ logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from madengine.build.builder import Failure
+    from madengine.build.options import BuildOptions
     from madengine.build.outcome import BuildOutcome
-    from madengine.build.phase import BuildOptions
     from madengine.records import Gpu
-    from madengine.run.node import RunOptions
+    from madengine.run.options import RunOptions
 
 
 @dataclass(frozen=True)

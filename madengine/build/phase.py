@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from madengine import programs
 from madengine.build.builder import DockerBuilder, Failure
+from madengine.build.options import BuildOptions
 from madengine.build.outcome import BuildOutcome, carried_out, where
 from madengine.build.plan import BuildPlan, build_choice
 from madengine.build.source_code import ModelCode
@@ -29,34 +29,6 @@ from madengine.session import Session
 from madengine.tools.discover_models import DiscoverModels
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_MANIFEST = Path("build_manifest.json")
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """How images are built; an empty `registry` pushes nowhere.
-
-    `tools_file` is a tools.json in place of the package's, `architectures` are those that each image is built for;
-    `use_image` is an image for all models that is there already (`auto` is the card's own), `batch` a file that says
-    for each model whether it is built. With `is_part` the summary goes into a larger one, which alone is named.
-    """
-
-    tags: tuple[str, ...] = ()
-    registry: str = ""
-    manifest_output: Path = DEFAULT_MANIFEST
-    summary_output: Path = Path("build_summary.json")
-    is_part: bool = False
-    no_cache: bool = False
-    live_output: bool = False
-    ignore_deprecated: bool = False
-    jobs: int = 0
-    tools_file: Path | None = None
-    architectures: tuple[str, ...] = ()
-    use_image: str = ""
-    batch: Path | None = None
-    dry_run: bool = False
-    credentials_as_build_args: bool = False
 
 
 @dataclass(frozen=True)

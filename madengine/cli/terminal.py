@@ -2,65 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
 from types import FrameType
 from typing import NoReturn, TextIO
 
 from madengine.errors import MadengineError
-
-logger = logging.getLogger(__name__)
-
-
-class _RedactingFilter(logging.Filter):
-    """Takes every known secret out of a record, and keeps it on one line of its own."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        from madengine.programs import redact
-
-        record.msg, record.args = redact(record.getMessage()), None
-        return True
-
-
-class _JsonFormatter(logging.Formatter):
-    """One JSON object a line: `time` (ISO 8601, UTC), `level`, `logger` and `message`."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        moment = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
-        return json.dumps(
-            {"time": moment, "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
-        )
-
-
-class _StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to what stderr is now; a reader that has gone away does not end the work."""
-
-    def __init__(self) -> None:
-        super().__init__(sys.stderr)
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        if isinstance(sys.exc_info()[1], OSError):
-            _mute(sys.stderr)
-        else:
-            super().handleError(record)
-
-
-def configure_logging(verbosity: int = 0, log_format: str = "text") -> None:
-    """Send messages to stderr, redacted: lines for people, or JSON objects; with `verbosity` each command too."""
-    handler = _StderrHandler()
-    handler.addFilter(_RedactingFilter())
-    if log_format == "json":
-        handler.setFormatter(_JsonFormatter())
-    package = logging.getLogger("madengine")
-    package.handlers[:] = [handler]
-    package.setLevel(logging.DEBUG if verbosity else logging.INFO)
 
 
 def print_error(line: str) -> None:
@@ -68,7 +19,7 @@ def print_error(line: str) -> None:
     try:
         print(line, file=sys.stderr, flush=True)  # noqa: T201
     except OSError:
-        _mute(sys.stderr)
+        mute(sys.stderr)
 
 
 def show(text: str) -> None:
@@ -81,26 +32,15 @@ def show(text: str) -> None:
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)  # noqa: T201
     except BrokenPipeError:
         # Whoever read our output (`| head`) has enough.
-        _mute(sys.stdout)
+        mute(sys.stdout)
     except OSError as error:
-        _mute(sys.stdout)
+        mute(sys.stdout)
         raise MadengineError(f"stdout: can't be written: {error.strerror}") from error
 
 
-def _mute(stream: TextIO) -> None:
+def mute(stream: TextIO) -> None:
     """Send a broken stream's output nowhere: the interpreter would complain when it flushes it at the end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def fail(error: MadengineError | OSError, code: int, verbosity: int) -> int:
-    """Say an error in one line, with its traceback where that is asked for; gives the code."""
-    if verbosity > 1:
-        import traceback
-
-        logger.error("".join(traceback.format_exception(error)))
-    told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-    logger.error(f"madengine: error: {' '.join(told.splitlines())}")
-    return code
 
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -31,55 +31,11 @@ from madengine.records import FAILURE, SKIPPED, Gpu, Image, Model, RunResult
 from madengine.results.rows import append_rows, result_rows, results_json, results_table, run_summary
 from madengine.run.container_setup import Setup
 from madengine.run.names import new_run_id
+from madengine.run.options import RUNS, RunOptions
 from madengine.run.orphans import remove_orphans
 from madengine.run.runner import ContainerRunner
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How models are run; `timeout` in seconds (None unset, 0 none), `gpu_wait` in seconds.
-
-    `pack` runs models side by side on GPUs of their own, `skip_gpu_arch` heeds the cards' field of that name;
-    `resume` is a perf.csv, and what has succeeded by it is left out;
-    `run_id` names the run (empty is a new one); `tools_file` is a tools.json in place of the package's;
-    `describe_environment` (None is unset) has each container describe what a script finds there; `isolation`
-    is `least` privileges, or `compat` for the flags of older madengine; with `quiet` there is no table at the end;
-    with `is_part` the summary goes into a larger one, which alone is named.
-    """
-
-    output: Path = Path("perf.csv")
-    summary_output: Path = Path("run_summary.json")
-    is_part: bool = False
-    registry: str = ""
-    tags: tuple[str, ...] = ()
-    timeout: int | None = None
-    keep_alive: bool = False
-    keep_model_dir: bool = False
-    skip_model_run: bool = False
-    live_output: bool = False
-    data_file: Path | None = None
-    force_mirror_local: str = ""
-    gpu_mode: str = "auto"
-    gpu_wait: float = 0.0
-    sample_hz: float = 1.0
-    pack: bool = False
-    skip_gpu_arch: bool = True
-    resume: Path | None = None
-    run_id: str = ""
-    tools_file: Path | None = None
-    describe_environment: bool | None = None
-    isolation: str = "least"
-    quiet: bool = False
-    dry_run: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse, before anything is built, a run id whose results the new ones would replace."""
-        if self.run_id and (_directory(self.run_id) / "results.json").exists():
-            raise ConfigurationError(
-                f"{_directory(self.run_id)} holds the results of an earlier run; name this one with another --run-id"
-            )
 
 
 @dataclass
@@ -309,7 +265,7 @@ class LocalRun:
 
 
 def _directory(run_id: str) -> Path:
-    return Path("runs") / run_id
+    return RUNS / run_id
 
 
 def _to_terminal(chunk: bytes) -> None:

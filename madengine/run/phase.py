@@ -19,7 +19,8 @@ from madengine.machine.gpus import detected_vendor, find_gpus
 from madengine.programs.engine import Docker
 from madengine.records import Gpu, Image, Model
 from madengine.results.rows import check_perf_csv
-from madengine.run.node import LocalRun, RunOptions
+from madengine.run.node import LocalRun
+from madengine.run.options import RunOptions
 from madengine.run.selection import (
     images_for_machine,
     pull_registries,

@@ -58,7 +58,7 @@ built() {
     --timeout 3600 \
     --clean-docker-cache
   # shellcheck disable=SC2154 # set by run
-  [[ $stderr == *"no --manifest-file given: building first; the manifest goes to build_manifest.json"* ]]
+  [[ $stderr == *"no --manifest-file: building first; the manifest is written to build_manifest.json"* ]]
   [ -e build_manifest.json ]
   [ "$(grep -c ',SUCCESS,' perf.csv)" -eq 4 ]
 }

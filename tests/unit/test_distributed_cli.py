@@ -211,16 +211,22 @@ def test_empty_tags_are_not_all(package: Path, capfd: pytest.CaptureFixture[str]
         (["build", "--timeout", "3"], "build: unknown option --timeout 3; see"),
         (["build", "dummy"], "build: unexpected argument dummy (did you mean --tags dummy?)"),
         (["--verbose", "discover"], "discover: write --verbose after the verb"),
-        (["run", "--timeout", "-2"], "run: argument --timeout: '-2' is not a number of seconds (0 is no limit)"),
-        (["run", "--timeout", "abc"], "run: argument --timeout: 'abc' is not a number of seconds (0 is no limit)"),
-        (["full", "--timeout=1.5"], "full: argument --timeout: '1.5' is not a number of seconds (0 is no limit)"),
-        (["build", "--jobs", "0"], "build: argument --jobs/-j: '0' is not a number of jobs (1 or more)"),
+        (["run", "--timeout", "-2"], "run: argument --timeout: expected a number of seconds (0 is no limit), got '-2'"),
+        (
+            ["run", "--timeout", "abc"],
+            "run: argument --timeout: expected a number of seconds (0 is no limit), got 'abc'",
+        ),
+        (
+            ["full", "--timeout=1.5"],
+            "full: argument --timeout: expected a number of seconds (0 is no limit), got '1.5'",
+        ),
+        (["build", "--jobs", "0"], "build: argument --jobs/-j: expected a number of jobs, 1 or more, got '0'"),
         (["build", "--engine", "dokcer"], "build: argument --engine: invalid choice: 'dokcer' (choose from "),
         (["biuld"], "madengine: argument VERB: invalid choice: 'biuld' (choose from "),
         ([], "madengine: the following arguments are required: VERB"),
         (
             ["run", "--generate-sys-env-details=x"],
-            "run: argument --generate-sys-env-details/--sys-env-details: 'x' is not ",
+            "run: argument --generate-sys-env-details/--sys-env-details: expected true or false, got 'x'",
         ),
         (["run", "--isolation", "none"], "run: argument --isolation: invalid choice: 'none' (choose from "),
         (["init"], "init: the following arguments are required: DIR"),
@@ -246,7 +252,10 @@ def test_wrong_arguments_are_one_line_and_exit_4(
         (["build", "--batch-manifest", "b.json", "--use-image", "i"], "i: not together with --batch-manifest"),
         (["build", "--use-image", "auto"], "--use-image auto: the card of 'dummy' names no image"),
         (["full", "--tools-json-file-name", "no.json"], "no.json: no such file"),
-        (["run", "--host=h", "--tools-config", "t.json"], "--tools-json-file-name t.json: not together with --host"),
+        (
+            ["run", "--host=h", "--tools-config", "t.json"],
+            "--tools-json-file-name t.json: can't be combined with --host",
+        ),
     ],
 )
 def test_what_can_not_be_meant_is_one_line_and_exits_4(
@@ -254,6 +263,7 @@ def test_what_can_not_be_meant_is_one_line_and_exits_4(
 ) -> None:
     stand_ins.add("docker", "echo 27.0.0")
     (package / "b.json").write_text('[{"model_name": "dummy"}]')
+    (package / "t.json").write_text("{}")
     found = said(capfd, *words, *([] if "--host=h" in words else ["--engine=docker"]))
     assert (found.code, found.out) == (4, "")
     assert found.err.splitlines()[-1].startswith(f"madengine: error: {message}")
@@ -278,7 +288,7 @@ def test_a_host_is_told_what_was_said_here(
         (["--additional-context", "{'gpu_vendor': 'VOODOO'}"], "--additional-context: gpu_vendor: 'VOODOO', expected"),
         (["--additional-context", "{'docker_gpus': 'x-y'}"], "--additional-context: docker_gpus: 'x-y', expected"),
         (["--additional-context", "{"], "--additional-context: '{' is neither JSON nor a Python literal: line 1"),
-        (["--additional-context-file", "nope.json"], "nope.json: can't be read: no such file or directory"),
+        (["--additional-context-file", "nope.json"], "nope.json: no such file; --additional-context-file"),
     ],
 )
 def test_a_bad_context_is_one_line_and_exits_4(
@@ -320,7 +330,7 @@ def test_an_engine_in_the_environment_that_is_none_is_named(
     assert said(capfd, verb) == Said(
         4,
         "",
-        "madengine: error: MADENGINE_ENGINE=dokcer: no such engine; set one of auto, docker, podman, nerdctl\n",
+        "madengine: error: MADENGINE_ENGINE=dokcer: no such engine; expected one of auto, docker, podman, nerdctl\n",
     )
 
 
@@ -343,13 +353,13 @@ def test_run_of_a_manifest_says_that_nothing_is_built(nowhere: Path, capfd: pyte
     found = said(capfd, "run", "--manifest-file", "m.json")
     assert found.code == 4
     assert found.err.splitlines() == [
-        "m.json is there: running it, nothing is built",
+        "m.json exists: running it, nothing is built",
         "madengine: error: m.json: the manifest has no built_images",
     ]
 
 
 @pytest.mark.parametrize("more", [(), ("--quiet",), ("--host", "nowhere.invalid")])
-def test_run_of_a_manifest_names_the_options_that_only_a_build_heeds(
+def test_run_of_a_manifest_names_the_options_that_only_a_build_uses(
     nowhere: Path, capfd: pytest.CaptureFixture[str], more: Sequence[str]
 ) -> None:
     (nowhere / "m.json").write_text("{}")
@@ -365,17 +375,17 @@ def test_run_of_a_manifest_names_the_options_that_only_a_build_heeds(
     found = said(capfd, "run", "--manifest-file", "m.json", *ignored_keys, *others, *more)
     assert found.code == 4
     assert found.err.splitlines()[0] == (
-        "--ignore-deprecated, --clean-docker-cache, --manifest-output, --jobs, --credentials-as-build-args,"
-        " --target-archs, --use-image: not heeded, because m.json is run as it is and nothing is built"
+        "--ignore-deprecated, --manifest-output, --jobs, --clean-docker-cache, --target-archs, --use-image,"
+        " --credentials-as-build-args ignored: m.json exists, so nothing is built"
     )
 
 
-def test_a_build_heeds_what_only_a_build_heeds(
+def test_a_build_uses_what_only_a_build_uses(
     package: Path, capfd: pytest.CaptureFixture[str], stand_ins: StandIns
 ) -> None:
     stand_ins.add("podman", "echo 9.9")
     found = said(capfd, "run", "--engine=podman", "--dry-run", "--jobs=2", "--target-archs=gfx942")
-    assert "not heeded" not in found.err
+    assert "ignored" not in found.err
     assert "_gfx942" in found.out
 
 
@@ -385,7 +395,9 @@ def test_a_missing_manifest_is_built_where_there_is_a_package(
     stand_ins.add("podman", "echo 9.9")
     found = said(capfd, "run", "--manifest-file", "out/m.json", "--engine=podman", "--dry-run")
     assert found.code == 0
-    assert found.err.splitlines()[0] == "out/m.json is not there: building first; the manifest goes to out/m.json"
+    assert (
+        found.err.splitlines()[0] == "out/m.json does not exist: building first; the manifest is written to out/m.json"
+    )
     assert "podman build " in found.out
 
 
@@ -395,7 +407,7 @@ def test_run_without_a_manifest_says_why_it_builds(
     stand_ins.add("podman", "echo 9.9")
     found = said(capfd, "run", "--engine=podman", "--dry-run", "--manifest-output", "mine.json")
     assert found.code == 0
-    assert found.err.splitlines()[0] == "no --manifest-file given: building first; the manifest goes to mine.json"
+    assert found.err.splitlines()[0] == "no --manifest-file: building first; the manifest is written to mine.json"
 
 
 def test_the_starter_never_stands_in_for_a_mistyped_manifest(nowhere: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -403,7 +415,7 @@ def test_the_starter_never_stands_in_for_a_mistyped_manifest(nowhere: Path, capf
         4,
         "",
         "madengine: error: nope.json: no such manifest, and no models.json here to build from;"
-        " name a manifest that is there\n",
+        " name an existing manifest\n",
     )
 
 
@@ -449,7 +461,7 @@ def test_init_writes_the_starter_package_and_lists_its_files(
     found = said(capfd, "init", "mine")
     assert found.code == 0
     assert all(Path(path).is_file() for path in found.out.split())
-    assert "a model package to grow: mine" in found.err
+    assert "starter package written to mine" in found.err
     monkeypatch.chdir("mine")
     assert said(capfd, "discover", "--format=names") == Said(0, "dummy\n", "")
 
@@ -608,5 +620,5 @@ def test_a_failed_host_without_its_run_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["collect", ".", "--failed", "h9=down"]) == 4
-    assert capsys.readouterr().err == "madengine: error: --failed: say of which run with --run-id\n"
+    assert capsys.readouterr().err == "madengine: error: --failed: name the run with --run-id\n"
     assert list(tmp_path.iterdir()) == []

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from madengine.build.phase import BuildOptions
+from madengine.build.options import BuildOptions
 from madengine.distributed_orchestrator import DistributedOrchestrator
 from madengine.errors import ConfigurationError, MadengineError
 from madengine.records import Gpu
-from madengine.run.node import RunOptions
+from madengine.run.options import RunOptions
 from madengine.session import Session, open_session
 from tests.conftest import StandIns, collect_messages
 

@@ -4,63 +4,136 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
+from madengine.config.common_options import RunIdOptions, TemplateOptions, TimeoutOptions
+from madengine.config.option import Group, inherited, option, whole_number
 from madengine.deploy.kubernetes import SLACK_SECONDS, names
 from madengine.errors import ConfigurationError
 
 RESULTS = "madengine-results"
 SERVICE_ACCOUNT = "madengine"
+_COUNT = whole_number("pods, GPUs or runs", 1, 100_000)
+_SECONDS = whole_number("seconds", 0, 10**9)
+
+
+_K8S = Group.KUBERNETES
 
 
 @dataclass(frozen=True)
-class Options:
-    """The options of `generate k8s`; `madengine.command_line.kubernetes_arguments` says what each means.
+class Options(RunIdOptions, TimeoutOptions, TemplateOptions):
+    """The options of the generated files; times are in seconds, an empty string or None is unset."""
 
-    Times are in seconds; None is unset, as is an empty text; `nodes` 0 is what the context says.
-    """
-
-    namespace: str = "madengine"
-    mode: str = "job"
-    results: str = "configmap"
-    runner_image: str = ""
-    run_id: str = ""
-    gpu_vendor: str = ""
-    gpu_resource: str = ""
-    gpus_per_node: int | None = None
-    nodes: int = 0
-    cpu: str = "2"
-    memory: str = ""
-    ephemeral_storage: str = ""
-    shm_size: str = ""
-    node_selector: tuple[str, ...] = ()
-    toleration: tuple[str, ...] = ()
-    queue: str = ""
-    image_pull_secret: tuple[str, ...] = ()
-    env_secret: tuple[str, ...] = ()
-    service_account: str = ""
-    data_volume: tuple[str, ...] = ()
-    engine_host: str = ""
-    timeout: int | None = None
-    slack: int = SLACK_SECONDS
-    retries: int = 1
-    repeats: int = 1
-    parallel: int = 1
-    ttl: int | None = None
-    host_ipc: bool = False
-    host_path: bool = False
-    create_namespace: bool = False
-    kustomize: bool = False
-    template_dir: Path | None = None
+    run_id: str = inherited(RunIdOptions, "run_id", "", help="name of the run (default: the Job's uid)")
+    namespace: str = option(
+        "--namespace", "-n", default="madengine", group=_K8S, metavar="NAME", help="default: madengine"
+    )
+    mode: str = option(
+        "--mode", default="job", group=_K8S, choices=("job", "runner"),
+        help="job: a Job for each image; runner: one Job that runs the whole manifest with an engine (default: job)",
+    )  # fmt: skip
+    results: str = option(
+        "--results", default="configmap", group=_K8S, choices=("configmap", "pull"),
+        help="configmap: pods write ConfigMap madengine-results; pull: no sidecar, no roles, `collect` asks the pods",
+    )  # fmt: skip
+    runner_image: str = option(
+        "--runner-image", default="", group=_K8S, metavar="IMAGE",
+        help="the sidecar's image, as `madengine runner-image` prints it",
+    )  # fmt: skip
+    gpu_vendor: str = option(
+        "--gpu-vendor", default="", group=_K8S, parse=str.upper, choices=("AMD", "NVIDIA", "NONE"),
+        help="only images for GPUs of this vendor",
+    )  # fmt: skip
+    gpu_resource: str = option(
+        "--gpu-resource", default="", group=_K8S, metavar="NAME",
+        help="default: amd.com/gpu or nvidia.com/gpu, by the image",
+    )  # fmt: skip
+    gpus_per_node: int | None = option(
+        "--gpus-per-node", default=None, group=_K8S, parse=_COUNT, metavar="N",
+        help="GPUs of a node: what n_gpus -1 asks for (default: 1)",
+    )  # fmt: skip
+    #: 0 is what the context says.
+    nodes: int = option(
+        "--nodes", default=0, group=_K8S, parse=_COUNT, metavar="N",
+        help="pods of each model that run as one (default: NNODES of the context's multi_node_args, else 1)",
+    )  # fmt: skip
+    cpu: str = option("--cpu", default="2", group=_K8S, metavar="N", help="CPUs that a pod requests (default: 2)")
+    memory: str = option(
+        "--memory", default="", group=_K8S, metavar="SIZE", help="request and limit (default: 4Gi, no limit)"
+    )
+    ephemeral_storage: str = option(
+        "--ephemeral-storage", default="", group=_K8S, metavar="SIZE", help="request and limit, for files"
+    )
+    shm_size: str = option(
+        "--shm-size", default="", group=_K8S, metavar="SIZE", help="/dev/shm (default: half of --memory, else 16Gi)"
+    )
+    node_selector: tuple[str, ...] = option(
+        "--node-selector", default=(), group=_K8S, many=True, metavar="KEY=VALUE", help="labels that a node must have"
+    )
+    toleration: tuple[str, ...] = option(
+        "--toleration", default=(), group=_K8S, many=True, metavar="KEY[=VALUE][:EFFECT]",
+        help="taints of nodes that the pods tolerate",
+    )  # fmt: skip
+    queue: str = option("--queue", default="", group=_K8S, metavar="NAME", help="Kueue's local queue")
+    image_pull_secret: tuple[str, ...] = option(
+        "--image-pull-secret", default=(), group=_K8S, many=True, metavar="NAME", help="Secrets with registry logins"
+    )
+    env_secret: tuple[str, ...] = option(
+        "--env-secret", default=(), group=_K8S, many=True, metavar="NAME",
+        help="Secrets whose keys become variables of the pods, such as <CRED>_PASSWORD for a model entry's cred",
+    )  # fmt: skip
+    service_account: str = option(
+        "--service-account", default="", group=_K8S, metavar="NAME", help="an existing one, in place of madengine's"
+    )
+    data_volume: tuple[str, ...] = option(
+        "--data-volume", default=(), group=_K8S, many=True, metavar="NAME=pvc:CLAIM[/PATH]",
+        help="where the data set NAME is; also NAME=nfs:SERVER:/PATH and NAME=hostpath:/PATH (default: data.json)",
+    )  # fmt: skip
+    engine_host: str = option(
+        "--engine-host", default="", group=_K8S, metavar="URL", help="with --mode runner: DOCKER_HOST of the pod"
+    )
+    slack: int = option(
+        "--slack", default=SLACK_SECONDS, group=_K8S, parse=_SECONDS, metavar="SECONDS",
+        help=f"what scheduling and pulling may take beside the script (default: {SLACK_SECONDS})",
+    )  # fmt: skip
+    retries: int = option(
+        "--retries", default=1, group=_K8S, parse=whole_number("retries", 0, 100), metavar="N",
+        help="new pods for one that was killed (default: 1)",
+    )  # fmt: skip
+    repeats: int = option(
+        "--repeats", default=1, group=_K8S, parse=_COUNT, metavar="N", help="how often each model runs"
+    )
+    parallel: int = option(
+        "--parallel", default=1, group=_K8S, parse=_COUNT, metavar="N", help="repeats at once (default: 1)"
+    )
+    ttl: int | None = option(
+        "--ttl", default=None, group=_K8S, parse=_SECONDS, metavar="SECONDS",
+        help="remove ended Jobs after this time, 86400 or more",
+    )  # fmt: skip
+    host_ipc: bool = option(
+        "--host-ipc",
+        default=False,
+        group=_K8S,
+        help="share the node's IPC namespace (Pod Security baseline forbids it)",
+    )
+    host_path: bool = option(
+        "--host-path", default=False, group=_K8S,
+        help="mount folders of the node: docker_mounts, local data (Pod Security baseline forbids it)",
+    )  # fmt: skip
+    create_namespace: bool = option(
+        "--create-namespace", default=False, group=_K8S, help="write the Namespace too, with its labels"
+    )
+    kustomize: bool = option(
+        "--kustomize", default=False, group=_K8S, help="write kustomization.yaml too, for patches in place of edits"
+    )
 
     def __post_init__(self) -> None:
         """Refuse, naming the option, what no cluster would take."""
         names.check_namespace(self.namespace)
         if self.run_id and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", self.run_id):
             raise ConfigurationError(f"--run-id {self.run_id!r}: up to 100 letters, digits, '-', '_', '.'")
-        for option, text in (("--memory", self.memory), ("--shm-size", self.shm_size)):
+        for flag, text in (("--memory", self.memory), ("--shm-size", self.shm_size)):
             if text:
-                names.check_bytes(option, text)
+                names.check_bytes(flag, text)
         if self.ephemeral_storage:
             names.check_bytes("--ephemeral-storage", self.ephemeral_storage)
         names.check_cpus("--cpu", self.cpu)
@@ -69,13 +142,13 @@ class Options:
         if self.queue:
             names.check_name("--queue", self.queue)
             names.check_label("--queue", self.queue)
-        for option, given in (
+        for flag, names_given in (
             ("--image-pull-secret", self.image_pull_secret),
             ("--env-secret", self.env_secret),
             ("--service-account", (self.service_account,) if self.service_account else ()),
         ):
-            for name in given:
-                names.check_name(option, name)
+            for name in names_given:
+                names.check_name(flag, name)
         if self.ttl is not None and self.ttl < 86400:
             raise ConfigurationError(f"--ttl {self.ttl}: with the Job go its pods and their logs; 86400 or more")
         if self.engine_host and self.mode != "runner":

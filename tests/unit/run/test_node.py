@@ -25,7 +25,8 @@ from madengine.machine import gpu_locks
 from madengine.machine.gpu_locks import locked_gpus
 from madengine.programs.engine import Docker
 from madengine.records import FAILURE, SKIPPED, SUCCESS, Gpu, Image, Model, RunResult
-from madengine.run.node import LocalRun, RunOptions
+from madengine.run.node import LocalRun
+from madengine.run.options import RunOptions
 from tests.conftest import StandIns, collect_messages
 
 CHECKOUT = Path(__file__).parents[3]

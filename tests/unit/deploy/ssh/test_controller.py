@@ -85,7 +85,7 @@ def test_what_was_said_here_is_said_to_the_nodes_and_nothing_else(
         "scp -o BatchMode=yes -o Port=22 m.json me@h:madengine/build_manifest.json",
         "ssh -o BatchMode=yes -o Port=22 me@h 'cd madengine && python3 madengine.pyz run "
         "--manifest-file=build_manifest.json --run-id=r1 --output=runs/r1/perf.csv "
-        "--summary-output=runs/r1/run_summary.json --timeout=60 --live-output --tags=m0'",
+        "--summary-output=runs/r1/run_summary.json --timeout=60 --tags=m0 --live-output'",
         "mkdir -p results/r1/me@h_22",
         "scp -o BatchMode=yes -o Port=22 -r me@h:madengine/runs/r1 results/r1/me@h_22/",
         "madengine collect --output local.csv results/r1",

@@ -1,0 +1,253 @@
+"""The options of each command: what only the command line has, and the parser of declared options."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from madengine.config.common_options import (
+    EngineOptions,
+    ExecutionConfigOptions,
+    GpuModeOptions,
+    ManifestOptions,
+    SummaryOptions,
+    TemplateOptions,
+)
+from madengine.config.option import Group, Option, host_and_reason, inherited, option, options_of
+
+TARGETS = ("ssh", "ansible", "kubernetes")
+
+
+@dataclass(frozen=True)
+class MessageOptions:
+    """What is written to stderr; every command has these."""
+
+    verbosity: int = option(
+        "-v", default=0, group=Group.OUTPUT,
+        help="show each command that is run, with its duration; -vv also the traceback of an error",
+    )  # fmt: skip
+    log_format: str = option(
+        "--log-format", default="text", group=Group.OUTPUT, choices=("text", "json"),
+        help="messages on stderr as text or as JSON lines (default: text)",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunManifestOptions(ManifestOptions):
+    """Which manifest is run; None builds one first."""
+
+    manifest_file: Path | None = inherited(  # type: ignore[assignment]
+        ManifestOptions, "manifest_file", None,
+        help="the manifest to run as it is; without one, or where it doesn't exist, the images are built first",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FullOptions(SummaryOptions):
+    """The summary of build and run together."""
+
+    summary_output: Path = inherited(
+        SummaryOptions, "summary_output", Path("full_summary.json"),
+        help="what succeeded and what failed (default: full_summary.json)",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Where the execution configuration is written."""
+
+    output: Path = option(
+        "--output", "-o", default=Path("execution_config.json"), group=Group.OUTPUT, parse=Path, metavar="FILE",
+        help="default: execution_config.json",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DiscoverOptions:
+    """How models are listed."""
+
+    format: str = option(
+        "--format", default="table", group=Group.OUTPUT, choices=("table", "json", "names"), help="default: table"
+    )
+
+
+@dataclass(frozen=True)
+class DoctorOptions(EngineOptions, GpuModeOptions):
+    """How the checks are printed."""
+
+    json: bool = option("--json", default=False, group=Group.OUTPUT, help="print the checks as JSON")
+
+
+@dataclass(frozen=True)
+class InitOptions:
+    """Where a package is written."""
+
+    directory: Path = option(
+        "directory", default=Path(), group=Group.OUTPUT, parse=Path, metavar="DIR",
+        help="a new folder, or one without a package",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BundleOptions:
+    """Where the bundle is written."""
+
+    output: Path = option(
+        "--output", "-o", default=Path("madengine.pyz"), group=Group.OUTPUT, parse=Path, metavar="FILE",
+        help="default: madengine.pyz",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CollectOptions(ManifestOptions):
+    """What is merged into which files."""
+
+    directories: tuple[Path, ...] = option(
+        "directories", default=(), group=Group.SELECTION, parse=Path, metavar="DIR", many=True,
+        help="folders that are searched for results.json and perf.csv files",
+    )  # fmt: skip
+    output: Path = option(
+        "--output", "-o", default=Path("perf.csv"), group=Group.OUTPUT, parse=Path, metavar="FILE",
+        help="the table that gets the rows it doesn't have yet (default: perf.csv)",
+    )  # fmt: skip
+    results: Path = option(
+        "--results", default=Path("results.json"), group=Group.OUTPUT, parse=Path, metavar="FILE",
+        help="the runs, each with its machine; those that it already has stay (default: results.json)",
+    )  # fmt: skip
+    failed: tuple[tuple[str, str], ...] = option(
+        "--failed", default=(), group=Group.SELECTION, parse=host_and_reason, metavar="HOST=REASON", many=True,
+        help="a host that could not run: a row for each model of --manifest-file, in the first DIR",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DeployOptions(RunManifestOptions):
+    """Where a manifest is deployed."""
+
+    target: str = option(
+        "--target", default="ssh", group=Group.SELECTION, choices=TARGETS,
+        help="where the models run (default: ssh)",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AnsibleOptions(ManifestOptions, ExecutionConfigOptions, TemplateOptions):
+    """Which playbook is written."""
+
+    playbook: Path = option(
+        "--playbook", default=Path("madengine_distributed.yml"), group=Group.ANSIBLE, parse=Path, metavar="FILE",
+        help="the playbook (default: madengine_distributed.yml)",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GenerateAnsibleOptions(AnsibleOptions):
+    """The playbook is the output."""
+
+    playbook: Path = inherited(
+        AnsibleOptions, "playbook", Path("madengine_distributed.yml"), flags=("--output", "-o"), group=Group.OUTPUT
+    )
+
+
+@dataclass(frozen=True)
+class GenerateKubernetesOptions(ManifestOptions, ExecutionConfigOptions):
+    """What the files are made from, and where they are written."""
+
+    manifest_file: Path | None = inherited(ManifestOptions, "manifest_file", None)  # type: ignore[assignment]
+    directory: Path = option(
+        "--output", "-o", default=Path(), group=Group.OUTPUT, parse=Path, metavar="DIR",
+        help="folder of the files (default: the current one)",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class KubeContextOptions:
+    """Which cluster."""
+
+    kube_context: str = option(
+        "--kube-context", default="", group=Group.KUBERNETES, metavar="NAME",
+        help="kubectl's context (default: its current one)",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CollectKubernetesOptions(KubeContextOptions):
+    """What is collected from a cluster."""
+
+    kubernetes: bool = option(
+        "--kubernetes", default=False, group=Group.KUBERNETES, help="collect what the pods of a namespace reported"
+    )
+    namespace: str = option(
+        "--namespace", "-n", default="madengine", group=Group.KUBERNETES, metavar="NAME", help="default: madengine"
+    )
+    wait: bool = option(
+        "--wait", default=False, group=Group.KUBERNETES,
+        help="wait until the Jobs have ended; --run-id limits it to one run",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunnerImageOptions(EngineOptions):
+    """What the sidecar's image is built on."""
+
+    base: str = option(
+        "--base", default="python:3.13-slim", group=Group.BUILD, metavar="IMAGE",
+        help="an image with python3 (default: python:3.13-slim)",
+    )  # fmt: skip
+
+
+# --- the parser of declared options ---
+
+
+def add_options(
+    parser: argparse.ArgumentParser, classes: Iterable[type], without: Iterable[str] = ()
+) -> dict[str, tuple[Option, Any]]:
+    """Add the options of these dataclasses to a parser, grouped by subject; returns them by field name."""
+    declared = {name: one for name, one in options_of((*classes, MessageOptions)).items() if name not in without}
+    for group in Group:
+        named = {name: one for name, one in declared.items() if one[0].group is group}
+        if named:
+            target = parser.add_argument_group(group.value)
+            for name, (how, default) in named.items():
+                _add(target, name, how, default)
+    return declared
+
+
+def _add(group: argparse._ArgumentGroup, name: str, how: Option, default: Any) -> None:
+    if name == "verbosity":
+        group.add_argument(how.flag, dest=name, action="count", default=default, help=how.help)
+        group.add_argument("--verbose", dest=name, action="store_const", const=2, help="the same as -vv")
+    elif not how.flag.startswith("-"):
+        nargs = {"nargs": "*"} if how.many else {}
+        group.add_argument(name, type=how.parse, metavar=how.metavar, help=how.help, **nargs)  # type: ignore[arg-type]
+    elif isinstance(default, bool):
+        group.add_argument(*how.flags, dest=name, action=f"store_{str(not default).lower()}", help=how.help)
+    else:
+        # `extend` can't copy a tuple; a missing list becomes the default in `values_of`.
+        default = None if how.many else default
+        group.add_argument(*how.flags, dest=name, default=default, help=how.help, **_value(how))
+
+
+def _value(how: Option) -> dict[str, Any]:
+    """What argparse needs to know of an option's value."""
+    words: dict[str, Any] = {"type": how.parse, "metavar": how.metavar or None, "choices": how.choices or None}
+    if how.many:
+        return {**words, "nargs": "+", "action": "extend"}
+    return {**words, "nargs": "?", "const": how.bare} if how.bare is not None else words
+
+
+def values_of(namespace: argparse.Namespace, declared: Mapping[str, tuple[Option, Any]]) -> dict[str, Any]:
+    """The value of each option by field name.
+
+    Raises ConfigurationError where the words of a list are wrong.
+    """
+    values = {}
+    for name, (how, default) in declared.items():
+        value = getattr(namespace, name)
+        if how.many:
+            value = how.collect(value) if value else default
+        values[name] = value
+    return values

@@ -1,0 +1,102 @@
+"""The parser: each command with its one-line description; the options of the one that is named are added to it.
+
+Nothing heavy is imported before a command is named, so that --help and --version answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from madengine import __version__
+from madengine.cli.terminal import print_error
+from madengine.errors import EXIT_CONFIGURATION
+
+EXIT_CODES = (
+    "exit codes: 0 done, 1 failure, 2 a build failed, 3 a run failed, 4 wrong arguments or configuration, "
+    "130 interrupted"
+)
+DESCRIPTIONS = {
+    "build": "build the models' images, push them, write the manifest",
+    "push": "push the images of a manifest that its registry doesn't have yet",
+    "run": "run a manifest's models; without a manifest, build first",
+    "full": "build, then run",
+    "export-config": "write what other tools need to plan",
+    "discover": "list the models of the package",
+    "deploy": "build, push, and run on hosts over ssh, by Ansible or on Kubernetes",
+    "ship": "copy madengine.pyz and the manifest to hosts",
+    "fetch": "collect what runs left on hosts, and follow those that still run",
+    "doctor": "check whether this machine or hosts can run models",
+    "init": "write the starter model package",
+    "collect": "merge the results of many runs and hosts into one table",
+    "bundle": "write madengine.pyz, which runs on any node with python3",
+    "runner-image": "build and push the image of the Kubernetes sidecar, and print its name by digest",
+    "generate": "write the files that another tool runs a manifest from",
+}
+GENERATORS = {
+    "ansible": "write an Ansible playbook for the nodes of an inventory",
+    "k8s": "write the manifests that kubectl applies: a Job for each image",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, with exit code 4."""
+
+    def error(self, message: str) -> NoReturn:
+        print_error(f"{self.prog.partition(' ')[2] or 'madengine'}: {message}; see `{self.prog} --help`")
+        sys.exit(EXIT_CONFIGURATION)
+
+
+def command_parser(words: Sequence[str]) -> Parser:
+    """The parser of these words: it knows every command, and the options of those that the words name."""
+    parser = Parser(
+        prog="madengine",
+        description="Build the images of machine-learning models once, run them anywhere, collect the results.",
+        epilog=EXIT_CODES,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"madengine {__version__}")
+    commands = parser.add_subparsers(metavar="VERB", required=True, parser_class=Parser)
+    for name, description in DESCRIPTIONS.items():
+        if name == "generate":
+            _add_generators(commands, description, words)
+        else:
+            _add(commands, name, description, name in words)
+    return parser
+
+
+def _add_generators(commands: Any, description: str, words: Sequence[str]) -> None:
+    generate = commands.add_parser(
+        "generate", help=description, description=description, epilog=EXIT_CODES, allow_abbrev=False
+    )
+    tools = generate.add_subparsers(metavar="TOOL", required=True, parser_class=Parser)
+    for name, text in GENERATORS.items():
+        _add(tools, name, text, "generate" in words and name in words, f"generate {name}")
+
+
+def _add(commands: Any, name: str, description: str, is_named: bool, verb_name: str = "") -> None:
+    parser = commands.add_parser(name, help=description, description=description, epilog=EXIT_CODES, allow_abbrev=False)
+    if not is_named:
+        return
+    from madengine.cli.options import add_options
+    from madengine.cli.verbs import VERBS
+
+    verb = VERBS[verb_name or name]
+    declared = add_options(parser, verb.options(), verb.without)
+    parser.set_defaults(verb=verb, parser=parser, declared=declared)
+
+
+def unknown_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> str:
+    """What is wrong with words that the parser doesn't know, with the closest option."""
+    first = words[0].partition("=")[0]
+    known = [name for action in parser._actions for name in action.option_strings]
+    if not first.startswith("-"):
+        hint = f" (did you mean --tags {' '.join(words)}?)" if "--tags" in known else ""
+        return f"unexpected argument {' '.join(words)}{hint}"
+    if first in known:
+        return f"write {first} after the verb"
+    close = difflib.get_close_matches(first, known, n=1, cutoff=0.75)
+    return f"unknown option {' '.join(words)}" + (f" (did you mean {close[0]}?)" if close else "")

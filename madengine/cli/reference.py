@@ -1,0 +1,55 @@
+"""The reference of all options, in Markdown, out of their declarations: `python -m madengine.cli.reference FILE`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from madengine.cli.options import MessageOptions
+from madengine.cli.parser import DESCRIPTIONS, GENERATORS
+from madengine.cli.verbs import VERBS
+from madengine.config.option import Group, Option, options_of
+from madengine.files import write_whole
+
+BEGIN, END = "<!-- options:begin -->", "<!-- options:end -->"
+
+
+def options_markdown() -> str:
+    """A section a command, with a table of its options."""
+    descriptions = {**DESCRIPTIONS, **{f"generate {name}": text for name, text in GENERATORS.items()}}
+    return "\n".join(_section(name, descriptions[name]) for name in VERBS)
+
+
+def _section(name: str, description: str) -> str:
+    verb = VERBS[name]
+    classes = (*verb.options(), MessageOptions)
+    rows = [
+        f"| {_flags(option)} | {_cell(option.help)} |"
+        for group in Group
+        for key, (option, _) in options_of(classes).items()
+        if option.group is group and key not in verb.without
+    ]
+    head = [f"### madengine {name}", "", f"{description.capitalize()}.", "", "| option | meaning |", "|---|---|"]
+    return "\n".join([*head, *rows, ""])
+
+
+def _flags(option: Option) -> str:
+    value = "\\|".join(option.choices) or option.metavar
+    return ", ".join(f"`{flag}`" for flag in option.flags) + (f" `{value}`" if value and option.flag[0] == "-" else "")
+
+
+def _cell(text: str) -> str:
+    return text.replace("%%", "%").replace("|", "\\|")
+
+
+def main(argv: list[str]) -> int:
+    """Replace what is between the marks of the page; returns the exit code."""
+    page = Path(argv[0])
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    after = rest.partition(END)[2]
+    write_whole(page, f"{before}{BEGIN}\n\n{options_markdown()}\n{END}{after}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,89 @@
+"""The options of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from madengine.config.common_options import (
+    BuildAndRunOptions,
+    DataFileOptions,
+    GpuModeOptions,
+    RowsOptions,
+    RunIdOptions,
+    TimeoutOptions,
+)
+from madengine.config.option import Group, OnHosts, number, option, yes_or_no
+from madengine.errors import ConfigurationError
+
+ISOLATIONS = ("least", "compat")
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class RunOptions(BuildAndRunOptions, RowsOptions, RunIdOptions, TimeoutOptions, DataFileOptions, GpuModeOptions):
+    """How models are run."""
+
+    #: A perf.csv; images that succeeded according to it are left out.
+    resume: Path | None = option(
+        "--resume", default=None, group=Group.SELECTION, parse=Path, metavar="FILE", on_hosts=OnHosts.REFUSED,
+        help="leave out the images that succeeded according to this perf.csv", exists=True,
+    )  # fmt: skip
+    quiet: bool = option(
+        "--quiet", "-q", default=False, group=Group.OUTPUT, help="print a line for each result and no table at the end"
+    )
+    keep_alive: bool = option(
+        "--keep-alive", default=False, group=Group.RUN, help="keep the container running for debugging",
+        on_hosts=OnHosts.FORWARDED,
+    )  # fmt: skip
+    keep_model_dir: bool = option(
+        "--keep-model-dir", default=False, group=Group.RUN, help="keep the model's directory in the run's folder",
+        on_hosts=OnHosts.FORWARDED,
+    )  # fmt: skip
+    skip_model_run: bool = option(
+        "--skip-model-run", default=False, group=Group.RUN, help="pull the images and start nothing",
+        on_hosts=OnHosts.FORWARDED,
+    )  # fmt: skip
+    force_mirror_local: str = option(
+        "--force-mirror-local", default="", group=Group.RUN, metavar="DIR", help="keep fetched data in this folder",
+        on_hosts=OnHosts.FORWARDED,
+    )  # fmt: skip
+    #: Seconds.
+    gpu_wait: float = option(
+        "--gpu-wait", default=0.0, group=Group.GPUS, parse=number("seconds", 0, 10**7), metavar="SECONDS",
+        help="how long to wait for GPUs in use by another run (default: 0, fail at once)", on_hosts=OnHosts.FORWARDED,
+    )  # fmt: skip
+    #: Samples a second.
+    sample_hz: float = option(
+        "--sample-hz", default=1.0, group=Group.GPUS, parse=number("samples a second", 0.1, 10), metavar="HZ",
+        help="GPU samples a second, 0.1 to 10 (default: 1)", on_hosts=OnHosts.FORWARDED,
+    )  # fmt: skip
+    pack: bool = option(
+        "--pack", default=False, group=Group.GPUS, help="run models side by side, each on GPUs of its own",
+        on_hosts=OnHosts.FORWARDED,
+    )  # fmt: skip
+    #: Whether the model entries' `skip_gpu_arch` counts.
+    skip_gpu_arch: bool = option(
+        "--disable-skip-gpu-arch", default=True, group=Group.GPUS,
+        help="run models also on GPUs that their skip_gpu_arch names", on_hosts=OnHosts.FORWARDED,
+    )  # fmt: skip
+    #: Whether containers describe what a script finds there; None is the context's `gen_sys_env_details`, else yes.
+    describe_environment: bool | None = option(
+        "--generate-sys-env-details", "--sys-env-details", default=None, group=Group.RUN, parse=yes_or_no, bare=True,
+        metavar="true|false", help="describe what each script finds in its container (default: true)",
+        on_hosts=OnHosts.FORWARDED,
+    )  # fmt: skip
+    #: `least` privileges, or `compat`: the container flags of older madengine.
+    isolation: str = option(
+        "--isolation", default="least", group=Group.RUN, choices=ISOLATIONS, on_hosts=OnHosts.FORWARDED,
+        help="least privileges, or compat for exactly the container flags of older madengine (default: least)",
+    )  # fmt: skip
+    #: The summary becomes part of a larger one, and only that one is named in messages.
+    is_part: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ConfigurationError for a run id whose results the new ones would replace."""
+        if self.run_id and (RUNS / self.run_id / "results.json").exists():
+            raise ConfigurationError(
+                f"{RUNS / self.run_id} holds the results of an earlier run; choose another --run-id"
+            )
