@@ -1,5 +1,5 @@
 #!/usr/bin/env bats
-# The lines that README's section "In CI" gives to paste, taken out of it and run.
+# The lines to paste of docs/ci.md, section "In CI", taken out of it and run.
 bats_require_minimum_version 1.5.0
 
 setup_file() {
@@ -22,7 +22,7 @@ setup() {
 
 # lines LANGUAGE NUMBER: what the NUMBERth code block of that language in the section runs, a line each
 lines() {
-  "$checkout/.venv/bin/python" - "$checkout/README.md" "$1" "$2" <<'END'
+  "$checkout/.venv/bin/python" - "$checkout/docs/ci.md" "$1" "$2" <<'END'
 import re
 import sys
 
