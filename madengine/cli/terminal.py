@@ -31,7 +31,7 @@ def show(text: str) -> None:
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)  # noqa: T201
     except BrokenPipeError:
-        # Whoever read our output (`| head`) has enough.
+        # The reader (`| head`) has enough.
         mute(sys.stdout)
     except OSError as error:
         mute(sys.stdout)

@@ -8,7 +8,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from madengine.cli import options as cli_options
+from madengine.cli.options import (
+    BundleOptions,
+    CollectKubernetesOptions,
+    CollectOptions,
+    DiscoverOptions,
+    DoctorOptions,
+    ExportOptions,
+    FullOptions,
+    GenerateAnsibleOptions,
+    GenerateKubernetesOptions,
+    InitOptions,
+    RunManifestOptions,
+    RunnerImageOptions,
+)
 from madengine.cli.terminal import show
 from madengine.config.common_options import (
     ENGINES,
@@ -202,7 +215,7 @@ def _doctor(values: Values) -> int:
     from madengine.config.credentials import registry_name
 
     if _names_hosts(values):
-        words = words_for_hosts((cli_options.DoctorOptions, RegistryOptions), values)
+        words = words_for_hosts((DoctorOptions, RegistryOptions), values)
         return _fleet(values).doctor((*words, *(["--json"] if values["json"] else [])))
     registry = registry_name(values["registry"]) if values["registry"] else ""
     checks = doctor.examine(_engine_name(values), registry, values["gpu_mode"])
@@ -395,13 +408,13 @@ def _build_classes() -> tuple[type, ...]:
 def _run_classes() -> tuple[type, ...]:
     from madengine.run.options import RunOptions
 
-    return (cli_options.RunManifestOptions, RunOptions, *_build_classes(), *_copy_classes())
+    return (RunManifestOptions, RunOptions, *_build_classes(), *_copy_classes())
 
 
 def _full_classes() -> tuple[type, ...]:
     from madengine.run.options import RunOptions
 
-    return (cli_options.FullOptions, RunOptions, *_build_classes())
+    return (FullOptions, RunOptions, *_build_classes())
 
 
 def _deploy_classes() -> tuple[type, ...]:
@@ -426,7 +439,7 @@ def _kubernetes_classes() -> tuple[type, ...]:
     from madengine.config.common_options import DataFileOptions, TagOptions
     from madengine.deploy.kubernetes.options import Options
 
-    return (cli_options.GenerateKubernetesOptions, TagOptions, RegistryOptions, Options, DataFileOptions)
+    return (GenerateKubernetesOptions, TagOptions, RegistryOptions, Options, DataFileOptions)
 
 
 VERBS: Mapping[str, Verb] = {
@@ -434,16 +447,16 @@ VERBS: Mapping[str, Verb] = {
     "push": Verb(_push, lambda: (ManifestOptions, RegistryOptions, EngineOptions, DryRunOptions)),
     "run": Verb(_run, _run_classes, without=("batch",)),
     "full": Verb(_full, _full_classes, without=("batch",)),
-    "export-config": Verb(_export_config, lambda: (SelectionOptions, ContextOptions, cli_options.ExportOptions)),
-    "discover": Verb(_discover, lambda: (SelectionOptions, cli_options.DiscoverOptions)),
+    "export-config": Verb(_export_config, lambda: (SelectionOptions, ContextOptions, ExportOptions)),
+    "discover": Verb(_discover, lambda: (SelectionOptions, DiscoverOptions)),
     "deploy": Verb(_deploy, _deploy_classes, without=("batch",)),
     "ship": Verb(_ship, lambda: (ManifestOptions, *_copy_classes())),
     "fetch": Verb(_fetch, lambda: (RunIdOptions, RowsOptions, SummaryOptions, *_host_classes())),
-    "doctor": Verb(_doctor, lambda: (RegistryOptions, cli_options.DoctorOptions, *_host_classes())),
-    "init": Verb(_init, lambda: (cli_options.InitOptions,)),
-    "collect": Verb(_collect, lambda: (cli_options.CollectOptions, cli_options.CollectKubernetesOptions, RunIdOptions)),
-    "bundle": Verb(_bundle, lambda: (cli_options.BundleOptions,)),
-    "runner-image": Verb(_runner_image, lambda: (RegistryOptions, cli_options.RunnerImageOptions)),
-    "generate ansible": Verb(_generate_ansible, lambda: (cli_options.GenerateAnsibleOptions,)),
+    "doctor": Verb(_doctor, lambda: (RegistryOptions, DoctorOptions, *_host_classes())),
+    "init": Verb(_init, lambda: (InitOptions,)),
+    "collect": Verb(_collect, lambda: (CollectOptions, CollectKubernetesOptions, RunIdOptions)),
+    "bundle": Verb(_bundle, lambda: (BundleOptions,)),
+    "runner-image": Verb(_runner_image, lambda: (RegistryOptions, RunnerImageOptions)),
+    "generate ansible": Verb(_generate_ansible, lambda: (GenerateAnsibleOptions,)),
     "generate k8s": Verb(_generate_k8s, _kubernetes_classes),
 }
