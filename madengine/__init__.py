@@ -1,3 +1,3 @@
 """madengine: build model images once, run them anywhere, believe the numbers."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

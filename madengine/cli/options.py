@@ -26,8 +26,8 @@ class MessageOptions:
     """What is written to stderr; every command has these."""
 
     verbosity: int = option(
-        "-v", default=0, group=Group.OUTPUT,
-        help="show each command that is run, with its duration; -vv also the traceback of an error",
+        "-v", "--verbose", default=0, group=Group.OUTPUT,
+        help="-v: show each command that is run, with its duration; -vv or --verbose: also the traceback of an error",
     )  # fmt: skip
     log_format: str = option(
         "--log-format", default="text", group=Group.OUTPUT, choices=("text", "json"),
@@ -218,8 +218,10 @@ def add_options(
 
 def _add(group: argparse._ArgumentGroup, name: str, how: Option, default: Any) -> None:
     if name == "verbosity":
-        group.add_argument(how.flag, dest=name, action="count", default=default, help=how.help)
-        group.add_argument("--verbose", dest=name, action="store_const", const=2, help="the same as -vv")
+        group.add_argument(
+            how.flags[0], dest=name, action="count", default=default, help="show each command that is run"
+        )
+        group.add_argument(how.flags[1], dest=name, action="store_const", const=2, help="as -vv: tracebacks too")
     elif not how.flag.startswith("-"):
         nargs = {"nargs": "*"} if how.many else {}
         group.add_argument(name, type=how.parse, metavar=how.metavar, help=how.help, **nargs)  # type: ignore[arg-type]
