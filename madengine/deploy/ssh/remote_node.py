@@ -45,7 +45,7 @@ _GREETING_BYTES = 1 << 16
 # The order's words follow; `-I`, so that nothing in the folder or the home takes the place of our modules.
 _BOOT = (
     "import os, sys; os.chdir(sys.argv[1]); sys.path.insert(0, os.path.abspath(sys.argv[2])); "
-    "from madengine.fleet import node; sys.exit(node.main(sys.argv[3:]))"
+    "from madengine.deploy.ssh import node; sys.exit(node.main(sys.argv[3:]))"
 )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from madengine.deploy.bundle import write_bundle
 from madengine.deploy.ssh import node
 from madengine.deploy.ssh.remote_node import RemoteNode, Settings
 from madengine.errors import RunError
@@ -101,3 +102,15 @@ def test_a_run_that_could_not_start_is_told_from_one_whose_files_did_not_come(
     stand_ins.add("ssh", "echo runs/r1/lock: Read-only file system >&2; exit 4")
     with pytest.raises(RunError, match="runs/r1/lock: Read-only file system"):
         run(remote, tmp_path / "h1")
+
+
+def test_the_order_that_is_sent_finds_its_code_in_the_bundle(
+    remote: RemoteNode, stand_ins: StandIns, tmp_path: Path
+) -> None:
+    stand_ins.add("ssh", f'cd {tmp_path} && eval "$4"')
+    write_bundle(tmp_path / "madengine/madengine.pyz")
+    with pytest.raises(RunError, match="runs: no run was started here over ssh"):
+        remote.newest()
+    (tmp_path / "madengine/runs/r7").mkdir(parents=True)
+    (tmp_path / "madengine/runs/r7" / node.CARD).write_text('{"run_id": "r7", "started": "2026"}')
+    assert remote.newest() == "r7"
