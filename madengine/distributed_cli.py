@@ -100,36 +100,48 @@ def _full(options: argparse.Namespace) -> int:
 
 def _deploy(options: argparse.Namespace) -> int:
     """Build, push, ship and run; what was built runs, whatever else was not."""
+    from madengine.deploy.ssh.target import SshTarget
+    from madengine.deploy.target import run_on
+
     if not options.registry:
         raise ConfigurationError("deploy: the hosts pull from a registry; say which with --registry")
     if options.dry_run:
         logger.info("the hosts' lines need the manifest that these make: `madengine run --host … --dry-run`")
         return values.orchestrator(options).build_phase(values.build_options(options)).exit_code
-    fleet = values.fleet(options)
+    hosts = values.ssh_options(options)
     summary, options.summary_output = options.summary_output, None
     outcome = values.orchestrator(options).build_phase(values.build_options(options))
     if not outcome.images:
         return outcome.exit_code
     # The words that chose what to build choose nothing more in the manifest that came of them.
     options.tags, options.summary_output = [], summary
-    code = fleet.run(values.host_run(options, options.manifest_output))
+    code = run_on(SshTarget(hosts, values.host_run(options, options.manifest_output), show))
     return outcome.exit_code or code
 
 
 def _ship(options: argparse.Namespace) -> int:
-    return values.fleet(options).ship(options.manifest_file)
+    from madengine.deploy.ssh.verbs import ship
+
+    return ship(values.ssh_options(options), options.manifest_file, show)
 
 
 def _fetch(options: argparse.Namespace) -> int:
-    return values.fleet(options).fetch(
-        options.run_id, options.output, options.summary_output or Path("run_summary.json")
-    )
+    from madengine.deploy.ssh.verbs import fetch
+
+    summary = options.summary_output or Path("run_summary.json")
+    return fetch(values.ssh_options(options), options.run_id, options.output, summary, show)
 
 
 def _run_on_hosts(options: argparse.Namespace, manifest_file: Path) -> int:
-    fleet = values.fleet(options)
-    host_run = values.host_run(options, manifest_file)
-    return fleet.show_lines(host_run) if options.dry_run else fleet.run(host_run)
+    from madengine.deploy.ssh.target import SshTarget
+    from madengine.deploy.target import run_on
+
+    target = SshTarget(values.ssh_options(options), values.host_run(options, manifest_file), show)
+    if not options.dry_run:
+        return run_on(target)
+    for line in target.prepare().lines:
+        show(line)
+    return EXIT_DONE
 
 
 def _export_config(options: argparse.Namespace) -> int:
@@ -152,7 +164,9 @@ def _doctor(options: argparse.Namespace) -> int:
     from madengine.config.credentials import registry_name
 
     if values.names_hosts(options):
-        return values.fleet(options).doctor(values.given_words(options, values.EXAMINING))
+        from madengine.deploy.ssh.verbs import examine_hosts
+
+        return examine_hosts(values.ssh_options(options), values.given_words(options, values.EXAMINING), show)
     registry = registry_name(options.registry) if options.registry else ""
     checks = doctor.examine(values.engine_name(options), registry, options.gpu_mode)
     show(json.dumps(doctor.as_json(checks), indent=2) if options.json else doctor.table(checks))
@@ -233,12 +247,12 @@ def _bundle(options: argparse.Namespace) -> int:
 
 
 def _generate_ansible(options: argparse.Namespace) -> int:
-    from madengine.deploy.ansible import generate_ansible
+    from madengine.deploy.ansible.generate import generate_ansible
 
     made = generate_ansible(options.manifest_file, options.execution_config, options.output, options.template_dir)
     for warning in made.warnings:
         logger.info(warning)
-    for path in made.paths:
+    for path in made.files:
         show(str(path))
     logger.info("to run it: copy gpu_inventory.example to gpu_inventory and name your nodes in it; then")
     logger.info(f"ansible-playbook -i gpu_inventory {options.output}")
@@ -262,7 +276,7 @@ def _generate_k8s(options: argparse.Namespace) -> int:
     made = generate_kubernetes(values.source(options), wanted, options.output, options.data_config_file_name)
     for warning in made.warnings:
         logger.info(warning)
-    for path in made.paths:
+    for path in made.files:
         show(str(path))
     logger.info(f"to run them: kubectl create namespace {wanted.namespace}; then kubectl apply -f both, in this order")
     return EXIT_DONE

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from madengine.build.phase import BuildOptions
     from madengine.deploy.kubernetes.options import Options
     from madengine.deploy.kubernetes.plan import PlanInput
-    from madengine.deploy.ssh.controller import Fleet, HostRun
+    from madengine.deploy.ssh.options import HostRun, SshOptions
     from madengine.distributed_orchestrator import DistributedOrchestrator
     from madengine.run.node import RunOptions
     from madengine.session import Place
@@ -162,7 +162,7 @@ def host_run(options: argparse.Namespace, manifest_file: Path) -> HostRun:
 
     Raises ConfigurationError for an option that only this machine could heed.
     """
-    from madengine.deploy.ssh.controller import HostRun
+    from madengine.deploy.ssh.options import HostRun
 
     for name in ("data_config_file_name", "resume", "tools_json_file_name"):
         if getattr(options, name):
@@ -172,6 +172,7 @@ def host_run(options: argparse.Namespace, manifest_file: Path) -> HostRun:
         manifest=manifest_file,
         registry=options.registry,
         tags=wanted,
+        engine=options.engine or "auto",
         words=(*given_words(options, _RUNNING), *(f"--tags={tag}" for tag in wanted)),
         context=options.additional_context_file,
         run_id=options.run_id,
@@ -186,20 +187,18 @@ def names_hosts(options: argparse.Namespace) -> bool:
     return bool(options.host or options.hosts_file)
 
 
-def fleet(options: argparse.Namespace) -> Fleet:
+def ssh_options(options: argparse.Namespace) -> SshOptions:
     """The hosts that are named."""
-    from madengine.deploy.ssh.controller import Fleet, FleetOptions
     from madengine.deploy.ssh.hosts import parse_hosts, remote_folder
-    from madengine.deploy.ssh.remote_node import Settings
+    from madengine.deploy.ssh.options import NodeSettings, SshOptions
 
-    chosen = FleetOptions(
+    return SshOptions(
         hosts=parse_hosts(options.host or (), options.hosts_file),
         forks=options.forks,
-        settings=Settings(remote_folder(options.remote_path), options.remote_python, options.reconnect),
+        node=NodeSettings(remote_folder(options.remote_path), options.remote_python, options.reconnect),
         config=options.ssh_config,
         secrets_from=Path(os.environ.get("MODEL_DIR") or ".") if getattr(options, "ship_credentials", False) else None,
     )
-    return Fleet(chosen, show=show)
 
 
 def tags(options: argparse.Namespace) -> tuple[str, ...]:
