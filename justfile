@@ -88,7 +88,7 @@ generate tool *options:
 [arg('options', pattern=option)]
 [group('madengine')]
 ansible *options:
-    bin/playbook "${@/#/--}"
+    bin/madengine deploy --target=ansible --manifest-file=build_manifest.json "${@/#/--}"
 
 # build and push the image of Kubernetes' sidecar: just runner-image registry=reg.example.com:5000
 [arg('options', pattern=option)]
@@ -100,7 +100,7 @@ runner-image *options:
 [arg('options', pattern=option)]
 [group('madengine')]
 k8s *options:
-    bin/k8s "${@/#/--}"
+    bin/madengine deploy --target=kubernetes "${@/#/--}"
 
 # build and run the bundled dummy model, on a machine with nothing installed
 [group('project')]

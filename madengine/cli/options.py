@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from madengine.config.common_options import (
+    ContextOptions,
     EngineOptions,
     ExecutionConfigOptions,
     GpuModeOptions,
     ManifestOptions,
+    RowsOptions,
     SummaryOptions,
-    TemplateOptions,
 )
 from madengine.config.option import Group, Option, host_and_reason, inherited, option, options_of
-
-TARGETS = ("ssh", "ansible", "kubernetes")
+from madengine.deploy.kubernetes.options import KubeContextOptions
+from madengine.deploy.target import TARGETS
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class FullOptions(SummaryOptions):
         SummaryOptions, "summary_output", Path("full_summary.json"),
         help="what succeeded and what failed (default: full_summary.json)",
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunSummaryOptions(SummaryOptions, RowsOptions):
+    """What is left of a deployment: `deploy` also has the options of a build, whose summary is another one."""
 
 
 @dataclass(frozen=True)
@@ -128,28 +134,9 @@ class DeployOptions(RunManifestOptions):
     """Where a manifest is deployed."""
 
     target: str = option(
-        "--target", default="ssh", group=Group.SELECTION, choices=TARGETS,
+        "--target", default="ssh", group=Group.SELECTION, choices=tuple(TARGETS),
         help="where the models run (default: ssh)",
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class AnsibleOptions(ManifestOptions, ExecutionConfigOptions, TemplateOptions):
-    """Which playbook is written."""
-
-    playbook: Path = option(
-        "--playbook", default=Path("madengine_distributed.yml"), group=Group.ANSIBLE, parse=Path, metavar="FILE",
-        help="the playbook (default: madengine_distributed.yml)",
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class GenerateAnsibleOptions(AnsibleOptions):
-    """The playbook is the output."""
-
-    playbook: Path = inherited(
-        AnsibleOptions, "playbook", Path("madengine_distributed.yml"), flags=("--output", "-o"), group=Group.OUTPUT
-    )
 
 
 @dataclass(frozen=True)
@@ -160,16 +147,6 @@ class GenerateKubernetesOptions(ManifestOptions, ExecutionConfigOptions):
     directory: Path = option(
         "--output", "-o", default=Path(), group=Group.OUTPUT, parse=Path, metavar="DIR",
         help="folder of the files (default: the current one)",
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class KubeContextOptions:
-    """Which cluster."""
-
-    kube_context: str = option(
-        "--kube-context", default="", group=Group.KUBERNETES, metavar="NAME",
-        help="kubectl's context (default: its current one)",
     )  # fmt: skip
 
 
@@ -189,14 +166,23 @@ class CollectKubernetesOptions(KubeContextOptions):
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class RunnerImageOptions(EngineOptions):
-    """What the sidecar's image is built on."""
+def build_classes() -> tuple[type, ...]:
+    """The options of a build."""
+    from madengine.build.options import BuildOptions
 
-    base: str = option(
-        "--base", default="python:3.13-slim", group=Group.BUILD, metavar="IMAGE",
-        help="an image with python3 (default: python:3.13-slim)",
-    )  # fmt: skip
+    return (BuildOptions, ContextOptions, EngineOptions)
+
+
+def run_classes() -> tuple[type, ...]:
+    """The options of a run on this machine."""
+    from madengine.run.options import RunOptions
+
+    return (RunOptions, ContextOptions, EngineOptions)
+
+
+def deploy_classes() -> tuple[type, ...]:
+    """The options that a deployment has whatever its target."""
+    return (DeployOptions, RunSummaryOptions, *build_classes())
 
 
 # --- the parser of declared options ---

@@ -81,8 +81,8 @@ def _add(commands: Any, name: str, description: str, is_named: bool, verb_name: 
     parser = commands.add_parser(name, help=description, description=description, epilog=EXIT_CODES, allow_abbrev=False)
     if not is_named:
         return
+    from madengine.cli.commands import VERBS
     from madengine.cli.options import add_options
-    from madengine.cli.verbs import VERBS
 
     verb = VERBS[verb_name or name]
     declared = add_options(parser, verb.options(), verb.without)

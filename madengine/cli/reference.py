@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from madengine.cli.commands import VERBS
 from madengine.cli.options import MessageOptions
 from madengine.cli.parser import DESCRIPTIONS, GENERATORS
-from madengine.cli.verbs import VERBS
 from madengine.config.option import Group, Option, options_of
 from madengine.files import write_whole
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from madengine.config.option import Group, OnHosts, comma_separated, option, run_id, time_limit
+from madengine.config.option import Group, OnHosts, comma_separated, option, run_id, time_limit, whole_number
 from madengine.errors import ConfigurationError
 
 #: The names that `--engine` takes; `auto` is the first engine in which a container starts.
@@ -153,6 +153,16 @@ class TimeoutOptions:
         "--timeout", default=None, group=Group.RUN, parse=time_limit, metavar="SECONDS",
         help="time limit of each model's script, 0 for none (default: the model's own, else 7200)",
         on_hosts=OnHosts.FORWARDED,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ForksOptions:
+    """How many hosts at once."""
+
+    forks: int = option(
+        "--forks", default=16, group=Group.HOSTS, parse=whole_number("hosts", 1), metavar="N",
+        help="hosts at once (default: 16)",
     )  # fmt: skip
 
 

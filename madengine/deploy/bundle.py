@@ -17,7 +17,7 @@ from pathlib import Path
 from madengine.errors import MadengineError
 from madengine.files import write_whole
 
-# The packages that madengine needs at run time, by import name, with the distribution that brings each; plumbum wants
+# The packages that madengine needs at run time, by import name, with the distribution of each; plumbum needs
 # typing_extensions below Python 3.13 only, but a node's Python may be older than this one.
 _PACKAGES = {
     "fastjsonschema": "fastjsonschema",
@@ -29,9 +29,9 @@ _PACKAGES = {
     "yaml": "PyYAML",
 }
 _LICENCES = ("LICENSE", "LICENCE", "COPYING")
-# Made for one machine, or of no use without a compiler; markupsafe and yaml do without their C parts.
-_LEFT_OUT = frozenset({".so", ".pyd", ".pyc", ".pyi", ".c", ".h", ".pyx", ".pxd"})
-_FOLDERS_LEFT_OUT = frozenset({"__pycache__", "tests"})
+# For one machine only, or useless without a compiler; markupsafe and yaml work without their C parts.
+_OTHER_SUFFIXES = frozenset({".so", ".pyd", ".pyc", ".pyi", ".c", ".h", ".pyx", ".pxd"})
+_OTHER_FOLDERS = frozenset({"__pycache__", "tests"})
 _MAIN = """\
 import sys
 
@@ -43,34 +43,34 @@ if __name__ == "__main__":
 
 
 def write_bundle(path: Path) -> Path:
-    """Write madengine.pyz, whole and executable; the same installation always gives the same bytes. Gives the path.
+    """Write madengine.pyz, whole and executable; return the path. One installation always has the same bytes.
 
-    Needs neither pip nor network. A madengine that runs from such a file copies it. What was packed once is kept
-    in $XDG_CACHE_HOME/madengine.
+    Needs neither pip nor network. A madengine that runs from such a file copies it. The bytes are cached in
+    $XDG_CACHE_HOME/madengine.
 
     Raises MadengineError where a package that belongs into it isn't installed as files, or the path can't be written.
     """
     archive = Path(__file__).parents[2]
-    _write(path, archive.read_bytes() if archive.is_file() else _packed())
+    _write(path, archive.read_bytes() if archive.is_file() else _packages())
     return path
 
 
-def _packed() -> bytes:
-    """The installed packages as a zipapp, out of the cache where they were packed before."""
+def _packages() -> bytes:
+    """Return the installed packages as a zipapp, from the cache if they are there."""
     entries = dict(sorted(_entries()))
-    kept = _cache() / f"madengine-{_digest(entries)}.pyz"
+    cached = _cache() / f"madengine-{_digest(entries)}.pyz"
     with suppress(OSError, zipfile.BadZipFile):
-        content = kept.read_bytes()
+        content = cached.read_bytes()
         if set(zipfile.ZipFile(io.BytesIO(content)).namelist()) >= set(entries):
             return content
     content = _zipapp({**entries, **_compiled(entries)})
-    with suppress(MadengineError):  # a home that can't be written costs the next one half a second
-        _write(kept, content)
+    with suppress(MadengineError):  # without a cache the next call takes half a second longer
+        _write(cached, content)
     return content
 
 
 def _entries() -> Iterator[tuple[str, bytes]]:
-    """The names and contents that go into the file."""
+    """Yield the names and contents of the file."""
     yield "__main__.py", _MAIN.encode()
     package = Path(__file__).parents[1]
     templates = next(path for path in (package / "templates", package.parent / "templates") if path.is_dir())
@@ -78,33 +78,33 @@ def _entries() -> Iterator[tuple[str, bytes]]:
     yield from _files(templates, "madengine/templates")
     yield from _own_licence(package.parent)
     for name, distribution in _PACKAGES.items():
-        place = _place(name)
-        yield from _files(place, name) if place.is_dir() else [(place.name, place.read_bytes())]
+        path = _installed_path(name)
+        yield from _files(path, name) if path.is_dir() else [(path.name, path.read_bytes())]
         yield from _licences(name, distribution)
 
 
-def _place(name: str) -> Path:
-    """The folder of an installed package, or the file of one that is a single module."""
-    found = find_spec(name)
-    if found is None or not found.origin:
-        raise MadengineError(f"{name}: not installed here, and madengine.pyz needs it; `pip install {name}`")
-    origin = Path(found.origin)
-    place = origin.parent if found.submodule_search_locations else origin
-    if not place.exists():
-        raise MadengineError(f"{name}: lies in {place}, which is no file; install it with pip to put it in a bundle")
-    return place
+def _installed_path(name: str) -> Path:
+    """Return the folder of an installed package, or the file of one that is a single module."""
+    spec = find_spec(name)
+    if spec is None or not spec.origin:
+        raise MadengineError(f"{name}: not installed here, but needed for madengine.pyz; `pip install {name}`")
+    origin = Path(spec.origin)
+    path = origin.parent if spec.submodule_search_locations else origin
+    if not path.exists():
+        raise MadengineError(f"{name}: {path} is not a file; install it with pip to bundle it")
+    return path
 
 
 def _files(folder: Path, prefix: str) -> Iterator[tuple[str, bytes]]:
     for path in folder.iterdir():
-        if path.is_dir() and path.name not in _FOLDERS_LEFT_OUT:
+        if path.is_dir() and path.name not in _OTHER_FOLDERS:
             yield from _files(path, f"{prefix}/{path.name}")
-        elif path.is_file() and path.suffix not in _LEFT_OUT:
+        elif path.is_file() and path.suffix not in _OTHER_SUFFIXES:
             yield f"{prefix}/{path.name}", path.read_bytes()
 
 
 def _licences(name: str, distribution: str) -> Iterator[tuple[str, bytes]]:
-    """What the licence of a dependency asks to be handed on; a system's own packages keep it elsewhere."""
+    """Yield the licence files of a dependency; packages of a Linux distribution have theirs elsewhere."""
     with suppress(metadata.PackageNotFoundError):
         for file in metadata.files(distribution) or ():
             if ".dist-info" in file.parts[0] and file.name.startswith(_LICENCES):
@@ -112,7 +112,7 @@ def _licences(name: str, distribution: str) -> Iterator[tuple[str, bytes]]:
 
 
 def _own_licence(beside: Path) -> Iterator[tuple[str, bytes]]:
-    """Our own licence: beside the package in a checkout, else as installed."""
+    """Yield our own licence: beside the package in a checkout, else as installed."""
     checked_out = beside / "LICENSE"
     if (beside / "pyproject.toml").is_file() and checked_out.is_file():
         yield "licenses/madengine/LICENSE", checked_out.read_bytes()
@@ -121,9 +121,9 @@ def _own_licence(beside: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _compiled(entries: dict[str, bytes]) -> dict[str, bytes]:
-    """The modules compiled for this Python, which starts twice as fast with them; another one takes the sources.
+    """Return the modules compiled for this Python, which starts twice as fast with them; others use the sources.
 
-    The format is that of a hash-based pyc that is not checked against its source (PEP 552): its source can't change.
+    They are hash-based pycs that are not checked against their source (PEP 552), which can't change.
     """
     compiled = {}
     for name, source in entries.items():
@@ -141,7 +141,7 @@ def _zipapp(entries: dict[str, bytes]) -> bytes:
         for name, content in entries.items():
             entry = zipfile.ZipInfo(name)  # its time is 1980, whenever this is
             entry.external_attr = 0o100644 << 16
-            # What every start reads lies there as it is; the sources are for nodes with another Python.
+            # What every start reads is not compressed; the sources are for nodes with another Python.
             archive.writestr(entry, content, zipfile.ZIP_STORED if name.endswith(".pyc") else zipfile.ZIP_DEFLATED)
     return file.getvalue()
 
@@ -155,12 +155,12 @@ def _digest(entries: dict[str, bytes]) -> str:
 
 
 def _cache() -> Path:
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    # The standard says that a relative one is to be ignored.
-    folder = Path(named) if named.startswith("/") else Path(os.path.expanduser("~/.cache"))  # noqa: PTH111
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    # The standard says to ignore a relative one.
+    folder = Path(home) if home.startswith("/") else Path(os.path.expanduser("~/.cache"))  # noqa: PTH111
     return folder / "madengine"
 
 
 def _write(path: Path, content: bytes) -> None:
-    # write_whole takes text: each byte that is no UTF-8 becomes half a character, and that one becomes this byte again.
+    # write_whole takes text: a byte that isn't UTF-8 becomes half a character, and is written as that byte again.
     write_whole(path, content.decode("utf-8", "surrogateescape"), 0o755)

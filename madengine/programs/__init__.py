@@ -6,13 +6,16 @@ import logging
 import os
 import select
 import shlex
+import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from madengine.errors import CommandError
@@ -61,6 +64,13 @@ def program(name: str, *words: str, env: Mapping[str, str] | None = None) -> Bas
 
     command: BaseCommand = LocalCommand(name)[list(words)]
     return command.with_env(**env) if env else command
+
+
+def installed_path(name: str) -> str:
+    """Return the name of a program on PATH, else its path beside this Python, where pip installs it; else nothing."""
+    if shutil.which(name):
+        return name
+    return shutil.which(name, path=str(Path(sys.executable).parent)) or ""
 
 
 def hide(secrets: Iterable[str]) -> None:
@@ -144,6 +154,24 @@ def stream(command: BaseCommand, line_seen: Callable[[str], None]) -> int:
         while line := process.stdout.readline(_LINE_BYTES):
             line_seen(redact(line.decode(errors="replace")))
         return process.wait()
+
+
+def foreground(command: BaseCommand) -> int:
+    """Run a command on our terminal, which it may ask for a password; return its exit code.
+
+    Ctrl-C on the terminal reaches the command too: it gets GRACE_SECONDS to end by itself, then TERM and KILL.
+    Raises CommandError where the program is not installed.
+    """
+    with uninterrupted():
+        process = _popen(command, stdin=None, stdout=None, stderr=None)
+    try:
+        return process.wait()
+    finally:
+        for end in (process.terminate, process.kill):
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_SECONDS)
+                break
+            end()
 
 
 @contextmanager
@@ -245,22 +273,27 @@ def _ended(process: subprocess.Popen[bytes]) -> None:
 
 
 def _start(command: BaseCommand, **streams: Any) -> subprocess.Popen[bytes]:
+    with _lock:
+        if _halted:
+            raise CommandError(f"{command.formulate()[0]}: not started: interrupted")
+        # A session of its own: Ctrl-C reaches us alone, and we decide what ends, and in which order.
+        process = _popen(command, new_session=True, **streams)
+        _live[process] = threading.get_ident()
+    return process
+
+
+def _popen(command: BaseCommand, **options: Any) -> subprocess.Popen[bytes]:
     name = command.formulate()[0]
     if logger.isEnabledFor(logging.DEBUG):
         logger.debug(shell_line(command))
-    with _lock:
-        if _halted:
-            raise CommandError(f"{name}: not started: interrupted")
-        try:
-            # A session of its own: Ctrl-C reaches us alone, and we decide what ends, and in which order.
-            started: Any = command.popen(new_session=True, **streams)
-        except FileNotFoundError as error:
-            raise CommandError(f"{name} is not installed, or not on PATH") from error
-        except (OSError, ValueError) as error:
-            # No right to start it, no program, more or other words than the system takes.
-            raise CommandError(f"{name}: can't be started: {getattr(error, 'strerror', None) or error}") from error
-        process: subprocess.Popen[bytes] = started
-        _live[process] = threading.get_ident()
+    try:
+        popen: Any = command.popen
+        process: subprocess.Popen[bytes] = popen(**options)
+    except FileNotFoundError as error:
+        raise CommandError(f"{name} is not installed, or not on PATH") from error
+    except (OSError, ValueError) as error:
+        # No right to start it, no program, more or other words than the system takes.
+        raise CommandError(f"{name}: can't be started: {getattr(error, 'strerror', None) or error}") from error
     return process
 
 

@@ -14,6 +14,7 @@ from madengine.errors import MadengineError
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
 
+NAME = "kubectl"
 _LOG_SECONDS = 600.0
 
 
@@ -26,7 +27,7 @@ class Kubectl:
 
     def __call__(self, *words: str) -> BaseCommand:
         chosen = ["--context", self.context] if self.context else []
-        return programs.program("kubectl", *chosen, "--namespace", self.namespace, *words)
+        return programs.program(programs.installed_path(NAME) or NAME, *chosen, "--namespace", self.namespace, *words)
 
     def objects(self, kind: str, selector: str) -> list[Mapping[str, Any]]:
         """The objects of a kind with these labels.
@@ -45,3 +46,31 @@ class Kubectl:
         answer = programs.attempt(self("logs", pod, "--container", container), seconds=_LOG_SECONDS)
         path.write_text(answer.out, encoding="utf-8", errors="surrogateescape")
         return answer.code == 0
+
+    def apply(self, path: Path) -> BaseCommand:
+        """Return the command that creates or updates the objects of a file."""
+        return self("apply", "--filename", str(path))
+
+    def delete(self, path: Path, *options: str) -> BaseCommand:
+        """Return the command that deletes the objects of a file, those that there are."""
+        return self("delete", "--filename", str(path), "--ignore-not-found", *options)
+
+    def get_namespace(self) -> BaseCommand:
+        return self("get", "namespace", self.namespace)
+
+    def create_namespace(self) -> BaseCommand:
+        return self("create", "namespace", self.namespace)
+
+    def has_namespace(self) -> bool:
+        """Whether the namespace exists, also if the user may not look at namespaces."""
+        answer = programs.attempt(self.get_namespace())
+        return answer.code == 0 or "NotFound" not in answer.err
+
+    def active_jobs(self, path: Path) -> list[str]:
+        """Return the names of the Jobs of a file that have running pods."""
+        columns = "custom-columns=NAME:.metadata.name,ACTIVE:.status.active"
+        answer = programs.attempt(
+            self("get", "--filename", str(path), "--ignore-not-found", "--no-headers", "--output", columns)
+        )
+        lines = [line.split() for line in answer.out.splitlines()]
+        return [cells[0] for cells in lines if cells[1:] and cells[1] not in ("0", "<none>")]

@@ -163,13 +163,16 @@ def test_a_manifest_that_was_built_anew_is_refused(rack: Rack) -> None:
     assert rack.hosts.run(1, "ls", "/srv").split() == ["switch"]
 
 
+DEPLOY = (str(CHECKOUT / "bin/madengine"), "deploy", "--target=ansible")
+
+
 def test_one_command_writes_the_playbook_and_runs_it(rack: Rack) -> None:
     (rack.folder / "madengine_distributed.yml").unlink()
     words = ("--inventory=gpu_inventory", "--limit=h2", "--extra-vars=madengine_poll=1", "--manifest-file=good.json")
-    rack.run(str(CHECKOUT / "bin/playbook"), *words)
+    rack.run(*DEPLOY, *words)
     assert rack.outcomes(rack.runs[-1]) == [("h2", "good", "SUCCESS")]
-    refused = rack.run(str(CHECKOUT / "bin/playbook"), "--limit=h2", check=False)
-    assert (refused.code, "which nodes? write inventory=FILE" in refused.stderr) == (1, True)
+    refused = rack.run(*DEPLOY, "--limit=h2", "--manifest-file=good.json", check=False)
+    assert (refused.code, "no inventory of nodes: name one with --inventory" in refused.stderr) == (4, True)
 
 
 def said(rack: Rack) -> str:

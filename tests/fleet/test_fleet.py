@@ -95,7 +95,10 @@ def test_a_disk_that_is_full_when_the_files_come_names_the_way_to_fetch_them(
     finally:
         subprocess.run(["umount", "--lazy", results], check=True)
     assert ended.code == 3
-    assert "h1: lost: results: No space left on device; the run may go on there: `madengine fetch" in ended.stderr
+    assert (
+        "h1: lost: results: No space left on device; the run may still be going on there: `madengine fetch"
+        in ended.stderr
+    )
     controller("fetch", "--host=h1", "--run-id=full")
     assert controller.outcomes("model", "status") == [("quick", "SUCCESS")]
 

@@ -1,4 +1,4 @@
-"""bin/k8s, which `just k8s` calls: build, push, generate, apply, wait, collect, in one line."""
+"""`madengine deploy --target kubernetes`, which `just k8s` calls: build, push, generate, apply, wait, collect."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 
 from tests.bed.components import Registry, outcome
 from tests.k8s.conftest import CHECKOUT, Cluster
+
+DEPLOY = (str(CHECKOUT / "bin/madengine"), "deploy", "--target=kubernetes")
 
 
 def test_it_is_the_whole_chain_and_says_what_failed(cluster: Cluster, registry: Registry) -> None:
@@ -20,7 +22,7 @@ def test_it_is_the_whole_chain_and_says_what_failed(cluster: Cluster, registry: 
     base = ["namespace=fresh", f"registry={registry.address}", f"runner-image={cluster.built.runner_image}"]
 
     def chain(*words: str) -> tuple[int, str]:
-        line = [str(CHECKOUT / "bin/k8s"), *(f"--{word}" for word in (*base, *words))]
+        line = [*DEPLOY, *(f"--{word}" for word in (*base, *words))]
         ended = outcome(line, environment, cwd=cluster.folder, check=False)
         return ended.code, ended.stderr
 
@@ -42,9 +44,9 @@ def test_it_is_the_whole_chain_and_says_what_failed(cluster: Cluster, registry: 
 
 
 def test_it_needs_to_know_the_registry(cluster: Cluster) -> None:
-    line = [str(CHECKOUT / "bin/k8s"), "--tags=good"]
+    line = [*DEPLOY, "--tags=good"]
     ended = outcome(line, cluster.environment, cwd=cluster.folder, check=False)
     assert (ended.code, ended.stderr.strip()) == (
-        1,
-        "k8s: which registry does the cluster pull from? write registry=HOST[:PORT]",
+        4,
+        "madengine: error: deploy: the images are pulled from a registry; name it with --registry",
     )

@@ -15,12 +15,12 @@ from madengine.config.log_errors import log_errors
 from madengine.config.manifest import SCHEMA_VERSION, Manifest
 from madengine.config.models_json import entry_of
 from madengine.data_sets.mounts import Data
-from madengine.deploy.ansible import Generated
 from madengine.deploy.kubernetes import hook_files, jobs, launch, names, plan, unsupported, volumes
 from madengine.deploy.kubernetes.hook_files import HookFiles
 from madengine.deploy.kubernetes.jobs import Task
 from madengine.deploy.kubernetes.options import Options
 from madengine.deploy.render import Block, render
+from madengine.deploy.target import Prepared
 from madengine.errors import ConfigurationError
 from madengine.files import write_whole
 from madengine.programs.engine import is_loopback
@@ -34,7 +34,7 @@ _CONFIG_LIMIT = 1_000_000
 
 def generate_kubernetes(
     source: plan.PlanInput, options: Options, output: Path, data_file: Path | None = None
-) -> Generated:
+) -> Prepared:
     """Write the ConfigMap, Job and (asked for) kustomization files into the folder `output`.
 
     Raises ConfigurationError for what is wrong in the manifest, the configuration or the options, with nothing written,
@@ -64,7 +64,7 @@ def generate_kubernetes(
         write_whole(path, text)
     ignored_keys = [f"{key}: not acted on by this version" for key in data.ignored_keys]
     left_out = unsupported.warnings(kept, context, hooks, options)
-    return Generated(tuple(texts), (*left_out, *_warnings(kept, options, runner_image), *ignored_keys))
+    return Prepared(tuple(texts), (*left_out, *_warnings(kept, options, runner_image), *ignored_keys))
 
 
 def _values(config: Mapping[str, str], tasks: list[Task], options: Options, runner_image: str) -> dict[str, Any]:

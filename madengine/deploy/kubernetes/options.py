@@ -20,6 +20,25 @@ _K8S = Group.KUBERNETES
 
 
 @dataclass(frozen=True)
+class KubeContextOptions:
+    """Which cluster; empty is kubectl's current context."""
+
+    kube_context: str = option(
+        "--kube-context", default="", group=_K8S, metavar="NAME", help="kubectl's context (default: its current one)"
+    )
+
+
+@dataclass(frozen=True)
+class SidecarOptions:
+    """What the sidecar's image is built on."""
+
+    base: str = option(
+        "--base", default="python:3.13-slim", group=_K8S, metavar="IMAGE",
+        help="an image with python3, for the sidecar's (default: python:3.13-slim)",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Options(RunIdOptions, TimeoutOptions, TemplateOptions):
     """The options of the generated files; times are in seconds, an empty string or None is unset."""
 

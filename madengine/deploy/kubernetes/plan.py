@@ -11,7 +11,7 @@ from typing import Any
 from madengine.config.context import Context, load_context
 from madengine.config.credentials import load_credentials, registry_name
 from madengine.config.manifest import Manifest, load_manifest
-from madengine.deploy.ansible import configured
+from madengine.deploy.execution_config import execution_context
 from madengine.deploy.kubernetes import names
 from madengine.deploy.kubernetes.jobs import vendor
 from madengine.deploy.kubernetes.options import Options
@@ -76,7 +76,7 @@ class PlanInput:
         """What export-config said, where it did."""
         if self.execution_config is None and not os.path.lexists(DEFAULT_CONFIG):
             return {}
-        return configured(self.execution_config or DEFAULT_CONFIG)
+        return execution_context(self.execution_config or DEFAULT_CONFIG)
 
     def _discovered(self) -> tuple[Manifest, dict[str, str]]:
         """The images that `build` would push, by name: without a manifest nobody knows their digests."""

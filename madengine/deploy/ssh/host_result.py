@@ -1,7 +1,8 @@
-"""What came of a host, out of the folder that was brought back from it."""
+"""How a host's run ended, by the folder of its files."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -9,30 +10,33 @@ from pathlib import Path
 from typing import Any
 
 from madengine import programs
-from madengine.config.manifest import load_manifest
+from madengine.config.manifest import Manifest, load_manifest
 from madengine.deploy.ssh import node
 from madengine.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RUN_FAILED
 from madengine.files import read_json
 from madengine.records import FAILURE
 from madengine.results.merge import failed_rows
+from madengine.results.rows import printable
 from madengine.run.selection import narrowed
 
 STATES = {EXIT_DONE: "done", EXIT_RUN_FAILED: "failed", EXIT_INTERRUPTED: "stopped"}
+_ERROR_MARK = "madengine: error: "
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of one host: `code` is the exit code of its madengine (None: nobody knows), `state` one word.
-
-    `folder` is what came back, empty for nothing; `seconds` is the whole time from the first word to the last row.
-    """
+class HostOutcome:
+    """How the work on one host ended."""
 
     host: str
+    #: done, failed, stopped or lost
     state: str
+    #: exit code of its madengine, None if unknown
     code: int | None = None
     reason: str = ""
     rows: int = 0
+    #: from connecting to the last row
     seconds: float = 0.0
+    #: of the files that came back, empty if none did
     folder: str = ""
 
     @property
@@ -41,39 +45,36 @@ class Outcome:
 
     @property
     def line(self) -> list[str]:
-        """Its line of a table."""
+        """The cells of its line in a table."""
         seconds = f"{self.seconds:.1f}" if self.seconds else ""
-        return [self.host, self.state, str(self.rows or ""), seconds, self.reason]
+        return [self.host, self.state, str(self.rows or ""), seconds, printable(self.reason)]
 
 
 def host_exit_code(folder: Path) -> int | None:
-    """The exit code of the host's madengine; None where it left none."""
+    """Return the exit code of the host's madengine, None if it left none."""
     try:
-        return int((folder / node.CODE).read_text(encoding="utf-8"))
+        return int((folder / node.EXIT_CODE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
 
 def failure_reason(folder: Path, code: int | None) -> str:
-    """What a run's exit code means, in the run's own last words where it has some."""
+    """Return what a run's exit code means, in the words of the run's own error if it logged one."""
     if code in (EXIT_DONE, EXIT_INTERRUPTED):
         return ""
     if code == EXIT_RUN_FAILED:
-        found = host_rows(folder)
-        return f"{sum(row['status'] == FAILURE for row in found)} of {len(found)} rows are failures"
-    mark = "madengine: error: "
+        rows = host_rows(folder)
+        return f"{sum(row['status'] == FAILURE for row in rows)} of {len(rows)} rows are failures"
     with suppress(OSError):
         lines = (folder / node.LOG).read_text(encoding="utf-8", errors="replace").splitlines()
         for line in reversed(lines):
-            if line.startswith(mark):
-                return programs.redact(line.removeprefix(mark))
+            if line.startswith(_ERROR_MARK):
+                return programs.redact(line.removeprefix(_ERROR_MARK))
     return "killed, or the machine went down" if code is None else f"exit code {code}"
 
 
 def host_rows(folder: Path) -> list[dict[str, str]]:
-    """The rows that a host's folder holds."""
-    import csv
-
+    """Return the rows of a host's folder."""
     try:
         with (folder / "perf.csv").open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
@@ -81,24 +82,32 @@ def host_rows(folder: Path) -> list[dict[str, str]]:
         return []
 
 
-def rows_of_the_missing(folder: Path, run_id: str, host: str, reason: str) -> list[dict[str, str]]:
-    """A failure for each model of the run that has no row at all."""
-    words = read_json(folder / node.CARD).get("words", [])
-    tags = [word.removeprefix("--tags=") for word in words if word.startswith("--tags=")]
-    wanted = narrowed(load_manifest(folder / node.MANIFEST), tags)
-    there = [row["model"] for row in host_rows(folder)]
+def recorded_manifest(folder: Path) -> Manifest:
+    """Return the images that a run which was started earlier was to run, by its host's own record.
+
+    Raises ConfigurationError for a manifest or record that can't be used.
+    """
+    record = read_json(folder / node.RECORD)
+    return narrowed(load_manifest(folder / node.MANIFEST), record.get("tags", []))
+
+
+def rows_of_missing_models(
+    folder: Path, manifest: Manifest, run_id: str, host: str, reason: str
+) -> list[dict[str, str]]:
+    """Return a failure for each model of the manifest that has no row in the host's folder."""
+    names = [row["model"] for row in host_rows(folder)]
     return [
         row
-        for row in failed_rows(wanted, run_id, host, reason)
-        if not any(name == row["model"] or name.startswith(f"{row['model']}_") for name in there)
+        for row in failed_rows(manifest, run_id, host, reason)
+        if not any(name == row["model"] or name.startswith(f"{row['model']}_") for name in names)
     ]
 
 
-def host_summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The summaries of all hosts in one, each entry with its host, and what came of the hosts themselves."""
-    joined: dict[str, list[Any]] = {"successful_runs": [], "failed_runs": [], "skipped_runs": []}
+def host_summary(outcomes: Sequence[HostOutcome]) -> dict[str, Any]:
+    """Return the summaries of all hosts as one, each entry with its host, and how the hosts themselves ended."""
+    joint: dict[str, list[Any]] = {"successful_runs": [], "failed_runs": [], "skipped_runs": []}
     for outcome in outcomes:
-        found = read_json(Path(outcome.folder) / "run_summary.json", missing={}) if outcome.folder else {}
-        for kind, entries in joined.items():
-            entries.extend({**entry, "host": outcome.host} for entry in found.get(kind, []))
-    return {**joined, "hosts": [asdict(outcome) for outcome in outcomes]}
+        summary = read_json(Path(outcome.folder) / "run_summary.json", missing={}) if outcome.folder else {}
+        for kind, entries in joint.items():
+            entries.extend({**entry, "host": outcome.host} for entry in summary.get(kind, []))
+    return {**joint, "hosts": [asdict(outcome) for outcome in outcomes]}

@@ -1,13 +1,15 @@
-"""What is said of hosts before any is reached: their names, the folder there, the registries to tunnel."""
+"""What is known of hosts before any is reached: their names, the folder there, the registries to tunnel."""
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from collections.abc import Sequence
 from pathlib import Path
 
 from madengine.config.manifest import Manifest
+from madengine.deploy.ssh.options import CopyOptions, HostOptions, NodeSettings, SshOptions
 from madengine.errors import ConfigurationError
 from madengine.programs import ssh
 from madengine.programs.engine import is_loopback
@@ -15,48 +17,65 @@ from madengine.programs.engine import is_loopback
 _FOLDER = re.compile(r"[A-Za-z0-9_./~@%+=,-]+")
 
 
-def parse_hosts(names: Sequence[str], file: Path | None) -> tuple[ssh.Host, ...]:
-    """The hosts that were named, and those of a file with one a line (`#` begins a comment), each once.
+def ssh_options(options: HostOptions) -> SshOptions:
+    """Return the hosts of a command line, and how they are reached.
 
-    Raises ConfigurationError for a name that is none, a file that can't be read, and no host at all.
+    Raises ConfigurationError for a host or folder that is wrong, and for no host at all.
     """
-    listed: list[str] = []
+    ships_credentials = isinstance(options, CopyOptions) and options.ship_credentials
+    return SshOptions(
+        hosts=parse_hosts(options.host, options.hosts_file),
+        forks=options.forks,
+        node=NodeSettings(remote_folder(options.remote_path), options.remote_python, options.reconnect),
+        config=options.ssh_config,
+        secrets_from=Path(os.environ.get("MODEL_DIR") or ".") if ships_credentials else None,
+    )
+
+
+def parse_hosts(names: Sequence[str], file: Path | None) -> tuple[ssh.Host, ...]:
+    """Return the named hosts and those of a file with one a line (`#` begins a comment), each once.
+
+    Raises ConfigurationError for an invalid name, a file that can't be read, and where there is no host at all.
+    """
+    entries: list[str] = []
     if file:
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{file}: can't be read: {getattr(error, 'strerror', None) or error}") from None
-        listed = [line.partition("#")[0] for line in lines]
-    words = [word.strip() for text in (*names, *listed) for word in text.split(",")]
-    found = tuple(dict.fromkeys(ssh.host(word) for word in words if word))
-    if not found:
+        entries = [line.partition("#")[0] for line in lines]
+    words = [word.strip() for text in (*names, *entries) for word in text.split(",")]
+    hosts = tuple(dict.fromkeys(ssh.host(word) for word in words if word))
+    if not hosts:
         raise ConfigurationError(f"{file or '--host'}: names no host")
-    return found
+    return hosts
 
 
 def remote_folder(text: str) -> str:
-    """The folder on the nodes, as --remote-path gives it.
+    """Return the folder on the nodes that --remote-path names.
 
     Raises ConfigurationError for one that a shell would change.
     """
     if not _FOLDER.fullmatch(text) or text.startswith("-") or re.match(r"~[^/]", text):
         raise ConfigurationError(
-            f"--remote-path {text!r}: letters, digits and ./_~@%+=,- only, such as ~/madengine or /data/madengine-%h"
+            f"--remote-path {text!r}: expected letters, digits and ./_~@%+=,- only, such as ~/madengine or "
+            "/data/madengine-%h"
         )
     return text
 
 
-def tunnel_ports(kept: Manifest, registry: str) -> tuple[int, ...]:
-    """The ports of registries on this machine's loopback, which nodes reach through a tunnel only.
+def tunnel_ports(manifest: Manifest, registry: str) -> tuple[int, ...]:
+    """Return the ports of registries on this machine's loopback, which nodes reach through a tunnel only.
 
     Raises ConfigurationError for an address that can only mean the node itself.
     """
-    names = [registry.rstrip("/")] if registry else [image.registry_image.partition("/")[0] for image in kept.images]
+    images = [image.registry_image.partition("/")[0] for image in manifest.images]
+    names = [registry.rstrip("/")] if registry else images
     addresses = sorted({name.partition("/")[0] for name in names if is_loopback(name)})
-    return tuple(_tunnelled(address) for address in addresses)
+    return tuple(_tunnel_port(address) for address in addresses)
 
 
-def _tunnelled(address: str) -> int:
+def _tunnel_port(address: str) -> int:
     name, _, port = address.rpartition(":")
     means = f"{address}: on a node this registry address means the node itself, and "
     if name not in ("localhost", "127.0.0.1") or not port.isdigit():

@@ -1,15 +1,20 @@
-"""The options of what happens on hosts over ssh."""
+"""What the ssh target is called with, and its options on the command line."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from madengine.config.option import Group, comma_separated, number, option, whole_number
+from madengine.config.common_options import ForksOptions
+from madengine.config.option import Group, comma_separated, number, option
+
+if TYPE_CHECKING:
+    from madengine.programs import ssh
 
 
 @dataclass(frozen=True)
-class HostOptions:
+class HostOptions(ForksOptions):
     """Which hosts, how many at once, and how they are reached and used."""
 
     host: tuple[str, ...] = option(
@@ -25,10 +30,6 @@ class HostOptions:
         help="hosts, one a line",
         exists=True,
     )
-    forks: int = option(
-        "--forks", default=16, group=Group.HOSTS, parse=whole_number("hosts", 1), metavar="N",
-        help="hosts at once (default: 16)",
-    )  # fmt: skip
     remote_path: str = option(
         "--remote-path", default="madengine", group=Group.HOSTS, metavar="DIR",
         help="folder on the hosts, relative to the home there; %%h is the host's name (default: madengine)",
@@ -58,3 +59,56 @@ class CopyOptions(HostOptions):
         group=Group.HOSTS,
         help="copy credential.json and data.json to the hosts too",
     )
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """How a node is used."""
+
+    #: the folder of runs there, from the user's home; `%h` in it is the host's name
+    folder: str = "madengine"
+    #: the python3 that runs madengine there
+    python: str = "python3"
+    #: how long a lost connection is retried, in seconds
+    patience: float = 600.0
+
+    def folder_on(self, host: ssh.Host) -> str:
+        """Return the folder on a host, relative to the user's home there or absolute."""
+        return self.folder.replace("%h", host.folder).removeprefix("~/").rstrip("/") or "/"
+
+
+@dataclass(frozen=True)
+class SshOptions:
+    """Which hosts, and how they are reached."""
+
+    hosts: tuple[ssh.Host, ...]
+    #: hosts at once
+    forks: int = 16
+    node: NodeSettings = field(default_factory=NodeSettings)
+    #: file in place of the user's ssh config
+    config: Path | None = None
+    #: folder whose credential.json and data.json are copied to the hosts; None: no secret leaves this machine
+    secrets_from: Path | None = None
+
+
+@dataclass(frozen=True)
+class HostRun:
+    """What every host runs, and where its results go on this machine."""
+
+    manifest: Path
+    #: registry in place of the manifest's; empty for the manifest's
+    registry: str = ""
+    #: models of the manifest; none for all
+    tags: tuple[str, ...] = ()
+    #: container engine of the nodes
+    engine: str = "auto"
+    #: options of the node's `madengine run` as words, those of `tags`, `engine` and `registry` among them
+    words: tuple[str, ...] = ()
+    #: file of additional context that is copied to the nodes
+    context: Path | None = None
+    #: empty for a new one
+    run_id: str = ""
+    output: Path = Path("perf.csv")
+    summary_output: Path = Path("run_summary.json")
+    #: show no tables
+    quiet: bool = False

@@ -1,4 +1,4 @@
-"""What many hosts do, as it happens: a table that stays in its place on a terminal, else lines with the host's name."""
+"""What many hosts do, as it happens: a table that is redrawn on a terminal, else lines with the host's name."""
 
 from __future__ import annotations
 
@@ -10,40 +10,43 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from madengine.results.rows import printable
+
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Board:
-    """The last line of each host; `say` prints a line where there is no terminal, or one too small."""
+    """The last line of each host; every line is logged where there is no terminal, or one too small."""
 
     hosts: Sequence[str]
     _lines: dict[str, str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _drawn: bool = False
+    _is_drawn: bool = False
 
     def __post_init__(self) -> None:
         self._is_live = sys.stderr.isatty() and len(self.hosts) < _size()[1] - 1
         self._width = max(map(len, self.hosts), default=0)
 
     def tell(self, host: str, line: str) -> None:
-        """Show what a host does, or said."""
+        """Show what a host does, or a line of its log."""
+        line = printable(line)
         with self._lock:
             if not self._is_live:
                 logger.info(f"{host}: {line}")
                 return
-            self._lines[host] = "".join(sign if sign.isprintable() else " " for sign in line)
+            self._lines[host] = line
             self._draw()
 
     def _draw(self) -> None:
         width = _size()[0]
         rows = [f"{host:{self._width}}  {self._lines.get(host, 'waiting')}"[: width - 1] for host in self.hosts]
-        up = f"\x1b[{len(rows)}F" if self._drawn else ""
-        # Whoever watched may be gone; the work goes on.
+        up = f"\x1b[{len(rows)}F" if self._is_drawn else ""
+        # A terminal that was closed doesn't end the work.
         with suppress(OSError):
             sys.stderr.write(up + "".join(f"\x1b[2K{row}\n" for row in rows))
             sys.stderr.flush()
-        self._drawn = True
+        self._is_drawn = True
 
 
 def _size() -> tuple[int, int]:

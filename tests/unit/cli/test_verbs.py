@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from madengine.cli.commands import VERBS
 from madengine.cli.options import add_options
 from madengine.cli.parser import DESCRIPTIONS, GENERATORS, command_parser
 from madengine.cli.reference import options_markdown
-from madengine.cli.verbs import VERBS
 from madengine.config.common_options import ContextOptions, EngineOptions
 from madengine.config.option import OnHosts, options_of
 from madengine.run.options import RunOptions

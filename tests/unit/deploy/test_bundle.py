@@ -105,8 +105,8 @@ def test_another_python_than_the_one_that_packed_takes_the_sources(
     monkeypatch.setattr("importlib.util.MAGIC_NUMBER", b"\0\0\r\n")
     pyz = write_bundle(tmp_path / "madengine.pyz")
     assert b"\0\0\r\n" in zipfile.ZipFile(pyz).read("madengine/errors.pyc")[:4]
-    said = subprocess.run([sys.executable, "-I", str(pyz), "--version"], capture_output=True, text=True, check=True)
-    assert said.stdout == f"madengine {__version__}\n"
+    ended = subprocess.run([sys.executable, "-I", str(pyz), "--version"], capture_output=True, text=True, check=True)
+    assert ended.stdout == f"madengine {__version__}\n"
 
 
 def test_the_same_installation_makes_the_same_bytes_with_and_without_the_cache(tmp_path: Path, cache: Path) -> None:
@@ -114,8 +114,8 @@ def test_the_same_installation_makes_the_same_bytes_with_and_without_the_cache(t
     assert write_bundle(tmp_path / "second.pyz").read_bytes() == first
     shutil.rmtree(cache)
     assert write_bundle(tmp_path / "third.pyz").read_bytes() == first
-    (kept,) = cache.iterdir()
-    assert kept.read_bytes() == first
+    (cached,) = cache.iterdir()
+    assert cached.read_bytes() == first
 
 
 def test_names_are_sorted_and_times_are_fixed(tmp_path: Path) -> None:
@@ -127,12 +127,12 @@ def test_names_are_sorted_and_times_are_fixed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rest", [0, 1000])
-def test_a_broken_file_in_the_cache_is_packed_anew(tmp_path: Path, cache: Path, rest: int) -> None:
+def test_a_broken_file_in_the_cache_is_packed_again(tmp_path: Path, cache: Path, rest: int) -> None:
     good = write_bundle(tmp_path / "good.pyz").read_bytes()
-    (kept,) = cache.iterdir()
-    kept.write_bytes(good[:rest])
+    (cached,) = cache.iterdir()
+    cached.write_bytes(good[:rest])
     assert write_bundle(tmp_path / "again.pyz").read_bytes() == good
-    assert kept.read_bytes() == good
+    assert cached.read_bytes() == good
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path, cache: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_package_that_is_not_installed_is_named(tmp_path: Path) -> None:
     done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "madengine: error: fastjsonschema: not installed here, and madengine.pyz needs it; "
+        "madengine: error: fastjsonschema: not installed here, but needed for madengine.pyz; "
         "`pip install fastjsonschema`\n"
     )
     assert not (tmp_path / "x.pyz").exists()

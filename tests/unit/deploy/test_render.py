@@ -102,7 +102,7 @@ def test_an_error_in_a_template_is_one_line_with_its_place(tmp_path: Path, text:
 
 
 def test_a_folder_of_templates_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=f"^{tmp_path}/gone: no such folder; "):
+    with pytest.raises(ConfigurationError, match=f"^--template-dir {tmp_path}/gone: no such folder; "):
         render("ansible/playbook.yml", {}, tmp_path / "gone")
 
 

@@ -538,7 +538,7 @@ def test_a_run_id_that_is_no_plain_name_is_refused(here: Path, run_id: str, caps
     with pytest.raises(SystemExit) as stopped:
         main(["run", f"--run-id={run_id}"])
     assert stopped.value.code == 4
-    assert f"{run_id!r} is not a run id" in capsys.readouterr().err
+    assert f"invalid run id {run_id[:60]!r}" in capsys.readouterr().err
 
 
 def test_a_run_id_whose_results_are_there_is_refused_before_anything_is_built(

@@ -22,7 +22,7 @@ def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("madengine.pyz", "lock", "pid", "credential.json", "perf.csv", "model/log", "results.json"):
         (folder / name).write_text(name, encoding="utf-8")
     (folder / node.LOG).write_bytes(b"one\ntwo\nthree\nfo\xff")
-    (folder / node.CODE).write_text("0\n")
+    (folder / node.EXIT_CODE).write_text("0\n")
     return folder
 
 
@@ -55,13 +55,13 @@ def test_the_newest_run_is_the_one_that_started_last(ended: Path, capfd: pytest.
     for name, started in (("b", "2026-01-01"), ("a", "2026-01-02")):
         folder = ended.parent / name
         folder.mkdir()
-        (folder / node.CARD).write_text(json.dumps({"run_id": name, "started": started}))
+        (folder / node.RECORD).write_text(json.dumps({"run_id": name, "started": started}))
     assert node.main(["newest"]) == 0
     assert capfd.readouterr().out == "a\n"
 
 
 def test_a_run_without_a_living_holder_of_its_lock_has_ended(ended: Path) -> None:
-    (ended / node.CODE).unlink()
+    (ended / node.EXIT_CODE).unlink()
     assert node.main(["stop", "r1", "0"]) == 0
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from madengine.deploy.bundle import write_bundle
 from madengine.deploy.ssh import node
-from madengine.deploy.ssh.remote_node import RemoteNode, Settings
+from madengine.deploy.ssh.options import NodeSettings
+from madengine.deploy.ssh.remote_node import RemoteNode
 from madengine.errors import RunError
 from madengine.programs import ssh
 from tests.conftest import StandIns
@@ -32,13 +34,13 @@ WHOLE = archive(rows="1,2", log="x" * 1000)
 
 
 @pytest.fixture
-def told() -> list[str]:
+def lines() -> list[str]:
     return []
 
 
 @pytest.fixture
-def remote(told: list[str]) -> RemoteNode:
-    return RemoteNode(ssh.Connection(ssh.host("h1"), ()), Settings(patience=0), told.append, threading.Event())
+def remote(lines: list[str]) -> RemoteNode:
+    return RemoteNode(ssh.Connection(ssh.host("h1"), ()), NodeSettings(patience=0), lines.append, threading.Event())
 
 
 def says(stand_ins: StandIns, tmp_path: Path, followed: bytes, packed: bytes = WHOLE, code: int = 0) -> None:
@@ -50,26 +52,26 @@ def says(stand_ins: StandIns, tmp_path: Path, followed: bytes, packed: bytes = W
 
 
 def run(remote: RemoteNode, target: Path) -> bool:
-    return remote.run("r1", {}, ["run"], target)
+    return remote.run("r1", {"words": ["run"]}, target)
 
 
 def test_the_files_of_a_run_come_right_behind_its_log(
-    remote: RemoteNode, told: list[str], stand_ins: StandIns, tmp_path: Path
+    remote: RemoteNode, lines: list[str], stand_ins: StandIns, tmp_path: Path
 ) -> None:
     says(stand_ins, tmp_path, b"Welcome!\n|one\n|two\n" + WHOLE)
     target = tmp_path / "results/h1"
     assert run(remote, target)
-    assert told == ["one", "two"]
+    assert lines == ["one", "two"]
     assert {path.name: path.read_text() for path in target.iterdir()} == {"rows": "1,2", "log": "x" * 1000}
     assert [path.name for path in target.parent.iterdir()] == ["h1"]
     assert len(stand_ins.calls()) == 1
 
 
-@pytest.mark.parametrize("kept", [0, 10, len(node.ARCHIVE_MARK), len(node.ARCHIVE_MARK) + 15, len(WHOLE) - 9])
-def test_files_that_are_cut_off_are_fetched_once_more_and_nothing_of_them_is_kept(
-    remote: RemoteNode, stand_ins: StandIns, tmp_path: Path, kept: int
+@pytest.mark.parametrize("length", [0, 10, len(node.ARCHIVE_MARK), len(node.ARCHIVE_MARK) + 15, len(WHOLE) - 9])
+def test_files_that_are_cut_off_are_fetched_once_more_and_nothing_of_them_stays(
+    remote: RemoteNode, stand_ins: StandIns, tmp_path: Path, length: int
 ) -> None:
-    says(stand_ins, tmp_path, b"|one\n" + WHOLE[:kept])
+    says(stand_ins, tmp_path, b"|one\n" + WHOLE[:length])
     target = tmp_path / "h1"
     assert not run(remote, target)
     assert not target.exists()
@@ -101,3 +103,15 @@ def test_a_run_that_could_not_start_is_told_from_one_whose_files_did_not_come(
     stand_ins.add("ssh", "echo runs/r1/lock: Read-only file system >&2; exit 4")
     with pytest.raises(RunError, match="runs/r1/lock: Read-only file system"):
         run(remote, tmp_path / "h1")
+
+
+def test_the_order_that_is_sent_finds_its_code_in_the_bundle(
+    remote: RemoteNode, stand_ins: StandIns, tmp_path: Path
+) -> None:
+    stand_ins.add("ssh", f'cd {tmp_path} && eval "$4"')
+    write_bundle(tmp_path / "madengine/madengine.pyz")
+    with pytest.raises(RunError, match="runs: no run was started here over ssh"):
+        remote.newest()
+    (tmp_path / "madengine/runs/r7").mkdir(parents=True)
+    (tmp_path / "madengine/runs/r7" / node.RECORD).write_text('{"run_id": "r7", "started": "2026"}')
+    assert remote.newest() == "r7"

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from madengine.deploy.ansible import generate_ansible
+from madengine.deploy.ansible.generate import generate_ansible
+from madengine.deploy.ansible.options import PlaybookOptions
 from madengine.distributed_cli import main
 from madengine.errors import ConfigurationError, MadengineError
 
-GOLDEN = Path(__file__).parents[2] / "data/ansible/madengine_distributed.yml"
+GOLDEN = Path(__file__).parents[3] / "data/ansible/madengine_distributed.yml"
 DIGEST = f"sha256:{'0' * 64}"
 
 
@@ -35,7 +36,7 @@ def write_inputs(
         f"ci-{name}": {"name": name, "dockerfile": "docker/x", "scripts": "scripts/x", "timeout": timeout}
         for name, timeout in names.items()
     }
-    models = {key: {name: value for name, value in card.items() if value is not None} for key, card in models.items()}
+    models = {key: {name: value for name, value in entry.items() if value is not None} for key, entry in models.items()}
     manifest = {"built_images": images, "built_models": models, "registry": registry, "context": {}}
     (folder / "build_manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     write_config(folder, {"docker_env_vars": {"NOTE": "{{ it's }}"}, "docker_mounts": {}, "gpu_vendor": ""})
@@ -66,9 +67,9 @@ def variables(playbook: Path) -> dict[str, Any]:
 
 def test_without_arguments_it_writes_the_documents_files(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "ansible"]) == 0
-    said = capsys.readouterr()
-    assert said.out.split() == ["madengine_distributed.yml", "madengine.pyz", "gpu_inventory.example"]
-    assert said.err == (
+    output = capsys.readouterr()
+    assert output.out.split() == ["madengine_distributed.yml", "madengine.pyz", "gpu_inventory.example"]
+    assert output.err == (
         "to run it: copy gpu_inventory.example to gpu_inventory and name your nodes in it; then\n"
         "ansible-playbook -i gpu_inventory madengine_distributed.yml\n"
     )
@@ -98,8 +99,8 @@ def test_the_options_of_the_document_name_the_files(here: Path) -> None:
         "gpu_inventory.example",
         "madengine.pyz",
     ]
-    found = variables(here / "out/dummy_ansible_playbook.yml")["madengine_manifest"]
-    assert (here / "out" / found).resolve() == here / "in/dummy_build_manifest.json"
+    manifest = variables(here / "out/dummy_ansible_playbook.yml")["madengine_manifest"]
+    assert (here / "out" / manifest).resolve() == here / "in/dummy_build_manifest.json"
 
 
 def test_the_same_inputs_give_the_same_playbook(here: Path) -> None:
@@ -130,17 +131,17 @@ def test_a_missing_input_is_named(here: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("text", ["[]", '{"context": []}', '"x"'])
-def test_what_is_no_execution_configuration_is_refused(here: Path, text: str) -> None:
+def test_another_file_than_an_execution_configuration_is_refused(here: Path, text: str) -> None:
     (here / "execution_config.json").write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigurationError, match=r"^execution_config\.json: is no execution configuration; "):
-        generate_ansible(Path("build_manifest.json"), Path("execution_config.json"), Path("out.yml"))
+    with pytest.raises(ConfigurationError, match=r"^execution_config\.json: not an execution configuration; "):
+        generate_ansible(PlaybookOptions(playbook=Path("out.yml")))
 
 
 def test_what_the_configuration_leaves_empty_is_for_the_nodes_to_find_out(here: Path) -> None:
     write_config(here, {"docker_env_vars": {}, "docker_mounts": {"/a": "/b"}, "gpu_vendor": "", "docker_gpus": "0,1"})
     main(["generate", "ansible"])
-    found = variables(here / "madengine_distributed.yml")["madengine_context"]
-    assert found == {"docker_mounts": {"/a": "/b"}, "docker_gpus": "0,1"}
+    context = variables(here / "madengine_distributed.yml")["madengine_context"]
+    assert context == {"docker_mounts": {"/a": "/b"}, "docker_gpus": "0,1"}
 
 
 @pytest.mark.parametrize(
@@ -152,16 +153,16 @@ def test_ansibles_limit_is_longer_than_all_the_models_own(
 ) -> None:
     write_inputs(here, timeouts=timeouts)
     main(["generate", "ansible"])
-    found = variables(here / "madengine_distributed.yml")
-    assert (found["madengine_seconds"], found["madengine_runs"]) == (seconds, len(timeouts))
+    values = variables(here / "madengine_distributed.yml")
+    assert (values["madengine_seconds"], values["madengine_runs"]) == (seconds, len(timeouts))
 
 
-def test_ansibles_limit_has_room_for_the_manifests_hooks(here: Path) -> None:
+def test_ansibles_limit_includes_the_manifests_hooks(here: Path) -> None:
     write_inputs(here, timeouts={"a": 100})
     file = here / "build_manifest.json"
-    asked = {"pre_scripts": [{"path": "a.sh"}], "tools": ["mine"]}
+    context = {"pre_scripts": [{"path": "a.sh"}], "tools": ["mine"]}
     tools = {"mine": {"post_scripts": [{"path": "b.sh"}]}}
-    file.write_text(json.dumps({**json.loads(file.read_text()), "context": asked, "tools": tools}), encoding="utf-8")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "context": context, "tools": tools}), encoding="utf-8")
     main(["generate", "ansible"])
     assert variables(here / "madengine_distributed.yml")["madengine_seconds"] == 100 + 2 * 600 + 900
 
@@ -169,8 +170,8 @@ def test_ansibles_limit_has_room_for_the_manifests_hooks(here: Path) -> None:
 @pytest.mark.parametrize(
     ("registry", "warning"),
     [
-        ("localhost:5000", "localhost:5000 is the node itself on a node; set registry_url in the inventory"),
-        ("", "names no registry: nodes run only images that they have already"),
+        ("localhost:5000", "on a node localhost:5000 is the node itself; set registry_url in the inventory"),
+        ("", "no registry: nodes can only run images that they have already"),
     ],
 )
 def test_a_registry_that_nodes_do_not_reach_is_warned_about(
@@ -191,4 +192,4 @@ def test_a_sites_own_template_comes_first(here: Path) -> None:
 def test_a_playbook_that_can_not_be_written_is_one_line(here: Path) -> None:
     (here / "file").write_text("", encoding="utf-8")
     with pytest.raises(MadengineError, match=r"^file/out\.yml: can't be written: "):
-        generate_ansible(Path("build_manifest.json"), Path("execution_config.json"), Path("file/out.yml"))
+        generate_ansible(PlaybookOptions(playbook=Path("file/out.yml")))

@@ -1,0 +1,108 @@
+"""The table of commands: for each, its function and the dataclasses of its options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from madengine.cli import verbs
+from madengine.cli.options import (
+    BundleOptions,
+    CollectKubernetesOptions,
+    CollectOptions,
+    DiscoverOptions,
+    DoctorOptions,
+    ExportOptions,
+    FullOptions,
+    GenerateKubernetesOptions,
+    InitOptions,
+    RunManifestOptions,
+    build_classes,
+    deploy_classes,
+    run_classes,
+)
+from madengine.config.common_options import (
+    ContextOptions,
+    DryRunOptions,
+    EngineOptions,
+    ManifestOptions,
+    RegistryOptions,
+    RowsOptions,
+    RunIdOptions,
+    SelectionOptions,
+    SummaryOptions,
+)
+from madengine.deploy.target import TARGETS, target_class
+
+
+class Verb(NamedTuple):
+    """A command: what it runs, the dataclasses of its options, and which of their options it doesn't have."""
+
+    run: Callable[[verbs.Values], int]
+    options: Callable[[], tuple[type, ...]]
+    without: tuple[str, ...] = ()
+
+
+def _full_classes() -> tuple[type, ...]:
+    from madengine.run.options import RunOptions
+
+    return (FullOptions, RunOptions, *build_classes())
+
+
+def _run_verb_classes() -> tuple[type, ...]:
+    return (RunManifestOptions, *run_classes(), *build_classes(), *_copy_classes())
+
+
+def _all_deploy_classes() -> tuple[type, ...]:
+    return (*deploy_classes(), *(one for name in TARGETS for one in target_class(name).OPTIONS))
+
+
+def _host_classes() -> tuple[type, ...]:
+    from madengine.deploy.ssh.options import HostOptions
+
+    return (HostOptions,)
+
+
+def _copy_classes() -> tuple[type, ...]:
+    from madengine.deploy.ssh.options import CopyOptions
+
+    return (CopyOptions,)
+
+
+def _playbook_classes() -> tuple[type, ...]:
+    from madengine.deploy.ansible.options import GeneratePlaybookOptions
+
+    return (GeneratePlaybookOptions,)
+
+
+def _sidecar_classes() -> tuple[type, ...]:
+    from madengine.deploy.kubernetes.options import SidecarOptions
+
+    return (RegistryOptions, EngineOptions, SidecarOptions)
+
+
+def _kubernetes_classes() -> tuple[type, ...]:
+    from madengine.config.common_options import DataFileOptions, TagOptions
+    from madengine.deploy.kubernetes.options import Options
+
+    return (GenerateKubernetesOptions, TagOptions, RegistryOptions, Options, DataFileOptions)
+
+
+VERBS: Mapping[str, Verb] = {
+    "build": Verb(verbs.build, build_classes),
+    "push": Verb(verbs.push, lambda: (ManifestOptions, RegistryOptions, EngineOptions, DryRunOptions)),
+    "run": Verb(verbs.run, _run_verb_classes, without=("batch",)),
+    "full": Verb(verbs.full, _full_classes, without=("batch",)),
+    "export-config": Verb(verbs.export_config, lambda: (SelectionOptions, ContextOptions, ExportOptions)),
+    "discover": Verb(verbs.discover, lambda: (SelectionOptions, DiscoverOptions)),
+    "deploy": Verb(verbs.deploy, _all_deploy_classes, without=("batch",)),
+    "ship": Verb(verbs.ship, lambda: (ManifestOptions, *_copy_classes())),
+    "fetch": Verb(verbs.fetch, lambda: (RunIdOptions, RowsOptions, SummaryOptions, *_host_classes())),
+    "doctor": Verb(verbs.doctor, lambda: (RegistryOptions, DoctorOptions, *_host_classes())),
+    "init": Verb(verbs.init, lambda: (InitOptions,)),
+    "collect": Verb(verbs.collect, lambda: (CollectOptions, CollectKubernetesOptions, RunIdOptions)),
+    "bundle": Verb(verbs.bundle, lambda: (BundleOptions,)),
+    "runner-image": Verb(verbs.runner_image, _sidecar_classes),
+    "generate ansible": Verb(verbs.generate_ansible, _playbook_classes),
+    "generate k8s": Verb(verbs.generate_k8s, _kubernetes_classes),
+}

@@ -1,0 +1,1 @@
+"""A manifest on the nodes of an Ansible inventory: the playbook, and running it."""

@@ -1,0 +1,213 @@
+"""A run on one host: copied to, started, followed, brought back and merged."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from madengine import programs
+from madengine.config.manifest import Manifest
+from madengine.deploy.ssh import node
+from madengine.deploy.ssh.fleet import Interruption, finish
+from madengine.deploy.ssh.host_result import (
+    STATES,
+    HostOutcome,
+    failure_reason,
+    host_exit_code,
+    host_rows,
+    recorded_manifest,
+    rows_of_missing_models,
+)
+from madengine.deploy.ssh.options import HostRun
+from madengine.deploy.ssh.remote_node import LostError, RemoteNode, StoppedError
+from madengine.deploy.ssh.upload import Upload
+from madengine.errors import MadengineError, RunError
+from madengine.programs import preflight
+from madengine.programs.engine import pinned
+from madengine.results.merge import failed_rows, merge
+from madengine.results.rows import append_rows
+
+logger = logging.getLogger(__name__)
+
+RESULTS = Path("results")
+
+
+@dataclass(frozen=True)
+class LocalTable:
+    """This machine's perf.csv, to which the hosts' threads add one at a time."""
+
+    path: Path
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, folder: Path) -> None:
+        """Add the rows and runs of a host's folder."""
+        with self._lock:
+            merged = merge([folder], self.path, folder.parent / "results.json")
+        for problem in merged.problems:
+            logger.info(problem)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same for every host of a run."""
+
+    run: HostRun
+    run_id: str
+    #: the images that the hosts run
+    manifest: Manifest
+    #: of the registries on this machine's loopback
+    ports: tuple[int, ...]
+    upload: Upload
+    #: variables of the caller for the rows' cells that a node can't know
+    environ: Mapping[str, str]
+    table: LocalTable
+    interruption: Interruption
+
+    @property
+    def images(self) -> list[str]:
+        """The images that a node needs, by names that can only mean them; none if not all have such a name."""
+        names = [pinned(image) for image in self.manifest.images]
+        return names if all(names) and not self.run.registry else []
+
+    def folder(self, remote: RemoteNode) -> Path:
+        """Return the folder of this machine for the host's files."""
+        return RESULTS / self.run_id / remote.connection.host.folder
+
+
+def run_on_host(remote: RemoteNode, job: Job) -> HostOutcome:
+    """Run a job on one host; a failing host costs rows that say why."""
+    began = time.monotonic()
+    folder = job.folder(remote)
+    started = has_files = False
+    try:
+        ports = _prepare(remote, job)
+        if ports:
+            remote.tell("pulling images")
+            remote.pull(job.run_id, ports, pull_words(job.run_id, job.run))
+        started = True
+        remote.tell("starting")
+        has_files = remote.run(job.run_id, _request(job), folder)
+    except (LostError, OSError) as error:
+        return _lost(remote, _reason(error), job.run_id, started)
+    except MadengineError as error:
+        if not job.interruption.requested.is_set():
+            return _not_run(remote, job, str(error), folder)
+        if not started:
+            return finish(remote, HostOutcome(remote.name, "stopped", None, "interrupted before it started"))
+        remote = _stop(remote, job)
+    return _bring_back(remote, job.run_id, folder, job.table, job.manifest, began, has_files)
+
+
+def fetch_from_host(remote: RemoteNode, run_id: str, table: LocalTable) -> HostOutcome:
+    """Follow a run that was started earlier, the newest if there is no id, and bring it back."""
+    began = time.monotonic()
+    try:
+        run_id = run_id or remote.newest()
+        remote.tell(f"run {run_id}")
+        folder = RESULTS / run_id / remote.connection.host.folder
+        has_files = remote.follow(run_id, folder)
+    except (RunError, LostError, StoppedError) as error:
+        return finish(remote, HostOutcome(remote.name, "failed", None, str(error)))
+    return _bring_back(remote, run_id, folder, table, None, began, has_files)
+
+
+def run_words(run_id: str, prefix: str, run: HostRun) -> list[str]:
+    """Return the words of `madengine run` on a node; `prefix` is the folder of manifest and context there."""
+    folder = f"{node.RUNS}/{run_id}"
+    context = [f"--additional-context-file={prefix}{node.CONTEXT}"] if run.context else []
+    outputs = [f"--output={folder}/perf.csv", f"--summary-output={folder}/run_summary.json"]
+    return ["run", f"--manifest-file={prefix}{node.MANIFEST}", f"--run-id={run_id}", *outputs, *run.words, *context]
+
+
+def pull_words(run_id: str, run: HostRun) -> list[str]:
+    """Return the words that only pull the run's images, into a folder of rows that is removed."""
+    folder = node.pull_folder(run_id)
+    outputs = [f"--output={folder}/perf.csv", f"--summary-output={folder}/run_summary.json"]
+    words = run_words(run_id, f"{node.RUNS}/{run_id}/", run)
+    return [*words, "--skip-model-run", f"--run-id={folder.name}", *outputs]
+
+
+def _request(job: Job) -> Mapping[str, object]:
+    words = [*run_words(job.run_id, f"{node.RUNS}/{job.run_id}/", job.run), "--quiet"]
+    return {"words": words, "environ": dict(job.environ), "tags": list(job.run.tags)}
+
+
+def _prepare(remote: RemoteNode, job: Job) -> Sequence[int]:
+    """Examine a node and copy what it lacks; return the ports to tunnel, none if it needs no registry of ours."""
+    remote.tell("connecting")
+    incoming = f"{node.RUNS}/{job.run_id}"
+    examination = remote.examine(
+        incoming, job.upload.digests, job.ports, job.run.engine, job.images if job.ports else ()
+    )
+    needs_none = examination["has_images"] or examination["machine"] == preflight.machine()
+    if examination["port_problem"] and not needs_none:
+        raise RunError(
+            f"{examination['port_problem']}: the registry on this machine's loopback is tunnelled to that port of the "
+            "node, which has to be free; free it, or push to an address that the nodes reach"
+        )
+    remote.tell("copying")
+    remote.copy(job.upload.missing(examination["has"]), incoming)
+    return () if needs_none else job.ports
+
+
+def _stop(remote: RemoteNode, job: Job) -> RemoteNode:
+    """Stop the run on a host; return the host as one that Ctrl-C doesn't keep from being fetched from."""
+    job.interruption.hung_up.wait()
+    remote.tell("stopping")
+    with suppress(MadengineError):
+        remote.tell("stopped" if remote.stop(job.run_id) else "does not stop")
+    return replace(remote, stopping=threading.Event())
+
+
+def _not_run(remote: RemoteNode, job: Job, reason: str, folder: Path) -> HostOutcome:
+    """Add a failure of each model, with the reason, for a host that could not run them."""
+    reason = programs.redact(reason)
+    rows = failed_rows(job.manifest, job.run_id, remote.name, reason)
+    append_rows(folder / "perf.csv", rows)
+    job.table.add(folder)
+    return finish(remote, HostOutcome(remote.name, "failed", None, reason, len(rows), folder=str(folder)))
+
+
+def _lost(remote: RemoteNode, reason: str, run_id: str, started: bool) -> HostOutcome:
+    fetch = f"`madengine fetch --host {remote.name} --run-id {run_id}`"
+    later = f"the run may still be going on there: {fetch}" if started else ""
+    return finish(remote, HostOutcome(remote.name, "lost", None, f"{reason}; {later}".rstrip("; ")))
+
+
+def _bring_back(
+    remote: RemoteNode,
+    run_id: str,
+    folder: Path,
+    table: LocalTable,
+    manifest: Manifest | None,
+    began: float,
+    has_files: bool,
+) -> HostOutcome:
+    """Fetch a run's files unless `has_files`, add a row for each model without one, and merge.
+
+    Without a manifest the models are those that the host has recorded.
+    """
+    try:
+        if not has_files:
+            remote.fetch(run_id, folder)
+    except (RunError, LostError, StoppedError, OSError) as error:
+        return _lost(remote, _reason(error), run_id, started=True)
+    code = host_exit_code(folder)
+    reason = failure_reason(folder, code)
+    if code not in STATES:
+        expected = manifest or recorded_manifest(folder)
+        append_rows(folder / "perf.csv", rows_of_missing_models(folder, expected, run_id, remote.name, reason))
+    table.add(folder)
+    state = "failed" if code is None else STATES.get(code, "failed")
+    seconds = round(time.monotonic() - began, 3)
+    return finish(remote, HostOutcome(remote.name, state, code, reason, len(host_rows(folder)), seconds, str(folder)))
+
+
+def _reason(error: MadengineError | OSError) -> str:
+    """Return an error of ours, or of this machine's disk, in one line."""
+    return f"{error.filename or 'results'}: {error.strerror}" if isinstance(error, OSError) else str(error)

@@ -1,0 +1,154 @@
+"""Hosts over ssh as a target."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from madengine.config.common_options import ContextOptions, EngineOptions
+from madengine.config.manifest import Manifest, load_manifest
+from madengine.config.option import from_options, refuse_on_hosts, words_for_hosts
+from madengine.deploy.ssh import node
+from madengine.deploy.ssh.fleet import Fleet, connected
+from madengine.deploy.ssh.host_run import RESULTS, Job, LocalTable, run_on_host, run_words
+from madengine.deploy.ssh.hosts import ssh_options, tunnel_ports
+from madengine.deploy.ssh.options import CopyOptions, HostRun, SshOptions
+from madengine.deploy.ssh.report import conclude
+from madengine.deploy.ssh.upload import report_secrets, sources, upload_of
+from madengine.deploy.target import Prepared
+from madengine.errors import EXIT_FAILURE
+from madengine.files import check_writable
+from madengine.programs import ssh
+from madengine.results.rows import check_perf_csv
+from madengine.run.names import new_run_id
+from madengine.run.options import RunOptions
+from madengine.run.selection import selected_images
+from madengine.session import Session
+
+logger = logging.getLogger(__name__)
+
+# What a row says of the job that started the run, which a node can't know.
+_CALLER = ("pipeline", "BUILD_NUMBER", "MAD_DEPLOYMENT_TYPE", "MAD_LAUNCHER")
+
+
+@dataclass
+class SshTarget:
+    """A manifest on many hosts side by side; what fails on one of them costs that host's rows only."""
+
+    OPTIONS: ClassVar[tuple[type, ...]] = (RunOptions, ContextOptions, EngineOptions, CopyOptions)
+
+    options: SshOptions
+    run: HostRun
+    show: Callable[[str], None]
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    #: the upload and the connections, from `start` to `collect`
+    _stack: ExitStack = field(default_factory=ExitStack, init=False)
+    _fleet: Fleet | None = field(default=None, init=False)
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any], manifest_file: Path, session: Session) -> SshTarget:
+        """Return the target for a manifest, out of the parsed options.
+
+        Raises ConfigurationError for an option that can't be used on another host, and for a wrong host.
+        """
+        classes = (RunOptions, ContextOptions, EngineOptions)
+        refuse_on_hosts(classes, values)
+        run = HostRun(
+            manifest=manifest_file,
+            registry=values["registry"],
+            tags=values["tags"],
+            engine=values["engine"] or "auto",
+            words=words_for_hosts(classes, values),
+            context=values["additional_context_file"],
+            run_id=values["run_id"],
+            output=values["output"],
+            summary_output=values["summary_output"],
+            quiet=values["quiet"],
+        )
+        return cls(ssh_options(from_options(CopyOptions, values)), run, session.show, session.environ)
+
+    def __post_init__(self) -> None:
+        self.run_id = self.run.run_id or new_run_id()
+
+    def check(self) -> None:
+        """Raise ConfigurationError for what ssh refuses, a host of two names, and files that can't be written."""
+        check_perf_csv(self.run.output)
+        check_writable(self._results / "results.json", self.run.summary_output)
+        with ssh.connections(self.options.hosts, self.options.config):
+            pass
+
+    def prepare(self) -> Prepared:
+        """Return the lines that do the same by hand."""
+        _, ports = self._manifest()
+        lines = [
+            f"madengine bundle --output {node.BUNDLE}",
+            *(line for host in self.options.hosts for line in self._lines(host, ports)),
+            f"madengine collect --output {shlex.quote(str(self.run.output))} {self._results}",
+        ]
+        return Prepared(lines=tuple(lines))
+
+    def start(self) -> None:
+        """Begin to copy and start the run, on as many hosts at once as there are forks."""
+        manifest, ports = self._manifest()
+        report_secrets(self.options.secrets_from)
+        upload = self._stack.enter_context(upload_of(self._sources))
+        fleet = self._fleet = self._stack.enter_context(connected(self.options))
+        environ = {name: self.environ[name] for name in _CALLER if self.environ.get(name)}
+        table = LocalTable(self.run.output)
+        job = Job(self.run, self.run_id, manifest, ports, upload, environ, table, fleet.interruption)
+        count = len(fleet.nodes)
+        logger.info(f"run {self.run_id} on {count} host{'s' * (count != 1)}; results: {self._results}")
+        fleet.begin(partial(run_on_host, job=job))
+
+    def follow(self) -> None:
+        """Wait until every host's rows are here, or the reason why not."""
+        if self._fleet:
+            self._fleet.wait()
+
+    def stop(self) -> None:
+        """Stop the runs on all hosts, and bring back what they have."""
+        if self._fleet:
+            self._fleet.interrupt()
+
+    def collect(self) -> int:
+        """Write the summary and show the tables; the rows have been added as they came."""
+        with self._stack:
+            outcomes = self._fleet.outcomes() if self._fleet else []
+        if not outcomes:
+            return EXIT_FAILURE
+        run = self.run
+        return conclude(outcomes, run.output, run.summary_output, self.show, False, run.quiet)
+
+    @property
+    def _results(self) -> Path:
+        return RESULTS / self.run_id
+
+    @property
+    def _sources(self) -> dict[str, Path]:
+        return sources(self.run.manifest, self.run.context, self.options.secrets_from)
+
+    def _manifest(self) -> tuple[Manifest, tuple[int, ...]]:
+        """Return the images that are to run, and the ports of registries that have to be tunnelled."""
+        manifest = load_manifest(self.run.manifest)
+        ports = tunnel_ports(manifest, self.run.registry)
+        return selected_images(manifest, self.run.tags, self.run.manifest), ports
+
+    def _lines(self, host: ssh.Host, ports: tuple[int, ...]) -> Iterator[str]:
+        settings, target = self.options.node, host.target
+        folder = settings.folder_on(host)
+        options = shlex.join(["-o", "BatchMode=yes", *ssh.user_options(host, self.options.config)])
+        tunnels = "".join(f"-R {port}:127.0.0.1:{port} " for port in ports)
+        words = [settings.python, node.BUNDLE, *run_words(self.run_id, "", self.run)]
+        yield f"ssh {options} {target} mkdir -p {folder}"
+        for name, source in {node.BUNDLE: Path(node.BUNDLE), **self._sources}.items():
+            yield f"scp {options} {shlex.quote(str(source))} {target}:{folder}/{name}"
+        yield f"ssh {options} {tunnels}{target} {shlex.quote(f'cd {folder} && {shlex.join(words)}')}"
+        yield f"mkdir -p {self._results / host.folder}"
+        yield f"scp {options} -r {target}:{folder}/{node.RUNS}/{self.run_id} {self._results / host.folder}/"
