@@ -162,12 +162,14 @@ def foreground(command: BaseCommand) -> int:
     Ctrl-C on the terminal reaches the command too: it gets GRACE_SECONDS to end by itself, then TERM and KILL.
     Raises CommandError where the program is not installed.
     """
-    with uninterrupted():
-        process = _popen(command, stdin=None, stdout=None, stderr=None)
+    process = None
     try:
+        # Ctrl-C between the program's start and our knowing of it would leave it running.
+        with uninterrupted():
+            process = _popen(command, stdin=None, stdout=None, stderr=None)
         return process.wait()
     finally:
-        for end in (process.terminate, process.kill):
+        for end in (process.terminate, process.kill) if process else ():
             with suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE_SECONDS)
                 break
