@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from madengine.build.payload import DEFAULT_TIMEOUT
 from madengine.config.context import Context
 from madengine.config.hooks import resolve_hooks, tool_catalogue
 from madengine.config.manifest import Manifest, load_manifest
@@ -18,7 +17,7 @@ from madengine.deploy.render import render
 from madengine.errors import ConfigurationError
 from madengine.files import read_json, write_whole
 from madengine.programs.engine import is_loopback
-from madengine.records import Image
+from madengine.records import DEFAULT_TIMEOUT, Image
 
 PLAYBOOK = "ansible/playbook.yml"
 INVENTORY = "ansible/gpu_inventory.example"
@@ -81,9 +80,9 @@ def configured(path: Path) -> Mapping[str, Any]:
 def _limit(kept: Manifest, image: Image) -> int:
     """Seconds that a model's script may take."""
     model = kept.models.get(image.key)
-    if model is None or model.timeout is None:
+    if model is None:
         return DEFAULT_TIMEOUT
-    return model.timeout or _WEEK_SECONDS
+    return model.time_limit() or _WEEK_SECONDS
 
 
 def _warnings(kept: Manifest, path: Path) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from madengine.config.context import Context
 from madengine.config.credentials import Credentials, load_credentials, registry_login, registry_name, secret_values
 from madengine.config.package import template
 from madengine.deploy.bundle import write_bundle
-from madengine.programs.engine import Docker, find_engine, repository
+from madengine.programs.engine import Docker, find_engine
 from madengine.programs.engine_logins import logged_in
 from madengine.records import Image
 
@@ -58,4 +58,4 @@ def _pushed(engine: Docker, name: str, root: Path, found: Credentials, registry:
     builder = DockerBuilder(engine, root, Context(), found, registry)
     with open(os.devnull, "w") as log:
         image = builder.push(Image(key="runner", docker_image=name), [name], log)
-    return f"{repository(name)}@{image.registry_digest}"
+    return image.pinned

@@ -34,7 +34,6 @@ from madengine.deploy.ssh.remote_node import LostError, RemoteNode, Settings, St
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_RUN_FAILED, MadengineError, RunError
 from madengine.files import check_writable, write_json
 from madengine.programs import preflight, secret_files, ssh
-from madengine.programs.engine import pinned
 from madengine.results.merge import failed_rows, merge, tables
 from madengine.results.rows import append_rows, check_perf_csv
 from madengine.run.names import new_run_id
@@ -413,7 +412,7 @@ class _Job:
     @property
     def images(self) -> list[str]:
         """The images that a node needs, each by the name that can only mean it; none where not all have one."""
-        names = [pinned(image) for image in self.manifest.images]
+        names = [image.pinned for image in self.manifest.images]
         return names if all(names) and not self.host_run.registry else []
 
 
