@@ -20,7 +20,7 @@ from madengine.errors import ConfigurationError, EngineError, MadengineError, Ru
 from madengine.machine.gpus import AMD, NVIDIA, detected_vendor, gpu_sources
 from madengine.process import own_process_id
 from madengine.programs import devices
-from madengine.programs.engine import Docker, explain_engine_error, find_engine, is_loopback, repository
+from madengine.programs.engine import Docker, explain_engine_error, find_engine, is_loopback
 from madengine.records import Gpu, Image, Reading
 from madengine.run.orphans import OWNER_LABEL
 from madengine.tools.discover_models import DiscoverModels
@@ -236,7 +236,7 @@ def _images(subject: Examination) -> Iterator[Check]:
         return
     if not subject.engine:
         return
-    missing = [image for image in subject.images if not subject.engine[0].images(_reference(image))]
+    missing = [image for image in subject.images if not subject.engine[0].images(image.reference)]
     lost = [image.docker_image for image in missing if not image.registry_image]
     if lost:
         yield Check(
@@ -245,12 +245,6 @@ def _images(subject: Examination) -> Iterator[Check]:
     else:
         said = f"{len(subject.images) - len(missing)} of {len(subject.images)} of {MANIFEST} are here"
         yield Check("images", NOTE if missing else OK, f"{said}, the others will be pulled" if missing else said)
-
-
-def _reference(image: Image) -> str:
-    if image.registry_image and image.registry_digest:
-        return f"{repository(image.registry_image)}@{image.registry_digest}"
-    return image.image_id or image.registry_image or image.docker_image
 
 
 def _trial(subject: Examination) -> Iterator[Check]:
@@ -262,7 +256,7 @@ def _trial(subject: Examination) -> Iterator[Check]:
         flags = engine.devices(subject.gpus, subject.gpu_mode)
     except RunError:
         return  # told above
-    image = next((name for name in map(_reference, subject.images) if engine.images(name)), "")
+    image = next((one.reference for one in subject.images if engine.images(one.reference)), "")
     if not image:
         yield Check("container", NOTE, "not tried: no image of a manifest is here")
         return

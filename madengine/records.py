@@ -1,29 +1,30 @@
-"""What travels between the rooms: frozen dataclasses, no behaviour."""
+"""What the modules hand to each other: frozen dataclasses, which may derive from their fields but do no I/O."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any, Generic, TypeVar
 
 SUCCESS = "SUCCESS"
 FAILURE = "FAILURE"
 SKIPPED = "SKIPPED"
 
+#: Seconds that a model's script may take where nothing else is set.
+DEFAULT_TIMEOUT = 7200
+
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Model:
-    """One entry of a models.json as it was selected; paths are relative to the package's root.
-
-    `n_gpus` is text ("-1" is all, empty unset), `timeout` seconds (0 is none, None is unset); `artifacts` are globs of
-    files to bring back; `extra` holds the keys that madengine does not know, untouched.
-    """
+    """One entry of a models.json as it was selected; paths are relative to the package's root."""
 
     name: str
     dockerfile: str
     scripts: str
+    #: "-1" is all of the machine's, empty is unset
     n_gpus: str = ""
     args: str = ""
     tags: tuple[str, ...] = ()
@@ -33,67 +34,113 @@ class Model:
     dockercontext: str = ""
     data: str = ""
     cred: str = ""
+    #: seconds; 0 is no limit, None is unset
     timeout: int | None = None
     multiple_results: str = ""
     skip_gpu_arch: str = ""
     additional_docker_run_options: str = ""
     is_deprecated: bool = False
+    #: globs of the files to bring back
     artifacts: tuple[str, ...] = ()
+    #: keys unknown to madengine, untouched
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def time_limit(self, override: int | None = None) -> int:
+        """Return the seconds that the model's script may take, 0 for no limit; an override that is not None wins."""
+        if override is not None:
+            return override
+        return DEFAULT_TIMEOUT if self.timeout is None else self.timeout
 
 
 @dataclass(frozen=True)
 class Image:
-    """One image of one model: an entry of a manifest's `built_images`.
+    """One image of one model: an entry of a manifest's `built_images`."""
 
-    `key` is the entry's key; `docker_sha` the digest of the base image; `image_id` and
-    `registry_digest` are `sha256:…` or empty; `build_duration` is in seconds. `gpu_vendor` and
-    `guest_os` come from the Dockerfile's CONTEXT header, empty where it does not name them.
-    `self_contained` says that the image carries the payload (scripts, card, entry.sh), `git_commit` which commit of
-    the model's own code.
-    """
-
+    #: the entry's key in the manifest
     key: str
     docker_image: str
     dockerfile: str = ""
     base_docker: str = ""
+    #: digest of the base image
     docker_sha: str = ""
+    #: seconds
     build_duration: float = 0.0
+    #: from the Dockerfile's CONTEXT header, empty where that does not name it; see `vendor`
     gpu_vendor: str = ""
+    #: from the Dockerfile's CONTEXT header, empty where that does not name it
     guest_os: str = ""
+    #: `sha256:…` or empty
     image_id: str = ""
     registry_image: str = ""
+    #: `sha256:…` or empty
     registry_digest: str = ""
+    #: whether the image carries the payload (scripts, model entry, entry.sh)
     self_contained: bool = False
+    #: commit of the model's own code
     git_commit: str = ""
     size_bytes: int = 0
     log_file: str = ""
+    #: keys unknown to madengine, untouched
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def pinned(self) -> str:
+        """The registry name that can only mean this image, `repository@sha256:…`; empty without a digest."""
+        if not (self.registry_image and self.registry_digest):
+            return ""
+        return f"{repository(self.registry_image)}@{self.registry_digest}"
+
+    @property
+    def reference(self) -> str:
+        """The most exact name that the manifest has for this image: pinned, else its id, else a plain name."""
+        return self.pinned or self.image_id or self.registry_image or self.docker_image
+
+    @property
+    def vendor(self) -> str:
+        """AMD, NVIDIA or another `gpu_vendor` in upper case, empty if unknown.
+
+        Older manifests have the vendor in the Dockerfile's name only, as `.amd.` or `.nvidia.`.
+        """
+        parts = PurePosixPath(self.dockerfile).name.lower().split(".")
+        named = next((vendor.upper() for vendor in ("amd", "nvidia") if vendor in parts), "")
+        return self.gpu_vendor.upper() or named
+
+
+def repository(name: str) -> str:
+    """Return an image name without its tag and digest; the colon of a port is kept."""
+    bare = name.partition("@")[0]
+    head, slash, tail = bare.rpartition("/")
+    return head + slash + tail.partition(":")[0]
 
 
 @dataclass(frozen=True)
 class Gpu:
     """One device that a container can be given, as its tool or the kernel names it: a GPU, or a part of one.
 
-    `index` is its place in the list of this machine's devices. `name` is the product (`NVIDIA H100 80GB HBM3`),
-    `architecture` what `skip_gpu_arch` names (`H100`, `gfx942`), `runtime` the CUDA or ROCm version, `render_node`
-    AMD's `/dev/dri/renderD<N>`. `partition` is the profile of a MIG instance (`3g.40gb`) or AMD's compute and memory
-    mode (`CPX/NPS4`); `parent` is the UUID of the GPU that a MIG instance is a part of. Parts of one GPU have the same
-    `pci_bus_id` (`0000:05:00.0`). `source` says who told. What the source does not tell is empty or None.
+    What the source does not know is empty or None.
     """
 
     vendor: str
+    #: position in the list of this machine's devices
     index: int
+    #: product, `NVIDIA H100 80GB HBM3`
     name: str = ""
+    #: as `skip_gpu_arch` names it: `H100`, `gfx942`
     architecture: str = ""
     uuid: str = ""
+    #: AMD's `/dev/dri/renderD<N>`
     render_node: str = ""
     memory_mib: int | None = None
     driver: str = ""
+    #: CUDA or ROCm version
     runtime: str = ""
+    #: `0000:05:00.0`; the same for all parts of one GPU
     pci_bus_id: str = ""
+    #: profile of a MIG instance (`3g.40gb`), or AMD's compute and memory mode (`CPX/NPS4`)
     partition: str = ""
+    #: UUID of the GPU that a MIG instance is a part of
     parent: str = ""
+    #: the tool that the values come from
     source: str = ""
 
 
@@ -101,30 +148,33 @@ class Gpu:
 class GpuSample:
     """What one GPU did at one moment; None is unknown.
 
-    `time` is in seconds since the epoch, `utilization` in percent, `throttled` whether power or heat held its clocks
-    down. `power_w` is the mean of the last `power_seconds`; 0 is of the moment, as far as a source can tell it. A GPU
-    is told by what its source names of `uuid`, `pci_bus_id` and the source's own `index`. The parts of a
-    GPU share one sample, because they share its counters; `instance_memory_mib` is what its MIG instances use, in
-    their order (instances of one MIG GPU instance share their memory, so these don't add up to a sum).
+    The GPU is identified by what its source has of `uuid`, `pci_bus_id` and the source's own `index`. The parts of a
+    GPU share one sample, because they share its counters.
     """
 
     source: str
+    #: seconds since the epoch
     time: float
     index: int | None = None
     uuid: str = ""
     pci_bus_id: str = ""
     memory_used_mib: float | None = None
+    #: percent
     utilization: float | None = None
+    #: mean of the last `power_seconds`
     power_w: float | None = None
+    #: 0 is a momentary value, as far as the source can tell
     power_seconds: float = 0.0
     temperature_c: float | None = None
+    #: whether power or heat held the clocks down
     throttled: bool | None = None
+    #: memory of the GPU's MIG instances in their order; those of one GPU instance share it, so it has no sum
     instance_memory_mib: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)
 class GpuProcess:
-    """A process of this host that uses a GPU, which is told as in a sample: by `uuid`, `pci_bus_id` or `index`."""
+    """A process of this host that uses a GPU, identified as in a sample: by `uuid`, `pci_bus_id` or `index`."""
 
     pid: int
     name: str = ""
@@ -136,30 +186,33 @@ class GpuProcess:
 
 @dataclass(frozen=True)
 class GpuCost:
-    """What a run cost on its GPUs; a figure that no sample tells is None, never zero.
+    """What a run cost on its GPUs; a value that no sample has is None, never zero."""
 
-    Memory is in MiB (the peak over time of the sum over the run's GPUs; idle is before the start), utilisation
-    in percent over the time (its p95 over all samples), energy in joule, power in watt (of all GPUs together),
-    temperature in Celsius, throttling the percentage of the time, `sample_hz` per GPU.
-    """
-
+    #: peak over time of the sum over the run's GPUs
     peak_gpu_memory_mib: float | None = None
     peak_gpu_memory_mib_per_gpu: Mapping[int, float] = field(default_factory=dict)
+    #: before the start
     idle_gpu_memory_mib: float | None = None
+    #: percent, over the time
     mean_gpu_utilization: float | None = None
+    #: percent, over all samples
     p95_gpu_utilization: float | None = None
     energy_j: float | None = None
+    #: of all GPUs together
     mean_power_w: float | None = None
+    #: of all GPUs together
     peak_power_w: float | None = None
     peak_temperature_c: float | None = None
+    #: percent of the time
     throttled_percent: float | None = None
+    #: samples per second and GPU
     sample_hz: float | None = None
     telemetry_source: str = ""
 
 
 @dataclass(frozen=True)
 class Reading(Generic[T]):
-    """What one source told: its items; or none and a `problem`, one line that names the source and what happened."""
+    """The answer of one source: its items; or none and a `problem`, one line with the source's name and the cause."""
 
     items: tuple[T, ...] = ()
     problem: str = ""
@@ -167,47 +220,49 @@ class Reading(Generic[T]):
 
 @dataclass(frozen=True)
 class Metric:
-    """One measured figure: the value as the model printed it, its name, and (multiple results) its own model suffix."""
+    """One measured value of a model."""
 
+    #: the value as the model printed it
     performance: str
+    #: its name
     metric: str
+    #: the model's suffix, where there are multiple results
     model: str = ""
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file that a run left and that was brought back: its path below the model's folder of the run, and its size."""
+    """A file that a run left and that was brought back."""
 
+    #: below the model's folder of the run
     path: str
     size_bytes: int
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of one model on one node, one attempt.
-
-    `test_duration` is the script's own time in seconds, `run_duration` the container's; `started` is
-    ISO 8601 in UTC; `exit_code` None where the script never ran. `image` is None where the model had
-    no image for this node. `gpus` are those that the run was given, `foreign_processes` counts what
-    else ran on them at its start (None where nobody knows), `packed` says that other models ran on
-    this machine meanwhile, `environment_id` names the description in results.json. `nnodes` is how many
-    nodes ran it together, this one with `n_gpus`; `artifacts` are the files that it brought back.
-    """
+    """The result of one attempt to run one model on one node."""
 
     run_id: str
     model: Model
+    #: None where the model has no image for this node
     image: Image | None
     status: str
     reason: str = ""
     metrics: tuple[Metric, ...] = ()
+    #: None where the script never ran
     exit_code: int | None = None
+    #: seconds, of the script
     test_duration: float = 0.0
+    #: seconds, of the container
     run_duration: float = 0.0
+    #: ISO 8601 in UTC
     started: str = ""
     machine_name: str = ""
     gpu_vendor: str = ""
     gpu_architecture: str = ""
+    #: of this node
     n_gpus: str = ""
     engine: str = ""
     image_digest: str = ""
@@ -218,10 +273,15 @@ class RunResult:
     data_download_duration: str = ""
     log_file: str = ""
     directory: str = ""
+    #: those that the run had
     gpus: tuple[Gpu, ...] = ()
     cost: GpuCost | None = None
+    #: other processes on the run's GPUs at its start; None is unknown
     foreign_processes: int | None = None
+    #: whether other models ran on this machine meanwhile
     packed: bool = False
+    #: names the description in results.json
     environment_id: str = ""
+    #: nodes that ran the model together
     nnodes: int = 1
     artifacts: tuple[Artifact, ...] = ()

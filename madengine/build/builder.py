@@ -25,8 +25,8 @@ from madengine.config.context import Context, matches, mismatch
 from madengine.config.credentials import Credentials, model_secrets, registry_image
 from madengine.config.package import template
 from madengine.errors import BuildError, MadengineError
-from madengine.programs.engine import STORE_ATTEMPTS, Docker, is_store_race, is_transport, repo_digest, repository
-from madengine.records import Image, Model
+from madengine.programs.engine import STORE_ATTEMPTS, Docker, is_store_race, is_transport, repo_digest
+from madengine.records import Image, Model, repository
 
 logger = logging.getLogger(__name__)
 

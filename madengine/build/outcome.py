@@ -83,10 +83,3 @@ def carried_out(plan: BuildPlan, builder: DockerBuilder, jobs: int) -> BuildOutc
     builder.build_all([recipe for recipe in recipes if recipe.key not in plan.ready], jobs, done)
     in_order = [images[recipe.key] for recipe in recipes if recipe.key in images]
     return BuildOutcome(tuple(in_order), tuple(failed))
-
-
-def where(image: Image) -> str:
-    """What finds this very image: its digest in the registry, or its id on this machine."""
-    if image.registry_image and image.registry_digest:
-        return f"{image.registry_image}@{image.registry_digest}"
-    return image.image_id or image.docker_image

@@ -22,7 +22,6 @@ from madengine.records import Model
 DIRECTORY = "/opt/madengine"
 ENTRY = f"{DIRECTORY}/entry.sh"
 WORKSPACE = "/myworkspace"
-DEFAULT_TIMEOUT = 7200
 
 # A script's suffix says what reads it, as in older versions; a folder means its run.sh.
 _INTERPRETERS = {".sh": "bash", ".slurm": "bash", ".py": "python3"}
@@ -84,7 +83,7 @@ def model_sh(model: Model) -> str:
         "model_directory": model_directory(model),
         "model_script": script,
         "model_interpreter": _INTERPRETERS[Path(script).suffix],
-        "model_timeout": str(DEFAULT_TIMEOUT if model.timeout is None else model.timeout),
+        "model_timeout": str(model.time_limit()),
         "model_results": model.multiple_results,
     }
     lines = [f"{name}={shlex.quote(value)}" for name, value in values.items()]

@@ -14,7 +14,7 @@ from typing import Any
 from madengine import programs
 from madengine.build.builder import DockerBuilder, Failure
 from madengine.build.options import BuildOptions
-from madengine.build.outcome import BuildOutcome, carried_out, where
+from madengine.build.outcome import BuildOutcome, carried_out
 from madengine.build.plan import BuildPlan, build_choice
 from madengine.build.source_code import ModelCode
 from madengine.config.context import Context, host_facts
@@ -121,7 +121,7 @@ class BuildPhase:
         summary = outcome.summary(registry, seconds)
         write_json(options.summary_output, summary)
         for recipe, image, _ in outcome.images:
-            self.session.show(f"{recipe.key}  {where(image)}")
+            self.session.show(f"{recipe.key}  {image.reference}")
         built, failed = len(summary["successful_builds"]), len(summary["failed_builds"])
         where_to = "" if options.is_part else f"; summary: {options.summary_output}"
         logger.info(f"built {built} of {built + failed} images in {seconds:.1f} s{where_to}")

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from madengine import programs
 from madengine.errors import BuildError, ConfigurationError
 from madengine.files import read_json
-from madengine.programs.engine import Docker, explain_engine_error, repo_digests, repository
-from madengine.records import Image, Model
+from madengine.programs.engine import Docker, explain_engine_error, repo_digests
+from madengine.records import Image, Model, repository
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from madengine import programs
 from madengine.build.builder import DockerBuilder
 from madengine.build.image_names import image_path
-from madengine.build.outcome import where
 from madengine.config.context import Context
 from madengine.config.credentials import registry_name
 from madengine.config.manifest import Manifest, load_manifest, save_manifest
@@ -57,7 +56,7 @@ class PushPhase:
                     save_manifest(replace(kept, images=tuple(images), registry=wanted), manifest_file)
         for image in images:
             if image.registry_digest and not dry_run:
-                self.session.show(f"{image.key}  {where(image)}")
+                self.session.show(f"{image.key}  {image.reference}")
         return EXIT_BUILD_FAILED if failed else EXIT_DONE
 
     def _pushed(self, builder: DockerBuilder, image: Image, names: Sequence[str], dry_run: bool) -> Image:

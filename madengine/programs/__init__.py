@@ -169,11 +169,12 @@ def foreground(command: BaseCommand) -> int:
             process = _popen(command, stdin=None, stdout=None, stderr=None)
         return process.wait()
     finally:
-        for end in (process.terminate, process.kill) if process else ():
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE_SECONDS)
-                break
-            end()
+        if process is not None:
+            for end in (process.terminate, process.kill):
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(GRACE_SECONDS)
+                    break
+                end()
 
 
 @contextmanager

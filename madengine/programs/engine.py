@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from madengine import programs
 from madengine.errors import CommandError, EngineError
 from madengine.programs import devices, podman_steps, secret_files
-from madengine.records import Gpu, Image
+from madengine.records import Gpu, repository
 
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
@@ -343,20 +343,6 @@ def explain_engine_error(message: str) -> str:
     errors = [line for line in lines if re.match(r"(docker|Error|error|ERROR)\b.*: ", line)]
     line = (errors or lines or ["it printed nothing"])[-1]
     return re.sub(r"^(docker: |Error response from daemon: |Error: )+", "", line)
-
-
-def repository(name: str) -> str:
-    """The part of an image name before its tag or digest; the colon of a port is none."""
-    bare = name.partition("@")[0]
-    head, slash, tail = bare.rpartition("/")
-    return head + slash + tail.partition(":")[0]
-
-
-def pinned(image: Image) -> str:
-    """The name that can only mean this very image; empty where the manifest knows no digest."""
-    if not (image.registry_image and image.registry_digest):
-        return ""
-    return f"{repository(image.registry_image)}@{image.registry_digest}"
 
 
 def repo_digest(digests: Sequence[str], name: str) -> str:

@@ -148,9 +148,7 @@ class Setup:
 
     def limit(self, model: Model) -> int:
         """How long the model's script may take (seconds, 0 is without end)."""
-        if self.timeout is not None:
-            return self.timeout
-        return payload.DEFAULT_TIMEOUT if model.timeout is None else model.timeout
+        return model.time_limit(self.timeout)
 
     def patience(self, model: Model) -> float:
         """How long the host waits for the container to end by itself (seconds, 0 is without end)."""

@@ -9,7 +9,7 @@ from functools import partial
 
 from madengine import programs
 from madengine.errors import RunError
-from madengine.programs.engine import Docker, explain_engine_error, is_transport, pinned
+from madengine.programs.engine import Docker, explain_engine_error, is_transport
 from madengine.records import Image
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class Puller:
 
         Raises RunError where it isn't and can't be pulled.
         """
-        if name := pinned(image):
+        if name := image.pinned:
             if not self.engine.images(name):
                 self._pull(name)
             return self.engine.remote(name), image.registry_digest

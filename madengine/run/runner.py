@@ -28,7 +28,7 @@ from madengine.errors import MadengineError, RunError
 from madengine.machine import telemetry
 from madengine.machine.gpu_locks import locked_gpus
 from madengine.machine.gpus import eligible_gpus, foreign_processes, requested_count
-from madengine.programs.engine import Container, pinned
+from madengine.programs.engine import Container
 from madengine.records import FAILURE, SKIPPED, SUCCESS, Gpu, Image, Model, RunResult
 from madengine.results.metrics import MetricScan
 from madengine.run.container_run import ContainerRun
@@ -177,7 +177,7 @@ class ContainerRunner:
         """What `run` starts for a model, as lines for a POSIX shell; the log is then in the model's folder."""
         model = self._with_args(model)
         provided, fetching = self.data.planned(model, self.force_mirror_local)
-        name = pinned(image)
+        name = image.pinned
         workspace = self.directory / slug(model.name)
         yield f"# {' '.join(model.name.split())} ({image.key})"
         if name or image.registry_image:
@@ -192,7 +192,7 @@ class ContainerRunner:
         if self.setup.hooks:
             yield from payload.shell_lines(self.setup.hooks_payload(), str(workspace / HOOKS_FOLDER))
         log = workspace / log_name(model, image)
-        reference = self.setup.engine.remote(name) or image.image_id or image.registry_image or image.docker_image
+        reference = self.setup.engine.remote(name) or image.reference
         candidates = eligible_gpus(self.setup.gpus, self.setup.context.docker_gpus)
         gpus = tuple(candidates[: requested_count(model.n_gpus, candidates, self.setup.gpus)])
         container = self.setup.container(model, image, reference, log, provided, local, gpus)

@@ -117,7 +117,7 @@ def _digest(image: Image) -> str:
 
 
 def _misfit(image: Image, context: Context, gpus: Sequence[Gpu]) -> str:
-    vendor = image.gpu_vendor.upper() or _vendor_of_name(image.dockerfile)
+    vendor = image.vendor
     if vendor and vendor != context.gpu_vendor:
         return f"it is for gpu_vendor {vendor}, this machine is {context.gpu_vendor}"
     if image.guest_os and context.guest_os and image.guest_os.upper() != context.guest_os:
@@ -128,12 +128,6 @@ def _misfit(image: Image, context: Context, gpus: Sequence[Gpu]) -> str:
     if architecture and here and not skipped_architecture(architecture, gpus):
         return f"it is built for {architecture}, this machine has {', '.join(here)}"
     return ""
-
-
-def _vendor_of_name(dockerfile: str) -> str:
-    """Older manifests say the vendor in the Dockerfile's name only, as `.amd.` or `.nvidia.`."""
-    parts = Path(dockerfile).name.lower().split(".")
-    return next((vendor.upper() for vendor in ("amd", "nvidia") if vendor in parts), "")
 
 
 def _model_of(image: Image, known: Sequence[Model], path: Path) -> Model:

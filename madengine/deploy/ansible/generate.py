@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from madengine.build.payload import DEFAULT_TIMEOUT
 from madengine.config.context import Context
 from madengine.config.hooks import resolve_hooks, tool_catalogue
 from madengine.config.manifest import Manifest, load_manifest
@@ -19,7 +18,7 @@ from madengine.deploy.target import Prepared
 from madengine.errors import ConfigurationError
 from madengine.files import write_whole
 from madengine.programs.engine import is_loopback
-from madengine.records import Image
+from madengine.records import DEFAULT_TIMEOUT, Image
 
 PLAYBOOK = "ansible/playbook.yml"
 INVENTORY = "ansible/gpu_inventory.example"
@@ -68,9 +67,9 @@ def _values(manifest: Manifest, manifest_file: Path, execution_config: Path, out
 def _limit(manifest: Manifest, image: Image) -> int:
     """Return the time limit of a model's script in seconds."""
     model = manifest.models.get(image.key)
-    if model is None or model.timeout is None:
+    if model is None:
         return DEFAULT_TIMEOUT
-    return model.timeout or _WEEK_SECONDS
+    return model.time_limit() or _WEEK_SECONDS
 
 
 def _warnings(manifest: Manifest, path: Path) -> tuple[str, ...]:

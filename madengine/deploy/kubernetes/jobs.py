@@ -13,7 +13,6 @@ from madengine.deploy.kubernetes.hook_files import HookFiles
 from madengine.deploy.kubernetes.options import RESULTS, SERVICE_ACCOUNT, Options
 from madengine.deploy.kubernetes.volumes import Volumes
 from madengine.errors import ConfigurationError
-from madengine.programs.engine import repository
 from madengine.records import Image, Model
 
 LOG = f"{payload.WORKSPACE}/model.run.live.log"
@@ -44,10 +43,8 @@ class Task:
 
     @property
     def reference(self) -> str:
-        """The name that can only mean this very image, or an unpinned one where nobody knows its digest."""
-        if self.image.registry_digest:
-            return f"{repository(self.image.registry_image)}@{self.image.registry_digest}"
-        return self.image.registry_image
+        """The image's name in its registry, by digest where the manifest has one."""
+        return self.image.pinned or self.image.registry_image
 
 
 def facts(task: Task, options: Options) -> dict[str, Any]:
@@ -145,9 +142,7 @@ def labels(model: Model, options: Options) -> dict[str, str]:
 
 def limit(model: Model, options: Options) -> int:
     """Seconds that the script may take; 0 is no limit."""
-    if options.timeout is not None:
-        return options.timeout
-    return payload.DEFAULT_TIMEOUT if model.timeout is None else model.timeout
+    return model.time_limit(options.timeout)
 
 
 def deadline(model: Model, options: Options, hooks: int = 0) -> int | None:
@@ -172,13 +167,7 @@ def gpu_count(task: Task, options: Options) -> int:
 
 def vendor(image: Image, options: Options) -> str:
     """AMD, NVIDIA or NONE; empty where neither the image nor the user says."""
-    return image.gpu_vendor.upper() or vendor_of_name(image.dockerfile) or options.gpu_vendor
-
-
-def vendor_of_name(dockerfile: str) -> str:
-    """Older manifests say the vendor in the Dockerfile's name only, as `.amd.` or `.nvidia.`."""
-    parts = dockerfile.rpartition("/")[2].lower().split(".")
-    return next((name.upper() for name in ("amd", "nvidia") if name in parts), "")
+    return image.vendor or options.gpu_vendor
 
 
 def gpu_resource(task: Task, options: Options) -> str:

@@ -13,7 +13,7 @@ from madengine.config.context import Context
 from madengine.config.credentials import Credentials, registry_name
 from madengine.config.package import template
 from madengine.deploy.bundle import write_bundle
-from madengine.programs.engine import Docker, repository
+from madengine.programs.engine import Docker
 from madengine.records import Image
 from madengine.session import Session
 
@@ -53,4 +53,4 @@ def _pushed(engine: Docker, name: str, root: Path, found: Credentials, registry:
     builder = DockerBuilder(engine, root, Context(), found, registry)
     with open(os.devnull, "w") as log:
         image = builder.push(Image(key="runner", docker_image=name), [name], log)
-    return f"{repository(name)}@{image.registry_digest}"
+    return image.pinned

@@ -28,7 +28,6 @@ from madengine.deploy.ssh.remote_node import LostError, RemoteNode, StoppedError
 from madengine.deploy.ssh.upload import Upload
 from madengine.errors import MadengineError, RunError
 from madengine.programs import preflight
-from madengine.programs.engine import pinned
 from madengine.results.merge import failed_rows, merge
 from madengine.results.rows import append_rows
 
@@ -71,7 +70,7 @@ class Job:
     @property
     def images(self) -> list[str]:
         """The images that a node needs, by names that can only mean them; none if not all have such a name."""
-        names = [pinned(image) for image in self.manifest.images]
+        names = [image.pinned for image in self.manifest.images]
         return names if all(names) and not self.run.registry else []
 
     def folder(self, remote: RemoteNode) -> Path:

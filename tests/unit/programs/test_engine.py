@@ -28,7 +28,6 @@ from madengine.programs.engine import (
     is_loopback,
     is_transport,
     repo_digest,
-    repository,
 )
 from madengine.programs.engine_logins import logged_in
 from tests.conftest import StandIns
@@ -288,22 +287,6 @@ def test_podman_and_nerdctl_get_a_registry_name_in_full(name: str, full: str) ->
 )
 def test_loopback_is_this_machine_and_nothing_that_looks_like_it(name: str, expected: bool) -> None:
     assert is_loopback(name) is expected
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("ubuntu", "ubuntu"),
-        ("ubuntu:22.04", "ubuntu"),
-        ("localhost:5000/a", "localhost:5000/a"),
-        ("localhost:5000/a:1", "localhost:5000/a"),
-        (f"localhost:5000/team/a@{DIGEST}", "localhost:5000/team/a"),
-        (f"org/a:1@{DIGEST}", "org/a"),
-        ("[::1]:5000/a:1", "[::1]:5000/a"),
-    ],
-)
-def test_a_repository_is_the_name_without_tag_and_digest(name: str, expected: str) -> None:
-    assert repository(name) == expected
 
 
 @pytest.mark.parametrize(
