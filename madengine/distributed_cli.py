@@ -169,7 +169,9 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _collect(options: argparse.Namespace) -> int:
-    from madengine.results.merge import merge, note_failure, tables
+    from madengine.results.failed_hosts import note_failure
+    from madengine.results.merge import merge
+    from madengine.results.statistics import tables
 
     if options.kubernetes:
         return _collect_kubernetes(options)
@@ -199,7 +201,7 @@ def _collect_kubernetes(options: argparse.Namespace) -> int:
     from madengine.deploy.kubernetes import names
     from madengine.deploy.kubernetes.collect import collected
     from madengine.programs.kubectl import Kubectl
-    from madengine.results.merge import tables
+    from madengine.results.statistics import tables
 
     if options.directories or options.failed:
         raise ConfigurationError("--kubernetes: not together with folders or --failed")

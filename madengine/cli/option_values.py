@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from madengine.deploy.kubernetes.plan import PlanInput
     from madengine.deploy.ssh.controller import Fleet, HostRun
     from madengine.distributed_orchestrator import DistributedOrchestrator
-    from madengine.run.node import RunOptions
+    from madengine.run.options import RunOptions
     from madengine.session import Place
 
 
@@ -105,7 +105,7 @@ def given_for_a_build(options: argparse.Namespace) -> list[str]:
 
 def run_options(options: argparse.Namespace, summary: str) -> RunOptions:
     """How the models run; `summary` is the file of the summary where none was named."""
-    from madengine.run.node import RunOptions
+    from madengine.run.options import RunOptions
 
     return RunOptions(
         output=options.output,

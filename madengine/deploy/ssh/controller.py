@@ -35,8 +35,10 @@ from madengine.errors import EXIT_DONE, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_RUN
 from madengine.files import check_writable, write_json
 from madengine.programs import preflight, secret_files, ssh
 from madengine.programs.engine import pinned
-from madengine.results.merge import failed_rows, merge, tables
-from madengine.results.rows import append_rows, check_perf_csv
+from madengine.results.failed_hosts import failed_rows
+from madengine.results.merge import merge
+from madengine.results.perf_csv import append_rows, check_perf_csv
+from madengine.results.statistics import tables
 from madengine.run.names import new_run_id
 from madengine.run.selection import selected_images
 
