@@ -51,14 +51,14 @@ class DistributedOrchestrator:
         gpus: tuple[Gpu, ...] | None = None,
     ) -> int:
         """Run a manifest's models on this machine, one after another; every one gets a row."""
-        from madengine.run.phase import RunPhase
+        from madengine.run.phase import run_manifest
 
-        return RunPhase(self.session).carry_out(manifest_file, options, not_built, gpus)
+        return run_manifest(self.session, manifest_file, options, not_built, gpus)
 
     def full_phase(self, build: BuildOptions, options: RunOptions) -> int:
         """Build for this machine's GPUs, then run what was built."""
         from madengine.machine.gpus import detected_vendor, find_gpus
-        from madengine.results.rows import check_perf_csv
+        from madengine.results.perf_csv import check_perf_csv
 
         gpus = find_gpus()
         vendor = {"gpu_vendor": detected_vendor(gpus)}

@@ -13,7 +13,7 @@ from madengine.config.context import Context
 from madengine.config.manifest import CONTEXT_KEYS, HOOK_KEYS, Manifest
 from madengine.errors import EXIT_BUILD_FAILED, EXIT_DONE
 from madengine.records import Image, Model
-from madengine.results.rows import BuiltImage, FailedBuild, build_summary
+from madengine.results.summaries import BuiltImage, FailedBuild, build_summary
 
 
 class RecipeResult(NamedTuple):

@@ -222,7 +222,8 @@ def bundle(values: Values) -> int:
 
 
 def collect(values: Values) -> int:
-    from madengine.results.merge import merge, tables
+    from madengine.results.merge import merge
+    from madengine.results.statistics import tables
 
     if values["kubernetes"]:
         return _collect_kubernetes(values)

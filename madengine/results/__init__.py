@@ -1,1 +1,1 @@
-"""What runs left behind: rows of perf.csv, summaries, and the merge of many runs into one table."""
+"""Results: rows of perf.csv, results.json, summaries and tables, and the merge of many runs into one."""

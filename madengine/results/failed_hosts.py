@@ -7,39 +7,39 @@ from pathlib import Path
 
 from madengine.config.manifest import Manifest
 from madengine.records import FAILURE, Image, Model, RunResult
-from madengine.results.perf_csv import Row, Table
-from madengine.results.rows import append_rows, result_rows
+from madengine.results.perf_csv import Table, append_rows
+from madengine.results.rows import Row, result_rows
 
 
 def failed_rows(manifest: Manifest, run_id: str, host: str, reason: str) -> list[dict[str, str]]:
-    """The perf.csv rows of a host on which nothing could be run: one FAILURE for each model of the manifest.
+    """Return the perf.csv rows of a host on which nothing could be run: one FAILURE for each model of the manifest.
 
-    They don't say when, so that a failure which is told twice is one row.
+    They have no time, so that a failure that is reported twice is one row.
     """
-    images: list[tuple[Model, list[Image]]] = []
+    groups: list[tuple[Model, list[Image]]] = []
     for image in manifest.images:
         model = manifest.models.get(image.key) or Model(name=image.key, dockerfile=image.dockerfile, scripts="")
-        same = next((others for other, others in images if other == model), None)
+        same = next((images for other, images in groups if other == model), None)
         if same is None:
-            images.append((model, [image]))
+            groups.append((model, [image]))
         else:
             same.append(image)
-    return [row for model, its in images for row in result_rows(_not_run(model, its, run_id, host, reason))]
+    return [row for model, images in groups for row in result_rows(_not_run(model, images, run_id, host, reason))]
 
 
 def note_failure(folder: Path, manifest: Manifest, run_id: str, host: str, reason: str) -> None:
-    """Add to the perf.csv of a host's folder a FAILURE for every model of which it has no row of this run.
+    """Append to the perf.csv of a host's folder a FAILURE for every model that has no row of this run there.
 
-    Raises MadengineError where it can't be read or written.
+    Raises MadengineError if it can't be read or written.
     """
     table = folder / "perf.csv"
-    found: list[Row] = []
+    rows: list[Row] = []
     if table.exists():
         with Table(table) as cells:
-            found = [dict(zip(cells.columns, row, strict=False)) for row in cells]
-    mine = [row for row in found if row.get("run_id") == run_id]
-    names, digests = ({row.get(column, "") for row in mine} for column in ("model", "image_digest"))
-    # A row of several results has a longer name than its model; then it has the digest of what ran.
+            rows = [dict(zip(cells.columns, row, strict=False)) for row in cells]
+    of_run = [row for row in rows if row.get("run_id") == run_id]
+    names, digests = ({row.get(column, "") for row in of_run} for column in ("model", "image_digest"))
+    # A row of multiple results has a longer name than its model, but the digest of what ran.
     ran = {model.name for key, model in manifest.models.items() if model.name in names} | {
         manifest.models[image.key].name
         for image in manifest.images
@@ -52,7 +52,7 @@ def _not_run(model: Model, images: Sequence[Image], run_id: str, host: str, reas
     return RunResult(
         run_id=run_id,
         model=model,
-        # Which of several it would have been depends on the host's GPUs, and nobody could ask for them.
+        # Which of several it would have been depends on the host's GPUs, which are unknown.
         image=images[0] if len(images) == 1 else None,
         status=FAILURE,
         reason=reason or "nothing ran on this host",

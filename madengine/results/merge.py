@@ -1,4 +1,4 @@
-"""The results of many runs and hosts -> one perf.csv, one results.json, and tables of model × host."""
+"""The results of many runs and hosts -> one perf.csv and one results.json."""
 
 from __future__ import annotations
 
@@ -8,57 +8,52 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from madengine.files import check_writable, locked
-from madengine.results.failed_hosts import failed_rows, note_failure
-from madengine.results.perf_csv import Row, missing_in
-from madengine.results.rows import append_rows, check_perf_csv
-from madengine.results.run_files import add_runs, known_runs
+from madengine.results.perf_csv import append_rows, check_perf_csv, missing_in
+from madengine.results.results_json import add_runs, known_runs
+from madengine.results.rows import Row
 from madengine.results.scan import ScanResult
-from madengine.results.statistics import tables
-
-__all__ = ["Merged", "failed_rows", "merge", "note_failure", "tables"]
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What a merge found.
+    """The outcome of a merge."""
 
-    `rows` are all rows of the folders, `added` counts those that perf.csv didn't have, `problems` holds one line for
-    each thing that could not be read.
-    """
-
+    #: All rows of the folders.
     rows: tuple[Row, ...]
+    #: How many of them perf.csv didn't have.
     added: int
+    #: One line for each thing that could not be read.
     problems: tuple[str, ...]
 
 
 def merge(folders: Iterable[Path], output: Path, results_output: Path | None = None) -> Merged:
-    """Append to the perf.csv `output` what these folders hold and it doesn't, every result once.
+    """Append to the perf.csv `output` the results of these folders that it lacks, each once.
 
-    Looks for results.json and perf.csv files at any depth; `results_output`, where given, gets the runs in the same
-    way. What can't be read costs only itself and is a problem of the outcome. Doing it again changes nothing; two
+    Looks for results.json and perf.csv files at any depth; `results_output`, unless None, gets the runs in the same
+    way. A file that can't be read is skipped, and is a problem of the outcome. Doing it again changes nothing; two
     at once take turns.
 
-    Raises ConfigurationError where `output` or `results_output` can't be added to, before anything is written,
-    and MadengineError where one can't be written.
+    Raises ConfigurationError if `output` or `results_output` can't be added to, before anything is written,
+    and MadengineError if one can't be written.
     """
     check_perf_csv(output)
     if results_output:
         check_writable(results_output)
     with _alone(output):
         known = known_runs(results_output)
-        found = ScanResult()
+        scan = ScanResult()
         for folder in folders:
-            found.look_in(folder)
-        rows = found.rows()
+            scan.look_in(folder)
+        rows = scan.rows()
         new = missing_in(output, rows)
         append_rows(output, new)
-        add_runs(results_output, known, found.runs)
-    return Merged(tuple(rows), len(new), tuple(found.problems))
+        add_runs(results_output, known, scan.runs)
+    return Merged(tuple(rows), len(new), tuple(scan.problems))
 
 
 @contextmanager
 def _alone(output: Path) -> Iterator[None]:
-    """One at a time sees what a perf.csv lacks and appends it; the file's own lock is for the append alone."""
+    """Let one process at a time see what a perf.csv lacks and append it; the file's own lock covers only the append."""
     lock = output.with_name(f".{output.name}.collecting")
     with locked(lock):
         try:

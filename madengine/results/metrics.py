@@ -28,7 +28,7 @@ _QUOTES = "'\"`"
 
 
 def is_number(text: str) -> bool:
-    """Whether the text is one finite decimal number: `12`, `-3.5e+2`, `.5`; not `nan`, `1,234` or `12 s`."""
+    """Return whether the text is one finite decimal number: `12`, `-3.5e+2`, `.5`; not `nan`, `1,234` or `12 s`."""
     return bool(_IS_NUMBER.fullmatch(text)) and math.isfinite(float(text))
 
 
@@ -40,7 +40,7 @@ class MetricScan:
     """
 
     def __init__(self, after: bytes = b"") -> None:
-        """Look at what comes after a line that ends in `after` alone, where one is given."""
+        """Ignore everything up to a line that ends in `after`, unless that is empty."""
         self._after = after + b"\n" if after else b""
         self._before = b""
         self._performance = _Search(b"performance:", _performance)
@@ -56,7 +56,7 @@ class MetricScan:
                 self._before = text[-len(self._after) :]
                 return
             self._after = b""
-        if self._performance.found is None:
+        if self._performance.metric is None:
             self._performance.feed(chunk)
             self._samples.feed(chunk)
 
@@ -68,8 +68,8 @@ class MetricScan:
 
     @property
     def metric(self) -> Metric | None:
-        """The metric that was found so far; the fallback only after finish()."""
-        return self._performance.found or (self._samples.found if self._finished else None)
+        """The metric so far; the fallback only after finish()."""
+        return self._performance.metric or (self._samples.metric if self._finished else None)
 
     @property
     def problem(self) -> str:
@@ -85,14 +85,14 @@ class _Search:
     """Looks for the first line with a marker whose rest `read` accepts."""
 
     def __init__(self, marker: bytes, read: Callable[[str], Metric | None]) -> None:
-        self.found: Metric | None = None
+        self.metric: Metric | None = None
         self.refused: str | None = None
         self._marker = marker
         self._read = read
         self._rest = b""
 
     def feed(self, chunk: bytes, last: bool = False) -> None:
-        if self.found or self._nothing_new(chunk):
+        if self.metric or self._nothing_new(chunk):
             return
         buffer = self._rest + chunk
         start = 0
@@ -103,7 +103,7 @@ class _Search:
                 self._rest = buffer[at:]
                 return
             self._take(line)
-            if self.found:
+            if self.metric:
                 break
         self._rest = buffer[max(start, len(buffer) - len(self._marker) + 1) :]
 
@@ -112,7 +112,7 @@ class _Search:
         self._rest = b""
 
     def _nothing_new(self, chunk: bytes) -> bool:
-        """Pass over a chunk without a marker, and without copying it, which is most of a large log."""
+        """Skip a chunk without a marker, and without copying it, which is most of a large log."""
         keep = len(self._marker) - 1
         if self._marker in self._rest + chunk[:keep] or self._marker in chunk:
             return False
@@ -121,13 +121,13 @@ class _Search:
 
     def _take(self, line: bytes) -> None:
         text = _plain(line)
-        self.found = self._read(text)
-        if self.found is None:
+        self.metric = self._read(text)
+        if self.metric is None:
             self.refused = text
 
 
 def _line(buffer: bytes, start: int, last: bool) -> bytes | None:
-    """The line's rest from `start`; None where its end has yet to come.
+    """Return the line's rest from `start`; None while its end is missing.
 
     A line beyond the limit loses its last word, for half a number is another number.
     """
@@ -143,7 +143,7 @@ def _line(buffer: bytes, start: int, last: bool) -> bytes | None:
 
 
 def _plain(line: bytes) -> str:
-    """The line as text, without colours; other control bytes become blanks, so that they join no digits."""
+    """Return the line as text, without colours; other control bytes become blanks, so that they join no digits."""
     text = line.decode("utf-8", "replace")
     if text.isprintable():
         return text
@@ -151,7 +151,7 @@ def _plain(line: bytes) -> str:
 
 
 def _performance(text: str) -> Metric | None:
-    """The metric in what follows `performance:` on its line; None where its value is not one number."""
+    """Return the metric in what follows `performance:` on its line; None if its value is not one number."""
     value = _VALUE.match(text)
     if not value or not is_number(value[1]):
         return None
@@ -168,7 +168,7 @@ def _samples_per_second(text: str) -> Metric | None:
 
 
 def _offender(text: str) -> str:
-    """The part of a refused line to show: its first word, or more of it where that word alone is a number."""
+    """Return the part of a refused line to show: its first word, or more of it if that word alone is a number."""
     words = text.split()
     shown = " ".join(words) if words and is_number(words[0].rstrip(",")) else "".join(words[:1])
     return shown if len(shown) <= 40 else f"{shown[:39]}…"
@@ -178,16 +178,16 @@ def read_multiple_results(path: Path) -> tuple[Metric, ...]:
     """Read a model's multiple_results: a CSV whose header has model, performance and metric, in any order.
 
     A row whose performance is not a number keeps its Metric, with performance "".
-    Raises RunError (with the file and the column or line) where the file can't be read as that.
+    Raises RunError (with the file and the column or line) if the file can't be read as that.
     """
     try:
         rows = list(_rows(path))
     except OSError as error:
         raise RunError(f"{path}: can't be read: {error.strerror or error}") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise RunError(f"{path}: is no CSV file in UTF-8: {error}; see multiple_results in models.json") from error
+        raise RunError(f"{path}: not a CSV file in UTF-8: {error}; see multiple_results in models.json") from error
     if not rows:
-        raise RunError(f"{path}: has no row below its header; the script must write one for each result")
+        raise RunError(f"{path}: no row below its header; the script must write one for each result")
     return tuple(_result(row) for row in rows)
 
 
@@ -202,7 +202,7 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
             if any(row):
                 if any(row[len(header) :]):
                     raise RunError(
-                        f"{path}: line {reader.line_num} has {len(row)} cells, its header {len(header)}; "
+                        f"{path}: line {reader.line_num}: expected {len(header)} cells, got {len(row)}; "
                         "quote a cell that holds a comma"
                     )
                 yield dict(zip(header, row + [""] * len(header), strict=False))
@@ -211,11 +211,11 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
 def _header(path: Path, cells: list[str]) -> list[str]:
     header = [cell.strip() for cell in cells]
     if not any(header):
-        raise RunError(f"{path}: is empty; the script must write the columns model, performance, metric")
+        raise RunError(f"{path}: empty; the script must write the columns model, performance, metric")
     for column in ("model", "performance", "metric"):
         if header.count(column) != 1:
-            found = "has no" if column not in header else "has more than one"
-            raise RunError(f"{path}: {found} column '{column}'; its columns are {', '.join(header)}")
+            problem = "no" if column not in header else "more than one"
+            raise RunError(f"{path}: {problem} column '{column}'; its columns are {', '.join(header)}")
     return header
 
 

@@ -1,36 +1,136 @@
-"""A perf.csv: its rows as they are read, which row is which, and what it doesn't have yet."""
+"""perf.csv: rows are appended under a lock, and read back; which rows it has already."""
 
 from __future__ import annotations
 
 import csv
+import io
+import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
 
 from madengine.errors import ConfigurationError, MadengineError
-from madengine.results.rows import COLUMNS
-
-Row = Mapping[str, str]
+from madengine.files import locked
+from madengine.records import SUCCESS
+from madengine.results.rows import COLUMNS, Row
 
 # What makes two rows the same measurement: the run, the node, what ran, what was measured; and which attempt it was,
 # because nodes that share a name and models that ran twice must not hide one another.
 _IDENTITY = ("run_id", "machine_name", "model", "docker_image", "metric", "started", "run_duration", "environment_id")
 _NEEDED_COLUMNS = frozenset({"model", "performance", "metric", "status"})
+_HEADER_LIMIT = 64 * 1024  # bytes
 _BLOCK = 4 * 2**20  # bytes
 
 
-def identity(row: Row) -> tuple[str, ...]:
-    """What tells a row from others; a row of an older madengine, without a run id, only all of it."""
-    return tuple(row.get(name, "") for name in (_IDENTITY if row.get("run_id") else COLUMNS))
+# --- appending ---
+
+
+def check_perf_csv(path: Path) -> None:
+    """Check, before anything runs, that rows can be appended to a perf.csv; a missing directory is made.
+
+    Raises ConfigurationError if the file has an unknown header or can't be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            with path.open("r+b") as file:
+                _columns(path, file.fileno())
+        elif path.exists():
+            raise OSError("it is not a regular file")
+        elif not os.access(path.parent, os.W_OK | os.X_OK):
+            raise PermissionError(f"no file can be made in {path.parent.resolve()}")
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path}: can't be written: {error.strerror or error}; name another file with --output"
+        ) from error
+
+
+def append_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Append rows to a perf.csv, all of them or none, under its lock; a new file gets the header first.
+
+    An existing file's own columns decide, by name, which cells are written. Of a file of any length only the
+    header and the last byte are read.
+
+    Raises ConfigurationError if its header is unknown, MadengineError if it can't be written; both
+    leave it as it was.
+    """
+    pending = list(rows)
+    if not pending:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path) as handle:
+            columns = _columns(path, handle)
+            lines = [_line([row.get(column, "") for column in columns]) for row in pending]
+            # Names may hold characters that UTF-8 can't; they must not make the file unreadable or lose the row.
+            _write(handle, (_opening(handle) + "".join(lines)).encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise MadengineError(
+            f"{path}: can't be written: {error.strerror or error}; free some space or name another file with --output"
+        ) from error
+
+
+def _columns(path: Path, handle: int) -> Sequence[str]:
+    """Return the columns of an open perf.csv, COLUMNS if it is empty. Raises ConfigurationError for another header."""
+    if os.fstat(handle).st_size == 0:
+        return COLUMNS
+    line = os.pread(handle, _HEADER_LIMIT, 0).partition(b"\n")[0]
+    columns = _cells(line) if len(line) < _HEADER_LIMIT else []
+    if not _NEEDED_COLUMNS.issubset(columns):
+        missing = ", ".join(sorted(_NEEDED_COLUMNS.difference(columns)))
+        raise ConfigurationError(
+            f"{path}: not a perf.csv: its first line has no column {missing}; name another file with --output"
+        )
+    return columns
+
+
+def _cells(header: bytes) -> list[str]:
+    """Return a header's names, none if it is not CSV in UTF-8. Older madengine writes blanks after the commas."""
+    try:
+        cells = next(csv.reader([header.decode("utf-8-sig")], skipinitialspace=True), [])
+    except (UnicodeDecodeError, csv.Error):
+        return []
+    return [cell.strip() for cell in cells]
+
+
+def _opening(handle: int) -> str:
+    """Return what comes before the rows: the header of an empty file, the newline that a file's last line lacks."""
+    size = os.fstat(handle).st_size
+    if size == 0:
+        return _line(COLUMNS)
+    return "" if os.pread(handle, 1, size - 1) == b"\n" else "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    # The writer quotes only line breaks that are in its own terminator, so that one has both kinds.
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    return text.getvalue()[:-2] + "\n"
+
+
+def _write(handle: int, content: bytes) -> None:
+    """Append all of the content, or leave the file as it was."""
+    size = os.fstat(handle).st_size
+    rest = memoryview(content)
+    try:
+        while rest:
+            rest = rest[os.write(handle, rest) :]
+        os.fsync(handle)
+    except BaseException:
+        os.ftruncate(handle, size)
+        raise
+
+
+# --- reading ---
 
 
 class Table:
     """An open perf.csv: its columns, and the cells of each row as they are read.
 
-    Raises MadengineError, while it is opened or read, where it is no perf.csv or can't be read any further.
+    Raises MadengineError, when it is opened or read, if it is not a perf.csv or can't be read any further.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,7 +155,7 @@ class Table:
         return self
 
     def skip_to(self, offset: int) -> None:
-        """Go on reading at the row at this offset of the file in bytes; 0 stays at the first."""
+        """Continue with the row at this offset of the file in bytes; 0 stays at the first."""
         if offset:
             self._file.seek(offset)
             self._reader = csv.reader(self._file, strict=True)
@@ -78,10 +178,37 @@ class Table:
             raise MadengineError(f"{self.path}: can't be read: {error.strerror}") from None
 
 
-def missing_in(output: Path, rows: Sequence[Row]) -> list[Row]:
-    """The rows that a perf.csv doesn't have; it is read once, and taken apart only from where its run ids begin.
+def succeeded_models(path: Path) -> set[str]:
+    """Return the digests of the images that have a run in a perf.csv of which every row is a success.
 
-    Raises ConfigurationError where it has no run ids, or can't be read to its end.
+    An image carries its model and arguments, so its digest says what ran. A missing file has none.
+    Raises ConfigurationError if the file can't be read.
+    """
+    outcomes: dict[tuple[str, str], set[str]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            for row in csv.DictReader(file):
+                key = (row.get("image_digest") or "", row.get("run_id") or "")
+                outcomes.setdefault(key, set()).add(row.get("status") or "")
+    except FileNotFoundError:
+        return set()
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigurationError(f"{path}: can't be read as a perf.csv: {error}") from error
+    return {digest for (digest, _), statuses in outcomes.items() if digest and statuses == {SUCCESS}}
+
+
+# --- which rows it has ---
+
+
+def identity(row: Row) -> tuple[str, ...]:
+    """Return what distinguishes a row from others; for a row of an older madengine, without a run id, all of it."""
+    return tuple(row.get(name, "") for name in (_IDENTITY if row.get("run_id") else COLUMNS))
+
+
+def missing_in(output: Path, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows that a perf.csv lacks; it is read once, and parsed only from where their run ids begin.
+
+    Raises ConfigurationError if it has no run ids, or can't be read to its end.
     """
     if not rows or not output.exists():
         return list(rows)
@@ -90,8 +217,8 @@ def missing_in(output: Path, rows: Sequence[Row]) -> list[Row]:
             if not table.columns:
                 return list(rows)
             if "run_id" not in table.columns:
-                raise MadengineError(f"{output}: has no column run_id, so nobody knows which results are in it")
-            start = _first_of({row.get("run_id", "") for row in rows}, output)
+                raise MadengineError(f"{output}: has no column run_id, so its results can't be identified")
+            start = _offset_of_first({row.get("run_id", "") for row in rows}, output)
             if start is None:
                 return list(rows)
             table.skip_to(start)
@@ -100,15 +227,15 @@ def missing_in(output: Path, rows: Sequence[Row]) -> list[Row]:
         raise ConfigurationError(f"{error}; name another file with --output") from None
 
 
-def _first_of(run_ids: Iterable[str], path: Path) -> int | None:
-    """The offset of a row, 0 if not the first, before which none has one of these run ids; None if none has."""
+def _offset_of_first(run_ids: Iterable[str], path: Path) -> int | None:
+    """Return the offset of a row before which none has one of these run ids, 0 for the first; None if none has."""
     if not all(map(re.compile(r"[\w.-]+", re.ASCII).fullmatch, run_ids)):
         return 0
-    wanted = [run_id.encode() for run_id in run_ids]
+    patterns = [run_id.encode() for run_id in run_ids]
     start = offset = quotes = 0
     with path.open("rb") as file:
         while lines := file.read(_BLOCK) + file.readline():
-            if any(run_id in lines for run_id in wanted):
+            if any(pattern in lines for pattern in patterns):
                 return start
             offset += len(lines)
             quotes += lines.count(b'"')

@@ -1,4 +1,4 @@
-"""What the folders of many runs and hosts hold, each result once."""
+"""The results in the folders of many runs and hosts, each once."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from madengine.errors import MadengineError
-from madengine.results.perf_csv import Row, Table, identity
-from madengine.results.rows import result_rows
-from madengine.results.run_files import Run, result, runs_in, with_host
+from madengine.results.perf_csv import Table, identity
+from madengine.results.results_json import Run, result_of, runs_in, with_host
+from madengine.results.rows import Row, result_rows
 
 
 @dataclass
 class ScanResult:
-    """The rows and runs that were found, and what could not be read."""
+    """The rows and runs of the folders, and what could not be read."""
 
     runs: list[Run] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -25,25 +25,25 @@ class ScanResult:
     _best: dict[tuple[str, ...], tuple[bool, list[Row]]] = field(default_factory=dict)
 
     def look_in(self, folder: Path) -> None:
-        """Take in the results.json and perf.csv files at and below a folder."""
+        """Read the results.json and perf.csv files at and below a folder."""
         problems = len(self.problems)
         if not folder.is_dir():
             self.problems.append(f"{folder}: no such folder")
             return
-        taken = []
-        for place, below, names in os.walk(folder, onerror=lambda error: self.problems.append(_told(error))):
+        have_results = []
+        for parent, below, names in os.walk(folder, onerror=lambda error: self.problems.append(_read_problem(error))):
             below.sort()
             if "results.json" in names:
-                taken.append(self._once(Path(place, "results.json"), self._take_results))
-                if taken[-1] and Path(place).parent.name == "runs":
+                have_results.append(self._once(Path(parent, "results.json"), self._take_results))
+                if have_results[-1] and Path(parent).parent.name == "runs":
                     below.clear()  # what models leave, under any name
             if "perf.csv" in names:
-                taken.append(self._once(Path(place, "perf.csv"), self._take_table))
-        if not any(taken) and problems == len(self.problems):
+                have_results.append(self._once(Path(parent, "perf.csv"), self._take_table))
+        if not any(have_results) and problems == len(self.problems):
             self.problems.append(f"{folder}: no results here: no results.json of a run and no perf.csv")
 
     def _once(self, path: Path, take: Callable[[Path], bool]) -> bool:
-        """Whether there are results in a file; one that was given twice is read once."""
+        """Return whether a file holds results; one that is met twice is read once."""
         real = path.resolve()
         if real not in self._seen:
             self._seen[real] = False
@@ -59,8 +59,8 @@ class ScanResult:
         for run in runs:
             for number, entry in enumerate(run["results"]):
                 try:
-                    rows += (_as_written(row) for row in result_rows(result(entry), {}))
-                # A file of anybody's making may have anything in any place.
+                    rows += (_as_written(row) for row in result_rows(result_of(entry), {}))
+                # The file may be another program's, with anything anywhere.
                 except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, MadengineError) as error:
                     self.problems.append(f"{path}: results.{number} of run {run['run_id']} is broken: {error}")
         self.runs += runs
@@ -76,14 +76,14 @@ class ScanResult:
                         named = zip(table.columns, cells, strict=True)
                         rows.append({name: sys.intern(cell) for name, cell in named if cell})
                     else:
-                        cut = f"{len(cells)} cells where the header has {len(table.columns)}"
-                        self.problems.append(f"{path}:{table.line}: left out: {cut}")
+                        cut = f"expected {len(table.columns)} cells as in the header, got {len(cells)}"
+                        self.problems.append(f"{path}:{table.line}: ignored: {cut}")
         finally:
             self._take(rows, is_table=True)
         return True
 
     def _take(self, rows: Iterable[Row], is_table: bool) -> None:
-        """Of the copies of a row keep the fullest; a perf.csv also says what the environment of the run said."""
+        """Keep the fullest copy of a row; one of a perf.csv also has what the environment of the run set."""
         groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
         for row in rows:
             groups[identity(row)].append(row)
@@ -91,7 +91,7 @@ class ScanResult:
             self._best[key] = max(self._best.get(key, (False, [])), (is_table, group), key=_fullness)
 
     def rows(self) -> list[Row]:
-        """Every row once, in an order that does not depend on where they were found."""
+        """Return every row once, in an order that does not depend on where they are."""
         rows = (row for _, group in self._best.values() for row in group)
         return sorted(rows, key=lambda row: (row.get("started", ""), identity(row), sorted(row.items())))
 
@@ -102,9 +102,9 @@ def _fullness(copy: tuple[bool, list[Row]]) -> tuple[int, bool, int, list[list[t
 
 
 def _as_written(row: Row) -> Row:
-    """A row as a perf.csv gives it back."""
+    """Return a row as it is read back from a perf.csv."""
     return {name: cell.encode("utf-8", "backslashreplace").decode() for name, cell in row.items() if cell}
 
 
-def _told(error: OSError) -> str:
+def _read_problem(error: OSError) -> str:
     return f"{error.filename}: can't be read: {error.strerror}"

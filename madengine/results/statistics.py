@@ -9,8 +9,8 @@ from decimal import Decimal
 
 from madengine.records import FAILURE, SUCCESS
 from madengine.results.metrics import is_number
-from madengine.results.perf_csv import Row
-from madengine.results.rows import printable
+from madengine.results.rows import Row
+from madengine.results.table import printable
 
 # A metric is better when it is lower if its name, without what it is divided by, has one of these words.
 _LOWER_IS_BETTER = frozenset(
@@ -24,7 +24,7 @@ _REASON_WIDTH = 100
 
 
 def tables(rows: Iterable[Row]) -> str:
-    """For the terminal: of each metric n, median, spread and best by model and host; then what failed, and why.
+    """Return tables for the terminal: of each metric n, median, spread and best by model and host; then the failures.
 
     The spread is (largest - smallest) / median in percent. A median of two middle values is computed exactly, every
     other number is as the model printed it.
@@ -32,15 +32,15 @@ def tables(rows: Iterable[Row]) -> str:
     from tabulate import tabulate
 
     rows = list(rows)
-    measured: dict[str, list[Row]] = defaultdict(list)
+    rows_by_metric: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row.get("status") == SUCCESS and is_number(row.get("performance", "")):
-            measured[row.get("metric", "")].append(row)
+            rows_by_metric[row.get("metric", "")].append(row)
     parts = []
-    for metric in sorted(measured):
+    for metric in sorted(rows_by_metric):
         headers = ["model", "host", "n", "median", "spread %", "best"]
         aligned = ("left", "left", "right", "right", "right", "right")
-        lines = _figures(measured[metric], lower_is_better(metric))
+        lines = _metric_lines(rows_by_metric[metric], lower_is_better(metric))
         direction = "lower" if lower_is_better(metric) else "higher"
         title = f"{printable(metric) or 'without a metric name'} ({direction} is better)"
         parts.append(f"{title}\n\n{tabulate(lines, headers, colalign=aligned, disable_numparse=True)}")
@@ -51,12 +51,12 @@ def tables(rows: Iterable[Row]) -> str:
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether a metric's name says a time or a loss (`step_time_ms`, `s/epoch`), not a rate (`tokens_per_second`)."""
-    counted = _PER.split(metric.lower())[0]
-    return not _LOWER_IS_BETTER.isdisjoint(re.findall(r"[a-z]+", counted))
+    """Return whether a metric is a time or a loss by its name (`step_time_ms`, `s/epoch`), not a rate."""
+    quantity = _PER.split(metric.lower())[0]
+    return not _LOWER_IS_BETTER.isdisjoint(re.findall(r"[a-z]+", quantity))
 
 
-def _figures(rows: Sequence[Row], lower: bool) -> list[list[str]]:
+def _metric_lines(rows: Sequence[Row], lower: bool) -> list[list[str]]:
     images: dict[str, set[str]] = defaultdict(set)
     groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for row in rows:
@@ -83,14 +83,14 @@ def _statistics(values: Sequence[str], lower: bool) -> tuple[str, str, str, str]
 
 
 def _failures(rows: Iterable[Row]) -> list[list[str]]:
-    counted = Counter(
+    counts = Counter(
         (row.get("machine_name", ""), row.get("model", ""), row.get("reason", ""))
         for row in rows
         if row.get("status") == FAILURE
     )
     return [
         [printable(host), printable(model), str(number), printable(_short(reason))]
-        for (host, model, reason), number in sorted(counted.items())
+        for (host, model, reason), number in sorted(counts.items())
     ]
 
 

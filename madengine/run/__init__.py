@@ -1,1 +1,1 @@
-"""What a run needs beside ContainerRunner: hooks and names, the container's setup, life and outcome, what it leaves."""
+"""Running a manifest's models on this machine: selection, the container's setup, life and outcome, the results."""

@@ -18,70 +18,72 @@ from madengine.errors import CommandError, RunError
 from madengine.programs import secret_files
 from madengine.programs.engine import Container, Docker, State, explain_engine_error, is_limit_refused
 from madengine.results.metrics import MetricScan
+from madengine.run.background import Background
 
 logger = logging.getLogger(__name__)
 
-# An engine that is being restarted is asked again for so long.
+# How long an engine that is being restarted may take to answer again.
 ENGINE_GRACE_SECONDS = 30.0
 START_SECONDS = 300.0
-# Before a container that the engine has lost sight of is waited for again.
+# Before waiting again for a container that the engine has lost sight of.
 WAIT_AGAIN_SECONDS = 1.0
 _CHUNK = 1 << 20
 
 
 class ContainerExit(NamedTuple):
-    """How a container ended.
+    """How a container ended."""
 
-    `reason` says why it had to be stopped, if it had to, `state` how it was then (None where somebody else has
-    removed it), `said` what came outside the model's own log; one that `stays` runs on.
-    """
-
+    #: Why it had to be stopped; empty if it ended by itself.
     reason: str
+    #: Its last state; None if it was removed meanwhile.
     state: State | None
-    said: str
+    #: What it printed outside of the model's own log.
+    engine_output: str
     interrupted: bool
+    #: The container keeps running.
     stays: bool
 
 
 @dataclass(frozen=True)
 class ContainerRun:
-    """The life of one container, whatever happens to it.
-
-    `log` is the file that it writes to; `scan` and `live` get what it writes. After `patience` seconds (0 is without
-    end) it is stopped; with `keep_alive` it stays after its script. `stopping` breaks it off.
-    """
+    """The life of one container."""
 
     engine: Docker
     container: Container
+    #: The file that the container writes to.
     log: FileIO
     scan: MetricScan
+    #: Seconds until the container is stopped; 0 is without end.
     patience: float
+    #: The container stays after its script.
     keep_alive: bool
+    #: Gets the log as it grows.
     live: Callable[[bytes], None] | None
+    #: Breaks the run off when it is set.
     stopping: threading.Event
 
     def run(self) -> ContainerExit:
         """Start the container, follow it to its end and remove it, also at Ctrl-C.
 
-        Raises RunError where it can't be started, or the engine doesn't answer any more; it is removed then too.
+        Raises RunError if it can't be started, or the engine stops answering; it is removed then too.
         """
-        reason, state, interrupted = "", None, False
+        reason, state, output, interrupted = "", None, "", False
         try:
             try:
                 self._start(self.container)
-                reason, state = self._followed()
+                reason, state, output = self._follow_to_end()
             except KeyboardInterrupt:
                 interrupted, reason = True, "interrupted"
             if reason:
                 self._stop()
-                state = self._state()
-            said = self._keep_engine_log()
+                state, output = self._state_and_output()
+            self._append_to_log(output)
         finally:
             stays = self.keep_alive and not reason and state is not None and state.running
             if not stays:
                 self._remove()
         self.scan.finish()
-        return ContainerExit(reason, state, said, interrupted, stays)
+        return ContainerExit(reason, state, output, interrupted, stays)
 
     @property
     def name(self) -> str:
@@ -89,7 +91,7 @@ class ContainerRun:
         return self.container.name
 
     def _start(self, container: Container) -> None:
-        answer = self._attempted(container)
+        answer = self._attempt_start(container)
         if answer.code == 0:
             return
         if container.unlimited and is_limit_refused(answer.err):
@@ -99,28 +101,29 @@ class ContainerRun:
         how = "no answer" if answer.code is None else f"exit code {answer.code}"
         raise RunError(f"{self.engine.name} could not start the container ({how}): {explain_engine_error(answer.err)}")
 
-    def _attempted(self, container: Container) -> programs.Answer:
+    def _attempt_start(self, container: Container) -> programs.Answer:
         if not container.secrets:
             return programs.attempt(self.engine.run(container), seconds=START_SECONDS)
         with secret_files.private_file(secret_files.variables(container.secrets)) as file:
             return programs.attempt(self.engine.run(replace(container, env_file=file)), seconds=START_SECONDS)
 
-    def _followed(self) -> tuple[str, State | None]:
-        """Follow a container to its end; gives the reason where it has to be stopped, and how it is then."""
+    def _follow_to_end(self) -> tuple[str, State | None, str]:
+        """Follow the container to its end; return the reason to stop it, or its state and what the engine logged."""
         deadline = time.monotonic() + self.patience if self.patience else None
         while True:
-            reason = self._follow(deadline)
-            state = self._state()
-            if reason or state is None or not state.running or self._is_kept():
-                return reason, state
-            # The engine has lost sight of a container that goes on: it was restarted, or the line to it broke.
+            if reason := self._follow(deadline):
+                return reason, None, ""
+            state, output = self._state_and_output()
+            if state is None or not state.running or self._has_ended_alive():
+                return "", state, output
+            # The engine has lost sight of a running container: it was restarted, or the connection to it broke.
             time.sleep(WAIT_AGAIN_SECONDS)
 
     def _follow(self, deadline: float | None) -> str:
-        """Hand the log on as it grows until the container ends; gives the reason where it has to be stopped."""
+        """Hand the log on as it grows until the container ends; return the reason if it has to be stopped."""
         with programs.background(self.engine.wait(self.name)) as waiter:
             while True:
-                ended = waiter.poll() is not None or self._is_kept()
+                ended = waiter.poll() is not None or self._has_ended_alive()
                 if chunk := self.log.read(_CHUNK):
                     self.scan.feed(chunk)
                     if self.live:
@@ -134,20 +137,37 @@ class ContainerRun:
                 if deadline and time.monotonic() > deadline:
                     return "timeout: the container did not end in time"
 
-    def _is_kept(self) -> bool:
-        """Whether the script has ended in a container that stays."""
+    def _has_ended_alive(self) -> bool:
+        """Return whether the script has ended in a container that stays."""
         return self.keep_alive and Path(str(self.log.name)).with_name("entry.json").exists()
 
+    def _state_and_output(self) -> tuple[State | None, str]:
+        """Return the container's state and what it printed outside of the model's own log (entry.sh's errors, say)."""
+        first_output = Background(self._engine_output)
+        state, output = self._state(), first_output.result()
+        # An engine that was being restarted answers only now.
+        return state, (self._engine_output() or "") if output is None else output
+
     def _state(self) -> State | None:
-        """How the container is now; an engine that is being restarted gets some time to answer."""
+        """Return the container's state; an engine that is being restarted gets some time to answer."""
         deadline = time.monotonic() + ENGINE_GRACE_SECONDS
         while True:
             try:
                 return self.engine.state(self.name)
             except CommandError as error:
                 if time.monotonic() > deadline:
-                    raise RunError(f"{self.engine.name} doesn't answer any more: {error}") from error
+                    raise RunError(f"{self.engine.name} stopped answering: {error}") from error
             time.sleep(0.5)
+
+    def _engine_output(self) -> str | None:
+        answer = programs.attempt(self.engine.logs(self.name))
+        return (answer.out + answer.err).strip() if answer.code == 0 else None
+
+    def _append_to_log(self, output: str) -> None:
+        if output:
+            with suppress(OSError):
+                self.log.seek(0, os.SEEK_END)
+                self.log.write(f"{output}\n".encode(errors="replace"))
 
     def _stop(self) -> None:
         seconds = self.container.stop_seconds
@@ -158,24 +178,11 @@ class ContainerRun:
                 programs.attempt(self.engine.kill(self.name))
 
     def _remove(self) -> None:
-        """Remove the container and make sure that it is gone: what it holds, GPUs among it, is free then."""
-        by_hand = f"`{self.engine.name} rm --force {self.name}`"
+        """Remove the container and check that it is gone: what it holds, GPUs included, is free then."""
+        command = f"`{self.engine.name} rm --force {self.name}`"
         try:
             answer = programs.attempt(self.engine.remove(self.name))
             if answer.code != 0 and self.engine.state(self.name) is not None:
-                logger.info(
-                    f"{self.name} could not be removed: {answer.last_line}; `{self.engine.name} rm --force {self.name}`"
-                )
+                logger.info(f"{self.name} could not be removed: {answer.last_line}; {command}")
         except CommandError as error:
-            logger.info(f"{self.name} may still be there: {error}; {by_hand}")
-
-    def _keep_engine_log(self) -> str:
-        """What was said outside the model's own log (entry.sh's errors, a missing shell) goes to its end."""
-        answer = programs.attempt(self.engine.logs(self.name))
-        said = (answer.out + answer.err).strip()
-        if not said or answer.code != 0:
-            return ""
-        with suppress(OSError):
-            self.log.seek(0, os.SEEK_END)
-            self.log.write(f"{said}\n".encode(errors="replace"))
-        return said
+            logger.info(f"{self.name} may still be there: {error}; {command}")

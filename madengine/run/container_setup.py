@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from madengine.build import payload
@@ -18,47 +19,50 @@ from madengine.config.credentials import Credentials, model_secrets
 from madengine.config.hooks import Hooks, hook_files, hook_texts
 from madengine.data_sets.mounts import Provided
 from madengine.errors import ConfigurationError, RunError
-from madengine.machine.gpus import AMD
+from madengine.machine.gpus import AMD, eligible_gpus, requested_count
 from madengine.process import own_process_id
 from madengine.programs.engine import Container, Docker
 from madengine.records import Gpu, Image, Model
 from madengine.run import isolation
 from madengine.run.names import slug
+from madengine.run.options import RunOptions
 from madengine.run.orphans import OWNER_LABEL
 
 logger = logging.getLogger(__name__)
 
 # Between the engine's TERM and its KILL.
 STOP_SECONDS = 10
-# entry.sh keeps the limit; this is how much longer the host waits before it acts itself.
+# entry.sh enforces the limit; how much longer the host waits before it acts itself.
 HOST_GRACE_SECONDS = 15.0
-# What entry.sh may need for its description of the environment, and for ending a hook that is late.
+# How long entry.sh may take to describe the environment, and to end a hook that is late.
 DESCRIPTION_SECONDS = 30
 HOOK_GRACE_SECONDS = 20
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What all containers of one run on this machine are set up by.
-
-    `gpus` are all of this machine; `root` is the local model package (None where there is none), needed only for
-    images without the payload. `timeout` overrides the cards' (seconds, 0 is none, None is unset). `hooks` are what
-    runs around every script, `describe` has each container describe what a script finds there; `keep_alive` says
-    that it stays, and then nobody's sweep may take it.
-    """
+    """What all containers of one run on this machine have in common."""
 
     engine: Docker
     run_id: str
     context: Context
+    options: RunOptions = field(default_factory=RunOptions)
+    #: All GPUs of this machine.
     gpus: tuple[Gpu, ...] = ()
     credentials: Credentials = field(default_factory=Credentials)
+    #: The local model package, needed only for images without the payload; None without one.
     root: Path | None = None
-    timeout: int | None = None
-    gpu_mode: str = "auto"
-    keep_alive: bool = False
+    #: What runs around every script.
     hooks: Hooks = field(default_factory=Hooks)
-    describe: bool = False
-    isolation: str = "least"
+
+    @cached_property
+    def eligible_gpus(self) -> list[Gpu]:
+        """The GPUs that the context leaves."""
+        return eligible_gpus(self.gpus, self.context.docker_gpus)
+
+    def gpu_count(self, model: Model) -> int:
+        """Return how many GPUs a model gets. Raises RunError if there are not that many."""
+        return requested_count(model.n_gpus, self.eligible_gpus, self.gpus)
 
     def container(
         self,
@@ -70,14 +74,14 @@ class Setup:
         local: Path | None,
         gpus: tuple[Gpu, ...],
     ) -> Container:
-        """The container of one model; its workspace is the log's folder.
+        """Return the container of one model; its workspace is the log's folder, `local` the payload if not the image's.
 
         Raises RunError for a mount that is not there.
         """
         workspace = log.parent.resolve()
-        mounts = self._mounts(workspace, provided, local)
+        mode = self.options.isolation
         options = [
-            *isolation.flags(self.isolation, self.context.gpu_vendor, self.context.shm_size),
+            *isolation.flags(mode, self.context.gpu_vendor, self.context.shm_size),
             *payload.split(model.additional_docker_run_options, model),
         ]
         return Container(
@@ -85,21 +89,22 @@ class Setup:
             image=reference,
             entrypoint=payload.ENTRY,
             words=[] if self.context.model_args is None else ["--", *payload.split(model.args, model)],
-            labels={
-                "madengine.run": self.run_id,
-                "madengine.model": model.name,
-                **({} if self.keep_alive else {OWNER_LABEL: own_process_id()}),
-            },
+            labels=self._labels(model),
             environment=self._environment(model, log.name, provided, gpus),
             secrets=self.secrets_of(model, image),
-            mounts=mounts,
-            devices=self.engine.devices(gpus, self.gpu_mode),
+            mounts=self._mounts(workspace, provided, local),
+            devices=self.engine.devices(gpus, self.options.gpu_mode),
             cpus=self.context.docker_cpus.replace(" ", ""),
             shm_bytes=0 if any(re.match(r"--(ipc|shm-size)\b", word) for word in options) else _half_of_memory(),
-            unlimited=self.isolation == "least" and _may_raise_limits(),
+            unlimited=mode == "least" and _may_raise_limits(),
             stop_seconds=STOP_SECONDS,
             options=options,
         )
+
+    def _labels(self, model: Model) -> dict[str, str]:
+        # Without an owner, no later run removes a container that stays.
+        owner = {} if self.options.keep_alive else {OWNER_LABEL: own_process_id()}
+        return {"madengine.run": self.run_id, "madengine.model": model.name, **owner}
 
     def _mounts(self, workspace: Path, provided: Provided, local: Path | None) -> list[tuple[str, str, bool]]:
         mounts = [(str(workspace), payload.WORKSPACE, False), *provided.mounts]
@@ -112,52 +117,62 @@ class Setup:
         return mounts
 
     def _environment(self, model: Model, log: str, provided: Provided, gpus: tuple[Gpu, ...]) -> dict[str, str]:
-        limit = self.limit(model)
-        mine = {
+        variables = {
             "MADENGINE_LOG": f"{payload.WORKSPACE}/{log}",
-            "MADENGINE_TIMEOUT": str(limit),
-            **({"MADENGINE_KEEP": "1"} if self.keep_alive else {}),
+            "MADENGINE_TIMEOUT": str(self.limit(model)),
+            **({"MADENGINE_KEEP": "1"} if self.options.keep_alive else {}),
             "MAD_MODEL_NAME": model.name,
             "JENKINS_BUILD_NUMBER": os.environ.get("BUILD_NUMBER", "0"),
             "MAD_GPU_VENDOR": self.context.gpu_vendor,
             "MAD_SYSTEM_NGPUS": str(len(self.gpus)),
             "MAD_RUNTIME_NGPUS": str(len(gpus)),
             "MAD_MULTI_NODE_RUNNER": launchers.runner(self.context.multi_node_args, len(gpus)),
-            **_of_machine(self.gpus),
+            **_gpu_variables(self.gpus),
             **({"MAD_OUTPUT_CSV": model.multiple_results} if model.multiple_results else {}),
-            **(self._description(model) if self.describe else {}),
+            **(self._description(model) if self._describes_environment else {}),
         }
-        return {**mine, **provided.environment, **self.hooks.environment, **self.context.docker_env_vars}
+        return {**variables, **provided.environment, **self.hooks.environment, **self.context.docker_env_vars}
+
+    @property
+    def _describes_environment(self) -> bool:
+        """Whether each container describes what its script finds there."""
+        choice = self.options.describe_environment
+        choice = self.context.describes_environment if choice is None else choice
+        return choice is None or choice
 
     def _description(self, model: Model) -> dict[str, str]:
         mode = str(self.context.values.get("rocenv_mode") or "lite")
         return {"MADENGINE_ENVIRONMENT": f"{slug(model.name)}_env.csv", "MADENGINE_ENVIRONMENT_MODE": mode}
 
     def secrets_of(self, model: Model, image: Image) -> dict[str, str]:
-        """The MAD_SECRETS* variables and what the card's `cred` names.
+        """Return the MAD_SECRETS* variables and those of the model's `cred`.
 
-        Raises ConfigurationError where that is missing, unless it was needed for code that the image carries by now.
+        Raises ConfigurationError if that is missing, unless it was needed only for code that the image carries.
         """
         try:
             return {**self.credentials.secrets, **model_secrets(self.credentials, model)}
         except ConfigurationError as error:
             if not (model.url and image.self_contained):
                 raise
-            logger.info(f"{error}; it runs without, for its code is in the image")
+            logger.info(f"{error}; ignored: the image carries the code")
             return dict(self.credentials.secrets)
 
     def limit(self, model: Model) -> int:
-        """How long the model's script may take (seconds, 0 is without end)."""
-        return model.time_limit(self.timeout)
+        """Return how long the model's script may take (seconds, 0 is without end)."""
+        return model.time_limit(self.options.timeout)
 
     def patience(self, model: Model) -> float:
-        """How long the host waits for the container to end by itself (seconds, 0 is without end)."""
+        """Return how long the host waits for the container to end by itself (seconds, 0 is without end)."""
         limit = self.limit(model)
         hooks = self.hooks.seconds + HOOK_GRACE_SECONDS * len(self.hooks.scripts)
-        return limit + hooks + (DESCRIPTION_SECONDS if self.describe else 0) + HOST_GRACE_SECONDS if limit else 0.0
+        description = DESCRIPTION_SECONDS if self._describes_environment else 0
+        return limit + hooks + description + HOST_GRACE_SECONDS if limit else 0.0
 
     def local_payload(self, model: Model, code: Checkout | None = None) -> payload.Payload:
-        """The payload of a model whose image has none, out of the local package."""
+        """Return the payload of a model whose image has none, from the local package.
+
+        Raises RunError if there is no package.
+        """
         if self.root is None or not model.scripts:
             raise RunError(
                 f"the image of {model.name!r} doesn't carry its scripts and there is no model package here; "
@@ -166,22 +181,22 @@ class Setup:
         return payload.payload(model, self.root, hook_files(Hooks(), self.root), code.folder if code else None)
 
     def hooks_payload(self) -> payload.Payload:
-        """What entry.sh needs for the hooks, out of our catalogue and out of the package here, if there is one."""
-        found = hook_files(self.hooks, self.root) if self.root else {}
-        return payload.Payload(hook_texts(self.hooks), {f"workspace/{name}": path for name, path in found.items()})
+        """Return what entry.sh needs for the hooks, from our catalogue and from the package here, if there is one."""
+        files = hook_files(self.hooks, self.root) if self.root else {}
+        return payload.Payload(hook_texts(self.hooks), {f"workspace/{name}": path for name, path in files.items()})
 
 
-def _of_machine(gpus: Sequence[Gpu]) -> dict[str, str]:
-    """What older versions told a model of the machine's GPUs; NVIDIA's architecture was the product's name."""
+def _gpu_variables(gpus: Sequence[Gpu]) -> dict[str, str]:
+    """Return the variables that older versions set for the machine's GPUs; NVIDIA's architecture was the product."""
     if not gpus:
         return {}
     first = gpus[0]
-    told = {
+    variables = {
         "MAD_SYSTEM_GPU_ARCHITECTURE": first.architecture if first.vendor == AMD else first.name,
         "MAD_SYSTEM_GPU_PRODUCT_NAME": first.name,
         "MAD_SYSTEM_HIP_VERSION": ".".join(first.runtime.split(".")[:2]),
     }
-    return {name: value for name, value in told.items() if value}
+    return {name: value for name, value in variables.items() if value}
 
 
 def _half_of_memory() -> int:
@@ -189,7 +204,7 @@ def _half_of_memory() -> int:
 
 
 def _may_raise_limits() -> bool:
-    """Whether this machine's root may raise limits at all (CAP_SYS_RESOURCE, bit 24 of the bounding set)."""
+    """Return whether this machine's root may raise limits at all (CAP_SYS_RESOURCE, bit 24 of the bounding set)."""
     with suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/self/status").read_text().splitlines()
         return bool(int(next(line.split()[1] for line in lines if line.startswith("CapBnd")), 16) >> 24 & 1)

@@ -1,4 +1,4 @@
-"""How far a container is kept apart from its host: our least privileges, or the flags of older madengine."""
+"""How far a container is isolated from its host: least privileges, or the flags of older madengine."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _AMD = (
 
 
 def flags(mode: str, vendor: str, shm_size: str) -> list[str]:
-    """The engine's flags, beside the user, which is always root; `shm_size` is the context's SHM_SIZE.
+    """Return the engine's flags; `shm_size` is the context's SHM_SIZE, in place of the host's shared memory.
 
-    A size in place of the host's shared memory, as older versions did it. A machine without GPUs, which they refused,
-    is treated as one of NVIDIA's: the group `video` is not in every image.
+    In `compat` a machine without GPUs, which older versions refused, counts as NVIDIA: not every image has the group
+    `video`.
     """
     if mode != "compat":
         return [f"--shm-size={shm_size}"] if shm_size else []

@@ -1,4 +1,4 @@
-"""What a run of this machine calls itself and its models: its id, and the folder and the log of each model."""
+"""The names of a run on this machine: its id, and the folder and the log of each model."""
 
 from __future__ import annotations
 
@@ -12,27 +12,29 @@ from madengine.records import Image, Model
 
 
 def log_name(model: Model, image: Image) -> str:
-    """`<model>_<Dockerfile without its suffix>.run.live.log`, as older versions name it."""
-    named = "" if image.dockerfile.startswith("N/A") else image.dockerfile
-    stem = re.sub(r"\.dockerfile$", "", Path(named).name, flags=re.IGNORECASE)
+    """Return `<model>_<Dockerfile without its suffix>.run.live.log`, the name that older versions use."""
+    dockerfile = "" if image.dockerfile.startswith("N/A") else image.dockerfile
+    stem = re.sub(r"\.dockerfile$", "", Path(dockerfile).name, flags=re.IGNORECASE)
     return re.sub(r"[^\w.-]+", "_", f"{model.name}_{stem or image.key}")[:200] + ".run.live.log"
 
 
 def new_run_id() -> str:
-    """A run's name: when it started (UTC), and a part that no other run of that second has."""
+    """Return a new run id: the time (UTC), and a random part for runs of the same second."""
     return f"{datetime.now(timezone.utc).strftime('%Y%m%dT%H%M%SZ')}-{secrets.token_hex(3)}"
 
 
+def run_directory(run_id: str) -> Path:
+    """Return the folder of a run, relative to the current one."""
+    return Path("runs") / run_id
+
+
 def slug(name: str) -> str:
-    """A name as part of a path; two names may have the same."""
+    """Return a name as part of a path; two names may have the same."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("._-")[:100] or "model"
 
 
 def new_folder(parent: Path, name: str) -> Path:
-    """Make a folder for a model that no other has.
-
-    Raises RunError where none can be made.
-    """
+    """Make a folder that no other model has. Raises RunError if none can be made."""
     stem = slug(name)
     for number in range(1, 10_000):
         folder = parent / (stem if number == 1 else f"{stem}_{number}")
@@ -43,4 +45,4 @@ def new_folder(parent: Path, name: str) -> Path:
         except OSError as error:
             raise RunError(f"{folder}: can't be made: {error.strerror}") from error
         return folder
-    raise RunError(f"{parent / stem}: there are 10,000 of them already; remove some")
+    raise RunError(f"{parent / stem}: 10,000 folders of this name exist already; remove some")

@@ -15,9 +15,9 @@ from madengine.config.common_options import (
 )
 from madengine.config.option import Group, OnHosts, number, option, yes_or_no
 from madengine.errors import ConfigurationError
+from madengine.run.names import run_directory
 
 ISOLATIONS = ("least", "compat")
-RUNS = Path("runs")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class RunOptions(BuildAndRunOptions, RowsOptions, RunIdOptions, TimeoutOptions, 
 
     def __post_init__(self) -> None:
         """Raise ConfigurationError for a run id whose results the new ones would replace."""
-        if self.run_id and (RUNS / self.run_id / "results.json").exists():
+        if self.run_id and (run_directory(self.run_id) / "results.json").exists():
             raise ConfigurationError(
-                f"{RUNS / self.run_id} holds the results of an earlier run; name this one with another --run-id"
+                f"{run_directory(self.run_id)} holds the results of an earlier run; name this one with another --run-id"
             )

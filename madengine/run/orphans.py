@@ -1,4 +1,4 @@
-"""Who started a container: a process that can be told dead or alive, so that only orphans are removed."""
+"""Orphans: containers whose madengine process has exited without removing them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from madengine.programs.engine import Docker
 
 logger = logging.getLogger(__name__)
 
+#: Holds the process that started the container.
 OWNER_LABEL = "madengine.owner"
 
 
 def remove_orphans(engine: Docker) -> None:
-    """Remove the containers of a madengine that was killed; nothing without our label is touched."""
+    """Remove the containers of madengine processes that have exited; a container without our label is never touched."""
     for name, labels in engine.containers(OWNER_LABEL):
         if process_has_ended(labels.get(OWNER_LABEL, "")):
             try:
                 programs.ask(engine.remove(name))
-                logger.info(f"removed {name}: the madengine that started it is gone")
+                logger.info(f"removed orphan {name}: its madengine process has exited")
             except CommandError as error:
-                logger.info(f"{name} is left over and can't be removed: {error}")
+                logger.info(f"orphan {name} can't be removed: {error}")

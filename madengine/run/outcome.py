@@ -1,4 +1,4 @@
-"""What came of a container: status, reason and figures, out of what it left in its workspace."""
+"""The outcome of a container: status, reason and metrics, from what it left in its workspace."""
 
 from __future__ import annotations
 
@@ -26,19 +26,25 @@ from madengine.results.metrics import MetricScan, read_multiple_results
 logger = logging.getLogger(__name__)
 
 SERIES_FILE = "gpu_series.csv"
-_LITTLE_SPACE = 4096  # bytes: less is a full disk
+_FULL_DISK_BYTES = 4096  # a disk with less is full
 
 
 def run_outcome(
-    result: RunResult, state: State | None, scan: MetricScan, reason: str, limit: int, said: str, hooked: bool = False
+    result: RunResult,
+    state: State | None,
+    scan: MetricScan,
+    reason: str,
+    limit: int,
+    engine_output: str,
+    hooked: bool = False,
 ) -> RunResult:
-    """Status, reason and figures out of what the container left; `hooked` says that it was given hooks to run."""
+    """Return the result with status, reason and metrics; `hooked` if the container had hooks to run."""
     workspace = Path(result.directory)
     entry = _entry(workspace)
     seconds = max(0.0, entry.get("ended", 0.0) - entry.get("started", 0.0))
     code = entry.get("exit_code", state.exit_code if state else None)
     result = replace(result, exit_code=code, test_duration=round(seconds, 3))
-    reason = reason or _why_failed(entry, state, code, limit, said)
+    reason = reason or _failure_reason(entry, state, code, limit, engine_output)
     if not reason and hooked and "failed_hook" not in entry:
         reason = "the image's entry.sh is of an older madengine, which ran no hooks and no tools; build the image again"
     metrics: tuple[Metric, ...] = ()
@@ -50,49 +56,51 @@ def run_outcome(
         reason += f"; the disk of {workspace} is full"
     elif reason and entry.get("log_complete") is False:
         reason += "; the log is incomplete, it could not be written to the end"
-    # The figures of a run that failed are kept in its result, but no row reports them as measured.
+    # A failed run keeps its metrics in results.json, but no row reports them as measured.
     return replace(result, status=FAILURE if reason else SUCCESS, reason=reason, metrics=metrics)
 
 
-def unless_log_errors(result: RunResult, asked: LogErrors, log: FileIO) -> RunResult:
-    """A failure where the user's error patterns are in the log of what would be a success."""
-    if result.status != SUCCESS or not asked.patterns:
+def unless_log_errors(result: RunResult, errors: LogErrors, log: FileIO) -> RunResult:
+    """Return a failure if the log of a success has one of the user's error patterns, else the result as it is."""
+    if result.status != SUCCESS or not errors.patterns:
         return result
     log.seek(0)
     with os.fdopen(os.dup(log.fileno()), "rb") as lines:
-        reason = asked.found_in(lines)
+        reason = errors.found_in(lines)
     return replace(result, status=FAILURE, reason=reason) if reason else result
 
 
 def with_artifacts(result: RunResult, patterns: Sequence[str], may_move: bool) -> RunResult:
-    """The result with what matches in its workspace, brought to one folder; moved there where the rest goes away."""
+    """Return the result with its artifacts, copied to one folder, or moved if the model's directory is removed."""
     if not patterns:
         return result
     workspace = Path(result.directory)
-    brought = artifacts.bring(
+    files = artifacts.bring(
         workspace,
         payload.model_directory(result.model),
         patterns,
         besides=(Path(result.log_file).name, SERIES_FILE),
         may_move=may_move,
     )
-    told = f"no artifacts match {', '.join(patterns)}"
-    if brought:
-        size = sum(one.size_bytes for one in brought)
-        told = f"{len(brought)} artifacts, {size} bytes, in {workspace / artifacts.FOLDER}"
-    logger.info(f"{result.model.name}: {told}")
-    return replace(result, artifacts=brought)
+    message = f"no artifacts match {', '.join(patterns)}"
+    if files:
+        size = sum(file.size_bytes for file in files)
+        message = f"{len(files)} artifacts, {size} bytes, in {workspace / artifacts.FOLDER}"
+    logger.info(f"{result.model.name}: {message}")
+    return replace(result, artifacts=files)
 
 
 def tidy_workspace(result: RunResult, with_model_directory: bool) -> None:
-    """Remove what nobody reads any more: our hooks and, as older versions did, the model's directory."""
+    """Remove our hooks and, as older versions did, the model's directory."""
     workspace = Path(result.directory)
-    ours = (payload.model_directory(result.model), "scripts") if with_model_directory else ()
-    for name in (*ours, HOOKS_FOLDER):
+    folders = (payload.model_directory(result.model), "scripts") if with_model_directory else ()
+    for name in (*folders, HOOKS_FOLDER):
         shutil.rmtree(workspace / name, ignore_errors=True)
 
 
-def _why_failed(entry: Mapping[str, Any], state: State | None, code: int | None, limit: int, said: str) -> str:
+def _failure_reason(
+    entry: Mapping[str, Any], state: State | None, code: int | None, limit: int, engine_output: str
+) -> str:
     if entry.get("timed_out"):
         return f"timeout: the script ran longer than {limit} s"
     if entry.get("failed_hook"):
@@ -104,10 +112,10 @@ def _why_failed(entry: Mapping[str, Any], state: State | None, code: int | None,
     if entry:
         return _exit_code(int(code or 0))
     if state is None:
-        return "the container was removed by somebody else"
-    last = state.error or said.rpartition("\n")[2]
-    how = f"the container ended before its script did ({_exit_code(state.exit_code)})"
-    return f"{how}: {last}" if last else how
+        return "the container was removed by another process"
+    last_line = state.error or engine_output.rpartition("\n")[2]
+    reason = f"the container ended before its script did ({_exit_code(state.exit_code)})"
+    return f"{reason}: {last_line}" if last_line else reason
 
 
 def _exit_code(code: int) -> str:
@@ -122,27 +130,27 @@ def _metrics(model: Model, workspace: Path, scan: MetricScan) -> tuple[Metric, .
         if scan.metric is None:
             raise RunError(scan.problem)
         return (scan.metric,)
-    places = [workspace / model.multiple_results, workspace / payload.model_directory(model) / model.multiple_results]
-    found = next((place for place in places if _is_left_by_script(place, workspace)), None)
-    if found is None:
+    paths = [workspace / model.multiple_results, workspace / payload.model_directory(model) / model.multiple_results]
+    file = next((path for path in paths if _is_file_in(path, workspace)), None)
+    if file is None:
         raise RunError(f"{model.multiple_results}: the script left no such file in its folder or the one above")
-    metrics = read_multiple_results(found)
-    if found != places[0] and not os.path.lexists(places[0]):
-        shutil.copyfile(found, places[0])
+    metrics = read_multiple_results(file)
+    if file != paths[0] and not os.path.lexists(paths[0]):
+        shutil.copyfile(file, paths[0])
     return metrics
 
 
-def _is_left_by_script(path: Path, workspace: Path) -> bool:
-    """Whether it is a file of the workspace; a link in there may point at any file of this machine."""
+def _is_file_in(path: Path, workspace: Path) -> bool:
+    """Return whether a path is a file of the workspace; a link in there may lead to any file of this machine."""
     return path.is_file() and path.resolve().is_relative_to(workspace.resolve())
 
 
 def _entry(workspace: Path) -> dict[str, Any]:
-    """What entry.sh left; nothing where it did not get that far, or where something else lies in its place."""
+    """Return the content of entry.json; empty if entry.sh didn't get that far, or if it is something else."""
     try:
-        found = json.loads((workspace / "entry.json").read_text())
-        numbers = {name: found[name] for name in ("exit_code", "started", "ended")}
-        return found if all(isinstance(value, int | float) for value in numbers.values()) else {}
+        entry = json.loads((workspace / "entry.json").read_text())
+        numbers = {name: entry[name] for name in ("exit_code", "started", "ended")}
+        return entry if all(isinstance(value, int | float) for value in numbers.values()) else {}
     except (OSError, ValueError, TypeError, KeyError):
         return {}
 
@@ -150,5 +158,5 @@ def _entry(workspace: Path) -> dict[str, Any]:
 def _is_full(directory: Path) -> bool:
     with suppress(OSError):
         disk = os.statvfs(directory)
-        return disk.f_blocks > 0 and disk.f_bavail * disk.f_frsize < _LITTLE_SPACE
+        return disk.f_blocks > 0 and disk.f_bavail * disk.f_frsize < _FULL_DISK_BYTES
     return False

@@ -1,16 +1,15 @@
-"""The run phase: what a manifest holds for this machine, with its context, its hooks and its credentials, is run."""
+"""The run phase: a manifest's images for this machine are run with their context, hooks and credentials."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from madengine.build.prebuilt_images import NO_DOCKERFILE, prebuilt_image
 from madengine.config.context import Context, host_facts
-from madengine.config.hooks import hook_definitions
+from madengine.config.hooks import Hooks, hook_definitions
 from madengine.config.manifest import Manifest, load_manifest
 from madengine.config.validation import validated_hooks
 from madengine.data_sets.mounts import Data
@@ -18,7 +17,7 @@ from madengine.errors import ConfigurationError
 from madengine.machine.gpus import detected_vendor, find_gpus
 from madengine.programs.engine import Docker
 from madengine.records import Gpu, Image, Model
-from madengine.results.rows import check_perf_csv
+from madengine.results.perf_csv import check_perf_csv
 from madengine.run.node import LocalRun
 from madengine.run.options import RunOptions
 from madengine.run.selection import (
@@ -37,105 +36,113 @@ if TYPE_CHECKING:
     from madengine.build.builder import Failure
 
 
-@dataclass(frozen=True)
-class RunPhase:
-    """One run of a session."""
+def run_manifest(
+    session: Session,
+    manifest_file: Path,
+    options: RunOptions,
+    not_built: Iterable[Failure] = (),
+    gpus: tuple[Gpu, ...] | None = None,
+) -> int:
+    """Run a manifest's models on this machine; every one gets a row. Return the exit code.
 
-    session: Session
-
-    def carry_out(
-        self,
-        manifest_file: Path,
-        options: RunOptions,
-        not_built: Iterable[Failure] = (),
-        gpus: tuple[Gpu, ...] | None = None,
-    ) -> int:
-        """Run a manifest's models on this machine, one after another; every one gets a row."""
-        not_built = tuple(not_built)
-        root = self.session.root if self.session.has_package else None
-        kept, context, gpus = self._asked_for(manifest_file, options, root, gpus, may_be_empty=bool(not_built))
-        models = [kept.models[image.key] for image in kept.images]
-        defined = hook_definitions(options.tools_file, root) or kept.extra.get("tools") or {}
-        hooks = validated_hooks(context, models, defined)
-        chosen, skipped = images_for_machine(kept, context, gpus)
-        if options.resume:
-            chosen = unfinished_models(chosen, options.resume)
-        check_perf_csv(options.output)
-        credentials = self.session.credentials(
-            {*self._data_credentials(options, context), *(one.cred for one, _ in chosen)}
-        )
+    `not_built` get a row too; `gpus` are those of this machine, None to detect them.
+    """
+    failures = [(_failed_model(failure), failure.error) for failure in not_built]
+    manifest, context, gpus = _requested(session, manifest_file, options, gpus, may_be_empty=bool(failures))
+    models = [manifest.models[image.key] for image in manifest.images]
+    hooks = _hooks(session, manifest, models, context, options)
+    chosen, skipped = images_for_machine(manifest, context, gpus)
+    if options.resume:
+        chosen = unfinished_models(chosen, options.resume)
+    check_perf_csv(options.output)
+    credentials = session.credentials(
+        {*_data_credentials(session, options, context), *(model.cred for model, _ in chosen)}
+    )
+    with session.engine(credentials, pull_registries(chosen, manifest.registry), options.dry_run) as engine:
+        if context.container_image:
+            chosen, skipped = _all_in(context.container_image, models, engine), []
         run = LocalRun(
             options=options,
+            engine=engine,
             context=context,
             gpus=gpus,
             chosen=chosen,
             skipped=skipped,
-            root=root,
-            data_folder=self.session.root,
-            environ=self.session.environ,
+            root=_package(session),
+            data_folder=session.root,
+            environ=session.environ,
             credentials=credentials,
+            show=session.show,
             hooks=hooks,
-            show=self.session.show,
         )
-        with self.session.engine(credentials, pull_registries(chosen, kept.registry), options.dry_run) as engine:
-            if context.container_image:
-                run.chosen, run.skipped = self._all_in(context.container_image, models, engine), ()
-            if options.dry_run:
-                return run.show_lines(engine)
-            return run.carry_out(engine, [(_named(failed), failed.error) for failed in not_built])
+        return run.show_lines() if options.dry_run else run.run(failures)
 
-    def _data_credentials(self, options: RunOptions, context: Context) -> set[str]:
-        """The credentials that data sets ask for; keys of data.json that nobody heeds are said."""
-        data = Data.load(options.data_file or self.session.root / "data.json", context.values.get("data", {}))
-        for key in data.ignored_keys:
-            logger.info(f"{key}: not acted on by this version")
-        return data.credential_names()
 
-    def _asked_for(
-        self,
-        manifest_file: Path,
-        options: RunOptions,
-        root: Path | None,
-        gpus: tuple[Gpu, ...] | None,
-        may_be_empty: bool,
-    ) -> tuple[Manifest, Context, tuple[Gpu, ...]]:
-        """What is asked for of a manifest (a model for every image of it), and the context and the GPUs of its run."""
-        kept = load_manifest(manifest_file)
-        if not kept.images and not may_be_empty:
-            raise ConfigurationError(f"{manifest_file}: holds no images; `madengine build` again")
-        kept = with_models(kept, manifest_file, root)
-        context, gpus = self._on_this_machine(kept, gpus)
-        kept = selected_images(with_registry(kept, options.registry), options.tags, manifest_file)
-        self._say_what_is_unheeded(context, [kept.models[image.key] for image in kept.images])
-        return kept, context, gpus
+def _package(session: Session) -> Path | None:
+    return session.root if session.has_package else None
 
-    def _on_this_machine(self, kept: Manifest, gpus: tuple[Gpu, ...] | None) -> tuple[Context, tuple[Gpu, ...]]:
-        """The context of a run here, and the GPUs that it may use: `gpus`, or those that are found."""
-        gpus = find_gpus() if gpus is None else gpus
-        detected = {**host_facts(self.session.environ), "gpu_vendor": detected_vendor(gpus)}
-        context = self.session.context(detected, kept.context)
-        if context.gpu_vendor != detected_vendor(gpus):
-            # Images of the vendor that the context says can use that vendor's GPUs only.
-            gpus = find_gpus(context.gpu_vendor)
-        return context, gpus
 
-    def _say_what_is_unheeded(self, context: Context, models: Sequence[Model]) -> None:
-        if context.ignored_keys:
-            logger.info(f"context: {', '.join(context.ignored_keys)}: not acted on by a run on this machine")
-        for model in _distinct(models):
-            if keys := [key for key in ("distributed", "slurm") if model.extra.get(key)]:
-                logger.info(f"{model.name}: {', '.join(keys)}: not acted on by a run on this machine")
+def _requested(
+    session: Session, manifest_file: Path, options: RunOptions, gpus: tuple[Gpu, ...] | None, may_be_empty: bool
+) -> tuple[Manifest, Context, tuple[Gpu, ...]]:
+    """Return the requested images (with a model for each), and the context and the GPUs of their run."""
+    manifest = load_manifest(manifest_file)
+    if not manifest.images and not may_be_empty:
+        raise ConfigurationError(f"{manifest_file}: holds no images; `madengine build` again")
+    manifest = with_models(manifest, manifest_file, _package(session))
+    context, gpus = _on_this_machine(session, manifest, gpus)
+    manifest = selected_images(with_registry(manifest, options.registry), options.tags, manifest_file)
+    _log_ignored_keys(context, [manifest.models[image.key] for image in manifest.images])
+    return manifest, context, gpus
 
-    def _all_in(self, name: str, models: Sequence[Model], engine: Docker) -> list[tuple[Model, Image]]:
-        """Every model with the context's image."""
-        return [(model, self._in_place(name, model, engine)) for model in _distinct(models)]
 
-    def _in_place(self, name: str, model: Model, engine: Docker) -> Image:
-        """The context's image for a model, whatever was built; one that is not here the run itself pulls."""
-        key, marks = f"local-{model.name}", {"local_image": True}
-        if engine.images(name):
-            return prebuilt_image(engine, key, name, model, marks)
-        return Image(key, docker_image=name, dockerfile=NO_DOCKERFILE, registry_image=name, extra=marks)
+def _on_this_machine(
+    session: Session, manifest: Manifest, gpus: tuple[Gpu, ...] | None
+) -> tuple[Context, tuple[Gpu, ...]]:
+    """Return the context of a run here, and the GPUs that it may use: `gpus`, or those that are detected."""
+    gpus = find_gpus() if gpus is None else gpus
+    detected = {**host_facts(session.environ), "gpu_vendor": detected_vendor(gpus)}
+    context = session.context(detected, manifest.context)
+    if context.gpu_vendor != detected_vendor(gpus):
+        # Images of the vendor in the context can use only that vendor's GPUs.
+        gpus = find_gpus(context.gpu_vendor)
+    return context, gpus
+
+
+def _hooks(
+    session: Session, manifest: Manifest, models: Sequence[Model], context: Context, options: RunOptions
+) -> Hooks:
+    definitions = hook_definitions(options.tools_file, _package(session)) or manifest.extra.get("tools") or {}
+    return validated_hooks(context, models, definitions)
+
+
+def _data_credentials(session: Session, options: RunOptions, context: Context) -> set[str]:
+    """Return the names of the credentials that data sets need, and log the ignored keys of data.json."""
+    data = Data.load(options.data_file or session.root / "data.json", context.values.get("data", {}))
+    for key in data.ignored_keys:
+        logger.info(f"{key}: ignored by this version")
+    return data.credential_names()
+
+
+def _log_ignored_keys(context: Context, models: Sequence[Model]) -> None:
+    if context.ignored_keys:
+        logger.info(f"context: {', '.join(context.ignored_keys)}: ignored on this machine")
+    for model in _distinct(models):
+        if keys := [key for key in ("distributed", "slurm") if model.extra.get(key)]:
+            logger.info(f"{model.name}: {', '.join(keys)}: ignored on this machine")
+
+
+def _all_in(name: str, models: Sequence[Model], engine: Docker) -> list[tuple[Model, Image | None]]:
+    """Return every model with the context's image."""
+    return [(model, _context_image(name, model, engine)) for model in _distinct(models)]
+
+
+def _context_image(name: str, model: Model, engine: Docker) -> Image:
+    """Return the context's image for a model, whatever was built; the run pulls one that is not here."""
+    key, marks = f"local-{model.name}", {"local_image": True}
+    if engine.images(name):
+        return prebuilt_image(engine, key, name, model, marks)
+    return Image(key, docker_image=name, dockerfile=NO_DOCKERFILE, registry_image=name, extra=marks)
 
 
 def _distinct(models: Iterable[Model]) -> list[Model]:
@@ -146,5 +153,5 @@ def _distinct(models: Iterable[Model]) -> list[Model]:
     return distinct
 
 
-def _named(failed: Failure) -> Model:
-    return Model(name=failed.model_name, dockerfile=failed.dockerfile, scripts="", n_gpus="")
+def _failed_model(failure: Failure) -> Model:
+    return Model(name=failure.model_name, dockerfile=failure.dockerfile, scripts="", n_gpus="")

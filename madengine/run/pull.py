@@ -1,4 +1,4 @@
-"""The very image that a manifest names, made present on this machine."""
+"""The exact image that a manifest names, made present on this machine."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ PULL_PAUSE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Puller:
-    """Pulls with one engine, until `stopping` is set; `say` hears of every pull."""
+    """Pulls with one engine, until `stopping` is set."""
 
     engine: Docker
     stopping: threading.Event
 
     def present(self, image: Image) -> tuple[str, str]:
-        """Make sure that the very image of the manifest is on this machine; gives what to run, and its digest.
+        """Make sure that the manifest's image is on this machine; return what to run, and its digest.
 
-        Raises RunError where it isn't and can't be pulled.
+        Raises RunError if it isn't and can't be pulled.
         """
         if name := image.pinned:
             if not self.engine.images(name):
@@ -44,32 +44,32 @@ class Puller:
         return self._unpinned(image)
 
     def _unpinned(self, image: Image) -> tuple[str, str]:
-        """An older manifest's image: it has a name only, so the row says which id that name had here."""
+        """Pull an older manifest's image, which has only a name; the id that the name has here is its digest."""
         name = image.registry_image or image.docker_image
         if image.registry_image:
             self._pull(name)
-        found = self.engine.images(name)
-        if not found:
+        matches = self.engine.images(name)
+        if not matches:
             raise RunError(f"{name}: no such image on this machine, and the manifest names no registry for it")
-        return str(found[0]["Id"]), str(found[0]["Id"])
+        return str(matches[0]["Id"]), str(matches[0]["Id"])
 
     def _pull(self, reference: str) -> None:
         pause = PULL_PAUSE_SECONDS
         for attempt in range(1, PULL_ATTEMPTS + 1):
             logger.info(f"pulling {reference}")
             lines: list[str] = []
-            code = programs.stream(self.engine.pull(reference), partial(self._heard, lines))
+            code = programs.stream(self.engine.pull(reference), partial(self._add_line, lines))
             if code == 0:
                 return
-            said = explain_engine_error("".join(lines[-20:]))
-            if attempt == PULL_ATTEMPTS or not is_transport(said):
-                raise RunError(f"pull {reference}: {said or f'exit code {code}'}")
-            logger.info(f"pull {reference}: {said}; again in {pause:g} s")
+            problem = explain_engine_error("".join(lines[-20:]))
+            if attempt == PULL_ATTEMPTS or not is_transport(problem):
+                raise RunError(f"pull {reference}: {problem or f'exit code {code}'}")
+            logger.info(f"pull {reference}: {problem}; retry in {pause:g} s")
             if self.stopping.wait(pause):
                 raise KeyboardInterrupt
             pause *= 2
 
-    def _heard(self, lines: list[str], line: str) -> None:
+    def _add_line(self, lines: list[str], line: str) -> None:
         lines.append(line)
         if self.stopping.is_set():
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Image in, RunResult out: one model, one container, whatever happens to it."""
+"""Image in, RunResult out: one model in one container."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import os
 import shlex
 import shutil
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from io import FileIO
@@ -27,11 +28,12 @@ from madengine.data_sets.mounts import Data, Provided
 from madengine.errors import MadengineError, RunError
 from madengine.machine import telemetry
 from madengine.machine.gpu_locks import locked_gpus
-from madengine.machine.gpus import eligible_gpus, foreign_processes, requested_count
+from madengine.machine.gpus import foreign_processes
 from madengine.programs.engine import Container
 from madengine.records import FAILURE, SKIPPED, SUCCESS, Gpu, Image, Model, RunResult
 from madengine.results.metrics import MetricScan
-from madengine.run.container_run import ContainerRun
+from madengine.run.background import Background
+from madengine.run.container_run import ContainerExit, ContainerRun
 from madengine.run.container_setup import Setup
 from madengine.run.names import log_name, new_folder, slug
 from madengine.run.orphans import OWNER_LABEL, remove_orphans
@@ -45,38 +47,32 @@ _SHOWN_LOG_LINES = 20
 
 @dataclass(frozen=True)
 class ContainerRunner:
-    """Runs models one by one, in containers of one `setup`, on this machine.
-
-    Everything of a run goes below `directory`, a folder a model. A run holds as many GPUs as its card asks for,
-    waits `gpu_wait` seconds for them, and samples them `sample_hz` times a second. `done` gets every result, also
-    that of a run which Ctrl-C broke off, before the interruption is passed on; `stopping` breaks off the runs of
-    other threads. `live` gets what the containers write, as they write it.
-    """
+    """Runs models one by one, in containers of one `setup`, on this machine."""
 
     setup: Setup
+    #: The run's folder; each model gets a folder in it.
     directory: Path
     data: Data
+    #: Gets every result, also that of a run which Ctrl-C broke off, before the interruption is passed on.
     done: Callable[[RunResult], None]
-    gpu_wait: float = 0.0
-    sample_hz: float = 1.0
+    #: Other models run on this machine meanwhile.
     packed: bool = False
     environment_id: str = ""
+    #: The removal of orphans, which has to end before a container starts.
+    sweep: Background[None] | None = None
+    #: Breaks off the runs of other threads.
     stopping: threading.Event = field(default_factory=threading.Event)
-    force_mirror_local: str = ""
-    keep_model_dir: bool = False
-    skip_model_run: bool = False
-    live: Callable[[bytes], None] | None = None
 
     def run(self, model: Model, image: Image) -> None:
         """Run one model; a failure is a result with a reason, not an error."""
         model = self._with_args(model)
-        result, interrupted = self._nothing_yet(model, image), False
+        result, interrupted = self._initial_result(model, image), False
         try:
-            result = self._run(result, model, image)
+            result = self._run(result, image)
         except MadengineError as error:
             result = replace(result, reason=str(error))
-        except _Interrupted as stopped:
-            result, interrupted = stopped.result, True
+        except _Interrupted as interruption:
+            result, interrupted = interruption.result, True
         except KeyboardInterrupt:
             result, interrupted = replace(result, reason="interrupted"), True
         with programs.uninterrupted():
@@ -84,7 +80,7 @@ class ContainerRunner:
         if interrupted:
             raise KeyboardInterrupt
 
-    def _nothing_yet(self, model: Model, image: Image) -> RunResult:
+    def _initial_result(self, model: Model, image: Image) -> RunResult:
         setup = self.setup
         return RunResult(
             run_id=setup.run_id,
@@ -101,12 +97,11 @@ class ContainerRunner:
             environment_id=self.environment_id,
         )
 
-    def _run(self, result: RunResult, model: Model, image: Image) -> RunResult:
+    def _run(self, result: RunResult, image: Image) -> RunResult:
+        model, skipped = result.model, self.setup.options.skip_model_run
         reference, digest = Puller(self.setup.engine, self.stopping).present(image)
-        self.setup.secrets_of(model, image)
-        provided = Provided()
-        if not self.skip_model_run:
-            provided = self.data.mounts(model, self.force_mirror_local, Client(self.stopping))
+        self.setup.secrets_of(model, image)  # raises if one is missing, before data are fetched
+        provided = Provided() if skipped else self._provided(model)
         workspace = new_folder(self.directory, model.name)
         result = replace(
             result,
@@ -118,33 +113,41 @@ class ContainerRunner:
             data_size=provided.data_size,
             data_download_duration=provided.data_download_duration,
         )
-        if self.skip_model_run:
+        if skipped:
             return replace(result, status=SKIPPED, reason="--skip-model-run")
         try:
-            code = self._code(model, image)
-            result = replace(result, git_commit=code.commit if code else image.git_commit)
-            candidates = eligible_gpus(self.setup.gpus, self.setup.context.docker_gpus)
-            count = requested_count(model.n_gpus, candidates, self.setup.gpus)
-            with locked_gpus(candidates, count, model.name, self.gpu_wait, self.stopping) as gpus:
-                if gpus:
-                    # One who held them and was killed meanwhile has left a container on them.
-                    remove_orphans(self.setup.engine)
-                nodes = int(launchers.arguments(self.setup.context.multi_node_args)["NNODES"])
-                result = replace(result, gpus=gpus, n_gpus=str(count), nnodes=nodes)
-                result = replace(result, foreign_processes=self._foreign(gpus))
-                return self._contained(result, self._prepared(model, image, reference, result, provided, code))
+            return self._run_on_gpus(result, image, reference, provided)
         except MadengineError as error:
             return replace(result, reason=str(error))
+
+    def _provided(self, model: Model) -> Provided:
+        return self.data.mounts(model, self.setup.options.force_mirror_local, Client(self.stopping))
+
+    def _run_on_gpus(self, result: RunResult, image: Image, reference: str, provided: Provided) -> RunResult:
+        setup, model = self.setup, result.model
+        code = self._code(model, image)
+        result = replace(result, git_commit=code.commit if code else image.git_commit)
+        count = setup.gpu_count(model)
+        if self.sweep:
+            self.sweep.result()
+        with locked_gpus(setup.eligible_gpus, count, model.name, setup.options.gpu_wait, self.stopping) as gpus:
+            if gpus:
+                # A killed holder of these GPUs may have left a container on them.
+                remove_orphans(setup.engine)
+            nodes = int(launchers.arguments(setup.context.multi_node_args)["NNODES"])
+            result = replace(result, gpus=gpus, n_gpus=str(count), nnodes=nodes)
+            result = replace(result, foreign_processes=self._foreign(gpus))
+            return self._contained(result, self._container(result, image, reference, provided, code))
 
     def _foreign(self, gpus: tuple[Gpu, ...]) -> int | None:
         count = foreign_processes(gpus)
         if count:
             others = "1 process of others uses" if count == 1 else f"{count} processes of others use"
-            logger.info(f"{others} GPUs of this run: its figures are of what is left")
+            logger.info(f"{others} GPUs of this run: its measurements are distorted")
         return count
 
     def _code(self, model: Model, image: Image) -> Checkout | None:
-        """What a card's url names, where the image doesn't carry it: older versions cloned it at every run."""
+        """Clone the code of a model's url unless the image carries it: older versions cloned it at every run."""
         if image.self_contained:
             return None
         setup = self.setup
@@ -152,31 +155,32 @@ class ContainerRunner:
         code = ModelCode(self.directory / "payload", setup.root or Path(), setup.credentials, client)
         return code.checkout(model)
 
-    def _prepared(
-        self,
-        model: Model,
-        image: Image,
-        reference: str,
-        result: RunResult,
-        provided: Provided,
-        code: Checkout | None,
+    def _container(
+        self, result: RunResult, image: Image, reference: str, provided: Provided, code: Checkout | None
     ) -> Container:
-        local = None
+        """Write what the container is to find, and return it."""
+        setup, model, local = self.setup, result.model, None
         if not image.self_contained:
             local = new_folder(self.directory / "payload", model.name)
-            payload.write(self.setup.local_payload(model, code), local)
+            payload.write(setup.local_payload(model, code), local)
             if code:
                 shutil.rmtree(code.folder)
-        if self.setup.hooks:
+        if setup.hooks:
             folder = Path(result.directory) / HOOKS_FOLDER
             folder.mkdir()
-            payload.write(self.setup.hooks_payload(), folder)
-        return self.setup.container(model, image, reference, Path(result.log_file), provided, local, result.gpus)
+            payload.write(setup.hooks_payload(), folder)
+        return setup.container(model, image, reference, Path(result.log_file), provided, local, result.gpus)
+
+    def _with_args(self, model: Model) -> Model:
+        """Return the model with the arguments that it runs with, which its row then has too."""
+        return model if self.setup.context.model_args is None else replace(model, args=self.setup.context.model_args)
+
+    # --- a dry run ---
 
     def shell_lines(self, model: Model, image: Image) -> Iterator[str]:
-        """What `run` starts for a model, as lines for a POSIX shell; the log is then in the model's folder."""
+        """Yield what `run` starts for a model, as lines for a POSIX shell; the log is then in the model's folder."""
         model = self._with_args(model)
-        provided, fetching = self.data.planned(model, self.force_mirror_local)
+        provided, fetching = self.data.planned(model, self.setup.options.force_mirror_local)
         name = image.pinned
         workspace = self.directory / slug(model.name)
         yield f"# {' '.join(model.name.split())} ({image.key})"
@@ -191,31 +195,32 @@ class ContainerRunner:
             yield from source_code.shell_lines(model, f"{local}/code")
         if self.setup.hooks:
             yield from payload.shell_lines(self.setup.hooks_payload(), str(workspace / HOOKS_FOLDER))
-        log = workspace / log_name(model, image)
-        reference = self.setup.engine.remote(name) or image.reference
-        candidates = eligible_gpus(self.setup.gpus, self.setup.context.docker_gpus)
-        gpus = tuple(candidates[: requested_count(model.n_gpus, candidates, self.setup.gpus)])
-        container = self.setup.container(model, image, reference, log, provided, local, gpus)
-        # Whoever pastes the lines removes the container; to a later madengine it must not look like an orphan.
+        yield from self._container_lines(model, image, workspace / log_name(model, image), provided, local)
+
+    def _container_lines(
+        self, model: Model, image: Image, log: Path, provided: Provided, local: Path | None
+    ) -> Iterator[str]:
+        setup = self.setup
+        reference = setup.engine.remote(image.pinned) or image.reference
+        gpus = tuple(setup.eligible_gpus[: setup.gpu_count(model)])
+        container = setup.container(model, image, reference, log, provided, local, gpus)
+        # The pasted lines remove the container; to a later madengine it must not look like an orphan.
         labels = {name: value for name, value in container.labels.items() if name != OWNER_LABEL}
-        yield programs.shell_line(self.setup.engine.run(replace(container, labels=labels)))
-        yield programs.shell_line(self.setup.engine.wait(container.name))
-        yield programs.shell_line(self.setup.engine.remove(container.name))
+        yield programs.shell_line(setup.engine.run(replace(container, labels=labels)))
+        yield programs.shell_line(setup.engine.wait(container.name))
+        yield programs.shell_line(setup.engine.remove(container.name))
         yield shlex.join(["cat", str(log)])
 
-    def _with_args(self, model: Model) -> Model:
-        """The model with the arguments that it runs with, which its row then has too."""
-        return model if self.setup.context.model_args is None else replace(model, args=self.setup.context.model_args)
-
-    # --- its life ---
+    # --- the container's life ---
 
     def _contained(self, result: RunResult, container: Container) -> RunResult:
-        """Start the container, follow it to its end, remove it, and say what came of it."""
+        """Start the container, follow it to its end and remove it; return the outcome."""
+        rate = self.setup.options.sample_hz
         # Opened before anything can run: the script may put a link to a file of this machine in the log's place.
-        with _run_folder_is_ours(self.directory), open(result.log_file, "x+b", buffering=0) as log:
+        with _run_errors(self.directory), open(result.log_file, "x+b", buffering=0) as log:
             series = Path(result.directory) / SERIES_FILE
-            with telemetry.sampled(result.gpus, self.setup.gpus, series, 1.0 / self.sample_hz) as cost:
-                outcome, interrupted = self._lived(result, container, log)
+            with telemetry.sampled(result.gpus, self.setup.gpus, series, 1.0 / rate) as cost:
+                outcome, interrupted = self._followed(result, container, log)
             outcome = replace(outcome, cost=cost())
             if outcome.status == FAILURE:
                 logger.info(_last_lines(log))
@@ -223,38 +228,45 @@ class ContainerRunner:
             raise _Interrupted(outcome)
         return outcome
 
-    def _lived(self, result: RunResult, container: Container, log: FileIO) -> tuple[RunResult, bool]:
-        """The container's life: what came of it, and whether somebody broke it off."""
-        setup, model = self.setup, result.model
-        # A warm-up before the script is no measurement.
+    def _followed(self, result: RunResult, container: Container, log: FileIO) -> tuple[RunResult, bool]:
+        """Run the container; return the outcome, and whether it was interrupted."""
+        setup = self.setup
+        # Metrics before the script, of a warm-up say, don't count.
         scan = MetricScan(SCRIPT_MARK.encode() if setup.hooks.pre_scripts else b"")
-        began = time.monotonic()
-        ending = ContainerRun(
+        started = time.monotonic()
+        exit = ContainerRun(
             engine=setup.engine,
             container=container,
             log=log,
             scan=scan,
-            patience=setup.patience(model),
-            keep_alive=setup.keep_alive,
-            live=self.live,
+            patience=setup.patience(result.model),
+            keep_alive=setup.options.keep_alive,
+            live=_to_terminal if setup.options.live_output else None,
             stopping=self.stopping,
         ).run()
-        result = replace(result, run_duration=time.monotonic() - began)
+        result = replace(result, run_duration=time.monotonic() - started)
+        outcome = self._outcome(result, exit, scan, log)
+        if exit.stays:
+            logger.info(_how_to_enter(setup.engine.name, container.name))
+        return outcome, exit.interrupted
+
+    def _outcome(self, result: RunResult, exit: ContainerExit, scan: MetricScan, log: FileIO) -> RunResult:
+        """Return the outcome of a container, with its artifacts, and tidy its workspace."""
+        setup, model = self.setup, result.model
         limit, hooked = setup.limit(model), bool(setup.hooks)
-        outcome = run_outcome(result, ending.state, scan, ending.reason, limit, ending.said, hooked)
+        outcome = run_outcome(result, exit.state, scan, exit.reason, limit, exit.engine_output, hooked)
         outcome = unless_log_errors(outcome, log_errors(model.extra, setup.context.values), log)
-        tidies = not (self.keep_model_dir or setup.keep_alive) and outcome.status == SUCCESS
+        keeps = setup.options.keep_model_dir or setup.options.keep_alive
+        tidies = not keeps and outcome.status == SUCCESS
         patterns = artifacts.patterns_for(model, setup.context, setup.hooks.artifacts)
         outcome = with_artifacts(outcome, patterns, tidies)
-        if not setup.keep_alive:
+        if not setup.options.keep_alive:
             tidy_workspace(outcome, with_model_directory=tidies)
-        if ending.stays:
-            logger.info(_how_to_enter(setup.engine.name, container.name))
-        return outcome, ending.interrupted
+        return outcome
 
 
 class _Interrupted(Exception):
-    """Ctrl-C came while a container ran; it is gone, and this is its result."""
+    """Ctrl-C while a container ran; it is removed, and this is its result."""
 
     def __init__(self, result: RunResult) -> None:
         super().__init__(result.model.name)
@@ -262,12 +274,19 @@ class _Interrupted(Exception):
 
 
 @contextmanager
-def _run_folder_is_ours(directory: Path) -> Iterator[None]:
-    """Turn the system's refusals (a full disk, a read-only one) into the run's reason."""
+def _run_errors(directory: Path) -> Iterator[None]:
+    """Raise RunError, the run's reason, for the system's errors in its folder (a full disk, a read-only one)."""
     try:
         yield
     except OSError as error:
         raise RunError(f"{directory}: {error.strerror or error}") from error
+
+
+def _to_terminal(chunk: bytes) -> None:
+    # A reader that has left (`2>&1 | head`) doesn't end the run.
+    with suppress(OSError):
+        sys.stderr.buffer.write(chunk)
+        sys.stderr.buffer.flush()
 
 
 def _last_lines(log: FileIO) -> str:

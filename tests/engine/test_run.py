@@ -367,9 +367,9 @@ def test_the_script_is_told_the_name_of_its_results(trial: Trial) -> None:
     ("script", "said"),
     [
         ("true", "out.csv: the script left no such file"),
-        ("printf 'a,b\\n1,2\\n' > out.csv", "out.csv: has no column 'model'"),
+        ("printf 'a,b\\n1,2\\n' > out.csv", "out.csv: no column 'model'"),
         ("printf 'model,performance,metric\\n' > out.csv", "out.csv: has no row"),
-        (": > out.csv", "out.csv: is empty"),
+        (": > out.csv", "out.csv: empty"),
         ("mkdir out.csv", "out.csv: the script left no such file"),
         ("ln -s /etc/passwd out.csv", "out.csv: the script left no such file"),
     ],

@@ -252,7 +252,7 @@ def test_an_image_of_an_older_version_gets_its_code_at_the_run(site: Site) -> No
         first, second, third = csv.DictReader(file)
     assert (first["status"], first["git_commit"]) == ("SUCCESS", commit)
     assert second["reason"] == "credential.json: no entry 'AMD_GITHUB', which model old needs; add it"
-    assert "it runs without, for its code is in the image" in done.stderr
+    assert "ignored: the image carries the code" in done.stderr
     assert third["reason"] == "exit code 1"
     assert site.leaks() == []
 

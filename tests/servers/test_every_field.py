@@ -81,7 +81,7 @@ def test_each_field_of_a_card_has_its_effect(site: Site) -> None:
     done = everything.run(env=site.environment)
     assert done.code == 0, done.stderr
     logs = [spoken(log.read_bytes()) for log in sorted(everything.node.glob("runs/*/*/*.run.live.log"))]
-    assert "data.json: mirrorlocal: not acted on by this version" in done.stderr
+    assert "data.json: mirrorlocal: ignored by this version" in done.stderr
     length = len(CANARIES["cred"])
     code = Path(manifest["built_models"]["ci-every_one_os"]["url"]).name
     for name, log in zip(("one", "two"), logs, strict=True):
@@ -96,7 +96,7 @@ def test_each_field_of_a_card_has_its_effect(site: Site) -> None:
             "post: after",
         ]
         assert log.count("around") == log.count("prepared") == 1
-        assert f"every/{name}: distributed, slurm: not acted on by a run on this machine" in done.stderr
+        assert f"every/{name}: distributed, slurm: ignored on this machine" in done.stderr
     assert [(row["model"], row["performance"]) for row in done.rows] == [
         *(("every/one_a", "1"), ("every/one_b", "2"), ("every/two_a", "1"), ("every/two_b", "2")),
     ]

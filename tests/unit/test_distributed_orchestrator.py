@@ -194,7 +194,7 @@ def test_the_contexts_image_takes_the_place_of_every_built_one(folder: Path, doc
     wanted = command("{'gpu_vendor': 'NONE', 'MAD_CONTAINER_IMAGE': 'r.example/x:1', 'slurm': {'nodes': 2}}")
     assert wanted.run(dry_run=True) == 0
     assert (pulled(wanted.shown), models_run(wanted.shown)) == (["r.example/x:1"], ["dummy"])
-    assert "context: slurm: not acted on by a run on this machine" in wanted.said
+    assert "context: slurm: ignored on this machine" in wanted.said
 
 
 def test_without_a_vendor_in_the_context_this_machine_decides(folder: Path, docker: StandIns) -> None:
@@ -229,7 +229,7 @@ def test_a_model_without_an_image_for_this_machine_still_has_a_row(folder: Path,
     assert [(row["model"], row["status"], row["performance"], row["reason"]) for row in rows()] == [
         ("a", "SKIPPED", "", "it is for gpu_vendor AMD, this machine is NONE")
     ]
-    assert "nothing in this manifest is for this machine" in wanted.said
+    assert "no image in the manifest matches this machine" in wanted.said
 
 
 def test_the_guest_os_of_the_context_chooses_too(folder: Path, docker: StandIns) -> None:
@@ -390,7 +390,7 @@ def test_an_older_manifest_without_a_package_says_where_to_run_it(folder: Path, 
     legacy("ci-dummy_ubuntu_cpu")
     wanted = command(has_package=False)
     said = wanted.refusal(lambda: wanted.run(dry_run=True))
-    assert said.startswith("m.json: says nothing about the model of ci-dummy_ubuntu_cpu (an older manifest), and there")
+    assert said.startswith("m.json: no model for ci-dummy_ubuntu_cpu (an older manifest), and there")
     assert said.endswith("run it in its package's folder, or set MODEL_DIR")
 
 
@@ -472,7 +472,7 @@ def test_a_perf_csv_that_is_something_else_is_refused_before_anything_starts(fol
     tagged()
     (folder / "perf.csv").write_text("name,age\n")
     wanted = command()
-    assert "perf.csv: is not a perf.csv" in wanted.refusal(lambda: wanted.run(tags=("a",)))
+    assert "perf.csv: not a perf.csv" in wanted.refusal(lambda: wanted.run(tags=("a",)))
     assert docker.calls() == []
 
 
@@ -539,7 +539,7 @@ def test_a_run_that_is_interrupted_after_its_build_leaves_one_summary(
 
 
 def test_a_row_that_perf_csv_cannot_take_goes_beside_the_log(folder: Path, stand_ins: StandIns) -> None:
-    stand_ins.add("docker", f'[ "$1" = ps ] && {{ rm -f perf.csv; mkdir perf.csv; }}\n{DOCKER}')
+    stand_ins.add("docker", f'[ "$1" = image ] && {{ rm -f perf.csv; mkdir perf.csv; }}\n{DOCKER}')
     manifest({"ci-a": image("ci-a")}, {"ci-a": card("a")})
     wanted = command()
     assert wanted.run(skip_model_run=True) == 1

@@ -16,7 +16,7 @@ from madengine.deploy.ansible.options import AnsibleOptions
 from madengine.deploy.target import Prepared
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_RUN_FAILED, ConfigurationError
 from madengine.programs.ansible_playbook import HOSTS_FAILED, INTERRUPTED, NAME, run_playbook
-from madengine.results.rows import check_perf_csv
+from madengine.results.perf_csv import check_perf_csv
 from madengine.session import Session
 
 logger = logging.getLogger(__name__)

@@ -26,7 +26,8 @@ from madengine.files import write_json
 from madengine.programs.kubectl import Kubectl
 from madengine.records import SUCCESS
 from madengine.results.merge import Merged, merge
-from madengine.results.rows import SCHEMA_VERSION, append_rows, check_perf_csv
+from madengine.results.perf_csv import append_rows, check_perf_csv
+from madengine.results.results_json import SCHEMA_VERSION
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ from madengine.programs import nvidia_smi
 from madengine.programs.engine import State
 from madengine.records import FAILURE, SUCCESS, Gpu, Image, Model, RunResult
 from madengine.results.metrics import MetricScan
-from madengine.results.rows import result_rows, results_json
+from madengine.results.results_json import results_json
+from madengine.results.rows import result_rows
 from madengine.run.outcome import run_outcome
 
 LOG = Path("model.run.live.log")

@@ -28,8 +28,8 @@ from madengine.deploy.target import Prepared
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, EXIT_RUN_FAILED, ConfigurationError, MadengineError
 from madengine.files import check_writable
 from madengine.programs.kubectl import NAME, Kubectl
-from madengine.results.merge import tables
-from madengine.results.rows import check_perf_csv
+from madengine.results.perf_csv import check_perf_csv
+from madengine.results.statistics import tables
 from madengine.run.names import new_run_id
 from madengine.session import Session
 

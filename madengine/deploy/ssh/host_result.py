@@ -15,8 +15,8 @@ from madengine.deploy.ssh import node
 from madengine.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RUN_FAILED
 from madengine.files import read_json
 from madengine.records import FAILURE
-from madengine.results.merge import failed_rows
-from madengine.results.rows import printable
+from madengine.results.failed_hosts import failed_rows
+from madengine.results.table import printable
 from madengine.run.selection import narrowed
 
 STATES = {EXIT_DONE: "done", EXIT_RUN_FAILED: "failed", EXIT_INTERRUPTED: "stopped"}

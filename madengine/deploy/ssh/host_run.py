@@ -28,8 +28,9 @@ from madengine.deploy.ssh.remote_node import LostError, RemoteNode, StoppedError
 from madengine.deploy.ssh.upload import Upload
 from madengine.errors import MadengineError, RunError
 from madengine.programs import preflight
-from madengine.results.merge import failed_rows, merge
-from madengine.results.rows import append_rows
+from madengine.results.failed_hosts import failed_rows
+from madengine.results.merge import merge
+from madengine.results.perf_csv import append_rows
 
 logger = logging.getLogger(__name__)
 

@@ -203,7 +203,7 @@ def _add_rows(folder: Path) -> None:
     import csv
     import shutil
 
-    from madengine.results.rows import append_rows
+    from madengine.results.perf_csv import append_rows
 
     with (folder / "perf.csv").open(newline="", encoding="utf-8") as file:
         append_rows(Path("perf.csv"), list(csv.DictReader(file)))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from madengine.results.rows import printable
+from madengine.results.table import printable
 
 logger = logging.getLogger(__name__)
 

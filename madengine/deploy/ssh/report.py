@@ -9,7 +9,7 @@ from pathlib import Path
 from madengine.deploy.ssh.host_result import HostOutcome, host_rows, host_summary
 from madengine.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RUN_FAILED
 from madengine.files import write_json
-from madengine.results.merge import tables
+from madengine.results.statistics import tables
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from madengine.deploy.target import Prepared
 from madengine.errors import EXIT_FAILURE
 from madengine.files import check_writable
 from madengine.programs import ssh
-from madengine.results.rows import check_perf_csv
+from madengine.results.perf_csv import check_perf_csv
 from madengine.run.names import new_run_id
 from madengine.run.options import RunOptions
 from madengine.run.selection import selected_images

@@ -17,7 +17,7 @@ from madengine.deploy.ssh.upload import Upload, report_secrets, sources, upload_
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, RunError
 from madengine.files import check_writable
 from madengine.programs import ssh
-from madengine.results.rows import check_perf_csv
+from madengine.results.perf_csv import check_perf_csv
 from madengine.run.names import new_run_id
 
 

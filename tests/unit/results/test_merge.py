@@ -26,9 +26,12 @@ from madengine.errors import ConfigurationError
 from madengine.files import write_json
 from madengine.records import FAILURE, SKIPPED, SUCCESS, Gpu, GpuCost, Image, Metric, Model, RunResult
 from madengine.results import perf_csv
-from madengine.results.merge import failed_rows, merge, note_failure, tables
-from madengine.results.rows import COLUMNS, append_rows, result_json, result_rows, results_json
-from madengine.results.statistics import lower_is_better
+from madengine.results.failed_hosts import failed_rows, note_failure
+from madengine.results.merge import merge
+from madengine.results.perf_csv import append_rows
+from madengine.results.results_json import result_json, results_json
+from madengine.results.rows import COLUMNS, result_rows
+from madengine.results.statistics import lower_is_better, tables
 
 CHECKOUT = Path(__file__).parents[3]
 MODEL = Model(
@@ -320,8 +323,8 @@ def test_what_is_broken_is_named_and_costs_itself_only(tmp_path: Path) -> None:
         "/gone: no such folder",
         "/in/foreign/perf.csv: not a perf.csv: it has no column metric, model, performance, status",
         "/in/half/runs/r3/results.json:6:5: not JSON: unterminated string starting at",
-        "/in/later/runs/r2/results.json: schema_version 2 is not of madengine "
-        f"{__version__}, which reads 1; update madengine here",
+        "/in/later/runs/r2/results.json: unsupported schema_version 2: madengine "
+        f"{__version__} reads 1; update madengine here",
         "/in/part/runs/r4/results.json: results.0 of run r4 is broken: model: name: 3 is wrong: it is a text",
     ]
 
@@ -332,7 +335,7 @@ def test_a_row_that_was_cut_off_is_not_believed(tmp_path: Path) -> None:
     path.write_text(path.read_text()[: path.read_text().rindex("tokens/s") - 2])
     merged = merge([tmp_path / "in"], tmp_path / "perf.csv")
     assert [row["status"] for row in read(tmp_path / "perf.csv")] == [FAILURE]
-    assert merged.problems == (f"{path}:5: left out: 18 cells where the header has {len(COLUMNS)}",)
+    assert merged.problems == (f"{path}:5: ignored: expected {len(COLUMNS)} cells as in the header, got 18",)
 
 
 @pytest.mark.parametrize("document", ["[]", '{"results": []}', '{"schema_version": "1.2", "results": {}}'])
@@ -353,23 +356,23 @@ def test_what_models_leave_is_not_looked_at(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
-        ("perf.csv", "a,b\n", "is not a perf.csv: its first line has no column"),
-        ("perf.csv", ",".join(COLUMNS[:29]) + "\n", "has no column run_id, so nobody knows which results"),
+        ("perf.csv", "a,b\n", "not a perf.csv: its first line has no column"),
+        ("perf.csv", ",".join(COLUMNS[:29]) + "\n", "has no column run_id, so its results can't be identified"),
         ("perf.csv", ",".join(COLUMNS) + '\nr1,"', "not CSV from here on"),
         ("results.json", "{", "not JSON"),
-        ("results.json", "[]", "is not a collection of runs"),
+        ("results.json", "[]", "not a collection of runs"),
         ("results.json", '{"schema_version": 2, "runs": []}', "update madengine here"),
         ("results.json", '{"schema_version": 1, "run_id": "r", "environment": {}, "results": []}', "not a collection"),
     ],
 )
 def test_an_output_that_cannot_be_added_to_is_refused_and_nothing_is_written(
-    tmp_path: Path, name: str, text: str, told: str
+    tmp_path: Path, name: str, text: str, message: str
 ) -> None:
     keep(tmp_path / "in", DONE)
     (tmp_path / name).write_text(text)
-    with pytest.raises(ConfigurationError, match=told):
+    with pytest.raises(ConfigurationError, match=message):
         merge([tmp_path / "in"], tmp_path / "perf.csv", tmp_path / "results.json")
     assert (tmp_path / name).read_text() == text
     assert {path.name for path in tmp_path.iterdir()} == {"in", name}
@@ -549,7 +552,5 @@ def test_a_run_id_whose_results_are_there_is_refused_before_anything_is_built(
     assert (
         capsys.readouterr()
         .err.splitlines()[-1]
-        .startswith(
-            "madengine: error: runs/r1 holds the results of an earlier run; name this one with another --run-id"
-        )
+        .startswith("madengine: error: runs/r1: holds the results of an earlier run; use another --run-id")
     )

@@ -30,7 +30,7 @@ def scan(chunks: Iterable[bytes]) -> MetricScan:
     return scanned
 
 
-def found(log: bytes | str) -> tuple[str, str] | None:
+def metric_in(log: bytes | str) -> tuple[str, str] | None:
     metric = scan([log.encode() if isinstance(log, str) else log]).metric
     return (metric.performance, metric.metric) if metric else None
 
@@ -88,8 +88,8 @@ def found(log: bytes | str) -> tuple[str, str] | None:
     ],
 )
 def test_a_line_gives_its_value_as_printed_and_its_metric(line: str, value: str, metric: str) -> None:
-    assert found(f"before\n{line}\nafter 99 y\n") == (value, metric)
-    assert found(line) == (value, metric), "at the end of the log, without a newline"
+    assert metric_in(f"before\n{line}\nafter 99 y\n") == (value, metric)
+    assert metric_in(line) == (value, metric), "at the end of the log, without a newline"
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_log_without_the_line_says_so(log: bytes) -> None:
 
 def test_the_first_valid_line_wins() -> None:
     log = b"performance: nan x\nperformance: 1 a\nperformance: 2 b\n"
-    assert found(log) == ("1", "a")
+    assert metric_in(log) == ("1", "a")
     assert scan([log]).problem == ""
 
 
@@ -161,8 +161,8 @@ def test_the_last_refused_line_is_the_one_shown() -> None:
 
 
 def test_a_value_is_never_read_from_the_next_line() -> None:
-    assert found("performance:\n12 x\n") is None
-    assert found("performance: 12\ntokens\n") == ("12", "")
+    assert metric_in("performance:\n12 x\n") is None
+    assert metric_in("performance: 12\ntokens\n") == ("12", "")
 
 
 @pytest.mark.parametrize(
@@ -175,18 +175,20 @@ def test_a_value_is_never_read_from_the_next_line() -> None:
     ],
 )
 def test_samples_per_second_counts_where_no_performance_line_is_valid(line: str, value: str) -> None:
-    assert found(f"{line}\n") == (value, "samples_per_second")
-    assert found(f"performance: nan x\n{line}\n") == (value, "samples_per_second")
-    assert found(f"{line}\nperformance: 3 x\n") == ("3", "x")
+    assert metric_in(f"{line}\n") == (value, "samples_per_second")
+    assert metric_in(f"performance: nan x\n{line}\n") == (value, "samples_per_second")
+    assert metric_in(f"{line}\nperformance: 3 x\n") == ("3", "x")
 
 
 @pytest.mark.parametrize("value", ["nan", "1,234", "1.2.3", "12k", "1e999", ""])
 def test_samples_per_second_that_is_no_number_is_no_result(value: str) -> None:
-    assert found(f"train_samples_per_second = {value}\n") is None
+    assert metric_in(f"train_samples_per_second = {value}\n") is None
 
 
 def test_the_first_valid_samples_per_second_wins() -> None:
-    assert found("train_samples_per_second = nan\ntrain_samples_per_second = 1\ntrain_samples_per_second = 2\n") == (
+    assert metric_in(
+        "train_samples_per_second = nan\ntrain_samples_per_second = 1\ntrain_samples_per_second = 2\n"
+    ) == (
         "1",
         "samples_per_second",
     )
@@ -274,21 +276,21 @@ def test_every_one_line_form_that_madengine_2_1_reads_gives_the_same_here(
     line = f"performance:{blank}{number}{unit}{blank}{word}"
     reference = V2.search(line)
     assert reference
-    assert found(line) == reference.groups()
+    assert metric_in(line) == reference.groups()
 
 
 @pytest.mark.parametrize("end", ["", "\n", " more\n"])
 def test_a_line_beyond_the_limit_never_gives_half_a_number(end: str) -> None:
     blanks = " " * (LINE_LIMIT - 3)
-    assert found(f"performance:{blanks}123456{end}") is None
-    assert found(f"performance: 12{blanks}tokens{end}") == ("12", "")
-    assert found(f"performance: 12 {'x' * LINE_LIMIT}{end}") == ("12", "")
+    assert metric_in(f"performance:{blanks}123456{end}") is None
+    assert metric_in(f"performance: 12{blanks}tokens{end}") == ("12", "")
+    assert metric_in(f"performance: 12 {'x' * LINE_LIMIT}{end}") == ("12", "")
 
 
 def test_binary_and_invalid_utf8_around_a_line_do_not_matter() -> None:
     junk = bytes(range(256)) * 64
-    assert found(junk + b"\nperformance: 12 x\n" + junk) == ("12", "x")
-    assert found(junk + b"performance: 12 x\xff\n") == ("12", "x\ufffd")
+    assert metric_in(junk + b"\nperformance: 12 x\n" + junk) == ("12", "x")
+    assert metric_in(junk + b"performance: 12 x\xff\n") == ("12", "x\ufffd")
 
 
 @pytest.mark.parametrize("piece", [b"no newline ", b"performance:", b"performance: nan\n", b"\x00\xff"])
@@ -359,28 +361,28 @@ def test_quoted_and_foreign_text_arrives_exactly(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
-        (b"", "is empty"),
-        (b"\n", "is empty"),
-        (b"model,performance,metric\n", "has no row below its header"),
-        (b"model,performance,metric\n\n,,\n", "has no row below its header"),
-        (b"model,metric\na,x\n", "has no column 'performance'; its columns are model, metric"),
-        (b"performance,metric\n1,x\n", "has no column 'model'"),
-        (b"model,performance\na,1\n", "has no column 'metric'"),
-        (b"Model,performance,metric\na,1,x\n", "has no column 'model'"),
-        (b"model;performance;metric\na;1;x\n", "has no column 'model'"),
-        (b"model,performance,metric,performance\na,1,x,2\n", "has more than one column 'performance'"),
-        (b"model,performance,metric\na,1,234,x\n", "line 2 has 4 cells, its header 3"),
-        (b"model,performance,metric\na,1,\xff\xfe\n", "is no CSV file in UTF-8"),
-        (b'model,performance,metric\n"a,1,x\nb,2,x\n', "is no CSV file in UTF-8"),
+        (b"", "empty"),
+        (b"\n", "empty"),
+        (b"model,performance,metric\n", "no row below its header"),
+        (b"model,performance,metric\n\n,,\n", "no row below its header"),
+        (b"model,metric\na,x\n", "no column 'performance'; its columns are model, metric"),
+        (b"performance,metric\n1,x\n", "no column 'model'"),
+        (b"model,performance\na,1\n", "no column 'metric'"),
+        (b"Model,performance,metric\na,1,x\n", "no column 'model'"),
+        (b"model;performance;metric\na;1;x\n", "no column 'model'"),
+        (b"model,performance,metric,performance\na,1,x,2\n", "more than one column 'performance'"),
+        (b"model,performance,metric\na,1,234,x\n", "line 2: expected 3 cells, got 4"),
+        (b"model,performance,metric\na,1,\xff\xfe\n", "not a CSV file in UTF-8"),
+        (b'model,performance,metric\n"a,1,x\nb,2,x\n', "not a CSV file in UTF-8"),
     ],
 )
-def test_a_broken_file_is_one_line_with_its_name(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_broken_file_is_one_line_with_its_name(tmp_path: Path, content: bytes, message: str) -> None:
     path = results(tmp_path, content)
     with pytest.raises(RunError) as error:
         read_multiple_results(path)
-    assert str(error.value).startswith(f"{path}: {said}")
+    assert str(error.value).startswith(f"{path}: {message}")
     assert "\n" not in str(error.value)
 
 

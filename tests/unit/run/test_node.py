@@ -73,7 +73,7 @@ esac
 
 
 class Node:
-    """A machine with eight GPUs and a stand-in for docker; runs models, and tells what happened when."""
+    """A machine with eight GPUs and a stand-in for docker; runs models, and says what happened when."""
 
     def __init__(self, folder: Path, stand_ins: StandIns) -> None:
         self.folder = folder
@@ -82,7 +82,7 @@ class Node:
         self.notes.mkdir()
         stand_ins.add("docker", DOCKER.format(folder=self.notes, id=ID))
         stand_ins.add("nvidia-smi")
-        self.said = collect_messages()
+        self.messages = collect_messages()
         self.chosen: list[tuple[Model, Image | None]] = []
 
     def model(self, name: str, n_gpus: str, seconds: float = 0.3, **more: Any) -> None:
@@ -94,6 +94,7 @@ class Node:
     def run(self, gpus: Sequence[Gpu] = EIGHT, context: dict[str, Any] | None = None, **options: Any) -> LocalRun:
         run = LocalRun(
             options=RunOptions(**options),
+            engine=Docker("docker", "27.5.1"),
             context=Context({"gpu_vendor": "NVIDIA" if gpus else "NONE", **(context or {})}),
             gpus=tuple(gpus),
             chosen=self.chosen,
@@ -102,9 +103,9 @@ class Node:
             data_folder=self.folder,
             environ={},
             credentials=Credentials(),
-            show=self.said.append,
+            show=self.messages.append,
         )
-        self.code = run.carry_out(Docker("docker", "27.5.1"), [])
+        self.code = run.run()
         return run
 
     @property
@@ -150,8 +151,8 @@ def node(tmp_path: Path, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch) -
     return Node(tmp_path, stand_ins)
 
 
-def came(run: LocalRun) -> dict[str, RunResult]:
-    return {result.model.name: result for result in run.came}
+def results(run: LocalRun) -> dict[str, RunResult]:
+    return {result.model.name: result for result in run.results}
 
 
 def rows() -> dict[str, dict[str, str]]:
@@ -169,7 +170,7 @@ def test_without_pack_models_run_one_after_another_in_their_order(node: Node) ->
     assert node.started == ["c", "a", "b"]
     assert node.most_at_once == 1
     assert node.code == EXIT_DONE
-    assert [result.packed for result in run.came] == [False] * 3
+    assert [result.packed for result in run.results] == [False] * 3
     assert {row["packed"] for row in rows().values()}.isdisjoint({"true", "True", "1", "yes"})
 
 
@@ -188,8 +189,8 @@ def test_packed_models_run_side_by_side_on_gpus_of_their_own_the_largest_first(n
     }  # fmt: skip
     node.assert_each_gpu_had_one_run_at_a_time()
     assert node.most_at_once >= 2
-    assert {result.status for result in run.came} == {SUCCESS}
-    assert all(result.packed for result in run.came)
+    assert {result.status for result in run.results} == {SUCCESS}
+    assert all(result.packed for result in run.results)
     assert len(rows()) == 5
 
 
@@ -240,9 +241,9 @@ def test_a_model_that_wants_too_many_fails_by_itself(node: Node) -> None:
     node.model("b", "4", 0.1)
     run = node.run(pack=True)
     assert node.code == EXIT_RUN_FAILED
-    assert came(run)["huge"].status == FAILURE
-    assert came(run)["huge"].reason == "too many GPUs requested: n_gpus is 9, this machine has 8"
-    assert {came(run)[name].status for name in "ab"} == {SUCCESS}
+    assert results(run)["huge"].status == FAILURE
+    assert results(run)["huge"].reason == "too many GPUs requested: n_gpus is 9, this machine has 8"
+    assert {results(run)[name].status for name in "ab"} == {SUCCESS}
     assert sorted(node.started) == ["a", "b"]
 
 
@@ -254,7 +255,7 @@ def test_where_there_is_nothing_to_pack_nothing_is_packed(node: Node, gpus: Sequ
         node.model("b", "0", 0.1)
     run = node.run(gpus=gpus, pack=True)
     assert node.most_at_once == 1
-    assert [result.packed for result in run.came] == [False] * len(node.chosen)
+    assert [result.packed for result in run.results] == [False] * len(node.chosen)
 
 
 def test_a_gpu_that_another_run_holds_is_not_used(node: Node) -> None:
@@ -281,7 +282,7 @@ def test_a_waiting_run_gets_its_gpus_when_the_other_lets_go(node: Node) -> None:
     threading.Timer(0.5, let_go.set).start()
     run = node.run(gpu_wait=20)
     other.join()
-    assert came(run)["a"].status == SUCCESS
+    assert results(run)["a"].status == SUCCESS
 
 
 # --- what is not run ---
@@ -291,8 +292,8 @@ def test_a_model_that_is_not_for_these_gpus_is_skipped_with_the_reason(node: Nod
     node.model("a", "1", skip_gpu_arch="gfx942, H100")
     node.model("b", "1", 0.1)
     run = node.run()
-    assert came(run)["a"].status == SKIPPED
-    assert came(run)["a"].reason == "skip_gpu_arch: it is not for H100; --disable-skip-gpu-arch runs it all the same"
+    assert results(run)["a"].status == SKIPPED
+    assert results(run)["a"].reason == "skip_gpu_arch: it is not for H100; --disable-skip-gpu-arch runs it all the same"
     assert node.started == ["b"]
     assert node.code == EXIT_DONE
 
@@ -300,7 +301,7 @@ def test_a_model_that_is_not_for_these_gpus_is_skipped_with_the_reason(node: Nod
 def test_a_model_that_is_not_for_these_gpus_can_be_run_all_the_same(node: Node) -> None:
     node.model("a", "1", 0.1, skip_gpu_arch="H100")
     run = node.run(skip_gpu_arch=False)
-    assert came(run)["a"].status == SUCCESS
+    assert results(run)["a"].status == SUCCESS
 
 
 # --- Ctrl-C ---
@@ -354,5 +355,5 @@ def test_ctrl_c_ends_all_that_runs_and_keeps_their_rows(node: Node, pack: list[s
         assert ["stop", name] in node.events
         assert ["rm", name] in node.events
         assert rows()[name]["status"] == FAILURE
-    (results,) = Path("runs").glob("*/results.json")
-    assert "interrupted" in json.dumps(json.loads(results.read_text()))
+    (file,) = Path("runs").glob("*/results.json")
+    assert "interrupted" in json.dumps(json.loads(file.read_text()))

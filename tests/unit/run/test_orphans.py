@@ -78,32 +78,32 @@ def test_a_label_that_is_none_of_ours_makes_no_orphan(text: str) -> None:
 
 
 def sweep(stand_ins: StandIns, labels: dict[str, str], removing: str = "exit 0") -> tuple[list[str], list[str]]:
-    """What was removed and what was said where the engine has containers with these owners."""
-    found = [{"Name": f"/{name}", "Config": {"Labels": {OWNER_LABEL: text}}} for name, text in labels.items()]
-    (stand_ins.folder / "found.json").write_text(json.dumps(found))
-    cases = f"ps) echo {' '.join(labels)} ;; container) cat {stand_ins.folder}/found.json ;; rm) {removing} ;;"
+    """Return what was removed, and the messages, if the engine has containers with these owners."""
+    containers = [{"Name": f"/{name}", "Config": {"Labels": {OWNER_LABEL: text}}} for name, text in labels.items()]
+    (stand_ins.folder / "containers.json").write_text(json.dumps(containers))
+    cases = f"ps) echo {' '.join(labels)} ;; container) cat {stand_ins.folder}/containers.json ;; rm) {removing} ;;"
     stand_ins.add("docker", f"case $1 in {cases} esac")
-    said = collect_messages()
+    messages = collect_messages()
     remove_orphans(Docker("docker"))
-    return [line.split()[-1] for line in stand_ins.calls() if line.startswith("docker rm")], said
+    return [line.split()[-1] for line in stand_ins.calls() if line.startswith("docker rm")], messages
 
 
 def test_only_orphans_are_removed_and_each_is_named(stand_ins: StandIns) -> None:
     boot, namespace, _, _ = own_process_id().split(":")
     labels = {"mine": own_process_id(), "orphan": f"{boot}:{namespace}:1:0", "foreign": f"other:{namespace}:1:0"}
-    removed, said = sweep(stand_ins, labels)
+    removed, messages = sweep(stand_ins, labels)
     assert removed == ["orphan"]
-    assert said == ["removed orphan: the madengine that started it is gone"]
+    assert messages == ["removed orphan orphan: its madengine process has exited"]
 
 
 def test_an_orphan_that_can_not_be_removed_is_said_and_the_next_one_is_removed(stand_ins: StandIns) -> None:
     boot, namespace, _, _ = own_process_id().split(":")
     labels = {"first": f"{boot}:{namespace}:1:0", "second": f"{boot}:{namespace}:1:0"}
     failing = '[ "$4" = second ] || { echo device busy >&2; exit 1; }'
-    removed, said = sweep(stand_ins, labels, failing)
+    removed, messages = sweep(stand_ins, labels, failing)
     assert removed == ["first", "second"]
-    assert "device busy" in said[0]
-    assert said[1].startswith("removed second")
+    assert "device busy" in messages[0]
+    assert messages[1].startswith("removed orphan second")
 
 
 def test_nothing_is_asked_of_an_engine_without_containers(stand_ins: StandIns) -> None:

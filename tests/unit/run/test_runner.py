@@ -21,6 +21,7 @@ from madengine.process import own_process_id
 from madengine.programs.engine import Docker
 from madengine.records import Gpu, Image, Model, RunResult
 from madengine.run.container_setup import Setup
+from madengine.run.options import RunOptions
 from madengine.run.orphans import OWNER_LABEL
 from madengine.run.runner import ContainerRunner
 from tests.conftest import StandIns, collect_messages
@@ -89,23 +90,24 @@ def engine(stand_ins: StandIns) -> Engine:
 
 
 class Runs:
-    """Runs models in a folder of the test's own; keeps what came and what was said."""
+    """Runs models in a folder of the test's own; collects results and messages."""
 
     def __init__(self, folder: Path, engine: Engine) -> None:
         self.folder = folder
         self.engine = engine
-        self.came: list[RunResult] = []
+        self.results: list[RunResult] = []
         self.messages = collect_messages()
 
     def runner(self, values: dict[str, Any] | None = None, **options: Any) -> ContainerRunner:
-        given = {name: options.pop(name) for name in [field.name for field in fields(Setup)] if name in options}
+        of_setup = {field.name: options.pop(field.name) for field in fields(Setup) if field.name in options}
+        of_run = {field.name: options.pop(field.name) for field in fields(RunOptions) if field.name in options}
         context = Context({"gpu_vendor": "NONE", **(values or {})})
-        setup = Setup(self.engine.add(), "r1", context, **given)
-        return ContainerRunner(setup, self.folder / "runs/r1", data=Data(), **{"done": self.came.append, **options})
+        setup = Setup(self.engine.add(), "r1", context, options=RunOptions(**of_run), **of_setup)
+        return ContainerRunner(setup, self.folder / "runs/r1", data=Data(), **{"done": self.results.append, **options})
 
     def run(self, model: Model = MODEL, image: Image = HERE, **options: Any) -> RunResult:
         self.runner(**options).run(model, image)
-        return self.came[-1]
+        return self.results[-1]
 
     def words(self, model: Model = MODEL, image: Image = HERE, **options: Any) -> list[str]:
         """The command line of the container, out of a dry run."""
@@ -155,7 +157,7 @@ def test_secrets_are_handed_over_by_name(runs: Runs) -> None:
     assert words[words.index("MAD_SECRETS_A") - 1] == "--env"
 
 
-def test_a_container_knows_its_owner_unless_somebody_else_looks_after_it(runs: Runs, engine: Engine) -> None:
+def test_a_container_knows_its_owner_unless_it_is_to_stay(runs: Runs, engine: Engine) -> None:
     runs.run()
     label = f"{OWNER_LABEL}={own_process_id()}"
     assert label in engine.calls("run")[-1]
@@ -206,17 +208,17 @@ def test_compat_is_the_flags_of_older_madengine_and_the_cards_come_after(
 def test_each_model_starts_its_processes_on_the_gpus_that_it_gets(runs: Runs) -> None:
     gpus = tuple(Gpu("NVIDIA", index, uuid=f"GPU-{index}") for index in range(4))
     runner = runs.runner({"gpu_vendor": "NVIDIA", "multi_node_args": {"NNODES": 2}}, gpus=gpus)
-    told = []
+    options = []
     for n_gpus in ("1", "4", "2", "-1"):
         words = shlex.split("\n".join(runner.shell_lines(replace(MODEL, n_gpus=n_gpus), HERE)))
         (variable,) = [word for word in words if word.startswith("MAD_MULTI_NODE_RUNNER=")]
-        told.append(re.search(r"--nproc_per_node (\d+) --nnodes (\d+)", variable))
-    assert [found and found.groups() for found in told] == [("1", "2"), ("4", "2"), ("2", "2"), ("4", "2")]
+        options.append(re.search(r"--nproc_per_node (\d+) --nnodes (\d+)", variable))
+    assert [match and match.groups() for match in options] == [("1", "2"), ("4", "2"), ("2", "2"), ("4", "2")]
 
 
 def test_a_dry_run_writes_the_hooks_too(runs: Runs, tmp_path: Path) -> None:
-    found = Hooks((Script("scripts/common/madengine/echo.sh", ("it's",)),), "time")
-    lines = list(runs.runner(hooks=found).shell_lines(MODEL, HERE))
+    hooks = Hooks((Script("scripts/common/madengine/echo.sh", ("it's",)),), "time")
+    lines = list(runs.runner(hooks=hooks).shell_lines(MODEL, HERE))
     before = lines[: next(number for number, line in enumerate(lines) if line.startswith("docker run"))]
     subprocess.run(["sh", "-e"], input="\n".join(before), encoding="utf-8", cwd=tmp_path, check=True)
     folder = runs.folder / "runs/r1/m/.hooks"
@@ -234,7 +236,7 @@ def test_a_pushed_image_is_named_by_its_digest_alone(runs: Runs, engine: Engine)
     assert (result.image_digest, engine.calls("pull")) == (DIGEST, [])
 
 
-def test_a_pull_is_tried_again_when_the_line_breaks(runs: Runs, engine: Engine) -> None:
+def test_a_pull_is_retried_after_a_network_error(runs: Runs, engine: Engine) -> None:
     engine.images = "exit 1"
     tried = engine.folder / "tried"
     engine.scripts["pull"] = (
@@ -242,7 +244,7 @@ def test_a_pull_is_tried_again_when_the_line_breaks(runs: Runs, engine: Engine) 
     )
     assert runs.run(image=PUSHED).status == "SUCCESS"
     assert len(engine.calls("pull")) == 2
-    assert any("connection reset by peer; again in 1 s" in line for line in runs.messages)
+    assert any("connection reset by peer; retry in 1 s" in line for line in runs.messages)
 
 
 def test_a_pull_that_is_refused_is_not_tried_again(runs: Runs, engine: Engine) -> None:
@@ -365,21 +367,20 @@ def test_a_container_that_can_not_be_removed_is_said_with_the_command(runs: Runs
     ]
 
 
-def test_live_output_is_the_log(runs: Runs, engine: Engine) -> None:
+def test_live_output_is_the_log(runs: Runs, engine: Engine, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     engine.log = "\x1b[1mone\x00\nperformance: 3 tokens"
-    shown: list[bytes] = []
-    runs.run(live=shown.append)
-    assert b"".join(shown) == engine.log.encode()
+    runs.run(live_output=True)
+    assert capfdbinary.readouterr() == (b"", engine.log.encode())
 
 
 def test_the_last_lines_of_a_failed_run_are_said(runs: Runs, engine: Engine) -> None:
     engine.log = "".join(f"line {number}\n" for number in range(100)) + "x" * 1000
     engine.entry = json.dumps({**ENTRY, "exit_code": 1})
     result = runs.run()
-    said = runs.messages[0].splitlines()
-    assert said[0] == "  | line 81"
-    assert said[-2] == f"  | {'x' * 300}"
-    assert said[-1] == f"  the whole log: {result.log_file}"
+    lines = runs.messages[0].splitlines()
+    assert lines[0] == "  | line 81"
+    assert lines[-2] == f"  | {'x' * 300}"
+    assert lines[-1] == f"  the whole log: {result.log_file}"
 
 
 # --- interruptions ---
@@ -401,18 +402,18 @@ def test_an_interruption_gives_a_result_and_goes_on_up(
     engine.scripts[when] = "sleep 0.3; kill -INT $PPID; sleep 5"
     with pytest.raises(KeyboardInterrupt):
         runs.run(image=PUSHED)
-    (result,) = runs.came
+    (result,) = runs.results
     assert (result.status, result.reason) == ("FAILURE", "interrupted")
     assert len(engine.calls("rm")) == (0 if when == "pull" else 1)
 
 
 def test_a_signal_while_a_result_is_kept_waits(runs: Runs, interruptible: None) -> None:
-    kept: list[str] = []
+    statuses: list[str] = []
 
     def done(result: RunResult) -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        kept.append(result.status)
+        statuses.append(result.status)
 
     with pytest.raises(KeyboardInterrupt):
         runs.run(done=done)
-    assert kept == ["SUCCESS"]
+    assert statuses == ["SUCCESS"]

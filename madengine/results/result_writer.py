@@ -1,0 +1,81 @@
+"""The one place that writes the results of a run on this machine: its rows as they come, then its documents."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from madengine.errors import MadengineError
+from madengine.files import write_json
+from madengine.records import FAILURE, Image, Model, RunResult
+from madengine.results.perf_csv import append_rows
+from madengine.results.results_json import results_json
+from madengine.results.rows import Row, result_rows
+from madengine.results.summaries import run_summary
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class ResultWriter:
+    """Writes the results of one run; several threads may add some."""
+
+    run_id: str
+    #: The run's folder, for results.json, and for rows that perf.csv can't take.
+    directory: Path
+    #: The perf.csv.
+    output: Path
+    summary_output: Path
+    #: The environment variables of the CI job.
+    environ: Mapping[str, str]
+    results: list[RunResult] = field(default_factory=list)
+    #: Whether all was written to where it belongs.
+    complete: bool = True
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, result: RunResult) -> None:
+        """Append the rows of a result to perf.csv; rows that it can't take go to the run's folder, or to the log."""
+        with self._lock:
+            self.results.append(result)
+            rows = result_rows(result, self.environ)
+            try:
+                append_rows(self.output, rows)
+            except MadengineError as error:
+                self.complete = False
+                self._save_elsewhere(rows, error)
+
+    def _save_elsewhere(self, rows: Sequence[Row], problem: MadengineError) -> None:
+        other = self.directory / "perf.csv"
+        try:
+            append_rows(other, rows)
+            logger.info(f"{problem}; the row is in {other}")
+        except MadengineError:
+            logger.info(f"{problem}; the row: {json.dumps(rows)}")
+
+    def finish(
+        self, environment: Mapping[str, Any], skipped: Sequence[tuple[Image, Model, str]], seconds: float
+    ) -> None:
+        """Write results.json and the summary; `skipped` holds the images for other machines, each with the reason."""
+        summary = run_summary(self.results, skipped, seconds, socket.gethostname(), str(self.output), self.run_id)
+        documents = {
+            self.directory / "results.json": results_json(self.run_id, self.results, environment),
+            self.summary_output: summary,
+        }
+        for path, document in documents.items():
+            try:
+                write_json(path, document)
+            except MadengineError as error:
+                self.complete = False
+                logger.info(str(error))
+
+    @property
+    def has_failure(self) -> bool:
+        """Whether a row is a failure."""
+        rows = (row for result in self.results for row in result_rows(result, self.environ))
+        return any(row["status"] == FAILURE for row in rows)

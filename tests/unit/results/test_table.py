@@ -1,0 +1,32 @@
+"""The table of results for the terminal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from madengine.records import Metric
+from madengine.results.table import results_table
+from tests.unit.results.samples import DONE, FAILED
+
+
+def test_the_table_shows_every_value_as_text_and_numbers_to_the_right() -> None:
+    fast = replace(DONE, metrics=(Metric("1e5", "x"),), run_duration=1.04)
+    assert results_table([DONE, fast, FAILED]).splitlines() == [
+        "model    image                status      performance  metric      seconds  reason",
+        "-------  -------------------  --------  -------------  --------  ---------  ---------------------------------",
+        "dummy    ci-dummy_ubuntu_amd  SUCCESS             007  tokens/s       45.2",
+        "dummy    ci-dummy_ubuntu_amd  SUCCESS             1e5  x               1.0",
+        "dummy    ci-dummy_ubuntu_amd  FAILURE                                 45.2  the script ended with exit code 3",
+    ]
+
+
+def test_the_table_shortens_a_long_reason_and_lets_nothing_steer_the_terminal() -> None:
+    loud = replace(FAILED, reason="r" * 200, metrics=(Metric("", "\x1b[2J\nx"),))
+    last = results_table([loud]).splitlines()[-1]
+    assert last.endswith(" " + "r" * 59 + "…")
+    assert "\x1b" not in last
+    assert len(results_table([loud]).splitlines()) == 3
+
+
+def test_the_table_of_no_results_is_its_header() -> None:
+    assert results_table([]).split()[:3] == ["model", "image", "status"]
