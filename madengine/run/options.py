@@ -85,5 +85,5 @@ class RunOptions(BuildAndRunOptions, RowsOptions, RunIdOptions, TimeoutOptions, 
         """Raise ConfigurationError for a run id whose results the new ones would replace."""
         if self.run_id and (run_directory(self.run_id) / "results.json").exists():
             raise ConfigurationError(
-                f"{run_directory(self.run_id)} holds the results of an earlier run; name this one with another --run-id"
+                f"{run_directory(self.run_id)}: holds the results of an earlier run; use another --run-id"
             )
