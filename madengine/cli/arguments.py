@@ -8,7 +8,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-ENGINES = ("auto", "docker", "podman", "nerdctl")
+from madengine.engine_names import ENGINE_NAMES
+
+ENGINES = ("auto", *ENGINE_NAMES)
 ISOLATIONS = ("least", "compat")
 _ROWS = "the table that gets a row for each result (default: perf.csv)"
 _MANIFEST = "the manifest (default: build_manifest.json)"

@@ -15,6 +15,7 @@ from madengine.config.hooks import resolve_hooks, tool_catalogue
 from madengine.config.manifest import Manifest, load_manifest
 from madengine.deploy.bundle import write_bundle
 from madengine.deploy.render import render
+from madengine.engine_names import ENGINE_NAMES
 from madengine.errors import ConfigurationError
 from madengine.files import read_json, write_whole
 from madengine.programs.engine import is_loopback
@@ -56,6 +57,7 @@ def generate_ansible(
         "context": configured(execution_config),
         "seconds": sum(_limit(kept, image) + asked.seconds + _SLACK_SECONDS for image in kept.images),
         "runs": len(kept.images),
+        "engines": list(ENGINE_NAMES),
     }
     write_whole(output, render(PLAYBOOK, values, template_dir, unsafe=True))
     written = [output, write_bundle(output.parent / "madengine.pyz")]

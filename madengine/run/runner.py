@@ -192,7 +192,7 @@ class ContainerRunner:
         if self.setup.hooks:
             yield from payload.shell_lines(self.setup.hooks_payload(), str(workspace / HOOKS_FOLDER))
         log = workspace / log_name(model, image)
-        reference = self.setup.engine.remote(name) or image.image_id or image.registry_image or image.docker_image
+        reference = self.setup.engine.full_name(name) or image.image_id or image.registry_image or image.docker_image
         candidates = eligible_gpus(self.setup.gpus, self.setup.context.docker_gpus)
         gpus = tuple(candidates[: requested_count(model.n_gpus, candidates, self.setup.gpus)])
         container = self.setup.container(model, image, reference, log, provided, local, gpus)

@@ -15,7 +15,8 @@ from madengine.config.context import Context
 from madengine.config.credentials import Credentials, load_credentials, registry_login, registry_name, secret_values
 from madengine.config.package import template
 from madengine.deploy.bundle import write_bundle
-from madengine.programs.engine import Docker, find_engine, repository
+from madengine.programs.engine import Docker, repository
+from madengine.programs.engine_finder import find_engine
 from madengine.programs.engine_logins import logged_in
 from madengine.records import Image
 

@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 from madengine import programs
 from madengine.config.package import own_file
 from madengine.deploy.ssh import node
+from madengine.engine_names import ENGINE_NAMES
 from madengine.errors import CommandError, MadengineError, RunError
 from madengine.programs import Answer, ssh
 
@@ -100,7 +101,8 @@ class RemoteNode:
         Raises RunError with the reason where it isn't reached, or not fit.
         """
         wanted = ",".join(f"{name}={digest}" for name, digest in files.items())
-        words = ("-", self.folder, f"{self.folder}/{incoming}", wanted, ",".join(map(str, ports)), engine, *images)
+        engines = ",".join(ENGINE_NAMES) if engine == "auto" else engine
+        words = ("-", self.folder, f"{self.folder}/{incoming}", wanted, ",".join(map(str, ports)), engines, *images)
         answer = self._opened(self.connection(self.settings.python, *words), _preflight())
         found = _last_json(answer.out)
         if found is None:

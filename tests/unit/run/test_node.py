@@ -103,7 +103,7 @@ class Node:
             credentials=Credentials(),
             show=self.said.append,
         )
-        self.code = run.carry_out(Docker("docker", "27.5.1"), [])
+        self.code = run.carry_out(Docker(version="27.5.1"), [])
         return run
 
     @property
