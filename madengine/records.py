@@ -103,9 +103,8 @@ class GpuSample:
 
     `time` is in seconds since the epoch, `utilization` in percent, `throttled` whether power or heat held its clocks
     down. `power_w` is the mean of the last `power_seconds`; 0 is of the moment, as far as a source can tell it. A GPU
-    is told by what its source names of `uuid`, `pci_bus_id` and the source's own `index`. The parts of a
-    GPU share one sample, because they share its counters; `instance_memory_mib` is what its MIG instances use, in
-    their order (instances of one MIG GPU instance share their memory, so these don't add up to a sum).
+    is told by what its source names of `uuid`, `pci_bus_id` and the source's own `index`. The parts of a GPU share one
+    sample, because they share its counters.
     """
 
     source: str
@@ -119,7 +118,6 @@ class GpuSample:
     power_seconds: float = 0.0
     temperature_c: float | None = None
     throttled: bool | None = None
-    instance_memory_mib: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)
