@@ -148,15 +148,15 @@ def _discover(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     import json
 
-    from madengine import doctor
     from madengine.config.credentials import registry_name
+    from madengine.doctor.examination import as_json, examine, is_fit, table
 
     if values.names_hosts(options):
         return values.fleet(options).doctor(values.given_words(options, values.EXAMINING))
     registry = registry_name(options.registry) if options.registry else ""
-    checks = doctor.examine(values.engine_name(options), registry, options.gpu_mode)
-    show(json.dumps(doctor.as_json(checks), indent=2) if options.json else doctor.table(checks))
-    return EXIT_DONE if doctor.is_fit(checks) else EXIT_FAILURE
+    checks = examine(values.engine_name(options), registry, options.gpu_mode)
+    show(json.dumps(as_json(checks), indent=2) if options.json else table(checks))
+    return EXIT_DONE if is_fit(checks) else EXIT_FAILURE
 
 
 def _init(options: argparse.Namespace) -> int:
