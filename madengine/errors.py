@@ -21,7 +21,15 @@ class DiscoveryError(MadengineError):
 
 
 class EngineError(MadengineError):
-    """No container engine, or one that doesn't answer."""
+    """No container engine, or one that doesn't answer.
+
+    Attributes:
+        fix: the command that gives the user access to it, if that is what is missing.
+    """
+
+    def __init__(self, message: str, fix: str = "") -> None:
+        super().__init__(message)
+        self.fix = fix
 
 
 class ConfigurationError(MadengineError):

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Generic, TypeVar
 
+#: The container engines, in the order in which `--engine auto` tries them; their classes are in programs/.
+ENGINE_NAMES = ("docker", "podman", "nerdctl")
+
 SUCCESS = "SUCCESS"
 FAILURE = "FAILURE"
 SKIPPED = "SKIPPED"
@@ -168,8 +171,6 @@ class GpuSample:
     temperature_c: float | None = None
     #: whether power or heat held the clocks down
     throttled: bool | None = None
-    #: memory of the GPU's MIG instances in their order; those of one GPU instance share it, so it has no sum
-    instance_memory_mib: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from madengine.config.context import Context, load_context
 from madengine.config.credentials import Credentials, load_credentials, registry_login, secret_values
 from madengine.config.package import lists_models, package_root
 from madengine.programs import hide
-from madengine.programs.engine import Docker, find_engine
+from madengine.programs.engine import Docker
+from madengine.programs.engine_finder import find_engine
 from madengine.programs.engine_logins import logged_in
 
 logger = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from madengine import programs
 from madengine.errors import BuildError, ConfigurationError
 from madengine.files import read_json
-from madengine.programs.engine import Docker, explain_engine_error, repo_digests
-from madengine.records import Image, Model, repository
+from madengine.programs.engine import Docker, explain_engine_error
+from madengine.records import Image, Model
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def prebuilt_image(engine: Docker, key: str, name: str, model: Model, marks: Map
         if answer.code != 0:
             raise BuildError(f"{name}: not on this machine, and can't be pulled: {explain_engine_error(answer.err)}")
         found = engine.images(name)
-    digest = _digest(engine, name, found[0])
+    digest = engine.digest_of(name, found[0])
     labels = (found[0].get("Config") or {}).get("Labels") or {}
     identity = str(found[0]["Id"])
     return Image(
@@ -101,22 +101,3 @@ def prebuilt_image(engine: Docker, key: str, name: str, model: Model, marks: Map
         size_bytes=int(found[0].get("Size") or 0),
         extra=dict(marks),
     )
-
-
-def _digest(engine: Docker, name: str, found: Mapping[str, Any]) -> str:
-    """The digest that the registry of `name` knows the image by; empty where there is none.
-
-    Of an image that was pushed from here podman lists its own copy's only; after a pull by name it has the registry's.
-    """
-    candidates = _candidates(found, name)
-    if engine.name != "podman" or not candidates:
-        return "".join(candidates[:1])
-    if programs.attempt(engine.pull(name), seconds=None).code == 0:
-        again = engine.images(name)[0]
-        candidates = _candidates(again, name) if again["Id"] == found["Id"] else candidates
-    pinned = ((digest, f"{repository(name)}@{digest}") for digest in candidates)
-    return next((one for one, by in pinned if programs.attempt(engine.pull(by), seconds=None).code == 0), "")
-
-
-def _candidates(found: Mapping[str, Any], name: str) -> list[str]:
-    return repo_digests([str(one) for one in found.get("RepoDigests") or ()], name)

@@ -100,7 +100,7 @@ class ModelCode:
             password=entry.get("password", "") or entry.get("token", ""),
             key=str((self.root / Path(key).expanduser()).absolute()) if key else "",
             ssh_user=entry.get("username", "") if parts.scheme == "ssh" and not parts.username else "",
-            asked_by=f"{host}'" if parts.scheme in ("http", "https") else "",
+            prompt_end=f"{host}'" if parts.scheme in ("http", "https") else "",
         )
 
 

@@ -189,17 +189,17 @@ def discover(values: Values) -> int:
 def doctor(values: Values) -> int:
     import json
 
-    from madengine import doctor
     from madengine.config.credentials import registry_name
+    from madengine.doctor.examination import as_json, examine, is_fit, table
 
     if _names_hosts(values):
         from madengine.deploy.ssh.verbs import examine_hosts
 
         return examine_hosts(_ssh_options(values), words_for_hosts((DoctorOptions, RegistryOptions), values), show)
     registry = registry_name(values["registry"]) if values["registry"] else ""
-    checks = doctor.examine(_engine_name(values), registry, values["gpu_mode"])
-    show(json.dumps(doctor.as_json(checks), indent=2) if values["json"] else doctor.table(checks))
-    return EXIT_DONE if doctor.is_fit(checks) else EXIT_FAILURE
+    checks = examine(_engine_name(values), registry, values["gpu_mode"])
+    show(json.dumps(as_json(checks), indent=2) if values["json"] else table(checks))
+    return EXIT_DONE if is_fit(checks) else EXIT_FAILURE
 
 
 def init(values: Values) -> int:

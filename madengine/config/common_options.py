@@ -7,9 +7,10 @@ from pathlib import Path
 
 from madengine.config.option import Group, OnHosts, comma_separated, option, run_id, time_limit, whole_number
 from madengine.errors import ConfigurationError
+from madengine.records import ENGINE_NAMES
 
 #: The names that `--engine` takes; `auto` is the first engine in which a container starts.
-ENGINES = ("auto", "docker", "podman", "nerdctl")
+ENGINES = ("auto", *ENGINE_NAMES)
 
 
 def _tags(words: tuple[str, ...]) -> tuple[str, ...]:

@@ -110,7 +110,7 @@ class Client:
         def watch() -> None:
             while not done.wait(0.2):
                 if self.stopping.is_set():
-                    programs.end_those_of(me, programs.GRACE_SECONDS)
+                    programs.end_programs_of(me, programs.GRACE_SECONDS)
                     return
 
         watcher = threading.Thread(target=watch, daemon=True)

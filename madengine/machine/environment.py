@@ -1,4 +1,4 @@
-"""What a number was measured on: the machine, its drivers and its engine, and one id for all of it."""
+"""What a result was measured on: the machine, its drivers and its engine, with an id."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 
 from madengine.records import Gpu
 
-# What tells one GPU from its equals, and so says nothing about what it is.
+# Fields that differ between GPUs of the same kind.
 _IDENTITY = ("index", "uuid", "render_node", "pci_bus_id", "parent", "source")
 
 
 def environment_record(gpus: Sequence[Gpu], engine: str) -> dict[str, Any]:
-    """Describe this machine for results.json; two machines of one make and setup have the same description.
+    """Describe this machine for results.json; machines of the same model and setup have the same description.
 
-    Memory is in MiB, rounded to GiB: equal machines differ by what their firmware keeps.
+    Memory is in MiB, rounded to GiB, because firmware reserves different amounts on equal machines.
     """
     return {
         "os": _os_name(),
@@ -36,9 +36,9 @@ def environment_record(gpus: Sequence[Gpu], engine: str) -> dict[str, Any]:
     }
 
 
-def environment_id_of(described: Mapping[str, Any]) -> str:
-    """Twelve hex digits that are the same for the same description."""
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
+def environment_id_of(record: Mapping[str, Any]) -> str:
+    """Return twelve hex digits, the same for the same record."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _kind(gpu: Gpu) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A GPU is held by one run at a time: a lock per GPU, which the kernel releases when its holder dies."""
+"""A lock per GPU, for one run at a time; the kernel releases it when its holder dies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 from madengine.errors import RunError
 from madengine.records import Gpu
 
-# The first that all users of a machine can write to, so that it is one place for all of them.
+# The first that all users of the machine can write to, so that they share one.
 FOLDERS = (Path("/run/lock"), Path("/tmp"))
 POLL_SECONDS = 0.2
 
@@ -32,45 +32,45 @@ def locked_gpus(
     wait_seconds: float = 0.0,
     stopping: threading.Event | None = None,
 ) -> Iterator[tuple[Gpu, ...]]:
-    """Hold `count` of the candidates, the first free ones in their order, until the block ends.
+    """Lock `count` of the candidates, the first free ones in their order, until the block ends.
 
-    All or none are taken, so that two runs can't wait for one another. Raises RunError that names the
-    holder where they don't come free in time, KeyboardInterrupt where `stopping` is set meanwhile.
+    It locks all or none, so that two runs can't wait for one another. Raises RunError, which names the holders, if they
+    don't become free within `wait_seconds`, and KeyboardInterrupt if `stopping` is set meanwhile.
     """
     stopping = stopping or threading.Event()
     deadline = time.monotonic() + wait_seconds
     while True:
         with contextlib.ExitStack() as locks:
-            taken: list[Gpu] = []
+            locked: list[Gpu] = []
             holders = []
             for gpu in candidates:
-                holder = _take(gpu, model, locks) if len(taken) < count else None
+                holder = _take(gpu, model, locks) if len(locked) < count else None
                 if holder is not None:
-                    holders.append(f"GPU {gpu.index} is held by {holder}")
-                elif len(taken) < count:
-                    taken.append(gpu)
-            if len(taken) == count:
-                yield tuple(taken)
+                    holders.append(f"GPU {gpu.index} is in use by {holder}")
+                elif len(locked) < count:
+                    locked.append(gpu)
+            if len(locked) == count:
+                yield tuple(locked)
                 return
         if time.monotonic() >= deadline:
-            waited = f" after {wait_seconds:g} s" if wait_seconds else "; --gpu-wait SECONDS waits for it"
-            raise RunError(f"{count} GPUs wanted, {len(taken)} free: {'; '.join(holders)}{waited}")
+            waited = f" after {wait_seconds:g} s" if wait_seconds else "; --gpu-wait SECONDS waits for them"
+            raise RunError(f"{count} GPUs needed, {len(locked)} free: {'; '.join(holders)}{waited}")
         if stopping.wait(POLL_SECONDS):
             raise KeyboardInterrupt
 
 
 def _take(gpu: Gpu, model: str, locks: contextlib.ExitStack) -> str | None:
-    """Lock one GPU until `locks` closes; gives None, or who holds it."""
+    """Lock one GPU until `locks` closes; return its holder if it is locked already, else None."""
     handle = _open(_path(gpu))
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        said = _said(handle)
+        holder = _holder(handle)
         os.close(handle)
-        return said
+        return holder
     locks.callback(os.close, handle)
     note = {"pid": os.getpid(), "user": _user(), "model": model}
-    # Only for people to read: a lock without a note is a lock all the same.
+    # Only for messages: a lock without a note is a lock all the same.
     with suppress(OSError):
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(note).encode(errors="replace"), 0)
@@ -78,7 +78,7 @@ def _take(gpu: Gpu, model: str, locks: contextlib.ExitStack) -> str | None:
 
 
 def _path(gpu: Gpu) -> Path:
-    # Parts of one AMD GPU share its UUID; their render nodes are their own.
+    # Parts of an AMD GPU share its UUID, but not its render node.
     name = re.sub(r"[^A-Za-z0-9-]+", "-", gpu.render_node or gpu.uuid or str(gpu.index))
     return _folder() / f"{gpu.vendor.lower()}-{name}.lock"
 
@@ -92,7 +92,7 @@ def _folder() -> Path:
     except FileExistsError:
         pass
     except OSError as error:
-        raise RunError(f"{folder}: the locks of the GPUs can't be kept there: {error.strerror}") from error
+        raise RunError(f"{folder}: can't create the folder of the GPU locks: {error.strerror}") from error
     return folder
 
 
@@ -103,7 +103,7 @@ def _is_for_all(folder: Path) -> bool:
 
 
 def _open(path: Path) -> int:
-    """Another user's lock file is opened, never made anew: in a sticky folder the kernel would refuse that."""
+    """Open a lock file; another user's is never created again, which the kernel refuses in a sticky folder."""
     try:
         try:
             return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -114,14 +114,14 @@ def _open(path: Path) -> int:
                 return handle
             return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
-        raise RunError(f"{path}: the lock of this GPU can't be opened: {error.strerror}") from error
+        raise RunError(f"{path}: can't open the GPU lock: {error.strerror}") from error
 
 
-def _said(handle: int) -> str:
+def _holder(handle: int) -> str:
     note: dict[str, Any] = {}
     with suppress(OSError, ValueError):
-        found = json.loads(os.pread(handle, 4096, 0))
-        note = found if isinstance(found, dict) else {}
+        content = json.loads(os.pread(handle, 4096, 0))
+        note = content if isinstance(content, dict) else {}
     if not isinstance(note.get("pid"), int):
         return "another madengine"
     return f"process {note.get('pid')} of {note.get('user')} (model {note.get('model')!r})"

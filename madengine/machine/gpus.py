@@ -1,122 +1,115 @@
-"""Which GPUs this machine has, from whoever knows."""
+"""The GPUs of this machine, and which of them a model gets."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from madengine.config.context import ranges
 from madengine.errors import ConfigurationError, RunError
-from madengine.programs import amd_smi, amd_sysfs, nvidia_smi, rocm_smi
+from madengine.programs.gpu_tools import TOOLS, GpuTool
 from madengine.records import Gpu, GpuProcess, Reading
 
 AMD = "AMD"
 NVIDIA = "NVIDIA"
 NONE = "NONE"
 
-# Who is asked, in this order, until one names a GPU. Where both vendors are, NVIDIA's count, as in older madengine.
-SOURCES: Mapping[str, Mapping[str, Callable[[], Reading[Gpu]]]] = {
-    NVIDIA: {nvidia_smi.TOOL: nvidia_smi.gpus},
-    AMD: {amd_sysfs.SOURCE: amd_sysfs.gpus, amd_smi.TOOL: amd_smi.gpus, rocm_smi.TOOL: rocm_smi.gpus},
-}
-
-# Products by whose name older versions took an architecture.
+# The product names that older versions take as architectures.
 _ARCHITECTURES = {
     "mi100": "gfx908", "mi200": "gfx90a", "mi210": "gfx90a", "mi250": "gfx90a", "mi300": "gfx940", "mi300a": "gfx940",
     "mi300x": "gfx942",
 }  # fmt: skip
 
-_PROCESSES: Mapping[str, tuple[Callable[[], Reading[GpuProcess]], ...]] = {
-    NVIDIA: (nvidia_smi.processes,),
-    AMD: (amd_sysfs.processes, amd_smi.processes, rocm_smi.processes),
-}
-
 
 def find_gpus(vendor: str = "") -> tuple[Gpu, ...]:
-    """The GPUs of the first vendor that has any, or of this vendor (AMD, NVIDIA); none on a machine without."""
-    for sources in (SOURCES.get(vendor, {}),) if vendor else SOURCES.values():
-        for ask in sources.values():
-            if gpus := ask().items:
-                return _with_names(gpus)
+    """Return the GPUs of the first vendor that has any, or of this vendor (AMD, NVIDIA); empty if there are none."""
+    for tools in (TOOLS.get(vendor, ()),) if vendor else TOOLS.values():
+        for number, tool in enumerate(tools, start=1):
+            if gpus := tool.gpus().items:
+                return _with_names(gpus, tools[number:])
     return ()
 
 
 def detected_vendor(gpus: tuple[Gpu, ...]) -> str:
-    """AMD, NVIDIA or NONE."""
+    """Return AMD, NVIDIA or NONE."""
     return gpus[0].vendor if gpus else NONE
 
 
-def gpu_sources() -> dict[str, Reading[Gpu]]:
-    """What every source says, by its name: GPUs, or the problem that keeps it from naming any."""
-    return {source: ask() for sources in SOURCES.values() for source, ask in sources.items()}
+def gpu_readings() -> dict[str, Reading[Gpu]]:
+    """Return the GPUs that each tool names, or the problem that it has, by the tool's name."""
+    return {tool.NAME: tool.gpus() for tools in TOOLS.values() for tool in tools}
 
 
-def _with_names(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
-    """The kernel knows the product's name of some cards only; AMD's tools know the others, by their PCI address."""
-    if detected_vendor(gpus) != AMD or all(gpu.name for gpu in gpus):
-        return gpus
-    for ask in (amd_smi.gpus, rocm_smi.gpus):
-        names = {gpu.pci_bus_id: gpu.name for gpu in ask().items if gpu.pci_bus_id and gpu.name}
+def _with_names(gpus: tuple[Gpu, ...], others: Sequence[GpuTool]) -> tuple[Gpu, ...]:
+    """Add product names that the first tool doesn't know, as the kernel for some cards, from the vendor's others."""
+    for tool in others if not all(gpu.name for gpu in gpus) else ():
+        names = {gpu.pci_bus_id: gpu.name for gpu in tool.gpus().items if gpu.pci_bus_id and gpu.name}
         if names:
             return tuple(replace(gpu, name=gpu.name or names.get(gpu.pci_bus_id, "")) for gpu in gpus)
     return gpus
 
 
 def eligible_gpus(gpus: Sequence[Gpu], docker_gpus: str) -> list[Gpu]:
-    """The GPUs that a context's `docker_gpus` (`0,2-4,7`; empty is all) leaves, in its order; others aren't here."""
+    """Return the GPUs that a context's `docker_gpus` (`0,2-4,7`; empty is all) allows, in its order."""
     if not docker_gpus.strip():
         return list(gpus)
-    here = {gpu.index: gpu for gpu in gpus}
-    listed = (index for numbers in ranges(docker_gpus) for index in sorted(here) if index in numbers)
-    return [here[index] for index in dict.fromkeys(listed)]
+    by_index = {gpu.index: gpu for gpu in gpus}
+    indexes = (index for numbers in ranges(docker_gpus) for index in sorted(by_index) if index in numbers)
+    return [by_index[index] for index in dict.fromkeys(indexes)]
 
 
 def requested_count(n_gpus: str, candidates: Sequence[Gpu], machine: Sequence[Gpu]) -> int:
-    """How many GPUs a card's `n_gpus` means here; -1 is all that the context leaves, none on a machine without.
+    """Return how many GPUs a model's `n_gpus` means here; -1 is all that the context allows.
 
-    A card without it gets one, as in madengine 2, where the machine has any.
+    A model without `n_gpus` gets one if the machine has any, as in madengine 2.
 
-    Raises RunError where there are not that many.
+    Raises RunError if there are not that many.
     """
     if not n_gpus:
         return min(1, len(candidates))
     count = len(candidates) if n_gpus == "-1" else int(n_gpus)
     if count > len(candidates):
-        left = f", docker_gpus leaves {len(candidates)}" if len(candidates) != len(machine) else ""
-        raise RunError(f"too many GPUs requested: n_gpus is {n_gpus}, this machine has {len(machine) or 'none'}{left}")
+        allowed = f", docker_gpus allows {len(candidates)}" if len(candidates) != len(machine) else ""
+        raise RunError(
+            f"too many GPUs requested: n_gpus is {n_gpus}, this machine has {len(machine) or 'none'}{allowed}"
+        )
     return count
 
 
-def skipped_architecture(listed: str, gpus: Sequence[Gpu]) -> str:
-    """The entry of a card's `skip_gpu_arch` (a list with commas) that this machine is, empty where none is.
+def skipped_architecture(skip_gpu_arch: str, gpus: Sequence[Gpu]) -> str:
+    """Return the entry of a model's `skip_gpu_arch` (separated by commas) that matches this machine; empty if none.
 
     Older versions compared gfx names, NVIDIA's second word (`A100-SXM4-40GB`), or its beginning (`A100`).
     """
     names = {name.lower() for gpu in gpus for name in (gpu.architecture, *gpu.name.split()[1:2]) if name}
-    entries = (entry.strip() for entry in listed.split(","))
+    entries = (entry.strip() for entry in skip_gpu_arch.split(","))
     return next((entry for entry in entries if entry.lower() in names), "")
 
 
 def architecture_name(text: str) -> str:
-    """A GPU architecture as compilers name it: madengine 2 also takes a product's name, such as MI300X.
+    """Return a GPU architecture as compilers name it; like madengine 2, accept a product's name, such as MI300X.
 
-    Raises ConfigurationError for what can be no name.
+    Raises ConfigurationError for an invalid name.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:+-]{0,63}", text):
-        raise ConfigurationError(f"--target-archs: {text!r} is no architecture; name some like gfx942")
+        raise ConfigurationError(f"--target-archs: invalid architecture {text!r}; expected a name such as gfx942")
     return _ARCHITECTURES.get(text.lower(), text)
 
 
 def foreign_processes(gpus: Sequence[Gpu]) -> int | None:
-    """How many processes use these GPUs now, which nobody of us has started yet; None where no tool can tell."""
+    """Return how many processes use these GPUs before our own start; None if no tool knows."""
     if not gpus:
         return 0
-    for ask in _PROCESSES[gpus[0].vendor]:
-        told = ask()
-        if not told.problem and all(one.uuid or one.pci_bus_id or one.index is not None for one in told.items):
-            return len({one.pid for one in told.items if any(_is_on(one, gpu) for gpu in gpus)})
+    for tool in TOOLS[gpus[0].vendor]:
+        reading = tool.processes()
+        if not reading.problem and all(map(_names_gpu, reading.items)):
+            return len({process.pid for process in reading.items if any(_is_on(process, gpu) for gpu in gpus)})
     return None
+
+
+def _names_gpu(process: GpuProcess) -> bool:
+    return bool(process.uuid or process.pci_bus_id or process.index is not None)
 
 
 def _is_on(process: GpuProcess, gpu: Gpu) -> bool:

@@ -1,4 +1,4 @@
-"""What a run cost: samples of its GPUs while it runs, and the figures that are made of them."""
+"""Samples of a run's GPUs while it runs, and what they say about its cost."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -16,7 +16,8 @@ from pathlib import Path
 
 from madengine import programs
 from madengine.errors import CommandError
-from madengine.programs import amd_smi, amd_sysfs, nvidia_smi, rocm_smi
+from madengine.programs.gpu_tools import TOOLS, GpuTool
+from madengine.programs.smi import SAMPLE_SECONDS, SampleStream, explanation
 from madengine.records import Gpu, GpuCost, GpuSample, Reading
 
 logger = logging.getLogger(__name__)
@@ -26,22 +27,23 @@ SERIES_COLUMNS = ("time", "gpu", "memory_used_mib", "utilization_percent", "powe
 # What the end of a run waits for the sampler; and what a tool gets of that between TERM and KILL.
 STOP_SECONDS = 2.0
 KILL_SECONDS = 0.3
-# Starting one of AMD's tools takes a good part of a second of a core: no more often than this.
-TOOL_SECONDS = 10.0
-# A sampler that was silent for so long at the end of a run has seen a part of it only.
-SILENT_SECONDS = 3 * TOOL_SECONDS
-# A run has to be so many times as long as what lies between two samples, where nobody sees a load come and go: on a
-# real GPU, runs of one such time or two had lost all of their memory and a quarter of their energy.
+# Without samples for this long before the end, the data are incomplete.
+SILENT_SECONDS = 3 * SAMPLE_SECONDS
+# How many times longer than the sampling interval, within which a load can come and go unseen, a run must be: on a real
+# GPU, runs of one or two intervals had lost all of their memory and a quarter of their energy.
 LEAST = 3
-# The least time between two samples that --sample-hz takes.
+# The shortest interval that --sample-hz accepts.
 LEAST_SECONDS = 0.1
+
+# A value of a sample; None is unknown.
+_Value = Callable[[GpuSample], float | None]
 
 
 class Sampler:
-    """Takes samples of some GPUs in a thread of its own, `seconds` apart, until it is stopped.
+    """Takes samples of some GPUs in its own thread, `seconds` apart, until it is stopped.
 
-    Whatever goes wrong in it (a tool that is missing or hangs, a full disk) ends in fewer figures and a
-    `problem`, never in an error. `machine` are all GPUs of this machine.
+    Its failures (a tool that is missing or hangs, a full disk) cost values and set `problem`, but never raise.
+    `machine` are all GPUs of this machine.
     """
 
     def __init__(self, gpus: Sequence[Gpu], machine: Sequence[Gpu], series: Path, seconds: float) -> None:
@@ -50,86 +52,94 @@ class Sampler:
         self._series = series
         self._seconds = seconds
         self._samples: dict[int, list[GpuSample]] = defaultdict(list)
-        self._known: Sequence[str] = ()
+        self._stream: SampleStream | None = None
         self._pause = 0.0
         self._began = self._earliest = self._latest = 0.0
         self._file: FileIO | None = None
         self._stopping = threading.Event()
-        self._watching = threading.Event()
-        self._given_up = threading.Event()
+        self._streaming = threading.Event()
+        self._giving_up = threading.Event()
         self._thread = threading.Thread(target=self._take, name="gpu-sampler", daemon=True)
 
     def start(self) -> None:
         try:
-            # Before a script can put a link to a file of this machine in its place.
+            # Before a script can replace it by a link to a file of this machine.
             self._file = self._series.open("xb", buffering=0)
         except OSError as error:
             self.problem = str(error)
         self._write(",".join(SERIES_COLUMNS))
         self._began = time.monotonic()
-        with suppress(RuntimeError):  # the machine has no room for another thread
+        with suppress(RuntimeError):  # the machine can't start another thread
             self._thread.start()
 
     def stop(self) -> GpuCost:
-        """End the sampling, within STOP_SECONDS, and say what the run cost."""
+        """End the sampling, within STOP_SECONDS, and return what the run cost."""
         now = time.monotonic()
         deadline, silent = now + STOP_SECONDS, now - self._latest
         self._stopping.set()
-        last = self._at_the_end()
-        if self._thread.is_alive() and not self._watching.is_set():
-            # A tool that is being asked may still answer.
-            self._thread.join(STOP_SECONDS / 2)
-        self._given_up.set()
-        # nvidia-smi has nothing to tidy, and heeds TERM only when it prints the next time.
-        grace = 0.0 if self._watching.is_set() else KILL_SECONDS
-        while self._thread.is_alive() and time.monotonic() < deadline:
-            programs.end_those_of(self._thread.ident, grace)
-            self._thread.join(0.05)
+        last = self._last_samples()
+        self._end(deadline)
         # Alone, they would say that the run did nothing.
         for sample in last if self._samples else ():
-            self._keep(sample)
+            self._add(sample)
         if self._file is not None:
             self._file.close()
         if self._samples and silent > max(SILENT_SECONDS, 3 * self._seconds):
             self._drop(f"no sample in the last {silent:.0f} s of the run")
+        return self._cost(silent)
+
+    def _last_samples(self) -> Sequence[GpuSample]:
+        """Return samples of now if a tool streams them: the last ones in its stream may be an interval old.
+
+        Before the stream ends: if no process uses the driver, it would have to be initialized again.
+        """
+        stream = self._stream
+        samples: list[GpuSample] = []
+        if stream is not None and self._streaming.is_set() and self._thread.is_alive():
+            query = threading.Thread(target=lambda: samples.extend(stream.now().items), daemon=True)
+            with suppress(RuntimeError):  # the machine can't start another thread
+                query.start()
+                query.join(STOP_SECONDS / 2)
+                programs.end_programs_of(query.ident, KILL_SECONDS)
+        return tuple(samples)
+
+    def _end(self, deadline: float) -> None:
+        """End the thread and what it has started."""
+        if self._thread.is_alive() and not self._streaming.is_set():
+            # The running tool may still answer.
+            self._thread.join(STOP_SECONDS / 2)
+        self._giving_up.set()
+        # nvidia-smi has nothing to clean up, and handles TERM only when it next prints.
+        grace = 0.0 if self._streaming.is_set() else KILL_SECONDS
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            programs.end_programs_of(self._thread.ident, grace)
+            self._thread.join(0.05)
+
+    def _cost(self, silent: float) -> GpuCost:
         samples = dict(self._samples)
         if not samples:
-            self.problem = self.problem or "no sample came before the run ended"
+            self.problem = self.problem or "no sample before the run ended"
             return GpuCost()
         unseen = max(self._earliest - self._began, silent)
-        told, problem = reliable(cost(self._gpus, samples), samples.values(), unseen)
+        cost, problem = reliable(cost_of(self._gpus, samples), samples.values(), unseen)
         if problem:
             is_slow = self._seconds > max(LEAST_SECONDS, self._pause)
-            self.problem = problem + ("; --sample-hz takes up to 10 a second" if is_slow else "")
-        return told
-
-    def _at_the_end(self) -> Sequence[GpuSample]:
-        """What the GPUs do now, where a tool watches them: what it printed last may be an interval old.
-
-        Before the watching ends: where nobody holds the driver, it would have to start anew.
-        """
-        said: list[GpuSample] = []
-        asking = threading.Thread(target=lambda: said.extend(nvidia_smi.now(self._known).items), daemon=True)
-        if self._watching.is_set() and self._thread.is_alive():
-            with suppress(RuntimeError):  # the machine has no room for another thread
-                asking.start()
-                asking.join(STOP_SECONDS / 2)
-                programs.end_those_of(asking.ident, KILL_SECONDS)
-        return tuple(said)
+            self.problem = problem + ("; raise --sample-hz (at most 10)" if is_slow else "")
+        return cost
 
     def _drop(self, problem: str) -> None:
-        """The figures of a part of a run would pass for those of the whole; the series file keeps the samples."""
+        """Drop the samples of a part of a run, which would pass for all of it; the series file keeps them."""
         self.problem = problem
         self._samples.clear()
 
     def _take(self) -> None:
         try:
             for sample in self._source():
-                self._keep(sample)
+                self._add(sample)
         except (OSError, CommandError, ValueError) as error:
             self.problem = str(error)
 
-    def _keep(self, sample: GpuSample) -> None:
+    def _add(self, sample: GpuSample) -> None:
         for gpu in self._gpus:
             if is_of(sample, gpu):
                 self._latest = time.monotonic()
@@ -138,7 +148,7 @@ class Sampler:
                 self._write(series_line(gpu, sample))
 
     def _write(self, line: str) -> None:
-        """Add a line to the series; where it can't be written, the figures are made all the same."""
+        """Add a line to the series; if it can't be written, the samples still count."""
         if self._file is None:
             return
         try:
@@ -149,56 +159,57 @@ class Sampler:
             self._file = None
 
     def _source(self) -> Iterator[GpuSample]:
-        """Samples as they come, from the cheapest source that has any."""
+        """Yield samples as they come, from the cheapest tool that has any."""
         if not self._gpus:
             self.problem = "a part of a GPU has no counters of its own"
             return
-        if self._gpus[0].vendor == "NVIDIA":
-            yield from self._watched()
-            return
-        for ask, pause in ((amd_sysfs.samples, 0.0), (amd_smi.samples, TOOL_SECONDS), (rocm_smi.samples, TOOL_SECONDS)):
-            first = self._asked(ask)
+        for tool in TOOLS[self._gpus[0].vendor]:
+            self._stream = tool.stream(self._seconds)
+            if self._stream is not None:
+                yield from self._streamed(tool, self._stream)
+                return
+            first = self._poll(tool)
             if any(is_of(sample, gpu) for sample in first.items for gpu in self._gpus):
-                self._pause = pause
+                self._pause = tool.SAMPLE_SECONDS
                 yield from first.items
-                yield from self._polled(ask, max(pause, self._seconds))
+                yield from self._polled(tool, max(self._pause, self._seconds))
                 return
             self.problem = first.problem or self.problem
 
-    def _watched(self) -> Iterator[GpuSample]:
-        """One nvidia-smi for the whole run, which prints a line for each GPU at each interval."""
-        known = nvidia_smi.fields()
-        if not known:
-            self.problem = "nvidia-smi doesn't say which figures it knows"
-            return
-        self._known, last = known, ""
-        with programs.background(nvidia_smi.watch(known, round(self._seconds * 1000))) as process:
-            self._watching.set()
+    def _streamed(self, tool: GpuTool, stream: SampleStream) -> Iterator[GpuSample]:
+        """Yield the samples of one tool that runs as long as the run."""
+        # What it has printed since its last sample.
+        messages: deque[str] = deque(maxlen=20)
+        with programs.background(stream.command) as process:
+            self._streaming.set()
             assert process.stdout is not None
-            for line in () if self._given_up.is_set() else process.stdout:
-                last = line.decode(errors="replace").strip()
-                sample = nvidia_smi.sample_of_line(known, last)
-                if sample is not None:
-                    yield sample
+            for line in () if self._giving_up.is_set() else process.stdout:
+                text = line.decode(errors="replace").rstrip()
+                sample = stream.parse(text)
+                if sample is None:
+                    messages.append(text)
+                    continue
+                messages.clear()
+                yield sample
         if not self._stopping.is_set():
-            self._drop(f"nvidia-smi ended before the run: {last[:200] or 'it printed nothing'}")
+            self._drop(f"{tool.NAME} ended before the run: {explanation(messages)}")
 
-    def _polled(self, ask: Callable[[], Reading[GpuSample]], seconds: float) -> Iterator[GpuSample]:
+    def _polled(self, tool: GpuTool, seconds: float) -> Iterator[GpuSample]:
         while not self._stopping.wait(seconds):
-            yield from self._asked(ask).items
-        yield from self._asked(ask).items
+            yield from self._poll(tool).items
+        yield from self._poll(tool).items
 
-    def _asked(self, ask: Callable[[], Reading[GpuSample]]) -> Reading[GpuSample]:
-        return Reading() if self._given_up.is_set() else ask()
+    def _poll(self, tool: GpuTool) -> Reading[GpuSample]:
+        return Reading() if self._giving_up.is_set() else tool.samples()
 
 
 @contextmanager
 def sampled(
     gpus: Sequence[Gpu], machine: Sequence[Gpu], series: Path, seconds: float
 ) -> Iterator[Callable[[], GpuCost | None]]:
-    """Sample the GPUs while the block runs; the value, called after it, is what that cost (None without GPUs).
+    """Sample the GPUs while the block runs; the value, called after it, returns the cost (None without GPUs).
 
-    Why figures are missing is logged.
+    Logs why values are missing.
     """
     if not gpus:
         yield lambda: None
@@ -211,13 +222,13 @@ def sampled(
     finally:
         result.append(sampler.stop())
         if sampler.problem:
-            logger.info(f"figures of the GPUs are missing: {sampler.problem}")
+            logger.info(f"GPU telemetry incomplete: {sampler.problem}")
 
 
 def measurable(gpus: Sequence[Gpu], machine: Sequence[Gpu]) -> list[Gpu]:
-    """The GPUs whose counters tell about this run alone: one device for each GPU of which it has all parts.
+    """Return the GPUs whose counters count only this run: one device for each GPU of which it has all parts.
 
-    The parts of a GPU (MIG instances, CPX partitions) share its counters; those of a part are its neighbours' too.
+    The parts of a GPU (MIG instances, CPX partitions) share its counters with their neighbours.
     """
     mine, all_parts = Counter(map(_whole, gpus)), Counter(map(_whole, machine))
     first = {_whole(gpu): gpu for gpu in reversed(gpus)}
@@ -238,14 +249,14 @@ def is_of(sample: GpuSample, gpu: Gpu) -> bool:
 
 
 def series_line(gpu: Gpu, sample: GpuSample) -> str:
-    """One line of the series file."""
-    figures = (sample.memory_used_mib, sample.utilization, sample.power_w, sample.temperature_c, sample.throttled)
-    cells = ("" if figure is None else str(int(figure) if isinstance(figure, bool) else figure) for figure in figures)
+    """Return a line of the series file."""
+    values = (sample.memory_used_mib, sample.utilization, sample.power_w, sample.temperature_c, sample.throttled)
+    cells = ("" if value is None else str(int(value) if isinstance(value, bool) else value) for value in values)
     return ",".join((f"{sample.time:.3f}", str(gpu.index), *cells))
 
 
-def cost(gpus: Sequence[Gpu], samples: dict[int, list[GpuSample]]) -> GpuCost:
-    """The figures of a run out of the samples of each of its GPUs (by index); what no sample tells is None."""
+def cost_of(gpus: Sequence[Gpu], samples: dict[int, list[GpuSample]]) -> GpuCost:
+    """Return the cost of a run from the samples of each of its GPUs (by index); unknown values are None."""
     each = [samples.get(gpu.index, []) for gpu in gpus]
     every = [sample for of_one in each for sample in of_one]
     peaks = [_peak(sample.memory_used_mib for sample in of_one) for of_one in each]
@@ -269,52 +280,50 @@ def cost(gpus: Sequence[Gpu], samples: dict[int, list[GpuSample]]) -> GpuCost:
     )
 
 
-def reliable(told: GpuCost, samples: Collection[Sequence[GpuSample]], unseen: float) -> tuple[GpuCost, str]:
-    """What of a run's figures its samples (of each GPU) can tell, and why they can't tell the others.
+def reliable(cost: GpuCost, samples: Collection[Sequence[GpuSample]], unseen: float) -> tuple[GpuCost, str]:
+    """Return those values of a cost that the samples (of each GPU) are enough for, and why the others are missing.
 
-    `unseen` are the seconds before the first sample or after the last. An average needs a run that is longer than its
-    own time, too.
+    `unseen` are the seconds before the first sample or after the last. An average also needs a run that is longer than
+    its own time.
     """
     seconds = min(of_one[-1].time - of_one[0].time for of_one in samples)
     apart = max([unseen, *(later.time - one.time for of_one in samples for one, later in pairwise(of_one))])
     if seconds < LEAST * apart:
-        known = GpuCost(idle_gpu_memory_mib=told.idle_gpu_memory_mib, telemetry_source=told.telemetry_source)
+        known = GpuCost(idle_gpu_memory_mib=cost.idle_gpu_memory_mib, telemetry_source=cost.telemetry_source)
         return known, f"samples {apart:.1f} s apart are too few for so short a run"
     averaged = max(sample.power_seconds for of_one in samples for sample in of_one)
     if seconds < LEAST * averaged:
         # The utilization is an average too, of up to the same time.
-        told = replace(told, mean_gpu_utilization=None, p95_gpu_utilization=None)
-        told = replace(told, energy_j=None, mean_power_w=None, peak_power_w=None)
-        return told, f"power and utilization are averages of {averaged:g} s, too long for so short a run"
-    return told, ""
+        cost = replace(cost, mean_gpu_utilization=None, p95_gpu_utilization=None)
+        cost = replace(cost, energy_j=None, mean_power_w=None, peak_power_w=None)
+        return cost, f"power and utilization are averages of {averaged:g} s, too long for so short a run"
+    return cost, ""
 
 
-def _together(
-    each: Sequence[Sequence[GpuSample]], figure: Callable[[GpuSample], float | None]
-) -> Iterator[float | None]:
-    """The sum over the GPUs at every moment that one of them was sampled, each with its latest figure."""
+def _together(each: Sequence[Sequence[GpuSample]], value_of: _Value) -> Iterator[float | None]:
+    """Yield the sum over the GPUs, each with its latest value, at every moment that one of them was sampled."""
     moments = sorted(
         ((number, sample) for number, of_one in enumerate(each) for sample in of_one), key=lambda moment: moment[1].time
     )
     latest: dict[int, float | None] = {}
     for number, sample in moments:
-        latest[number] = figure(sample)
+        latest[number] = value_of(sample)
         if len(latest) == len(each):
             yield _sum(latest.values())
 
 
-def _all_known(each: Sequence[Sequence[GpuSample]], figure: Callable[[GpuSample], float | None]) -> list[float]:
-    """The known figures of all GPUs; nothing where a GPU has none: those of the others would pass for all."""
-    known = [[value for sample in of_one if (value := figure(sample)) is not None] for of_one in each]
+def _all_known(each: Sequence[Sequence[GpuSample]], value_of: _Value) -> list[float]:
+    """Return the known values of all GPUs; empty if a GPU has none, because the others would pass for all."""
+    known = [[value for sample in of_one if (value := value_of(sample)) is not None] for of_one in each]
     return [value for of_one in known for value in of_one] if all(known) else []
 
 
-def _mean(each: Sequence[Sequence[GpuSample]], figure: Callable[[GpuSample], float | None]) -> float | None:
-    """The mean over the time, of all GPUs; None where one of them tells nothing.
+def _mean(each: Sequence[Sequence[GpuSample]], value_of: _Value) -> float | None:
+    """Return the mean of all GPUs over time; None if one of them has no values.
 
-    Not over the samples: the first and the last of a run are idle ones, and many of a short run.
+    Not over the samples: the first and last of a run are idle, a large part of a short one.
     """
-    curves = [[(sample.time, value) for sample in of_one if (value := figure(sample)) is not None] for of_one in each]
+    curves = [[(sample.time, value) for sample in of_one if (value := value_of(sample)) is not None] for of_one in each]
     return _average([_height(curve) for curve in curves]) if curves and all(curves) else None
 
 
@@ -328,15 +337,14 @@ def _average(values: Sequence[float]) -> float:
 
 
 def _area(curve: Sequence[tuple[float, float]]) -> float:
-    """Under the curve through these points (time, value), by trapezoids."""
+    """Return the area under the curve through these points (time, value), by trapezoids."""
     return sum((later - earlier) * (first + second) / 2 for (earlier, first), (later, second) in pairwise(curve))
 
 
 def _energy(samples: Sequence[GpuSample]) -> tuple[float, float] | None:
-    """Joule from the first sample to the last (the area under the power's curve), and the seconds between these.
+    """Return joule from the first sample to the last (the area under the power curve), and the seconds between them.
 
-    An average belongs to the middle of its time; what it doesn't tell of the last half of that is held. None for less
-    than two figures.
+    An average belongs to the middle of its time; the last value is held to the end. None for less than two values.
     """
     known = [sample for sample in samples if sample.power_w is not None]
     seconds = known[-1].time - known[0].time if known else 0.0
@@ -347,24 +355,24 @@ def _energy(samples: Sequence[GpuSample]) -> tuple[float, float] | None:
 
 
 def _from(moment: float, curve: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The part of a curve that comes after a moment within it."""
+    """Return the part of a curve after a moment within it."""
     later = [point for point in curve if point[0] > moment]
     (start, first), (end, last) = curve[len(curve) - len(later) - 1], later[0]
     return [(moment, first + (last - first) * (moment - start) / (end - start)), *later]
 
 
 def _rate(samples: Sequence[GpuSample]) -> float | None:
-    """How often a GPU was sampled, by the usual distance: the last sample comes when the run ends."""
+    """Return how often a GPU was sampled, by the median interval: the last sample is taken when the run ends."""
     distances = sorted(later.time - one.time for one, later in pairwise(samples))
     usual = distances[len(distances) // 2] if distances else 0.0
     return 1.0 / usual if usual > 0 else None
 
 
 def _sum(values: Iterable[float | None]) -> float | None:
-    """The sum, None where one of them is unknown: a sum of some GPUs would pass for one of all."""
-    given = list(values)
-    known = [value for value in given if value is not None]
-    return math.fsum(known) if known and len(known) == len(given) else None
+    """Return the sum; None if a value is unknown, because a sum of some GPUs would pass for one of all."""
+    every = list(values)
+    known = [value for value in every if value is not None]
+    return math.fsum(known) if known and len(known) == len(every) else None
 
 
 def _peak(values: Iterable[float | None]) -> float | None:
@@ -372,5 +380,5 @@ def _peak(values: Iterable[float | None]) -> float | None:
 
 
 def _percentile(values: Sequence[float], percent: int) -> float | None:
-    """The nearest-rank percentile."""
+    """Return the nearest-rank percentile."""
     return sorted(values)[math.ceil(len(values) * percent / 100) - 1] if values else None

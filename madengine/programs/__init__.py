@@ -1,4 +1,4 @@
-"""Runs external programs: the one place where a process starts, is streamed, is only printed, and is ended."""
+"""Runs external programs: the only place where processes are started, streamed, printed and ended."""
 
 from __future__ import annotations
 
@@ -25,30 +25,32 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What a question to a program may take before the program counts as hanging.
+# Seconds after which a program that should answer at once counts as hanging.
 ANSWER_SECONDS = 60.0
-# What a program gets between TERM and KILL.
+# Seconds between TERM and KILL.
 GRACE_SECONDS = 5.0
-# A line that is longer is handed on in parts.
+NO_OUTPUT = "no output"
+# Longer lines are passed on in parts.
 _LINE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a program said: exit code (None: ended at its time limit), stdout and stderr as text."""
+    """The result of a program that has ended; `out` and `err` are its stdout and stderr."""
 
+    #: Exit code; None if it was ended at its time limit.
     code: int | None
     out: str
     err: str
 
     @property
     def last_line(self) -> str:
-        """The last thing it printed that may explain a failure."""
+        """The last line of stderr, else of stdout, which usually explains a failure."""
         return (self.err.strip() or self.out.strip()).rsplit("\n", 1)[-1].strip()
 
 
 class Secret(str):
-    """A value that a program gets in its environment, and that no printed line shows."""
+    """A value in a program's environment that no printed line shows."""
 
 
 # Each with the thread that started it.
@@ -59,7 +61,7 @@ _secrets: set[str] = set()
 
 
 def program(name: str, *words: str, env: Mapping[str, str] | None = None) -> BaseCommand:
-    """A command line as a value; the program is looked for on PATH when it runs, not now."""
+    """Return a command line as a value; the program is searched on PATH when it runs, not now."""
     from plumbum.machines.local import LocalCommand
 
     command: BaseCommand = LocalCommand(name)[list(words)]
@@ -74,19 +76,19 @@ def installed_path(name: str) -> str:
 
 
 def hide(secrets: Iterable[str]) -> None:
-    """Remember values that `redact` takes out of everything that is shown or kept."""
+    """Add values that `redact` takes out of everything that is shown or stored."""
     _secrets.update(secret for secret in secrets if secret)
 
 
 def redact(text: str) -> str:
-    """The text with every hidden value replaced by `[redacted]`, the longest first."""
+    """Return the text with every hidden value replaced by `[redacted]`, the longest first."""
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, "[redacted]")
     return text
 
 
 def shell_line(command: BaseCommand) -> str:
-    """The command as a line for a POSIX shell, ready to paste; who pastes it has the secrets in the environment."""
+    """Return the command as a line to paste into a POSIX shell that has its secrets in the environment."""
     settings = [
         f"{name}={shlex.quote(value)}" for name, value in _environment(command).items() if not isinstance(value, Secret)
     ]
@@ -94,31 +96,31 @@ def shell_line(command: BaseCommand) -> str:
 
 
 def _environment(command: BaseCommand) -> dict[str, str]:
-    """What the command sets beside our own environment; one `with_env` may be around another."""
+    """Return the variables that the command adds to our environment; `with_env` may be nested."""
     inner = getattr(command, "cmd", None)
     return {**(_environment(inner) if inner is not None else {}), **(getattr(command, "env", None) or {})}
 
 
 def attempt(command: BaseCommand, *, seconds: float | None = ANSWER_SECONDS, stdin: str = "") -> Answer:
-    """Run a command to its end and say what it said; a non-zero exit code is an answer, not an error.
+    """Run a command to its end; a non-zero exit code is an answer, not an error.
 
-    Raises CommandError where the program is not installed.
+    Raises CommandError if the program is not installed.
     """
     with _running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         hung = False
         try:
             out, err = process.communicate(stdin.encode(errors="surrogateescape"), timeout=seconds)
         except subprocess.TimeoutExpired:
-            # One that has ended, but left a child with its pipes, has given its answer.
+            # The program itself may have ended, and a child of it may hold its pipes open.
             hung = process.poll() is None
             _end(process)
-            out, err = _what_came(process)
+            out, err = _output_of(process)
     code = None if hung else process.returncode
     return Answer(code, out.decode(errors="replace"), redact(err.decode(errors="replace")))
 
 
-def _what_came(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
-    """What an ended program printed, without waiting for a child of it that got away with the pipes."""
+def _output_of(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
+    """Return what an ended program printed, without waiting for a child of it that holds the pipes open."""
     try:
         return process.communicate(timeout=GRACE_SECONDS)
     except subprocess.TimeoutExpired as error:
@@ -126,9 +128,9 @@ def _what_came(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
 
 
 def ask(command: BaseCommand, *, seconds: float | None = ANSWER_SECONDS, stdin: str = "") -> str:
-    """Run a command that must succeed and give its stdout.
+    """Run a command and return its stdout.
 
-    Raises CommandError (redacted, one line) where it is missing, fails or hangs.
+    Raises CommandError (redacted, one line) if it is missing, fails or hangs.
     """
     answer = attempt(command, seconds=seconds, stdin=stdin)
     if answer.code != 0:
@@ -136,23 +138,25 @@ def ask(command: BaseCommand, *, seconds: float | None = ANSWER_SECONDS, stdin: 
     return answer.out
 
 
-def failure(command: BaseCommand, answer: Answer, seconds: float | None = ANSWER_SECONDS) -> CommandError:
-    """The error that says which command failed and what it said."""
+def failure(
+    command: BaseCommand, answer: Answer, seconds: float | None = ANSWER_SECONDS, reason: str = ""
+) -> CommandError:
+    """Return the error for a command that failed; by default the reason is the last line that it printed."""
     line = redact(" ".join(command.formulate()[:3]))
     how = f"no answer in {seconds:g} s" if answer.code is None else f"exit code {answer.code}"
-    said = redact(answer.last_line) or "it printed nothing"
-    return CommandError(f"{line}: {how}: {said}", answer.code, redact(answer.err or answer.out))
+    reason = redact(reason or answer.last_line) or NO_OUTPUT
+    return CommandError(f"{line}: {how}: {reason}", answer.code, redact(answer.err or answer.out))
 
 
-def stream(command: BaseCommand, line_seen: Callable[[str], None]) -> int:
-    """Run a command and hand on its lines (stdout and stderr together, redacted) as they come; gives the exit code.
+def stream(command: BaseCommand, on_line: Callable[[str], None]) -> int:
+    """Run a command, pass on its lines (stdout and stderr together, redacted) as they come, return the exit code.
 
-    Raises CommandError where the program is not installed.
+    Raises CommandError if the program is not installed.
     """
     with _running(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         assert process.stdout is not None
         while line := process.stdout.readline(_LINE_BYTES):
-            line_seen(redact(line.decode(errors="replace")))
+            on_line(redact(line.decode(errors="replace")))
         return process.wait()
 
 
@@ -179,14 +183,14 @@ def foreground(command: BaseCommand) -> int:
 
 @contextmanager
 def background(command: BaseCommand, stderr: IO[bytes] | int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[bytes]]:
-    """A command that runs beside us and is ended when the block ends; its stdout can be read."""
+    """Run a command in the background until the block ends; its stdout can be read."""
     with _running(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr) as process:
         yield process
 
 
 def pause(process: subprocess.Popen[bytes], seconds: float) -> None:
     """Sleep, but no longer than the process runs."""
-    # The kernel wakes us at its end; `wait` with a time limit would look for it a hundred times a second.
+    # The kernel wakes us at its end; `wait` with a time limit would poll a hundred times a second.
     try:
         handle = os.pidfd_open(process.pid) if process.poll() is None else None
     except OSError:
@@ -203,7 +207,7 @@ def pause(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def halt() -> None:
-    """End every program that runs and let no other start, until `resume`: somebody pressed Ctrl-C."""
+    """End all running programs and let no other start until `resume`: the user pressed Ctrl-C."""
     global _halted
     with _lock:
         _halted = True
@@ -211,37 +215,37 @@ def halt() -> None:
     _end(*processes)
 
 
-def end_those_of(thread: int | None, grace: float) -> None:
-    """End the programs that a thread has started, however they hang, so that it goes on; `grace` is in seconds."""
+def end_programs_of(thread: int | None, grace: float) -> None:
+    """End the programs that a thread has started and waits for; `grace` is the seconds between TERM and KILL."""
     with _lock:
         processes = [process for process, starter in _live.items() if starter == thread]
     _end(*processes, grace=grace)
 
 
 def resume() -> None:
-    """Let programs start again: those that tidy up after a `halt`."""
+    """Let programs start again after a `halt`: those that clean up."""
     global _halted
     _halted = False
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C, TERM and a lost terminal wait until the block's end: what it does must not be lost half way."""
+    """Defer Ctrl-C, TERM and a lost terminal to the end of the block, which must not be left half way."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
-    # Not by the thread's signal mask: the process's other threads would take the signal, and it would be handled here.
+    deferred: list[int] = []
+    # Not by the thread's signal mask: another thread would receive the signal, and it would be handled here.
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     before = {number: handler for number, handler in handlers.items() if callable(handler)}
     for number in before:
-        signal.signal(number, lambda number, frame: came.append(number))
+        signal.signal(number, lambda number, frame: deferred.append(number))
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    for late in came:
+    for late in deferred:
         signal.raise_signal(late)
 
 
@@ -249,7 +253,7 @@ def uninterrupted() -> Iterator[None]:
 def _running(command: BaseCommand, **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
     process = None
     try:
-        # Ctrl-C between the program's start and our knowing of it would leave it running.
+        # Ctrl-C between the program's start and our record of it would leave it running.
         with uninterrupted():
             process = _start(command, **streams)
             started = time.monotonic()
@@ -301,7 +305,7 @@ def _popen(command: BaseCommand, **options: Any) -> subprocess.Popen[bytes]:
 
 
 def _end(*processes: subprocess.Popen[bytes], grace: float | None = None) -> None:
-    """TERM, a grace, KILL, for the programs and what they started; nothing for one that has ended by itself."""
+    """Send TERM, and after `grace` seconds KILL, to programs that still run and what they have started."""
     grace = GRACE_SECONDS if grace is None else grace
     running = [process for process in processes if process.poll() is None]
     for process in running:
@@ -311,13 +315,13 @@ def _end(*processes: subprocess.Popen[bytes], grace: float | None = None) -> Non
         time.sleep(0.02)
     for process in running:
         _signal(process, signal.SIGKILL)
-        # One that hangs in the kernel (a driver's fault) doesn't end even so.
+        # One that hangs in the kernel (a faulty driver) doesn't end even so.
         with suppress(subprocess.TimeoutExpired):
             process.wait(grace)
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> bool:
-    """Send a signal to a program's session; whether any of it was still there."""
+    """Send a signal to a program's session; return whether any process of it was still there."""
     process.poll()
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)

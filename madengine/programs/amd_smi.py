@@ -1,4 +1,4 @@
-"""amd-smi: which AMD GPUs are here, what they do, and who uses them, in the JSON of any of its releases."""
+"""amd-smi: AMD's GPUs, their samples, and the processes on them, in the JSON of any of its releases."""
 
 from __future__ import annotations
 
@@ -11,73 +11,75 @@ from typing import Any
 from madengine.programs import amd_sysfs, smi
 from madengine.records import Gpu, GpuProcess, GpuSample, Reading
 
-TOOL = "amd-smi"
+NAME = "amd-smi"
+SAMPLE_SECONDS = smi.SAMPLE_SECONDS
 STATIC = ("static", "--json")
 METRIC = ("metric", "--usage", "--power", "--temperature", "--mem-usage", "--json")
 PROCESS = ("process", "--json")
-# The render nodes are in the extended list alone, which older releases don't have.
+# Only the extended list, which older releases don't have, names the render nodes.
 LIST = ("list", "-e", "--json")
 
-# One driver says the whole of /proc/version.
+stream = smi.no_stream
+
+# One driver prints all of /proc/version.
 _KERNEL = re.compile(r"Linux\s*version\s*([^\s(]+)")
 
 
 def gpus() -> Reading[Gpu]:
-    """The GPUs that `amd-smi static` describes."""
-    said, problem = smi.query(TOOL, *STATIC)
-    found = gpus_of(said)
-    if not found:
-        return Reading(problem=problem or smi.unreadable(TOOL, *STATIC, said=said))
-    listed, _ = smi.query(TOOL, *LIST)
+    """Return the GPUs that `amd-smi static` describes."""
+    static, problem = smi.query(NAME, *STATIC)
+    if not gpus_of(static):
+        return Reading(problem=problem or smi.unexpected(NAME, *STATIC, output=static))
+    listing, _ = smi.query(NAME, *LIST)
     runtime = amd_sysfs.rocm_version()
-    return Reading(tuple(replace(gpu, runtime=runtime) for gpu in gpus_of(said, listed)))
+    return Reading(tuple(replace(gpu, runtime=runtime) for gpu in gpus_of(static, listing)))
 
 
 def samples() -> Reading[GpuSample]:
-    """What every GPU does now."""
-    said, problem = smi.query(TOOL, *METRIC)
-    found = samples_of(said)
-    return Reading(found, "" if found else problem or smi.unreadable(TOOL, *METRIC, said=said))
+    """Return a sample of every GPU."""
+    output, problem = smi.query(NAME, *METRIC)
+    readings = samples_of(output)
+    return Reading(readings, "" if readings else problem or smi.unexpected(NAME, *METRIC, output=output))
 
 
 def processes() -> Reading[GpuProcess]:
-    """The processes that use a GPU, one entry per GPU."""
-    said, problem = smi.query(TOOL, *PROCESS)
-    if not problem and not _entries(said):
-        problem = smi.unreadable(TOOL, *PROCESS, said=said)
-    return Reading(processes_of(said), problem)
+    """Return the processes that use a GPU, one entry per GPU."""
+    output, problem = smi.query(NAME, *PROCESS)
+    if not problem and not _entries(output):
+        problem = smi.unexpected(NAME, *PROCESS, output=output)
+    return Reading(processes_of(output), problem)
 
 
-def gpus_of(static: str, listed: str = "") -> tuple[Gpu, ...]:
-    """The GPUs in the JSON of `static`, with what that of `list` adds."""
-    more = {entry["gpu"]: entry for entry in _entries(listed)}
+def gpus_of(static: str, listing: str = "") -> tuple[Gpu, ...]:
+    """Return the GPUs in the JSON of `static`, with what the JSON of `list` adds."""
+    more = {entry["gpu"]: entry for entry in _entries(listing)}
     return tuple(_gpu(entry, more.get(entry["gpu"], {})) for entry in _entries(static))
 
 
-def samples_of(said: str) -> tuple[GpuSample, ...]:
-    """One sample per GPU in the JSON of `metric` (or `monitor`)."""
+def samples_of(output: str) -> tuple[GpuSample, ...]:
+    """Return one sample per GPU in the JSON of `metric` (or `monitor`)."""
     moment = time.time()
-    return tuple(_sample(entry, moment) for entry in _entries(said))
+    return tuple(_sample(entry, moment) for entry in _entries(output))
 
 
-def processes_of(said: str) -> tuple[GpuProcess, ...]:
-    """The processes in the JSON of `process`."""
-    found = []
-    for entry in _entries(said):
-        listed = entry.get("process_list")
-        for item in listed if isinstance(listed, list) else ():
-            told = item.get("process_info", item) if isinstance(item, dict) else None
-            if isinstance(told, dict) and (pid := smi.whole(smi.number(told.get("pid")))) is not None:
-                used = smi.mib(_first(told, "memory_usage.vram_mem", "mem_usage"))
-                found.append(GpuProcess(pid, smi.text(told.get("name")), used, index=entry["gpu"]))
-    return tuple(found)
+def processes_of(output: str) -> tuple[GpuProcess, ...]:
+    """Return the processes in the JSON of `process`."""
+    users = []
+    for entry in _entries(output):
+        items = entry.get("process_list")
+        for item in items if isinstance(items, list) else ():
+            info = item.get("process_info", item) if isinstance(item, dict) else None
+            if isinstance(info, dict) and (pid := smi.whole(smi.number(info.get("pid")))) is not None:
+                used = smi.mib(_first(info, "memory_usage.vram_mem", "mem_usage"))
+                users.append(GpuProcess(pid, smi.text(info.get("name")), used, index=entry["gpu"]))
+    return tuple(users)
 
 
-def _entries(said: str) -> list[dict[str, Any]]:
-    """The entries of the GPUs: a bare list until ROCm 6, later under `gpu_data`; a CPU's entry has no `gpu`."""
-    told = smi.first_json(said)
-    told = told.get("gpu_data") if isinstance(told, dict) else told
-    entries = told if isinstance(told, list) else []
+def _entries(output: str) -> list[dict[str, Any]]:
+    """Return the entries of the GPUs: a bare list until ROCm 6, later in `gpu_data`; a CPU's entry has no `gpu`."""
+    content = smi.first_json(output)
+    content = content.get("gpu_data") if isinstance(content, dict) else content
+    entries = content if isinstance(content, list) else []
     return [entry for entry in entries if isinstance(entry, dict) and type(entry.get("gpu")) is int]
 
 
@@ -99,7 +101,7 @@ def _gpu(entry: Mapping[str, Any], more: Mapping[str, Any]) -> Gpu:
         driver=kernel[1] if kernel else driver,
         pci_bus_id=smi.pci(_first(entry, "bus.bdf")) or smi.pci(more.get("bdf")),
         partition="/".join(filter(None, (compute, memory))),
-        source=TOOL,
+        source=NAME,
     )
 
 
@@ -109,24 +111,24 @@ def _sample(entry: Mapping[str, Any], moment: float) -> GpuSample:
     powers = ("power.socket_power", "power.current_socket_power", "power.average_socket_power", "power_usage")
     status = smi.text(_first(entry, "power.throttle_status", "throttle_status"))
     return GpuSample(
-        TOOL,
+        NAME,
         moment,
         entry["gpu"],
         # An APU has no memory of its own.
         memory_used_mib=smi.mib(_first(entry, "mem_usage.used_gtt")) if used is None else used,
-        utilization=_figure(entry, "usage.gfx_activity", "gfx"),
-        power_w=_figure(entry, *powers),
-        temperature_c=_figure(entry, *heats),
+        utilization=_number(entry, "usage.gfx_activity", "gfx"),
+        power_w=_number(entry, *powers),
+        temperature_c=_number(entry, *heats),
         throttled={"THROTTLED": True, "UNTHROTTLED": False}.get(status),
     )
 
 
-def _figure(entry: Mapping[str, Any], *paths: str) -> float | None:
-    return next((figure for path in paths if (figure := smi.number(_first(entry, path))) is not None), None)
+def _number(entry: Mapping[str, Any], *paths: str) -> float | None:
+    return next((value for path in paths if (value := smi.number(_first(entry, path))) is not None), None)
 
 
 def _first(entry: Mapping[str, Any], *paths: str) -> Any:
-    """What stands at the first of the dotted paths that leads somewhere."""
+    """Return the value at the first of the dotted paths that has one."""
     for path in paths:
         value: Any = entry
         for key in path.split("."):

@@ -1,4 +1,4 @@
-"""The kernel's own account of AMD GPUs: KFD topology, PCI devices and hwmon in sysfs, without any tool."""
+"""AMD's GPUs as the kernel describes them in sysfs: KFD topology, PCI devices and hwmon, without any tool."""
 
 from __future__ import annotations
 
@@ -11,33 +11,37 @@ from pathlib import Path
 from madengine.programs import smi
 from madengine.records import Gpu, GpuProcess, GpuSample, Reading
 
-SOURCE = "sysfs"
+NAME = "sysfs"
+SAMPLE_SECONDS = 0.0
 ROOT = Path("/")
 KFD = "sys/class/kfd/kfd"
 PCI = "sys/bus/pci/devices"
 MIB = 2**20
-# The sensor that throttling goes by comes first; data-centre cards have no edge sensor.
+# The sensor that throttling follows comes first; data-centre cards have no edge sensor.
 SENSORS = ("junction", "edge", "")
+
+stream = smi.no_stream
 
 
 @dataclass(frozen=True)
 class Node:
-    """A GPU node of the KFD topology: its number, gpu_id, properties, and the address and folder of its PCI device."""
+    """A GPU node of the KFD topology."""
 
     number: int
     gpu_id: str
     properties: dict[str, int]
     pci_bus_id: str
+    #: The folder of its PCI device.
     device: Path
 
     @property
     def place(self) -> tuple[str, int, int]:
-        """What the tools sort by: PCI address, then the part of the GPU, which location_id has in its top bits."""
+        """The tools' sort key: PCI address, then the part of the GPU, which is in location_id's top bits."""
         return self.pci_bus_id, self.properties.get("location_id", 0) >> 28, self.number
 
 
 def gpus(root: Path = ROOT) -> Reading[Gpu]:
-    """The GPUs that the driver has, and each part of a partitioned one, in the tools' order."""
+    """Return the driver's GPUs, and each part of a partitioned one, in the tools' order."""
     nodes = _nodes(root)
     if not nodes:
         return Reading(problem=_no_nodes(root))
@@ -57,7 +61,7 @@ def gpus(root: Path = ROOT) -> Reading[Gpu]:
                 runtime=runtime,
                 pci_bus_id=node.pci_bus_id,
                 partition="/".join(filter(None, (_mode(node, "compute"), _mode(node, "memory")))),
-                source=SOURCE,
+                source=NAME,
             )
             for index, node in enumerate(nodes)
         )
@@ -65,21 +69,21 @@ def gpus(root: Path = ROOT) -> Reading[Gpu]:
 
 
 def samples(root: Path = ROOT) -> Reading[GpuSample]:
-    """What every GPU does now: one sample per PCI device, because the parts of a GPU share its counters."""
+    """Return a sample of every PCI device, because the parts of a GPU share its counters."""
     nodes = _nodes(root)
     first: dict[str, tuple[int, Node]] = {}
     for index, node in enumerate(nodes):
         first.setdefault(node.pci_bus_id, (index, node))
-    taken = [_sample(node.device, address, index) for address, (index, node) in first.items()]
-    known = tuple(sample for sample in taken if sample is not None)
-    silent = f"{root / PCI}: no counters of {len(taken) - len(known)} of {len(taken)} GPUs"
-    return Reading(known, _no_nodes(root) if not nodes else silent if len(known) < len(taken) else "")
+    readings = [_sample(node.device, address, index) for address, (index, node) in first.items()]
+    known = tuple(sample for sample in readings if sample is not None)
+    silent = f"{root / PCI}: no counters of {len(readings) - len(known)} of {len(readings)} GPUs"
+    return Reading(known, _no_nodes(root) if not nodes else silent if len(known) < len(readings) else "")
 
 
 def processes(root: Path = ROOT) -> Reading[GpuProcess]:
-    """The processes that KFD serves, one entry per GPU (or part of one) that they have memory on."""
+    """Return the processes that KFD serves, one entry per GPU (or part of one) that they have memory on."""
     places = {node.gpu_id: (index, node.pci_bus_id) for index, node in enumerate(_nodes(root))}
-    found = []
+    users = []
     for folder in _numbered(root / KFD / "proc"):
         name = _read(root / "proc" / folder.name / "comm")
         for file in sorted(folder.glob("vram_*")):
@@ -88,29 +92,29 @@ def processes(root: Path = ROOT) -> Reading[GpuProcess]:
             # A process that uses one GPU has such a file for every GPU.
             if place is not None and used != 0:
                 memory = None if used is None else used / MIB
-                found.append(GpuProcess(int(folder.name), name, memory, pci_bus_id=place[1], index=place[0]))
-    return Reading(tuple(found), "" if places else _no_nodes(root))
+                users.append(GpuProcess(int(folder.name), name, memory, pci_bus_id=place[1], index=place[0]))
+    return Reading(tuple(users), "" if places else _no_nodes(root))
 
 
 def driver_version(root: Path = ROOT) -> str:
-    """The version of an amdgpu driver of its own, else the kernel's, whose driver it then is."""
+    """Return the amdgpu driver's own version, else the kernel's, which the driver is then a part of."""
     return _read(root / "sys/module/amdgpu/version") or _read(root / "proc/sys/kernel/osrelease")
 
 
 def rocm_version(root: Path = ROOT) -> str:
-    """The version of the ROCm that is installed in its usual place, such as `6.4.1`."""
+    """Return the version of ROCm in its default folder, such as `6.4.1`."""
     return _read(root / "opt/rocm/.info/version").partition("-")[0]
 
 
 def _nodes(root: Path) -> list[Node]:
-    """The nodes with a render node; one without is a CPU, or a GPU that isn't ours to open."""
-    found = []
+    """Return the nodes with a render node; others are CPUs, or GPUs that we may not open."""
+    nodes = []
     for folder in _numbered(root / KFD / "topology/nodes"):
         properties = _properties(folder / "properties")
         if properties.get("drm_render_minor", 0) > 0:
             device = _device(root, properties)
-            found.append(Node(int(folder.name), _read(folder / "gpu_id"), properties, device.name, device))
-    return sorted(found, key=lambda node: node.place)
+            nodes.append(Node(int(folder.name), _read(folder / "gpu_id"), properties, device.name, device))
+    return sorted(nodes, key=lambda node: node.place)
 
 
 def _device(root: Path, properties: dict[str, int]) -> Path:
@@ -118,15 +122,15 @@ def _device(root: Path, properties: dict[str, int]) -> Path:
     bus, slot, function = location >> 8 & 0xFF, location >> 3 & 0x1F, location & 7
     slot_address = f"{properties.get('domain', 0):04x}:{bus:02x}:{slot:02x}"
     device = root / PCI / f"{slot_address}.{function}"
-    # Some kernels write the number of the part in the place of the PCI function.
+    # Some kernels write the number of the part instead of the PCI function.
     return device if device.exists() else root / PCI / f"{slot_address}.0"
 
 
 def _no_nodes(root: Path) -> str:
     topology = root / KFD / "topology/nodes"
     if not topology.is_dir():
-        return f"{topology}: not there: the amdgpu driver is not loaded"
-    return f"{topology}: no GPU that can be read here"
+        return f"{topology}: missing; the amdgpu driver is not loaded"
+    return f"{topology}: no readable GPU"
 
 
 def _numbered(folder: Path) -> list[Path]:
@@ -147,7 +151,7 @@ def _properties(file: Path) -> dict[str, int]:
 
 
 def _gfx(version: int) -> str:
-    """The kernel writes gfx942 as 90402: two digits each for minor and stepping, the stepping in hex in the name."""
+    """Return the name for the kernel's number, such as gfx942 for 90402: two digits for minor and stepping each."""
     return f"gfx{version // 10000}{version // 100 % 100}{version % 100:x}" if version > 0 else ""
 
 
@@ -156,7 +160,7 @@ def _mode(node: Node, kind: str) -> str:
 
 
 def _part_memory(root: Path, node: Node) -> int | None:
-    """The memory of a part of a GPU: its own banks, not the whole GPU's."""
+    """Return the MiB of a part of a GPU: its own banks, not the whole GPU's."""
     banks = (root / KFD / "topology/nodes" / str(node.number) / "mem_banks").glob("*/properties")
     # Heap types 1 and 2 are the device's own memory, visible to the host or not.
     own = [bank.get("size_in_bytes", 0) for file in banks if (bank := _properties(file)).get("heap_type") in (1, 2)]
@@ -164,7 +168,7 @@ def _part_memory(root: Path, node: Node) -> int | None:
 
 
 def _memory(device: Path, kind: str) -> int | None:
-    """The MiB of the card's memory; of the host's that it maps (GTT), where it has none of its own."""
+    """Return the MiB of a GPU's memory; of the host's memory that it maps (GTT), if it has none of its own."""
     heap = "vram" if _number(device / "mem_info_vram_total") else "gtt"
     size = _number(device / f"mem_info_{heap}_{kind}")
     return None if size is None else size // MIB
@@ -181,7 +185,7 @@ def _sample(device: Path, address: str, index: int) -> GpuSample | None:
     if memory is busy is power is heat is None:
         return None
     return GpuSample(
-        SOURCE,
+        NAME,
         time.time(),
         index,
         pci_bus_id=address,
@@ -208,7 +212,7 @@ def _number(file: Path) -> int | None:
 
 
 def _read(file: Path) -> str:
-    """The file's text; empty where it is missing, or the driver refuses to fill it."""
+    """Return the file's text; empty if it is missing, or the driver refuses to fill it."""
     try:
         return file.read_text(errors="replace").strip()
     except OSError:

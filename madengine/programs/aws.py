@@ -1,4 +1,4 @@
-"""The AWS CLI, for S3 and what speaks like it: what a path is, and a copy of it."""
+"""The AWS CLI, for S3 and compatible servers: what a path is, and a copy of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INSTALL = "the AWS CLI (aws) is not installed here; pip install awscli"
 
 @dataclass(frozen=True)
 class Account:
-    """Who asks, and where: without a user the AWS CLI's own settings count, without an endpoint it is Amazon."""
+    """A user at an endpoint: without a user the AWS CLI's own settings apply, without an endpoint it is Amazon."""
 
     username: str = ""
     password: str = field(default="", repr=False)
@@ -28,27 +28,27 @@ class Account:
     session_token: str = field(default="", repr=False)
 
     def __call__(self, *words: str) -> BaseCommand:
-        """`aws` with these words."""
+        """Return an `aws` command."""
         endpoint = [f"--endpoint-url={self.endpoint}"] if self.endpoint else []
         limits = ["--cli-connect-timeout=10", "--cli-read-timeout=60"]
         return programs.program("aws", *words, *endpoint, *limits, env=self._environment())
 
     def listing(self, path: str) -> BaseCommand:
-        """Print what begins with an `s3://` path, a line each: `PRE name/` for a folder, else date, size and name."""
+        """List what begins with an `s3://` path, a line each: `PRE name/` for a folder, else date, size and name."""
         return self("s3", "ls", path.rstrip("/"))
 
     def copy_folder(self, path: str, target: Path) -> BaseCommand:
-        """Copy all below an `s3://` path into a folder here; what is there in the same size is not sent again."""
+        """Copy all below an `s3://` path into a local folder, except files that it already has in the same size."""
         return self("s3", "sync", "--only-show-errors", f"{path.rstrip('/')}/", f"{target}/")
 
     def copy_file(self, path: str, target: Path) -> BaseCommand:
-        """Copy one object into a folder here."""
+        """Copy one object into a local folder."""
         return self("s3", "cp", "--only-show-errors", path, f"{target}/")
 
     def _environment(self) -> dict[str, str]:
         environment = {"AWS_PAGER": "", "AWS_MAX_ATTEMPTS": "3", "AWS_DEFAULT_REGION": self.region or "us-east-2"}
         if self.endpoint:
-            # Checksums that only Amazon's own answer.
+            # Only Amazon's own servers support these checksums.
             environment |= dict.fromkeys(
                 ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION"), "when_required"
             )
@@ -62,10 +62,10 @@ class Account:
         return environment
 
 
-def kind(listed: Sequence[str], path: str) -> str:
-    """What a path is by what is listed for it: `folder`, `file`, or nothing where there is neither."""
+def kind(listing: Sequence[str], path: str) -> str:
+    """Return what a path is by the lines of its listing: `folder`, `file`, or empty for neither."""
     name = path.rstrip("/").rpartition("/")[2]
-    lines = [line.strip() for line in listed]
+    lines = [line.strip() for line in listing]
     if f"PRE {name}/" in lines or re.fullmatch(r"s3://[^/]+/?", path):
         return "folder"
     return "file" if any(re.fullmatch(rf"\S+ +\S+ +\d+ {re.escape(name)}", line) for line in lines) else ""

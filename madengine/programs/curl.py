@@ -1,4 +1,4 @@
-"""curl: one file over HTTP(S), taken up again where it broke off."""
+"""curl: one file over HTTP(S), continued where a download broke off."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
 
 INSTALL = "curl is not installed here; apt-get install curl"
-# Exit codes of a line that broke: cut short, timed out, no answer, sending or receiving failed, HTTP/2's own.
+# Exit codes of network errors: cut short, timed out, no answer, sending or receiving failed, HTTP/2's own.
 BROKEN = (18, 28, 52, 55, 56, 92)
-# The server sends the file from its start only, or another one than it was.
+# The server only sends the file from its start, or the file has changed.
 NO_RESUME = 33
-# A server that sends nothing for so long is given up.
+# Seconds after which a server that sends nothing is given up.
 _SILENT_SECONDS = 60
 
 
 def settings(url: str, username: str = "", password: str = "", token: str = "", etag: str = "") -> str:
-    """What curl reads from a file, so that no other user of the machine sees it.
+    """Return the settings that curl reads from a file, which other users of the machine can't see.
 
-    With the `etag` of what is there already, a server that has another file by now sends that from its start.
+    With the `etag` of a partial file, a server on which the file has changed sends it from its start.
     """
     lines = [_line("url", url)]
     if username:
@@ -35,7 +35,7 @@ def settings(url: str, username: str = "", password: str = "", token: str = "", 
 
 
 def fetch(settings_file: str, target: Path, etag_file: Path) -> BaseCommand:
-    """Fetch what the settings name into a file, from the byte on that it ends with."""
+    """Fetch the file that the settings name, continuing after the bytes that `target` has."""
     return programs.program(
         "curl",
         *("--fail", "--location", "--silent", "--show-error", "--netrc-optional"),

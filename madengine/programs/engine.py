@@ -1,31 +1,33 @@
-"""The container engine: docker, podman or nerdctl; who asks need not know which, only the rooms beside it do too."""
+"""Container engines: the command line that they share, and how their answers and image names are read."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from madengine import programs
-from madengine.errors import CommandError, EngineError
-from madengine.programs import devices, podman_steps, secret_files
+from madengine.errors import RunError
+from madengine.programs import devices, login_files, secret_files
+from madengine.programs.buildkit import build_secret_environment
 from madengine.records import Gpu, repository
 
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
 
-NAMES = ("docker", "podman", "nerdctl")
-# Attempts at what meets a change of podman's store.
+# Attempts at a command that meets a change of podman's store.
 STORE_ATTEMPTS = 5
-# An engine that needs longer than this to say its version doesn't count as answering.
-PROBE_SECONDS = 10.0
 
+# The first Docker whose --gpus takes AMD's: https://github.com/ROCm/container-toolkit
+_DOCKER_WITH_AMD = (28, 3)
+_HUB = ("", "docker.io", "dockerhub")
+_HUB_CONFIG_KEY = "https://index.docker.io/v1/"
 _LOOPBACK = re.compile(r"^(localhost|127(\.\d+){3}|\[::1\])(:\d+)?$")
-# A registry that can't be reached or breaks off: worth another try. A refusal (denied, unauthorized, unknown) is not.
+# A registry that is unreachable or breaks off: worth a retry. A refusal (denied, unauthorized, unknown) is not.
 _TRANSPORT = re.compile(
     r"connection (refused|reset)|i/o timeout|timeout exceeded|deadline exceeded|timed out|\bEOF\b|broken pipe"
     r"|no such host|network is unreachable|no route to host|TLS handshake timeout|temporary failure|server misbehaving"
@@ -38,34 +40,38 @@ _STORE_RACE = re.compile(r"layer not known|locating image with ID .*: image not 
 
 @dataclass(frozen=True)
 class Container:
-    """What to start: everything that `run` turns into flags.
-
-    `mounts` are (host path, container path, read-only); `environment` is passed by value,
-    `secrets` by name, or in `env_file` those that it can hold, so that they stay out of argv; `options` are the
-    model card's own words, after all of ours.
-    """
+    """What `run` starts."""
 
     name: str
     image: str
+    #: Arguments of the entry point.
     words: Sequence[str] = ()
     entrypoint: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    #: Passed by value, in argv.
     environment: Mapping[str, str] = field(default_factory=dict)
+    #: Passed by name, or in `env_file` where that can hold them, so that they stay out of argv.
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     env_file: str = ""
+    #: (host path, container path, read-only).
     mounts: Sequence[tuple[str, str, bool]] = ()
+    #: The flags of `Docker.devices`.
     devices: Sequence[str] = ()
     workdir: str = ""
+    #: As in `--cpuset-cpus`.
     cpus: str = ""
     shm_bytes: int = 0
+    #: Whether memlock and stack limits are raised.
     unlimited: bool = False
+    #: Seconds between TERM and KILL.
     stop_seconds: int = 10
+    #: The model entry's own options, after ours.
     options: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class State:
-    """How a container ended: exit code, out of memory or not, and the engine's own error text."""
+    """How a container is; `error` is the engine's own message."""
 
     exit_code: int
     oom_killed: bool
@@ -75,14 +81,23 @@ class State:
 
 @dataclass(frozen=True)
 class Docker:
-    """A container engine's command line (`name`: docker, podman or nerdctl).
+    """Docker's command line; subclasses override what other engines do differently.
 
-    Methods named after a verb hand back a command; those that ask give the answer. `environment` is
-    what every command gets beside the caller's own (a private login, say).
+    Methods named after one of its verbs return the command; the others ask the engine.
     """
 
-    name: str = "docker"
+    name: ClassVar[str] = "docker"
+    #: What `--gpu-mode auto` means for NVIDIA GPUs.
+    nvidia_gpu_mode: ClassVar[str] = "gpus"
+    #: Whether device nodes are opened with the caller's permissions instead of a daemon's.
+    opens_devices_as_caller: ClassVar[bool] = False
+    #: How a user who may not use the engine gets access; empty if no permission is needed.
+    access_fix: ClassVar[str] = "usermod --append --groups docker $USER, then log in again"
+    #: Where `info` names the folder that images are stored in.
+    _root_template: ClassVar[str] = "{{.DockerRootDir}}"
+
     version: str = ""
+    #: Added to the caller's environment for every command, such as a private login.
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, *words: str) -> BaseCommand:
@@ -102,9 +117,9 @@ class Docker:
         secrets: Mapping[str, str] | None = None,
         secret_args: Mapping[str, str] | None = None,
     ) -> BaseCommand:
-        """Build one Dockerfile and give the image its names; `secret_args` stay in its history, `secrets` nowhere.
+        """Build and tag one Dockerfile; `secret_args` stay in the image's history, `secrets` nowhere.
 
-        The host's network, as older madengine gave it: Dockerfiles in use fetch from mirrors on it.
+        On the host's network, as in older madengine: existing Dockerfiles fetch from mirrors on it.
         """
         command = self(
             "build",
@@ -119,64 +134,56 @@ class Docker:
             str(context),
         )
         hidden = {**(secrets or {}), **(secret_args or {})}
-        if hidden:
-            command = command.with_env(**{name: programs.Secret(value) for name, value in hidden.items()})
-        if secrets:
-            from madengine.programs import buildkit
-
-            command = command.with_env(**buildkit.environment(self.name, self))
-        # A provenance attestation would make the pushed digest that of an index, not of the image.
-        return command.with_env(BUILDX_NO_DEFAULT_ATTESTATIONS="1") if self.name == "docker" else command
+        environment: dict[str, str] = {name: programs.Secret(value) for name, value in hidden.items()}
+        environment |= self._build_environment(has_secrets=bool(secrets))
+        return command.with_env(**environment) if environment else command
 
     def push(self, name: str, digest_file: Path | str | None = None) -> BaseCommand:
-        """Push a name; podman leaves the registry's digest in `digest_file`, docker in the image's own record."""
-        digest = ["--digestfile", str(digest_file)] if digest_file and self.name == "podman" else []
-        return self(*self._global(name), "push", *self._tls(name), *digest, self.remote(name))
+        """Push a name; an engine that can writes the registry's digest to `digest_file`."""
+        digest_flags = self._digest_flags(digest_file) if digest_file else []
+        return self(*self._global_flags(name), "push", *self._registry_flags(name), *digest_flags, self.full_name(name))
 
     def pull(self, reference: str) -> BaseCommand:
-        return self(*self._global(reference), "pull", *self._tls(reference), self.remote(reference))
+        return self(*self._global_flags(reference), "pull", *self._registry_flags(reference), self.full_name(reference))
 
     def tag(self, source: str, name: str) -> BaseCommand:
-        return self("tag", source, self.remote(name))
+        return self("tag", source, self.full_name(name))
 
     def login(self, registry: str, username: str) -> BaseCommand:
         """Log in; the password comes by stdin."""
-        server = [] if registry in ("", "docker.io", "dockerhub") else [registry]
-        if self.name == "podman" and not server:
-            server = ["docker.io"]
-        words = ["login", *self._tls(registry), "--username", username, "--password-stdin", *server]
-        return self(*self._global(registry), *words)
+        server = self._hub_server() if registry in _HUB else [registry]
+        words = ["login", *self._registry_flags(registry), "--username", username, "--password-stdin", *server]
+        return self(*self._global_flags(registry), *words)
 
     def run(self, container: Container) -> BaseCommand:
-        """Start a container that goes on by itself (detached)."""
-        shown = container
+        """Start a container in the background (detached)."""
         by_name = {
             name: programs.Secret(value)
-            for name, value in shown.secrets.items()
-            if not (shown.env_file and secret_files.is_plain(value))
+            for name, value in container.secrets.items()
+            if not (container.env_file and secret_files.is_plain(value))
         }
         command = self(
             "run",
             "--detach",
             "--init",
             "--name",
-            shown.name,
-            *_pairs("--label", _settings(shown.labels)),
+            container.name,
+            *_pairs("--label", _settings(container.labels)),
             "--user=0:0",
-            f"--stop-timeout={shown.stop_seconds}",
-            *([f"--shm-size={shown.shm_bytes}"] if shown.shm_bytes else []),
-            *self._limits(shown.unlimited),
-            *([f"--cpuset-cpus={shown.cpus}"] if shown.cpus else []),
-            *shown.devices,
-            *_pairs("--env", _settings(shown.environment)),
+            f"--stop-timeout={container.stop_seconds}",
+            *([f"--shm-size={container.shm_bytes}"] if container.shm_bytes else []),
+            *(self._limits() if container.unlimited else []),
+            *([f"--cpuset-cpus={container.cpus}"] if container.cpus else []),
+            *container.devices,
+            *_pairs("--env", _settings(container.environment)),
             *_pairs("--env", list(by_name)),
-            *([f"--env-file={shown.env_file}"] if shown.env_file else []),
-            *_pairs("--mount", [_bind(*mount) for mount in shown.mounts]),
-            *([f"--workdir={shown.workdir}"] if shown.workdir else []),
-            *([f"--entrypoint={shown.entrypoint}"] if shown.entrypoint else []),
-            *shown.options,
-            shown.image,
-            *shown.words,
+            *([f"--env-file={container.env_file}"] if container.env_file else []),
+            *_pairs("--mount", [_bind(*mount) for mount in container.mounts]),
+            *([f"--workdir={container.workdir}"] if container.workdir else []),
+            *([f"--entrypoint={container.entrypoint}"] if container.entrypoint else []),
+            *container.options,
+            container.image,
+            *container.words,
         )
         return command.with_env(**by_name) if by_name else command
 
@@ -195,27 +202,35 @@ class Docker:
     def logs(self, container: str) -> BaseCommand:
         return self("logs", "--tail=100", container)
 
+    def version_command(self) -> BaseCommand:
+        """Print the version; fails if the engine doesn't run."""
+        return self("version", "--format={{.Server.Version}}")
+
     # --- questions ---
 
     def images(self, *references: str) -> list[Mapping[str, Any]]:
-        """`image inspect` of those images that are on this machine (Id, Size, RepoDigests, RepoTags, Config …).
+        """Return `image inspect` of those images that are on this machine: Id, Size, RepoDigests, RepoTags, Config …
 
-        Raises CommandError where the engine doesn't answer.
+        Raises CommandError if the engine doesn't answer.
         """
-        command = self("image", "inspect", *map(self.remote, references))
+        command = self("image", "inspect", *map(self.full_name, references))
         answer = programs.attempt(command)
         for _ in range(STORE_ATTEMPTS - 1):
             if is_store_race(answer.err):
                 answer = programs.attempt(command)
         if answer.code is None or (answer.code != 0 and is_unreachable(answer.err)):
             raise programs.failure(command, answer, programs.ANSWER_SECONDS)
-        found: list[Mapping[str, Any]] = json.loads(answer.out or "[]")
-        return found
+        records: list[Mapping[str, Any]] = json.loads(answer.out or "[]")
+        return records
+
+    def digest_of(self, name: str, image: Mapping[str, Any]) -> str:
+        """Return the digest that the registry of `name` knows an image (its record) by; empty if it has none."""
+        return next(iter(digests_in(image, name)), "")
 
     def state(self, container: str) -> State | None:
-        """How the container is, None where there is none of that name, or somebody is just removing it.
+        """Return how the container is; None if there is none of that name, or it is just being removed.
 
-        Raises CommandError where the engine doesn't answer.
+        Raises CommandError if the engine doesn't answer.
         """
         command = self("container", "inspect", "--format={{json .State}}", container)
         answer = programs.attempt(command)
@@ -223,138 +238,167 @@ class Docker:
             if re.search(r"no such (container|object)", answer.err, re.IGNORECASE):
                 return None
             raise programs.failure(command, answer)
-        found = json.loads(answer.out)
-        if found.get("Status") == "removing":
+        state = json.loads(answer.out)
+        if state.get("Status") == "removing":
             return None
         return State(
-            exit_code=int(found.get("ExitCode") or 0),
-            oom_killed=bool(found.get("OOMKilled")),
-            error=str(found.get("Error") or ""),
-            running=found.get("Status") in ("running", "created", "paused", "restarting", "stopping"),
+            exit_code=int(state.get("ExitCode") or 0),
+            oom_killed=bool(state.get("OOMKilled")),
+            error=str(state.get("Error") or ""),
+            running=state.get("Status") in ("running", "created", "paused", "restarting", "stopping"),
         )
 
     def containers(self, label: str) -> list[tuple[str, Mapping[str, str]]]:
-        """Name and labels of every container (running or not) that carries the label."""
-        listed = programs.ask(self("ps", "--all", "--no-trunc", "--quiet", f"--filter=label={label}")).split()
-        if not listed:
+        """Return name and labels of every container (running or not) with the label."""
+        ids = programs.ask(self("ps", "--all", "--no-trunc", "--quiet", f"--filter=label={label}")).split()
+        if not ids:
             return []
-        # One that ends and is removed between the two questions makes inspect fail, but the others are still listed.
-        answer = programs.attempt(self("container", "inspect", *listed))
-        found: list[dict[str, Any]] = json.loads(answer.out or "[]")
-        return [(item["Name"].lstrip("/"), item["Config"].get("Labels") or {}) for item in found]
+        # One that ends and is removed between the two commands makes inspect fail, but the others are still listed.
+        answer = programs.attempt(self("container", "inspect", *ids))
+        records: list[dict[str, Any]] = json.loads(answer.out or "[]")
+        return [(record["Name"].lstrip("/"), record["Config"].get("Labels") or {}) for record in records]
+
+    def image_root(self) -> Path | None:
+        """Return the folder that images are stored in; None if the engine doesn't name one."""
+        root = programs.attempt(self("info", f"--format={self._root_template}")).out.strip()
+        return Path(root) if root.startswith("/") else None
+
+    def has_gpu_runtime(self, vendor: str) -> bool:
+        """Whether `--gpus` can work for a vendor's GPUs without a CDI specification."""
+        # Docker takes --gpus where it finds this program, also without a runtime in its configuration.
+        if vendor == "NVIDIA" and shutil.which("nvidia-container-runtime-hook"):
+            return True
+        return f'"{vendor.lower()}"' in programs.attempt(self("info", "--format={{json .Runtimes}}")).out
 
     def devices(self, gpus: Sequence[Gpu], mode: str) -> list[str]:
-        """The flags that hand these GPUs, and no others, to a container; raises RunError where that can't work."""
-        return devices.flags(self.name, self.version, gpus, mode)
+        """Return the flags that pass these GPUs, and no others, to a container; raise RunError if the mode can't."""
+        return devices.flags(self, gpus, mode)
 
-    # --- what the engines do differently ---
+    # --- what other engines do differently ---
 
-    def remote(self, name: str) -> str:
-        """A registry name in full: podman looks for `org/image` on this machine and in its own list first."""
-        host = name.partition("/")[0]
-        if self.name == "docker" or "/" not in name or "." in host or ":" in host or host == "localhost":
-            return name
-        return f"docker.io/{name}"
+    def full_name(self, name: str) -> str:
+        """Return an image name with its registry, where the engine would search other places first."""
+        return name
+
+    def login_environment(self, folder: Path, registries: Sequence[str]) -> dict[str, str]:
+        """Copy the user's logins into `folder`, and return the variables that make the engine use the copy.
+
+        The registries are taken out of the user's credential helpers, which would keep our logins.
+        """
+        home = login_files.docker_home()
+        for name in ("cli-plugins", "contexts", "buildx"):
+            if (home / name).exists():
+                (folder / name).symlink_to((home / name).resolve())
+        content = login_files.read_logins(home / "config.json")
+        # An empty name means none, also where a helper is set for all registries.
+        helpers = {_HUB_CONFIG_KEY if registry == "docker.io" else registry: "" for registry in registries}
+        own = {name: value for name, value in content["credHelpers"].items() if name not in registries}
+        login_files.write_logins(folder / "config.json", {**content, "credHelpers": {**own, **helpers}})
+        return {"DOCKER_CONFIG": str(folder)}
 
     def end_build_steps(self) -> None:
-        """End what the RUN steps of our builds have started; podman would leave it running, and the build's layers."""
-        if self.name == "podman":
-            podman_steps.end()
+        """End what RUN steps of our builds have started; Docker's daemon does so by itself."""
 
-    def _tls(self, name: str) -> list[str]:
-        # Docker takes plain HTTP from loopback by itself; the others have to be told.
-        return ["--tls-verify=false"] if self.name == "podman" and is_loopback(name) else []
+    def gpu_mode(self, vendor: str, mode: str) -> str:
+        """Return what `auto` means: device nodes for AMD, for NVIDIA what the engine supports best."""
+        if mode != "auto":
+            return mode
+        return "devices" if vendor == "AMD" else self.nvidia_gpu_mode
 
-    def _global(self, name: str) -> list[str]:
-        return ["--insecure-registry"] if self.name == "nerdctl" and is_loopback(name) else []
+    def check_gpus_option(self, vendor: str) -> None:
+        """Raise RunError if `--gpus` can't pass this vendor's GPUs."""
+        if vendor == "AMD" and not self._takes_amd_gpus():
+            raise RunError(
+                f"--gpu-mode gpus: {self.name} {self.version} supports NVIDIA GPUs only (docker 28.3 also AMD's); "
+                "use --gpu-mode devices"
+            )
 
-    def _limits(self, unlimited: bool) -> list[str]:
-        """What collective libraries need: pinned memory without a limit, and a large stack."""
-        if not unlimited:
-            return []
-        if self.name == "podman" and os.geteuid() != 0:
-            return ["--ulimit=host"]
+    def group_flags(self, groups: Iterable[int]) -> list[str]:
+        """Return the flags that give a container these groups (ids), which device nodes belong to."""
+        return [f"--group-add={group}" for group in groups]
+
+    def _takes_amd_gpus(self) -> bool:
+        version = re.match(r"(\d+)\.(\d+)", self.version)
+        return version is not None and (int(version[1]), int(version[2])) >= _DOCKER_WITH_AMD
+
+    def _build_environment(self, has_secrets: bool) -> dict[str, str]:
+        # A provenance attestation would make the pushed digest that of an index, not of the image.
+        return {**(build_secret_environment(self) if has_secrets else {}), "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+
+    def _digest_flags(self, digest_file: Path | str) -> list[str]:
+        return []
+
+    def _hub_server(self) -> list[str]:
+        return []
+
+    def _registry_flags(self, name: str) -> list[str]:
+        # Docker takes plain HTTP from loopback without a flag.
+        return []
+
+    def _global_flags(self, name: str) -> list[str]:
+        return []
+
+    def _limits(self) -> list[str]:
+        """What collective libraries need: unlimited pinned memory, and a large stack."""
         return ["--ulimit=memlock=-1:-1", "--ulimit=stack=67108864:67108864"]
 
 
-def find_engine(name: str = "auto") -> Docker:
-    """The engine to use: the one that was named, or the first that answers (which PATH order does not tell).
-
-    Raises EngineError that says what was tried, and what each said.
-    """
-    tried = []
-    for candidate in NAMES if name == "auto" else (name,):
-        try:
-            return replace(Docker(candidate), version=_version(Docker(candidate)))
-        except (CommandError, EngineError) as error:
-            tried.append(str(error))
-    if name == "auto":
-        raise EngineError(f"no container engine answers: {'; '.join(tried)}; install podman, or start docker")
-    raise EngineError(f"{tried[0]}; install or start it, or choose another with --engine")
-
-
-def _version(engine: Docker) -> str:
-    """The version of an engine that answers.
-
-    Raises CommandError where it is not installed, EngineError where it doesn't answer.
-    """
-    command = {
-        "docker": engine("version", "--format={{.Server.Version}}"),
-        "podman": engine("version", "--format={{.Client.Version}}"),
-        "nerdctl": engine("info", "--format={{.ServerVersion}}"),
-    }[engine.name]
-    answer = programs.attempt(command, seconds=PROBE_SECONDS)
-    if answer.code is None:
-        raise EngineError(f"{engine.name} gives no answer in {PROBE_SECONDS:g} s")
-    if answer.code != 0 or not answer.out.strip():
-        raise EngineError(f"{engine.name} doesn't answer: {explain_engine_error(answer.err)}")
-    return answer.out.strip()
-
-
 def is_loopback(name: str) -> bool:
-    """Whether the registry of an image name (or a registry's own address) means the machine that asks."""
+    """Whether an image name, or a registry's address, is of a registry on this machine."""
     return bool(_LOOPBACK.match(name.partition("/")[0]))
 
 
 def is_transport(message: str) -> bool:
-    """Whether a registry's error is one of the line (try again) and not a refusal."""
+    """Whether a registry's error is a network error, which is worth a retry, and not a refusal."""
     return bool(_TRANSPORT.search(message))
 
 
 def is_unreachable(message: str) -> bool:
-    """Whether an engine's program could not ask the engine at all."""
+    """Whether an engine's client could not reach the engine."""
     return bool(re.search(r"cannot connect to|error during connect|connection refused", message, re.IGNORECASE))
 
 
 def is_store_race(message: str) -> bool:
-    """Whether podman met an image in its store that was just being removed: any image, so another try will do."""
+    """Whether podman met an image in its store, any image, that was just being removed: a retry will do."""
     return bool(_STORE_RACE.search(message))
 
 
 def is_limit_refused(message: str) -> bool:
-    """Whether a container didn't start because its limits could not be raised."""
+    """Whether a container didn't start because its limits can't be raised."""
     return bool(re.search(r"rlimit|ulimit", message, re.IGNORECASE))
 
 
 def explain_engine_error(message: str) -> str:
-    """The line of an engine's error text that says what is wrong, without its prefixes and its advice."""
+    """Return the line of an engine's error text that says what is wrong, without its prefixes and advice."""
     lines = [line.strip() for line in message.splitlines()]
     lines = [line for line in lines if line and not re.match(r"Run '|See '|Usage:|time=", line)]
     errors = [line for line in lines if re.match(r"(docker|Error|error|ERROR)\b.*: ", line)]
-    line = (errors or lines or ["it printed nothing"])[-1]
+    line = (errors or lines or [programs.NO_OUTPUT])[-1]
     return re.sub(r"^(docker: |Error response from daemon: |Error: )+", "", line)
 
 
 def repo_digest(digests: Sequence[str], name: str) -> str:
-    """The digest that the registry of `name` gave an image, out of `image inspect`'s RepoDigests; empty if none."""
+    """Return the digest of `name` out of an image's RepoDigests; empty if there is none."""
     return next(iter(repo_digests(digests, name)), "")
 
 
 def repo_digests(digests: Sequence[str], name: str) -> list[str]:
-    """All of them: podman lists that of its own copy of the image too, which the registry may not know."""
-    wanted = _canonical(repository(name))
+    """Return all of them: podman also lists the digest of its own copy, which the registry may not know."""
+    own = _canonical(repository(name))
     pairs = (entry.partition("@") for entry in digests)
-    return [digest for repo, _, digest in pairs if _canonical(repo) == wanted]
+    return [digest for repo, _, digest in pairs if _canonical(repo) == own]
+
+
+def digests_in(image: Mapping[str, Any], name: str) -> list[str]:
+    """Return the digests of `name` in an image's record."""
+    return repo_digests([str(digest) for digest in image.get("RepoDigests") or ()], name)
+
+
+def with_hub(name: str) -> str:
+    """Return a name such as `org/image` with the registry that it means, docker.io."""
+    host = name.partition("/")[0]
+    has_registry = "/" not in name or "." in host or ":" in host or host == "localhost"
+    return name if has_registry else f"docker.io/{name}"
 
 
 def _canonical(repo: str) -> str:
@@ -366,7 +410,7 @@ def _settings(values: Mapping[str, str]) -> list[str]:
 
 
 def _bind(host: str, inside: str, read_only: bool) -> str:
-    """A bind mount that fails where the host's path is missing; the value is one line of CSV."""
+    """Return a bind mount, as a line of CSV; it fails if the host's path is missing."""
     fields = ["type=bind", f"source={host}", f"target={inside}", *(["readonly"] if read_only else [])]
     return ",".join('"' + field.replace('"', '""') + '"' if re.search(r'[",]', field) else field for field in fields)
 

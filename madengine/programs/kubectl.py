@@ -1,4 +1,4 @@
-"""kubectl: what it knows of a namespace's objects, and the logs of its pods."""
+"""kubectl: the objects of a namespace, and the logs of its pods."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ _LOG_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class Kubectl:
-    """kubectl for one namespace; an empty `context` is the current one of the user's configuration."""
+    """kubectl for one namespace; an empty `context` is the user's current one."""
 
     namespace: str
     context: str = ""
 
     def __call__(self, *words: str) -> BaseCommand:
-        chosen = ["--context", self.context] if self.context else []
-        return programs.program(programs.installed_path(NAME) or NAME, *chosen, "--namespace", self.namespace, *words)
+        context = ["--context", self.context] if self.context else []
+        return programs.program(programs.installed_path(NAME) or NAME, *context, "--namespace", self.namespace, *words)
 
     def objects(self, kind: str, selector: str) -> list[Mapping[str, Any]]:
-        """The objects of a kind with these labels.
+        """Return the objects of a kind with these labels.
 
-        Raises CommandError where kubectl fails, MadengineError where it answers something else.
+        Raises CommandError if kubectl fails, MadengineError if its output is not a list of objects.
         """
-        said = programs.ask(self("get", kind, "--request-timeout=30s", "--selector", selector, "--output", "json"))
+        output = programs.ask(self("get", kind, "--request-timeout=30s", "--selector", selector, "--output", "json"))
         try:
-            items: list[Mapping[str, Any]] = json.loads(said)["items"]
+            items: list[Mapping[str, Any]] = json.loads(output)["items"]
         except (ValueError, KeyError, TypeError):
-            raise MadengineError(f"kubectl get {kind}: no list of objects: {said[:100]!r}") from None
+            raise MadengineError(f"kubectl get {kind}: expected a list of objects, got {output[:100]!r}") from None
         return items
 
     def keep_log(self, pod: str, container: str, path: Path) -> bool:
-        """Write what a container has printed into a file; whether there is still such a log."""
+        """Write a container's log to a file; return whether the log still exists."""
         answer = programs.attempt(self("logs", pod, "--container", container), seconds=_LOG_SECONDS)
         path.write_text(answer.out, encoding="utf-8", errors="surrogateescape")
         return answer.code == 0

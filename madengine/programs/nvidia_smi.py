@@ -1,4 +1,4 @@
-"""nvidia-smi: which NVIDIA GPUs and MIG instances are here, what they do, and who uses them."""
+"""nvidia-smi: NVIDIA's GPUs and MIG instances, their samples, and the processes on them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from madengine.programs import smi
+from madengine.programs.smi import SampleStream
 from madengine.records import Gpu, GpuProcess, GpuSample, Reading
 
 if TYPE_CHECKING:
@@ -20,13 +22,15 @@ if TYPE_CHECKING:
 # Per UUID of a GPU in MIG mode: UUID and profile of each of its instances, in their order.
 Instances = Mapping[str, Sequence[tuple[str, str]]]
 
-TOOL = "nvidia-smi"
+NAME = "nvidia-smi"
+# One that is polled, because it doesn't stream, costs little.
+SAMPLE_SECONDS = 0.0
 QUERY = ("-q", "-x")
 # Free text comes last, because a name may have a comma in it.
 LISTED = ("index", "uuid", "pci.bus_id", "driver_version", "memory.total", "name")
 PROCESSES = ("pid", "gpu_uuid", "used_memory", "process_name")
-# What a sample is made of; the drivers renamed the reasons, and split the power: `power.draw` is the average where
-# there is one, but does not say so.
+# The fields of a sample. Drivers renamed the reasons, and split the power: `power.draw` is the average where there is
+# one, without saying so.
 WATCHED = (
     "timestamp",
     "index",
@@ -41,109 +45,108 @@ WATCHED = (
     "clocks_event_reasons.active",
     "clocks_throttle_reasons.active",
 )
-# What --help-query-gpu says of the average: that of one second.
+# As --help-query-gpu describes the average.
 AVERAGED_SECONDS = 1.0
 # Power cap, slowdown by hardware, heat (software, hardware) and power brake, as NVML numbers the reasons.
 THROTTLES = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
-_THROTTLE_NAMES = (
-    "sw_power_cap",
-    "hw_slowdown",
-    "sw_thermal_slowdown",
-    "hw_thermal_slowdown",
-    "hw_power_brake_slowdown",
-)
-
 NO_INSTANCES: Instances = {}
 
 _LOG = re.compile(r"<nvidia_smi_log>.*?</nvidia_smi_log>", re.DOTALL)
 _HELP = re.compile(r'^"([\w.]+)"(?: or "([\w.]+)")?', re.MULTILINE)
-_CARD = re.compile(r"GPU \d+: .* \(UUID: (\S+)\)\s*")
+_GPU = re.compile(r"GPU \d+: .* \(UUID: (\S+)\)\s*")
 _INSTANCE = re.compile(r"\s+MIG (\S+)\s+Device\s+(\d+): \(UUID: (\S+)\)\s*")
 _VERSION = re.compile(r"\d+(?:\.\d+)+")
 
 
 def gpus() -> Reading[Gpu]:
-    """The GPUs of this machine; in the place of a GPU in MIG mode, its instances."""
-    said, problem = smi.query(TOOL, *QUERY)
+    """Return the GPUs of this machine; instead of a GPU in MIG mode, its instances."""
+    output, problem = smi.query(NAME, *QUERY)
     if problem:
         return Reading(problem=problem)
-    log = _log(said)
-    listed, problem = smi.query(TOOL, "-L") if log is None or "<mig_device>" in said else ("", "")
-    instances = instances_of_list(listed)
+    log = _log(output)
+    listing, problem = smi.query(NAME, "-L") if log is None or "<mig_device>" in output else ("", "")
+    instances = instances_of_list(listing)
     if log is None:
-        # Names of processes, which -q -x prints unquoted, can make it unreadable.
+        # Names of processes, which -q -x prints unescaped, can make it unreadable.
         words = _query(LISTED)
-        said, problem = smi.query(TOOL, *words)
-        found = gpus_of_csv(said, instances)
+        output, problem = smi.query(NAME, *words)
+        devices = gpus_of_csv(output, instances)
     else:
         words = QUERY
-        found = gpus_of_xml(said, instances)
+        devices = gpus_of_xml(output, instances)
         problem = problem or _idle_mig(log)
-    problem = problem or _unnamed(found)
-    # By its index alone, a container would be given the GPU next to it.
-    found = tuple(gpu for gpu in found if gpu.uuid or not gpu.parent)
-    return Reading(_numbered(found), problem if found or problem else smi.unreadable(TOOL, *words, said=said))
+    problem = problem or _unnamed(devices)
+    # By its index alone, a container would get the GPU next to it.
+    devices = tuple(gpu for gpu in devices if gpu.uuid or not gpu.parent)
+    return Reading(_numbered(devices), problem if devices or problem else smi.unexpected(NAME, *words, output=output))
 
 
 def samples() -> Reading[GpuSample]:
-    """What every GPU does now, asked once."""
-    said, problem = smi.query(TOOL, *QUERY)
-    found = samples_of_xml(said)
-    return Reading(found, "" if found else problem or smi.unreadable(TOOL, *QUERY, said=said))
+    """Return a sample of every GPU."""
+    known = fields()
+    return now(known) if known else Reading(problem=f"{NAME} --help-query-gpu: names no known fields")
+
+
+def stream(seconds: float) -> SampleStream | None:
+    """Return one nvidia-smi that prints a line for each GPU at each interval; None if its fields are unknown."""
+    known = fields()
+    if not known:
+        return None
+    return SampleStream(watch(known, round(seconds * 1000)), partial(sample_of_line, known), partial(now, known))
 
 
 def fields() -> tuple[str, ...]:
-    """The fields of a sample that this driver knows; none where the tool can't say. One unknown field fails a query."""
-    said, _ = smi.query(TOOL, "--help-query-gpu")
-    return known_fields(said)
+    """Return those of `WATCHED` that this driver knows, because an unknown one fails a query; empty on failure."""
+    output, _ = smi.query(NAME, "--help-query-gpu")
+    return known_fields(output)
 
 
 def watch(known: Sequence[str], milliseconds: int) -> BaseCommand:
-    """The command that prints one line per GPU each so many milliseconds, for as long as it runs."""
-    return smi.command(TOOL, *_query(known), "-lms", str(milliseconds))
+    """Return the command that prints one line per GPU at this interval until it is ended."""
+    return smi.command(NAME, *_query(known), "-lms", str(milliseconds))
 
 
 def now(known: Sequence[str]) -> Reading[GpuSample]:
-    """What every GPU does now, as a line of `watch` tells it: a fifth of what `samples` takes."""
-    said, problem = smi.query(TOOL, *_query(known))
-    return Reading(tuple(filter(None, (sample_of_line(known, line) for line in said.splitlines()))), problem)
+    """Return a sample of every GPU, of these fields."""
+    output, problem = smi.query(NAME, *_query(known))
+    return Reading(tuple(filter(None, (sample_of_line(known, line) for line in output.splitlines()))), problem)
 
 
 def processes() -> Reading[GpuProcess]:
-    """The processes that compute on a GPU; a container's view may hide those of others."""
+    """Return the processes that compute on a GPU; in a container, those of others may be hidden."""
     words = (f"--query-compute-apps={','.join(PROCESSES)}", "--format=csv,noheader,nounits")
-    said, problem = smi.query(TOOL, *words)
-    found = processes_of(said)
-    if said.strip() and not found and "No running" not in said:
-        problem = smi.unreadable(TOOL, *words, said=said)
-    return Reading(found, problem)
+    output, problem = smi.query(NAME, *words)
+    entries = processes_of(output)
+    if output.strip() and not entries and "No running" not in output:
+        problem = smi.unexpected(NAME, *words, output=output)
+    return Reading(entries, problem)
 
 
 def family(name: str) -> str:
-    """The product family that `skip_gpu_arch` names: `NVIDIA H100 80GB HBM3` is `H100`, `Tesla T4` is `T4`."""
+    """Return the product family that `skip_gpu_arch` names: `NVIDIA H100 80GB HBM3` is `H100`, `Tesla T4` is `T4`."""
     return re.split(r"[-\s]", re.sub(r"^(NVIDIA|Tesla)\s+", "", name.strip()), maxsplit=1)[0]
 
 
-def gpus_of_xml(said: str, instances: Instances = NO_INSTANCES) -> tuple[Gpu, ...]:
-    """The GPUs in the answer to -q -x, which knows neither UUID nor profile of a MIG instance; none if unreadable."""
-    log = _log(said)
-    found: list[Gpu] = []
-    for card in () if log is None else log.findall("gpu"):
-        gpu = _gpu(card)
-        memory = [_mib(part, "fb_memory_usage/total") for part in card.findall("mig_devices/mig_device")]
-        # A GPU in MIG mode runs nothing but its instances.
-        found += _parts(gpu, memory, instances.get(gpu.uuid, ())) if _in_mig_mode(card) else [gpu]
+def gpus_of_xml(output: str, instances: Instances = NO_INSTANCES) -> tuple[Gpu, ...]:
+    """Return the GPUs of -q -x, which has neither UUID nor profile of MIG instances; empty if unreadable."""
+    log = _log(output)
     if log is None:
         return ()
+    devices: list[Gpu] = []
+    for element in log.findall("gpu"):
+        gpu = _gpu(element)
+        memory = [_mib(part, "fb_memory_usage/total") for part in element.findall("mig_devices/mig_device")]
+        # A GPU in MIG mode runs nothing but its instances.
+        devices += _parts(gpu, memory, instances.get(gpu.uuid, ())) if _in_mig_mode(element) else [gpu]
     driver = _version(log, "driver_version") or _version(log, "kmd_version")
     runtime = _version(log, "cuda_version") or _version(log, "cuda_umd_version")
-    return _numbered(tuple(replace(gpu, driver=driver, runtime=runtime) for gpu in found))
+    return _numbered(tuple(replace(gpu, driver=driver, runtime=runtime) for gpu in devices))
 
 
-def gpus_of_csv(said: str, instances: Instances = NO_INSTANCES) -> tuple[Gpu, ...]:
-    """The GPUs in the answer to a query of `LISTED`."""
-    found: list[Gpu] = []
-    for line in said.splitlines():
+def gpus_of_csv(output: str, instances: Instances = NO_INSTANCES) -> tuple[Gpu, ...]:
+    """Return the GPUs of a query of `LISTED`."""
+    devices: list[Gpu] = []
+    for line in output.splitlines():
         cells = _cells(line, LISTED)
         if not cells or not cells["index"].isdecimal():
             continue
@@ -156,37 +159,28 @@ def gpus_of_csv(said: str, instances: Instances = NO_INSTANCES) -> tuple[Gpu, ..
             memory_mib=smi.whole(smi.number(cells["memory.total"])),
             driver=smi.text(cells["driver_version"]),
             pci_bus_id=smi.pci(cells["pci.bus_id"]),
-            source=TOOL,
+            source=NAME,
         )
-        named = instances.get(gpu.uuid, ())
-        found += _parts(gpu, [None] * len(named), named) or [gpu]
-    return _numbered(tuple(found))
+        parts = instances.get(gpu.uuid, ())
+        devices += _parts(gpu, [None] * len(parts), parts) or [gpu]
+    return _numbered(tuple(devices))
 
 
-def instances_of_list(said: str) -> Instances:
-    """The MIG instances that -L names."""
-    found: dict[str, tuple[tuple[str, str], ...]] = {}
-    card = ""
-    for line in said.splitlines():
-        if heading := _CARD.fullmatch(line):
-            card = heading[1]
-            found[card] = ()
-        elif (instance := _INSTANCE.fullmatch(line)) and card:
-            found[card] += ((instance[3], instance[1]),)
-    return {uuid: instances for uuid, instances in found.items() if instances}
-
-
-def samples_of_xml(said: str) -> tuple[GpuSample, ...]:
-    """One sample per GPU in the answer to -q -x."""
-    log = _log(said)
-    if log is None:
-        return ()
-    moment = _moment(log.findtext("timestamp", ""), "%a %b %d %H:%M:%S %Y")
-    return tuple(_sample(index, card, moment) for index, card in enumerate(log.findall("gpu")))
+def instances_of_list(output: str) -> Instances:
+    """Return the MIG instances that -L names."""
+    by_gpu: dict[str, tuple[tuple[str, str], ...]] = {}
+    uuid = ""
+    for line in output.splitlines():
+        if heading := _GPU.fullmatch(line):
+            uuid = heading[1]
+            by_gpu[uuid] = ()
+        elif (instance := _INSTANCE.fullmatch(line)) and uuid:
+            by_gpu[uuid] += ((instance[3], instance[1]),)
+    return {gpu: instances for gpu, instances in by_gpu.items() if instances}
 
 
 def sample_of_line(known: Sequence[str], line: str) -> GpuSample | None:
-    """The sample in a line that `watch` printed; None where the line is something else, or torn."""
+    """Return the sample in a line of `watch`; None if the line is something else, or incomplete."""
     cells = _cells(line, known)
     if cells is None or not cells.get("index", "").isdecimal():
         return None
@@ -194,8 +188,8 @@ def sample_of_line(known: Sequence[str], line: str) -> GpuSample | None:
     others = (smi.number(cells.get(field, "")) for field in ("power.draw", "power.draw.instant"))
     reasons = (cells.get(f"clocks_{kind}_reasons.active", "") for kind in ("event", "throttle"))
     return GpuSample(
-        TOOL,
-        _moment(cells.get("timestamp", ""), "%Y/%m/%d %H:%M:%S.%f"),
+        NAME,
+        _moment(cells.get("timestamp", "")),
         int(cells["index"]),
         uuid=smi.text(cells.get("uuid", "")),
         pci_bus_id=smi.pci(cells.get("pci.bus_id", "")),
@@ -209,32 +203,32 @@ def sample_of_line(known: Sequence[str], line: str) -> GpuSample | None:
 
 
 def is_throttled(mask: str) -> bool | None:
-    """Whether the mask of active reasons (`0x0000000000000004`) has one that holds clocks down against the load."""
+    """Whether the mask of active reasons (`0x0000000000000004`) has one that lowers clocks under load."""
     return bool(int(mask, 16) & THROTTLES) if re.fullmatch(r"0x[0-9a-fA-F]+", mask.strip()) else None
 
 
-def known_fields(said: str) -> tuple[str, ...]:
-    """What of `WATCHED` the answer to --help-query-gpu names, each meaning once."""
-    named = [{name for name in names if name} for names in _HELP.findall(said)]
-    kept: list[str] = []
+def known_fields(output: str) -> tuple[str, ...]:
+    """Return those of `WATCHED` that --help-query-gpu names, each meaning once."""
+    synonyms = [{name for name in names if name} for names in _HELP.findall(output)]
+    known: list[str] = []
     for field in WATCHED:
-        names: set[str] = set().union(*(names for names in named if field in names))
-        if names and not names.intersection(kept):
-            kept.append(field)
-    return tuple(kept)
+        names: set[str] = set().union(*(names for names in synonyms if field in names))
+        if names and not names.intersection(known):
+            known.append(field)
+    return tuple(known)
 
 
-def processes_of(said: str) -> tuple[GpuProcess, ...]:
-    """The processes in the answer to --query-compute-apps of `PROCESSES`."""
-    found = []
-    for line in said.splitlines():
+def processes_of(output: str) -> tuple[GpuProcess, ...]:
+    """Return the processes of --query-compute-apps of `PROCESSES`."""
+    entries = []
+    for line in output.splitlines():
         cells = _cells(line, PROCESSES)
         if cells and cells["pid"].isdecimal():
             used = smi.number(cells["used_memory"])
-            found.append(
+            entries.append(
                 GpuProcess(int(cells["pid"]), smi.text(cells["process_name"]), used, smi.text(cells["gpu_uuid"]))
             )
-    return tuple(found)
+    return tuple(entries)
 
 
 def _query(names: Sequence[str]) -> tuple[str, ...]:
@@ -246,11 +240,11 @@ def _cells(line: str, names: Sequence[str]) -> Mapping[str, str] | None:
     return dict(zip(names, cells, strict=True)) if len(cells) == len(names) and cells else None
 
 
-def _log(said: str) -> Element | None:
-    """The document without what surrounds it: the tool warns before it, and about bad info ROMs after it."""
+def _log(output: str) -> Element | None:
+    """Parse the document in the output: the tool warns before it, and about bad info ROMs after it."""
     from xml.etree import ElementTree
 
-    document = _LOG.search(said)
+    document = _LOG.search(output)
     try:
         return ElementTree.fromstring(document[0]) if document else None
     except ElementTree.ParseError:
@@ -263,108 +257,63 @@ def _version(log: Element, tag: str) -> str:
     return match[0] if match else ""
 
 
-def _mib(card: Element, path: str) -> int | None:
-    return smi.whole(smi.mib(card.findtext(path, "")))
+def _mib(element: Element, path: str) -> int | None:
+    return smi.whole(smi.mib(element.findtext(path, "")))
 
 
-def _gpu(card: Element) -> Gpu:
-    name = smi.text(card.findtext("product_name", ""))
+def _gpu(element: Element) -> Gpu:
+    name = smi.text(element.findtext("product_name", ""))
     return Gpu(
         "NVIDIA",
         0,
         name=name,
         architecture=family(name),
-        uuid=smi.text(card.findtext("uuid", "")),
-        memory_mib=_mib(card, "fb_memory_usage/total"),
-        pci_bus_id=smi.pci(card.get("id", "")),
-        source=TOOL,
+        uuid=smi.text(element.findtext("uuid", "")),
+        memory_mib=_mib(element, "fb_memory_usage/total"),
+        pci_bus_id=smi.pci(element.get("id", "")),
+        source=NAME,
     )
 
 
-def _numbered(found: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
-    return tuple(replace(gpu, index=index) for index, gpu in enumerate(found))
+def _numbered(devices: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
+    return tuple(replace(gpu, index=index) for index, gpu in enumerate(devices))
 
 
-def _in_mig_mode(card: Element) -> bool:
-    return card.findtext("mig_mode/current_mig", "").strip() == "Enabled"
+def _in_mig_mode(element: Element) -> bool:
+    return element.findtext("mig_mode/current_mig", "").strip() == "Enabled"
 
 
-def _parts(gpu: Gpu, memory: Sequence[int | None], named: Sequence[tuple[str, str]]) -> list[Gpu]:
-    """The MIG instances of a GPU; without UUID and profile where these were not told."""
-    names = [*named, *[("", "MIG")] * (len(memory) - len(named))]
+def _parts(gpu: Gpu, memory: Sequence[int | None], instances: Sequence[tuple[str, str]]) -> list[Gpu]:
+    """Return the MIG instances of a GPU; the UUID is empty and the profile `MIG` if they are unknown."""
+    names = [*instances, *[("", "MIG")] * (len(memory) - len(instances))]
     return [
         replace(gpu, uuid=uuid, partition=profile, parent=gpu.uuid, memory_mib=size)
         for (uuid, profile), size in zip(names, memory, strict=False)
     ]
 
 
-def _unnamed(found: Sequence[Gpu]) -> str:
-    count = sum(1 for gpu in found if gpu.parent and not gpu.uuid)
-    return (
-        f"{TOOL} -L: no UUID for {count} of {len(found)} devices: MIG instances can't be handed to a container"
-        if count
-        else ""
-    )
+def _unnamed(devices: Sequence[Gpu]) -> str:
+    count = sum(1 for gpu in devices if gpu.parent and not gpu.uuid)
+    if not count:
+        return ""
+    return f"{NAME} -L: no UUID for {count} of {len(devices)} devices, so containers can't use these MIG instances"
 
 
 def _idle_mig(log: Element) -> str:
-    bare = [
-        card.get("id", "") for card in log.findall("gpu") if _in_mig_mode(card) and not card.findall("mig_devices/*")
-    ]
-    return (
-        f"{TOOL}: in MIG mode without an instance, so not usable: {', '.join(bare)}: see nvidia-smi mig -cgi"
-        if bare
-        else ""
-    )
+    bare = [gpu for gpu in log.findall("gpu") if _in_mig_mode(gpu) and not gpu.findall("mig_devices/*")]
+    if not bare:
+        return ""
+    addresses = ", ".join(gpu.get("id", "") for gpu in bare)
+    return f"{NAME}: {addresses}: in MIG mode without instances; create them with `nvidia-smi mig -cgi`"
 
 
-def _sample(index: int, card: Element, moment: float) -> GpuSample:
-    power = _first(card, "gpu_power_readings", "power_readings")
-    average = smi.number(_text(power, "average_power_draw"))
-    others = (smi.number(_text(power, tag)) for tag in ("power_draw", "instant_power_draw"))
-    return GpuSample(
-        TOOL,
-        moment,
-        index,
-        uuid=smi.text(card.findtext("uuid", "")),
-        pci_bus_id=smi.pci(card.get("id", "")),
-        memory_used_mib=smi.mib(card.findtext("fb_memory_usage/used", "")),
-        utilization=smi.number(card.findtext("utilization/gpu_util", "")),
-        power_w=next((draw for draw in (average, *others) if draw is not None), None),
-        power_seconds=0.0 if average is None else AVERAGED_SECONDS,
-        temperature_c=smi.number(card.findtext("temperature/gpu_temp", "")),
-        throttled=_throttled(_first(card, "clocks_event_reasons", "clocks_throttle_reasons")),
-        instance_memory_mib=tuple(
-            smi.mib(part.findtext("fb_memory_usage/used", "")) for part in card.findall("mig_devices/mig_device")
-        ),
-    )
-
-
-def _throttled(reasons: Element | None) -> bool | None:
-    said = (
-        []
-        if reasons is None
-        else [(reason.text or "").strip() for reason in reasons if reason.tag.endswith(_THROTTLE_NAMES)]
-    )
-    known = [word == "Active" for word in said if word in ("Active", "Not Active")]
-    return any(known) if known else None
-
-
-def _first(card: Element, *tags: str) -> Element | None:
-    return next((element for tag in tags if (element := card.find(tag)) is not None), None)
-
-
-def _text(element: Element | None, tag: str) -> str:
-    return "" if element is None else element.findtext(tag, "")
-
-
-def _moment(said: str, pattern: str) -> float:
-    """The tool's local time as seconds since the epoch; now, where it says none.
+def _moment(timestamp: str) -> float:
+    """Return the tool's local time as seconds since the epoch; now, if it is invalid.
 
     The hour that comes twice when summer time ends is the one nearer to now.
     """
     try:
-        told = datetime.strptime(said.strip(), pattern)
-        return min((told.replace(fold=fold).timestamp() for fold in (0, 1)), key=lambda one: abs(one - time.time()))
+        local = datetime.strptime(timestamp.strip(), "%Y/%m/%d %H:%M:%S.%f")
+        return min((local.replace(fold=fold).timestamp() for fold in (0, 1)), key=lambda one: abs(one - time.time()))
     except (ValueError, OverflowError, OSError):
         return time.time()

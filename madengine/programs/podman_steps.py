@@ -1,4 +1,4 @@
-"""The steps of podman's builds, which go on where a build alone is ended."""
+"""The RUN steps of podman's builds, which keep running when only the build is ended."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-# What podman gets to tidy up a build whose step was ended.
+# What podman gets to clean up a build whose step was ended.
 TIDY_SECONDS = 5.0
 
 
 def end() -> None:
-    """End the steps of the builds that we have started, and wait until these have tidied up."""
+    """End the steps of the builds that we have started, and wait until podman has cleaned up."""
     builds = _running()
     for step in [step for steps in builds.values() for step in steps]:
         with suppress(ProcessLookupError):
@@ -26,14 +26,14 @@ def end() -> None:
 
 
 def _running() -> dict[int, list[int]]:
-    """The podman builds among our children that run a step now, each with that step's processes."""
+    """Return the podman builds among our children that run a step now, each with that step's processes."""
     children = _children()
     builds = {build: _below(build, children) for build in children[os.getpid()]}
-    found = {
+    steps = {
         build: [step for process in below if _is_step_runner(process) for step in children[process]]
         for build, below in builds.items()
     }
-    return {build: steps for build, steps in found.items() if steps}
+    return {build: processes for build, processes in steps.items() if processes}
 
 
 def _is_step_runner(process: int) -> bool:
@@ -49,9 +49,9 @@ def _below(process: int, children: Mapping[int, Sequence[int]]) -> list[int]:
 
 
 def _children() -> Mapping[int, Sequence[int]]:
-    """The processes of this machine by their parent's id (field 4 of stat, counted after the name's bracket)."""
-    found = defaultdict(list)
+    """Return the processes of this machine by their parent's id (field 4 of stat, after the name's bracket)."""
+    children = defaultdict(list)
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError, IndexError):
-            found[int(stat.read_text(errors="replace").rpartition(")")[2].split()[1])].append(int(stat.parent.name))
-    return found
+            children[int(stat.read_text(errors="replace").rpartition(")")[2].split()[1])].append(int(stat.parent.name))
+    return children

@@ -1,7 +1,7 @@
-"""What a node says of itself before anything runs there: any python3 takes this file from stdin and prints JSON."""
+"""Examines a node before anything runs there: its python3 reads this file from stdin, and prints JSON."""
 
-# Nothing here may need a newer Python than the oldest that a node may have: it has to say that it is too old. And it
-# does without modules that take longer to load than what it asks.
+# Nothing here may need a newer Python than the oldest that a node may have: it has to report that it is too old. And it
+# does without modules that take longer to load than the examination.
 import hashlib
 import json
 import os
@@ -9,13 +9,13 @@ import sys
 
 
 def machine() -> str:
-    """This machine, and not one that only has the same name: its boot and its network."""
+    """Identify this machine, and not another one of the same name: its boot and its network."""
     with open("/proc/sys/kernel/random/boot_id") as boot:
         return boot.read().strip() + " " + os.readlink("/proc/self/ns/net")
 
 
 def digest(path: str) -> str:
-    """The SHA-256 of a file; empty where there is none."""
+    """Return the SHA-256 of a file; empty if there is none."""
     try:
         with open(path, "rb") as file:
             return hashlib.sha256(file.read()).hexdigest()
@@ -24,7 +24,7 @@ def digest(path: str) -> str:
 
 
 def port_problem(port: int) -> str:
-    """Why a port of 127.0.0.1 can't be listened on; empty where it can."""
+    """Return why a port of 127.0.0.1 can't be listened on; empty if it can."""
     import socket
 
     with socket.socket() as probe:
@@ -36,16 +36,18 @@ def port_problem(port: int) -> str:
     return ""
 
 
-def are_here(engines: str, images: "list[str]") -> bool:
-    """Whether the engine that a run would take first has these images, so that nothing has to be pulled."""
+def are_here(engines: "list[str]", images: "list[str]") -> bool:
+    """Whether the engine that a run would use has these images, so that nothing has to be pulled.
+
+    Of several engines it is the one that MADENGINE_ENGINE names, or the first that is installed.
+    """
     import subprocess
 
     if not images:
         return False
-    chosen = os.environ.get("MADENGINE_ENGINE", "auto") if engines == "auto" else engines
-    names = ("docker", "podman", "nerdctl") if chosen == "auto" else (chosen,)
+    default = os.environ.get("MADENGINE_ENGINE", "auto")
     nowhere = subprocess.DEVNULL
-    for name in names:
+    for name in engines if len(engines) == 1 or default == "auto" else [default]:
         words = [name, "image", "inspect"] + images  # noqa: RUF005
         try:
             return subprocess.call(words, stdin=nowhere, stdout=nowhere, stderr=nowhere, timeout=30) == 0
@@ -56,38 +58,39 @@ def are_here(engines: str, images: "list[str]") -> bool:
     return False
 
 
-def has(name: str, wanted: str, folder: str, incoming: str) -> bool:
-    """Whether the wanted file is in the incoming folder; one that the node's folder has is taken over."""
-    mine = incoming + "/" + name
-    if os.path.exists(mine):
-        return digest(mine) == wanted
+def has(name: str, sha256: str, folder: str, incoming: str) -> bool:
+    """Whether a file is in the incoming folder; one that the node's folder has is linked there."""
+    path = incoming + "/" + name
+    if os.path.exists(path):
+        return digest(path) == sha256
     try:
-        os.link(folder + "/" + name, mine)
+        os.link(folder + "/" + name, path)
     except FileNotFoundError:
         return False
     # Of the link: the folder's file may be another one by now.
-    if digest(mine) == wanted:
+    if digest(path) == sha256:
         return True
-    os.unlink(mine)
+    os.unlink(path)
     return False
 
 
-def examine(folder: str, incoming: str, files: str, ports: str, engine: str, images: "list[str]") -> None:
-    """Make the folders, take over what the folder has of the wanted files (NAME=DIGEST,…), say what was found."""
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}  # type: dict[str, object]
+def examine(folder: str, incoming: str, files: str, ports: str, engines: str, images: "list[str]") -> None:
+    """Make the folders, link those files (NAME=DIGEST,…) that the node's folder has, and print the result."""
+    result = {"python": ".".join(map(str, sys.version_info[:3]))}  # type: dict[str, object]
     try:
-        found["machine"] = machine()
+        result["machine"] = machine()
         if sys.version_info >= (3, 10):  # noqa: UP036
             os.makedirs(incoming, exist_ok=True)
-            wanted = [file.split("=") for file in files.split(",")]
-            found["has"] = [name for name, sha256 in wanted if has(name, sha256, folder, incoming)]
+            pairs = [file.split("=") for file in files.split(",")]
+            result["has"] = [name for name, sha256 in pairs if has(name, sha256, folder, incoming)]
             disk = os.statvfs(incoming)
-            found["free_bytes"] = disk.f_bavail * disk.f_frsize
-            found["port_problem"] = "; ".join(filter(None, map(port_problem, map(int, filter(None, ports.split(","))))))
-            found["has_images"] = are_here(engine, images)
+            result["free_bytes"] = disk.f_bavail * disk.f_frsize
+            problems = [port_problem(int(port)) for port in ports.split(",") if port]
+            result["port_problem"] = "; ".join(filter(None, problems))
+            result["has_images"] = are_here(engines.split(","), images)
     except OSError as error:
-        found["problem"] = str(error.filename or folder) + ": " + (error.strerror or str(error))
-    print(json.dumps(found))  # noqa: T201
+        result["problem"] = str(error.filename or folder) + ": " + (error.strerror or str(error))
+    print(json.dumps(result))  # noqa: T201
 
 
 if __name__ == "__main__":

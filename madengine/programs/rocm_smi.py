@@ -1,4 +1,4 @@
-"""rocm-smi: which AMD GPUs are here, what they do, and who uses them, in the JSON of any of its releases."""
+"""rocm-smi: AMD's GPUs, their samples, and the processes on them, in the JSON of any of its releases."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 from madengine.programs import amd_sysfs, smi
 from madengine.records import Gpu, GpuProcess, GpuSample, Reading
 
-TOOL = "rocm-smi"
+NAME = "rocm-smi"
+SAMPLE_SECONDS = smi.SAMPLE_SECONDS
 MIB = 2**20
 DESCRIBE = (
     "--showproductname",
@@ -22,7 +23,7 @@ DESCRIBE = (
     "--showdriverversion",
     "--json",
 )
-# --showmemuse is not asked for: it has two figures of one name, and neither is the memory in use.
+# Without --showmemuse: it has two values of one name, and neither is the memory in use.
 SAMPLE = ("--showmeminfo", "vram", "--showuse", "--showpower", "--showtemp", "--showbus", "--json")
 PROCESS = ("--showpids", "--json")
 
@@ -30,34 +31,36 @@ NAMES = ("card series", "device name", "card model")
 POWERS = ("current socket graphics package power (w)", "average graphics package power (w)")
 HEATS = ("temperature (sensor junction) (c)", "temperature (sensor edge) (c)")
 
+stream = smi.no_stream
+
 
 def gpus() -> Reading[Gpu]:
-    """The GPUs that the tool names; it knows no render nodes."""
-    said, problem = smi.query(TOOL, *DESCRIBE)
+    """Return the GPUs of this machine; the tool knows no render nodes."""
+    output, problem = smi.query(NAME, *DESCRIBE)
     runtime = amd_sysfs.rocm_version()
-    found = tuple(replace(gpu, runtime=runtime) for gpu in gpus_of(said))
-    # Without a GPU it ends with exit code 0 and says nothing.
-    return Reading(found, "" if found else problem or smi.unreadable(TOOL, *DESCRIBE, said=said))
+    devices = tuple(replace(gpu, runtime=runtime) for gpu in gpus_of(output))
+    # Without a GPU it succeeds and prints nothing.
+    return Reading(devices, "" if devices else problem or smi.unexpected(NAME, *DESCRIBE, output=output))
 
 
 def samples() -> Reading[GpuSample]:
-    """What every GPU does now."""
-    said, problem = smi.query(TOOL, *SAMPLE)
-    found = samples_of(said)
-    return Reading(found, "" if found else problem or smi.unreadable(TOOL, *SAMPLE, said=said))
+    """Return a sample of every GPU."""
+    output, problem = smi.query(NAME, *SAMPLE)
+    readings = samples_of(output)
+    return Reading(readings, "" if readings else problem or smi.unexpected(NAME, *SAMPLE, output=output))
 
 
 def processes() -> Reading[GpuProcess]:
-    """The processes that use any GPU; the tool does not say which."""
-    said, problem = smi.query(TOOL, *PROCESS)
-    if not problem and smi.first_json(said) is None:
-        problem = smi.unreadable(TOOL, *PROCESS, said=said)
-    return Reading(processes_of(said), problem)
+    """Return the processes that use any GPU; the tool doesn't say which."""
+    output, problem = smi.query(NAME, *PROCESS)
+    if not problem and smi.first_json(output) is None:
+        problem = smi.unexpected(NAME, *PROCESS, output=output)
+    return Reading(processes_of(output), problem)
 
 
-def gpus_of(said: str) -> tuple[Gpu, ...]:
-    """The GPUs in its JSON, by the numbers of their cards."""
-    sections = _sections(said)
+def gpus_of(output: str) -> tuple[Gpu, ...]:
+    """Return the GPUs in its JSON, by the numbers of their cards."""
+    sections = _sections(output)
     driver = smi.text(sections.get("system", {}).get("driver version"))
     return tuple(
         Gpu(
@@ -72,45 +75,45 @@ def gpus_of(said: str) -> tuple[Gpu, ...]:
             partition="/".join(
                 filter(None, (smi.text(card.get(f"{kind} partition")) for kind in ("compute", "memory")))
             ),
-            source=TOOL,
+            source=NAME,
         )
         for index, card in _cards(sections)
     )
 
 
-def samples_of(said: str) -> tuple[GpuSample, ...]:
-    """One sample per GPU in its JSON."""
+def samples_of(output: str) -> tuple[GpuSample, ...]:
+    """Return one sample per GPU in its JSON."""
     moment = time.time()
     return tuple(
         GpuSample(
-            TOOL,
+            NAME,
             moment,
             index,
             uuid=smi.unique(card.get("unique id")),
             pci_bus_id=smi.pci(card.get("pci bus")),
             memory_used_mib=_mib(card.get("vram total used memory (b)")),
             utilization=smi.number(card.get("gpu use (%)")),
-            power_w=_figure(card, POWERS),
-            temperature_c=_figure(card, HEATS),
+            power_w=_number(card, POWERS),
+            temperature_c=_number(card, HEATS),
         )
-        for index, card in _cards(_sections(said))
+        for index, card in _cards(_sections(output))
     )
 
 
-def processes_of(said: str) -> tuple[GpuProcess, ...]:
-    """The processes in its JSON: `"PID123": "name, GPUs, bytes of memory, SDMA, CUs"`."""
-    found = []
-    for key, told in _sections(said).get("system", {}).items():
-        cells = str(told).rsplit(", ", 4)
+def processes_of(output: str) -> tuple[GpuProcess, ...]:
+    """Return the processes in its JSON: `"PID123": "name, GPUs, bytes of memory, SDMA, CUs"`."""
+    users = []
+    for key, value in _sections(output).get("system", {}).items():
+        cells = str(value).rsplit(", ", 4)
         if (match := re.fullmatch(r"pid(\d+)", key)) and len(cells) == 5:
-            found.append(GpuProcess(int(match[1]), smi.text(cells[0]), _mib(cells[2])))
-    return tuple(found)
+            users.append(GpuProcess(int(match[1]), smi.text(cells[0]), _mib(cells[2])))
+    return tuple(users)
 
 
-def _sections(said: str) -> dict[str, dict[str, Any]]:
-    """The sections with their keys in lower case: the releases differ in that (`Card series`, `Card Series`)."""
-    told = smi.first_json(said)
-    sections = told.items() if isinstance(told, dict) else ()
+def _sections(output: str) -> dict[str, dict[str, Any]]:
+    """Return the sections with lower-case keys, which releases write differently (`Card series`, `Card Series`)."""
+    content = smi.first_json(output)
+    sections = content.items() if isinstance(content, dict) else ()
     return {
         name: {key.lower(): value for key, value in section.items()}
         for name, section in sections
@@ -119,20 +122,20 @@ def _sections(said: str) -> dict[str, dict[str, Any]]:
 
 
 def _cards(sections: Mapping[str, dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
-    named = [(re.fullmatch(r"card(\d+)", name), section) for name, section in sections.items()]
-    return sorted(((int(match[1]), card) for match, card in named if match and card), key=lambda card: card[0])
+    pairs = [(re.fullmatch(r"card(\d+)", name), section) for name, section in sections.items()]
+    return sorted(((int(match[1]), card) for match, card in pairs if match and card), key=lambda card: card[0])
 
 
 def _name(card: Mapping[str, Any]) -> str:
-    """The product's name; older releases write a hexadecimal id in its place."""
+    """Return the product's name; older releases write a hexadecimal id instead."""
     names = (smi.text(card.get(key)) for key in NAMES)
     return next((name for name in names if name and not name.startswith("0x")), "")
 
 
-def _figure(card: Mapping[str, Any], keys: tuple[str, ...]) -> float | None:
-    return next((figure for key in keys if (figure := smi.number(card.get(key))) is not None), None)
+def _number(card: Mapping[str, Any], keys: tuple[str, ...]) -> float | None:
+    return next((value for key in keys if (value := smi.number(card.get(key))) is not None), None)
 
 
-def _mib(size: Any) -> float | None:
-    figure = smi.number(size)
-    return None if figure is None else figure / MIB
+def _mib(value: Any) -> float | None:
+    size = smi.number(value)
+    return None if size is None else size / MIB

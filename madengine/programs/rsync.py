@@ -11,21 +11,21 @@ from madengine import programs
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
 
-# A peer that is silent for so long is given up.
+# Seconds after which a silent peer is given up.
 _SILENT_SECONDS = 60
-# Exit codes of a line that broke: protocol, socket, timeouts, ssh's own.
+# Exit codes of network errors: protocol, socket, timeouts, ssh's own.
 BROKEN = (10, 12, 30, 35, 255)
 INSTALL = "rsync is not installed here; apt-get install rsync openssh-client"
 
 
 def listing(host: str, path: str, environment: Mapping[str, str]) -> BaseCommand:
-    """Print one line for what the path is; it begins with `d` for a folder, `-` for a file."""
-    # Of a folder without a slash after it only the folder itself is listed.
+    """Print a line for the path; it begins with `d` for a folder, with `-` for a file."""
+    # Without a slash at the end only a folder itself is listed.
     return _rsync(["--list-only"], host, path.rstrip("/") or "/", environment)
 
 
 def copy(host: str, path: str, target: Path, environment: Mapping[str, str]) -> BaseCommand:
-    """Copy a file, or what is in a folder (`path` then ends in a slash), into a folder here; what is there stays."""
+    """Copy a file, or a folder's content (if `path` ends in a slash), into a local folder; other files there stay."""
     return _rsync(["--archive", "--no-owner", "--no-group", "--partial"], host, path, environment, f"{target}/")
 
 

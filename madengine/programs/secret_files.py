@@ -1,4 +1,4 @@
-"""How a secret reaches a program that asks for it, or takes it from a file: private files, gone when the block ends."""
+"""Private files that pass a secret to a program, or answer its prompt; they are removed when the block ends."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from madengine.programs import Secret
 
 _PREFIX = "madengine-private-"
 
-# Answers ssh and git when they ask for a password or a user; anything else that they may ask gets no answer. git's
-# questions name the address that asks: only the one that the secret is for gets it.
+# Answers ssh's and git's prompts for a password or a user, and no others. git's prompts name the address: only the one
+# that the secret is for gets it.
 _ASKPASS = """#!/bin/sh
 [ -n "${MADENGINE_ANSWER-}" ] || exit 1
-[ -z "${MADENGINE_ASKED_BY-}" ] || case "$1" in
-  *"/$MADENGINE_ASKED_BY"* | *"@$MADENGINE_ASKED_BY"*) ;;
+[ -z "${MADENGINE_PROMPT_END-}" ] || case "$1" in
+  *"/$MADENGINE_PROMPT_END"* | *"@$MADENGINE_PROMPT_END"*) ;;
   *) exit 1 ;;
 esac
 case "$1" in
@@ -30,7 +30,7 @@ case "$1" in
   *) exit 1 ;;
 esac
 """
-# ssh as rsync and git start it. A host that was never met is remembered; one whose key has changed is refused.
+# ssh as rsync and git start it. A new host is accepted; one whose key has changed is refused.
 _SSH = """#!/bin/sh
 set -- -o ConnectTimeout=10 -o ServerAliveInterval=15 -o NumberOfPasswordPrompts=1 "$@"
 set -- -o StrictHostKeyChecking=accept-new "$@"
@@ -40,27 +40,29 @@ set -- -o StrictHostKeyChecking=accept-new "$@"
 [ -n "${MADENGINE_ANSWER-}" ] || set -- -o BatchMode=yes "$@"
 exec ssh "$@"
 """
-# What an engine's file of variables holds as it is: engines differ in what they make of quotes, blanks and the like.
+# What every engine reads alike in a file of variables: they treat quotes, blanks and the like differently.
 _PLAIN = re.compile(r"[!%&()*+,./:;<=>?@\[\]^_{|}~A-Za-z0-9-]+")
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Who logs in where: `asked_by` is the end of git's question, empty for any; `key` a private key's file."""
+    """A login, as ssh and git prompt for it."""
 
     username: str = ""
     password: str = field(default="", repr=False)
+    #: The file of a private key.
     key: str = ""
     port: str = ""
     ssh_user: str = ""
-    asked_by: str = ""
+    #: How git's prompt must end to be answered; empty for any.
+    prompt_end: str = ""
 
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """A folder of the temporary directory that only we can enter.
+    """Yield a temporary folder that only we can enter.
 
-    It is called after this process: who is killed leaves its own to the next madengine of the same user.
+    It is named after this process, so that the next madengine of the same user removes one that a killed process left.
     """
     _sweep()
     with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{own_process_id().replace(':', '_')}.") as folder:
@@ -68,25 +70,25 @@ def private_folder() -> Iterator[Path]:
 
 
 def _sweep() -> None:
-    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with suppress(OSError):  # another one may be removing it too
-            owner = left.name[len(_PREFIX) :].partition(".")[0].replace("_", ":")
-            if left.lstat().st_uid == os.geteuid() and process_has_ended(owner):
-                shutil.rmtree(left)
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # another process may be removing it too
+            owner = folder.name[len(_PREFIX) :].partition(".")[0].replace("_", ":")
+            if folder.lstat().st_uid == os.geteuid() and process_has_ended(owner):
+                shutil.rmtree(folder)
 
 
 @contextmanager
 def unattended(answers: Answers) -> Iterator[dict[str, str]]:
-    """The environment in which ssh and git ask nobody: a password comes from `answers`, or the program fails.
+    """Yield an environment in which ssh and git never prompt: they get the password of `answers`, or fail.
 
     `GIT_SSH` names the ssh to use, for `rsync --rsh` too.
     """
     with private_folder() as folder:
         askpass, ssh = _program(folder / "askpass", _ASKPASS), _program(folder / "ssh", _SSH)
-        given = {
+        values = {
             "MADENGINE_ANSWER": Secret(answers.password),
             "MADENGINE_ANSWER_USER": answers.username,
-            "MADENGINE_ASKED_BY": answers.asked_by,
+            "MADENGINE_PROMPT_END": answers.prompt_end,
             "MADENGINE_SSH_KEY": answers.key,
             "MADENGINE_SSH_USER": answers.ssh_user,
             "MADENGINE_SSH_PORT": answers.port,
@@ -98,13 +100,13 @@ def unattended(answers: Answers) -> Iterator[dict[str, str]]:
             "GIT_SSH": ssh,
             "GIT_SSH_VARIANT": "ssh",
             "GIT_TERMINAL_PROMPT": "0",
-            **given,
+            **values,
         }
 
 
 @contextmanager
 def private_file(text: str) -> Iterator[str]:
-    """The path of a file with that text that only we can read."""
+    """Yield the path of a file with this text that only we can read."""
     with private_folder() as folder:
         path = folder / "file"
         path.touch(mode=0o600)
@@ -113,12 +115,12 @@ def private_file(text: str) -> Iterator[str]:
 
 
 def is_plain(value: str) -> bool:
-    """Whether every engine reads a value out of a file of variables as it was written there."""
+    """Whether every engine reads a value in a file of variables as it was written."""
     return bool(_PLAIN.fullmatch(value))
 
 
 def variables(values: Mapping[str, str]) -> str:
-    """The text of a file of variables; what isn't plain has no place in it."""
+    """Return the content of a file of variables, with the plain values only."""
     return "".join(f"{name}={value}\n" for name, value in values.items() if is_plain(value))
 
 

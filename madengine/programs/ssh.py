@@ -1,4 +1,4 @@
-"""OpenSSH: one connection for each host that every command shares, copies over it, and what a failure means."""
+"""OpenSSH: one shared connection for each host, commands and copies over it, and what a failure means."""
 
 from __future__ import annotations
 
@@ -20,60 +20,66 @@ from madengine.programs import Answer
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
 
-# What ssh exits with where the connection, not the remote command, failed.
+# ssh's exit code if the connection failed, not the remote command.
 BROKEN = 255
-# How long an idle connection stays, so that one of a controller that was killed goes away by itself.
+# How long an idle connection stays: that of a controller that was killed closes by itself.
 _IDLE_SECONDS = 60
-# What the user's own settings don't say; a cut line is then noticed within 15 s.
+# Set unless the user's own settings do; a lost connection is noticed within 15 s.
 _DEFAULTS = {
     "connecttimeout": ("none", "ConnectTimeout=10"),
     "serveraliveinterval": ("0", "ServerAliveInterval=5"),
 }
 _CHUNK_BYTES = 1 << 18
 _LINE_BYTES = 1 << 20
-_ASKED_AT_ONCE = 8
+_PARALLEL_QUERIES = 8
 
 _TARGET = re.compile(r"(?P<target>(?:[^\s@:/\[\]-][^\s@:/\[\]]*@)?[A-Za-z0-9_.][A-Za-z0-9_.-]*)(?::(?P<port>\d{1,5}))?")
-_LINE_FAULT = re.compile(
+_CONNECTION_FAULT = re.compile(
     r"kex_exchange_identification|connection (reset|closed|timed out|to .* closed)|broken pipe|lost connection"
     r"|not responding|mux_client|control socket|client_loop",
     re.IGNORECASE,
 )
 _HINTS = (
-    ("host key verification failed", "connect once by hand, or mend ~/.ssh/known_hosts if the host is a new one"),
-    ("permission denied (", "ssh must work without a password: ssh-copy-id, or an agent"),
-    ("could not resolve hostname", "is it in DNS, /etc/hosts or ~/.ssh/config?"),
+    (
+        "host key verification failed",
+        "connect once by hand; if the host was reinstalled, remove its old key from ~/.ssh/known_hosts",
+    ),
+    ("permission denied (", "ssh must work without a password: use ssh-copy-id, or an agent"),
+    ("could not resolve hostname", "check DNS, /etc/hosts and ~/.ssh/config"),
 )
 
 
 @dataclass(frozen=True)
 class Host:
-    """A host as the user wrote it (`name`), what ssh calls it (`target`: [user@]host), and its port if it was given."""
+    """A host to connect to."""
 
+    #: As the user wrote it.
     name: str
+    #: [user@]host.
     target: str
+    #: Empty for ssh's default.
     port: str = ""
 
     @property
     def folder(self) -> str:
-        """The name as that of a folder, on any file system."""
+        """The name as a folder's name, valid on any file system."""
         return re.sub(r"[^A-Za-z0-9_.@-]", "_", self.name)
 
 
 def host(text: str) -> Host:
-    """Read `[user@]host[:port]`, where host may be a name of the user's ssh config.
+    """Parse `[user@]host[:port]`, where host may be a name from the user's ssh config.
 
     Raises ConfigurationError for anything else.
     """
-    found = _TARGET.fullmatch(text)
-    if not found:
-        raise ConfigurationError(f"{text!r}: no host; write [user@]host[:port], or a name of your ssh config")
-    return Host(text, found["target"], found["port"] or "")
+    match = _TARGET.fullmatch(text)
+    if not match:
+        raise ConfigurationError(f"invalid host {text!r}; expected [user@]host[:port], or a name from your ssh config")
+    return Host(text, match["target"], match["port"] or "")
 
 
 @dataclass(frozen=True)
 class Connection:
-    """One host's connection: opened by the first command, shared by all, opened again after it broke."""
+    """One host's connection: opened by the first command, shared by all, reopened after it broke."""
 
     host: Host
     options: tuple[str, ...]
@@ -81,21 +87,21 @@ class Connection:
 
     @property
     def is_open(self) -> bool:
-        """Whether something of ours holds a connection."""
+        """Whether a connection is open."""
         return self.socket.is_socket()
 
     def __call__(self, *words: str) -> BaseCommand:
-        """A command line for the host; the words are quoted once, for its shell."""
+        """Return a command to run on the host; the words are quoted once, for its shell."""
         return programs.program("ssh", *self.options, "-T", "--", self.host.target, shlex.join(words))
 
     def copy(self, files: Sequence[Path], folder: str) -> BaseCommand:
         """Copy files into a folder of the host, under their own names."""
-        # Without a slash before the first colon scp would take a name for a host.
-        local = [str(file.absolute()) for file in files]
-        return programs.program("scp", "-q", *self.options, "--", *local, f"{self.host.target}:{folder}/")
+        # scp would take a name with a colon before its first slash for a host.
+        paths = [str(file.absolute()) for file in files]
+        return programs.program("scp", "-q", *self.options, "--", *paths, f"{self.host.target}:{folder}/")
 
     def tunnel(self, port: int) -> BaseCommand:
-        """Let the host's 127.0.0.1:port lead to this machine's."""
+        """Forward the host's 127.0.0.1:port to this machine's."""
         return self._control("forward", "-R", f"{port}:127.0.0.1:{port}")
 
     def close_tunnel(self, port: int) -> BaseCommand:
@@ -105,59 +111,60 @@ class Connection:
         return self._control("exit")
 
     def _control(self, order: str, *words: str) -> BaseCommand:
-        # Settings of the connection itself (ClearAllForwardings) would undo what is ordered here.
+        # Settings of the connection itself (ClearAllForwardings) would undo this.
         return programs.program("ssh", *_socket_options(self.options), "-O", order, *words, "--", self.host.target)
 
 
 @contextmanager
 def connections(hosts: Sequence[Host], config: Path | None) -> Iterator[dict[Host, Connection]]:
-    """A connection for each host, with `config` in place of the user's ssh config; all are closed at the end.
+    """Yield a connection for each host, with `config` in place of the user's ssh config; close them all at the end.
 
-    Raises ConfigurationError where ssh can't read its settings or two names are one host, CommandError where ssh
-    isn't installed.
+    Raises ConfigurationError if ssh can't read its settings or two names are one host, CommandError if ssh is not
+    installed.
     """
-    with ThreadPoolExecutor(max_workers=_ASKED_AT_ONCE) as pool:
-        settings = dict(zip(hosts, pool.map(lambda one: _settings(one, config), hosts), strict=True))
-    _refuse_twins(settings)
-    # A socket's path has to be short, so it can't be below just any TMPDIR.
+    with ThreadPoolExecutor(max_workers=_PARALLEL_QUERIES) as pool:
+        settings = dict(zip(hosts, pool.map(lambda host: _settings(host, config), hosts), strict=True))
+    _refuse_duplicates(settings)
+    # A socket's path must be short, so it can't be below any TMPDIR.
     with tempfile.TemporaryDirectory(prefix="madengine-ssh-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        sockets = {one: Path(folder) / str(number) for number, one in enumerate(hosts)}
-        made = {one: Connection(one, _options(one, config, settings[one], sockets[one]), sockets[one]) for one in hosts}
+        by_host = {}
+        for number, host in enumerate(hosts):
+            socket = Path(folder) / str(number)
+            by_host[host] = Connection(host, _options(host, config, settings[host], socket), socket)
         try:
-            yield made
+            yield by_host
         finally:
-            for connection in made.values():
+            for connection in by_host.values():
                 if connection.is_open:
                     programs.attempt(connection.close(), seconds=10)
 
 
-def _settings(one: Host, config: Path | None) -> dict[str, str]:
-    """What ssh makes of the user's settings for a host."""
-    answer = programs.attempt(programs.program("ssh", *user_options(one, config), "-G", "--", one.target))
+def _settings(host: Host, config: Path | None) -> dict[str, str]:
+    """Return the settings that ssh would use for a host."""
+    answer = programs.attempt(programs.program("ssh", *user_options(host, config), "-G", "--", host.target))
     if answer.code != 0:
-        raise ConfigurationError(f"{one.name}: ssh: {answer.last_line}")
+        raise ConfigurationError(f"{host.name}: ssh: {answer.last_line}")
     return dict(line.partition(" ")[::2] for line in answer.out.splitlines())
 
 
-def _refuse_twins(settings: Mapping[Host, Mapping[str, str]]) -> None:
-    """Two names of one host would run everything there twice at once, and count it twice."""
-    seen: dict[tuple[str, ...], Host] = {}
-    for one, said in settings.items():
-        keys = ("hostname", "port", "proxyjump", "proxycommand")
-        other = seen.setdefault(tuple(said.get(key, "") for key in keys), one)
-        if other != one:
-            raise ConfigurationError(
-                f"{other.name} and {one.name} are the same host, {said['hostname']} port {said['port']}; name it once"
-            )
+def _refuse_duplicates(settings: Mapping[Host, Mapping[str, str]]) -> None:
+    """Raise ConfigurationError for two names of one host: all would run there twice at once, and count twice."""
+    keys = ("hostname", "port", "proxyjump", "proxycommand")
+    hosts: dict[tuple[str, ...], Host] = {}
+    for host, values in settings.items():
+        other = hosts.setdefault(tuple(values.get(key, "") for key in keys), host)
+        if other != host:
+            address = f"{values['hostname']} port {values['port']}"
+            raise ConfigurationError(f"{other.name} and {host.name} are the same host, {address}; name it once")
 
 
-def user_options(one: Host, config: Path | None) -> list[str]:
-    """The options that say what the user said: another ssh config, a port."""
-    return [*(["-F", str(config)] if config else []), *(["-o", f"Port={one.port}"] if one.port else [])]
+def user_options(host: Host, config: Path | None) -> list[str]:
+    """Return ssh's options for what the user set: another ssh config, a port."""
+    return [*(["-F", str(config)] if config else []), *(["-o", f"Port={host.port}"] if host.port else [])]
 
 
-def _options(one: Host, config: Path | None, settings: Mapping[str, str], socket: Path) -> tuple[str, ...]:
-    wanted = [
+def _options(host: Host, config: Path | None, settings: Mapping[str, str], socket: Path) -> tuple[str, ...]:
+    own = [
         "BatchMode=yes",
         *(default for name, (unset, default) in _DEFAULTS.items() if settings.get(name, unset) in (unset, "0")),
         "ControlMaster=auto",
@@ -168,7 +175,7 @@ def _options(one: Host, config: Path | None, settings: Mapping[str, str], socket
         "RequestTTY=no",
         "PermitLocalCommand=no",
     ]
-    return (*user_options(one, config), *(word for setting in wanted for word in ("-o", setting)))
+    return (*user_options(host, config), *(word for setting in own for word in ("-o", setting)))
 
 
 def _socket_options(options: Sequence[str]) -> list[str]:
@@ -177,47 +184,49 @@ def _socket_options(options: Sequence[str]) -> list[str]:
 
 
 def is_broken(answer: Answer) -> bool:
-    """Whether the connection, and not what was asked of the host, failed."""
-    return answer.code in (BROKEN, None) or (answer.code != 0 and bool(_LINE_FAULT.search(answer.err)))
+    """Whether the connection failed, not the command on the host."""
+    return answer.code in (BROKEN, None) or (answer.code != 0 and bool(_CONNECTION_FAULT.search(answer.err)))
 
 
 def may_pass(answer: Answer) -> bool:
-    """Whether a connection that could not be opened may open at the next try: the other end was only busy."""
+    """Whether a connection that could not be opened is worth a retry, because the other end was only busy."""
     return bool(re.search(r"kex_exchange_identification|connection (reset|closed)", answer.err, re.IGNORECASE))
 
 
 def explain(answer: Answer) -> str:
-    """Why a connection failed, in one line, with what to do about it where that is known."""
+    """Return why a connection failed, in one line, with what to do about it if that is known."""
     if answer.code is None:
-        return "ssh: no answer in time"
+        return "ssh: timed out"
     lines = [line.strip() for line in answer.err.splitlines() if line.strip()]
-    said = next((line for line in reversed(lines) if not line.startswith("@")), f"ssh: exit code {answer.code}")
-    said = re.sub(r"^(.*?)\.$", r"\1", said)
-    hint = next((hint for text, hint in _HINTS if text in said.lower()), "")
-    prefix = "" if said.startswith(("ssh", "scp")) else "ssh: "
-    return f"{prefix}{said}" + (f" ({hint})" if hint else "")
+    reason = next((line for line in reversed(lines) if not line.startswith("@")), f"ssh: exit code {answer.code}")
+    reason = reason.removesuffix(".")
+    hint = next((hint for text, hint in _HINTS if text in reason.lower()), "")
+    prefix = "" if reason.startswith(("ssh", "scp")) else "ssh: "
+    return f"{prefix}{reason}" + (f" ({hint})" if hint else "")
 
 
 def receive(command: BaseCommand, target: IO[bytes]) -> int:
-    """Write what a command prints, byte by byte as it is, to a file; gives the exit code."""
+    """Write a command's stdout to a file, byte for byte; return its exit code."""
     with programs.background(command) as process:
         assert process.stdout is not None
         shutil.copyfileobj(process.stdout, target, _CHUNK_BYTES)
         return process.wait()
 
 
-def follow(command: BaseCommand, line_seen: Callable[[str], None], mark: bytes, rest: IO[bytes]) -> Answer:
-    """Hand on the lines that a command prints as they come; the one that begins with `mark`, and all after it, is
-    written to a file byte by byte. Gives the exit code, and what came on stderr."""
-    with tempfile.TemporaryFile() as said:
-        with programs.background(command, stderr=said) as process:
+def follow(command: BaseCommand, on_line: Callable[[str], None], mark: bytes, rest: IO[bytes]) -> Answer:
+    """Pass on a command's lines as they come; return its exit code and stderr.
+
+    The line that begins with `mark`, and all after it, is written to `rest` byte for byte.
+    """
+    with tempfile.TemporaryFile() as stderr:
+        with programs.background(command, stderr=stderr) as process:
             assert process.stdout is not None
             while line := process.stdout.readline(_LINE_BYTES):
                 if line.startswith(mark):
                     rest.write(line)
                     shutil.copyfileobj(process.stdout, rest, _CHUNK_BYTES)
                 else:
-                    line_seen(programs.redact(line.decode(errors="replace")))
+                    on_line(programs.redact(line.decode(errors="replace")))
             code = process.wait()
-        said.seek(0)
-        return Answer(code, "", programs.redact(said.read().decode(errors="replace")))
+        stderr.seek(0)
+        return Answer(code, "", programs.redact(stderr.read().decode(errors="replace")))

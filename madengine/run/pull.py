@@ -33,7 +33,7 @@ class Puller:
         if name := image.pinned:
             if not self.engine.images(name):
                 self._pull(name)
-            return self.engine.remote(name), image.registry_digest
+            return self.engine.full_name(name), image.registry_digest
         if image.image_id:
             if not self.engine.images(image.image_id):
                 raise RunError(

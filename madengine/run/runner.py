@@ -201,7 +201,7 @@ class ContainerRunner:
         self, model: Model, image: Image, log: Path, provided: Provided, local: Path | None
     ) -> Iterator[str]:
         setup = self.setup
-        reference = setup.engine.remote(image.pinned) or image.reference
+        reference = setup.engine.full_name(image.pinned) or image.reference
         gpus = tuple(setup.eligible_gpus[: setup.gpu_count(model)])
         container = setup.container(model, image, reference, log, provided, local, gpus)
         # The pasted lines remove the container; to a later madengine it must not look like an orphan.

@@ -37,7 +37,7 @@ IMPATIENT = (
 )
 # The program that asks AMD's tools as often as --sample-hz says.
 EAGER = (
-    "from madengine.machine import telemetry; telemetry.TOOL_SECONDS = 0.1; "
+    "from madengine.programs import amd_smi, rocm_smi; amd_smi.SAMPLE_SECONDS = rocm_smi.SAMPLE_SECONDS = 0.1; "
     "from madengine.distributed_cli import main; main()"
 )
 TOOLS = ("nvidia-smi", "amd-smi", "rocm-smi")
@@ -297,7 +297,7 @@ def test_a_run_that_is_too_short_for_its_samples_has_no_figures_but_the_idle_mem
     assert given == {"idle_gpu_memory_mib": "32.0", "telemetry_source": "nvidia-smi"}
     assert done.results[0]["cost"]["peak_gpu_memory_mib_per_gpu"] == {}
     assert len(series(done)) == 2 * 8
-    assert "s apart are too few for so short a run; --sample-hz takes up to 10 a second" in done.stderr
+    assert "s apart are too few for so short a run; raise --sample-hz (at most 10)" in done.stderr
 
 
 # --- which GPUs ---
@@ -338,7 +338,7 @@ def test_docker_gpus_says_which_ones_and_in_which_order(node: Node, nvidia: Nvid
     ("n_gpus", "docker_gpus", "said"),
     [
         ("16", "", "too many GPUs requested: n_gpus is 16, this machine has 8"),
-        ("4", "0-2", "too many GPUs requested: n_gpus is 4, this machine has 8, docker_gpus leaves 3"),
+        ("4", "0-2", "too many GPUs requested: n_gpus is 4, this machine has 8, docker_gpus allows 3"),
     ],
 )
 def test_too_many_gpus_are_a_failure_that_says_how_many_there_are(
@@ -414,9 +414,9 @@ def test_a_second_run_fails_naming_the_holder(node: Node, nvidia: NvidiaNode) ->
     first = node.start("echo started; sleep 60")
     second = node.elsewhere("second").run(METRIC, n_gpus="1")
     assert second.code == 3
-    assert second.reason.startswith(f"1 GPUs wanted, 0 free: GPU 0 is held by process {first.process.pid} of ")
+    assert second.reason.startswith(f"1 GPUs needed, 0 free: GPU 0 is in use by process {first.process.pid} of ")
     assert "(model 'any')" in second.reason
-    assert second.reason.endswith("--gpu-wait SECONDS waits for it")
+    assert second.reason.endswith("--gpu-wait SECONDS waits for them")
     first.send(signal.SIGINT)
     assert first.end().row["reason"] == "interrupted"
 
@@ -610,7 +610,7 @@ def test_a_sampler_that_falls_silent_gives_no_figures_either(node: Node) -> None
     done = node.impatient(*words[len(node.trial.program) :])
     assert (done.code, done.row["status"]) == (0, "SUCCESS"), done.stderr
     assert {name: done.row[name] for name in FIGURES} == dict.fromkeys(FIGURES, "")
-    assert "figures of the GPUs are missing: no sample in the last" in done.stderr
+    assert "GPU telemetry incomplete: no sample in the last" in done.stderr
 
 
 @only_docker
@@ -680,7 +680,7 @@ def test_gpus_without_a_known_render_node_are_a_failure_that_says_what_to_do(nod
     node.stand_ins.add("rocm-smi", AmdNode().rocm_smi())
     done = node.run(METRIC, image={"gpu_vendor": "AMD"})
     assert done.code == 3
-    assert done.reason == "GPU 0: its render node isn't known (no /sys/class/kfd): load the amdgpu driver"
+    assert done.reason == "GPU 0: unknown render node (no /sys/class/kfd); load the amdgpu driver"
 
 
 # --- a machine without GPUs, or whose tools fail ---
@@ -732,7 +732,7 @@ def test_a_tool_that_hangs_makes_a_machine_without_gpus_and_doctor_names_it(node
     done = node.impatient(*words[len(node.trial.program) :])
     assert (done.code, done.row["status"]) == (0, "SUCCESS"), done.stderr
     doctor = node.impatient("doctor", "--json")
-    assert _check(doctor, "nvidia-smi")["found"].endswith("nvidia-smi -q -x: no answer in 0.5 s: it printed nothing")
+    assert _check(doctor, "nvidia-smi")["result"].endswith("nvidia-smi -q -x: no answer in 0.5 s: no output")
 
 
 @only_docker
@@ -740,7 +740,7 @@ def test_the_next_source_is_asked_where_a_tool_fails(node: Node, amd: AmdNode) -
     node.stand_ins.add("nvidia-smi", "echo 'NVIDIA-SMI has failed because it could not reach the driver'; exit 9")
     done = node.run(METRIC)
     assert (done.code, done.row["telemetry_source"]) == (0, "amd-smi"), done.stderr
-    found = _check(node.impatient("doctor", "--json"), "nvidia-smi")["found"]
+    found = _check(node.impatient("doctor", "--json"), "nvidia-smi")["result"]
     assert "could not reach the driver" in found
 
 
@@ -762,8 +762,8 @@ def test_doctor_counts_the_gpus_and_says_how_they_are_handed_over(node: Node, nv
             [*node.trial.program, "doctor", "--json"], node.trial.environment(), cwd=node.trial.folder, check=False
         )
     )
-    assert _check(checks, "GPUs")["found"].startswith("8 of NVIDIA (0: NVIDIA H100 80GB HBM3")
-    assert _check(checks, "nvidia-smi")["found"] == "8 × NVIDIA H100 80GB HBM3 (driver 580.65.06, 13.0)"
+    assert _check(checks, "GPUs")["result"].startswith("8 × NVIDIA (0: NVIDIA H100 80GB HBM3")
+    assert _check(checks, "nvidia-smi")["result"] == "8 × NVIDIA H100 80GB HBM3 (driver 580.65.06, 13.0)"
     # The bed's docker has no runtime for them, so no run on them could start.
     assert _check(checks, "container toolkit")["status"] == "FAILED"
     assert checks.code == 1
@@ -773,8 +773,8 @@ def test_doctor_counts_the_gpus_and_says_how_they_are_handed_over(node: Node, nv
 @pytest.mark.parametrize(
     ("gpus", "status", "found"),
     [
-        (NvidiaNode(), "ok", "starts with the GPUs, without the driver's nvidia-smi to try them ("),
-        (AmdNode(), "FAILED", "opening /dev/kfd and the render nodes: /dev/kfd: not there"),
+        (NvidiaNode(), "ok", "starts with the GPUs, without the driver's nvidia-smi to test them ("),
+        (AmdNode(), "FAILED", "opening /dev/kfd and the render nodes: /dev/kfd: missing"),
     ],
     ids=["NVIDIA", "AMD"],
 )
@@ -784,7 +784,7 @@ def test_doctor_tries_the_gpus_in_a_container(node: Node, gpus: NvidiaNode | Amd
     assert node.run(METRIC, image={"gpu_vendor": ""}).code == 0
     told = _check(node.command([*node.trial.program, "doctor", "--json"]), "container")
     assert told["status"] == status
-    assert told["found"].startswith(found)
+    assert told["result"].startswith(found)
 
 
 def _check(doctor: Done, name: str) -> dict[str, str]:

@@ -149,7 +149,7 @@ def test_the_password_is_for_its_own_server_only(
     server.repository("elsewhere", {"a": "a\n"})
     found = code(tmp_path, client, ENTRY)
     answers = found._answers(model("https://git.example.com/x"))
-    assert answers.asked_by == "git.example.com'"
+    assert answers.prompt_end == "git.example.com'"
     from madengine.programs import git, secret_files
 
     with local.env(GIT_SSL_CAINFO=str(certificate)), secret_files.unattended(answers) as environment:

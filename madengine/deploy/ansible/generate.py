@@ -18,7 +18,7 @@ from madengine.deploy.target import Prepared
 from madengine.errors import ConfigurationError
 from madengine.files import write_whole
 from madengine.programs.engine import is_loopback
-from madengine.records import DEFAULT_TIMEOUT, Image
+from madengine.records import DEFAULT_TIMEOUT, ENGINE_NAMES, Image
 
 PLAYBOOK = "ansible/playbook.yml"
 INVENTORY = "ansible/gpu_inventory.example"
@@ -57,6 +57,7 @@ def _values(manifest: Manifest, manifest_file: Path, execution_config: Path, out
     return {
         "manifest": os.path.relpath(manifest_file.resolve(), output.parent.resolve()),
         "manifest_sha256": hashlib.sha256(manifest_file.read_bytes()).hexdigest(),
+        "engines": list(ENGINE_NAMES),
         "registry": manifest.registry,
         "context": execution_context(execution_config),
         "seconds": sum(_limit(manifest, image) + hooks.seconds + _SLACK_SECONDS for image in manifest.images),

@@ -19,6 +19,7 @@ from madengine.deploy.ssh.archive import archive_for, is_unpacked, receive_archi
 from madengine.deploy.ssh.options import NodeSettings
 from madengine.errors import CommandError, MadengineError, RunError
 from madengine.programs import Answer, ssh
+from madengine.records import ENGINE_NAMES
 
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
@@ -89,7 +90,8 @@ class RemoteNode:
         Raises RunError with the reason where it isn't reached, or can't run models.
         """
         digests = ",".join(f"{name}={digest}" for name, digest in files.items())
-        words = ("-", self.folder, f"{self.folder}/{incoming}", digests, ",".join(map(str, ports)), engine, *images)
+        engines = ",".join(ENGINE_NAMES) if engine == "auto" else engine
+        words = ("-", self.folder, f"{self.folder}/{incoming}", digests, ",".join(map(str, ports)), engines, *images)
         answer = self._open(self.connection(self.settings.python, *words), _preflight())
         examination = _last_json(answer.out)
         if examination is None:

@@ -39,7 +39,7 @@ def package(root: Path, *dockerfiles: str, header: str = "# CONTEXT {}") -> Path
 
 def builder(root: Path, values: Mapping[str, Any] | None = None, **more: Any) -> DockerBuilder:
     settings = {"credentials": Credentials(), "log_directory": root / "logs", **more}
-    return DockerBuilder(engine=Docker("docker"), root=root, context=Context(values or {}), **settings)
+    return DockerBuilder(engine=Docker(), root=root, context=Context(values or {}), **settings)
 
 
 # --- names ---

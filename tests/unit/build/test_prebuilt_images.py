@@ -60,7 +60,7 @@ def test_an_image_is_pinned_and_carries_the_scripts_of_its_own_model_only(
     labels = {"madengine.model": label} if label else None
     told = [{"Id": ID, "RepoDigests": [f"r.example/x@{DIGEST}"], "Size": 7, "Config": {"Labels": labels}}]
     stand_ins.add("docker", f"echo '{json.dumps(told)}'")
-    found = prebuilt_image(Docker("docker"), "local-m", "r.example/x:1", MODEL, {"prebuilt": True})
+    found = prebuilt_image(Docker(), "local-m", "r.example/x:1", MODEL, {"prebuilt": True})
     assert (found.image_id, found.registry_image, found.registry_digest) == (ID, "r.example/x:1", DIGEST)
     assert (found.self_contained, found.extra, found.size_bytes) == (carries, {"prebuilt": True}, 7)
     assert [call.split()[1] for call in stand_ins.calls()] == ["image"]
@@ -72,5 +72,5 @@ def test_an_image_that_is_nowhere_says_so(stand_ins: StandIns) -> None:
     )
     messages = collect_messages()
     with pytest.raises(BuildError, match=r"x: not on this machine, and can't be pulled: denied"):
-        prebuilt_image(Docker("docker"), "m", "x", MODEL, {})
+        prebuilt_image(Docker(), "m", "x", MODEL, {})
     assert messages == ["m: pulling x"]

@@ -44,39 +44,40 @@ OTHERS: dict[str, Any] = {
 }
 
 
-def told(*gpus: Gpu, engine: str = "docker 27.5.1") -> str:
+def identifier(*gpus: Gpu, engine: str = "docker 27.5.1") -> str:
     return environment_id_of(environment_record(gpus, engine))
 
 
 def test_the_same_machine_has_the_same_id() -> None:
-    assert told(GPU) == told(GPU)
-    assert len(told(GPU)) == 12
-    assert int(told(GPU), 16) >= 0
+    assert identifier(GPU) == identifier(GPU)
+    assert len(identifier(GPU)) == 12
+    assert int(identifier(GPU), 16) >= 0
 
 
 def test_what_tells_a_gpu_from_its_equals_is_not_in_it() -> None:
-    assert told(GPU, GPU) == told(GPU, TWIN) == told(TWIN, GPU)
+    assert identifier(GPU, GPU) == identifier(GPU, TWIN) == identifier(TWIN, GPU)
 
 
 @pytest.mark.parametrize("field", OTHERS)
 def test_what_a_gpu_is_and_runs_with_is_in_it(field: str) -> None:
-    assert told(replace(GPU, **{field: OTHERS[field]})) != told(GPU)
+    assert identifier(replace(GPU, **{field: OTHERS[field]})) != identifier(GPU)
 
 
 def test_every_field_of_a_gpu_is_one_or_the_other() -> None:
     same = {field.name for field in fields(Gpu) if getattr(GPU, field.name) != getattr(TWIN, field.name)}
     assert same | set(OTHERS) | {"parent"} == {field.name for field in fields(Gpu)}
-    assert told(replace(GPU, parent="GPU-ef")) == told(GPU)
+    assert identifier(replace(GPU, parent="GPU-ef")) == identifier(GPU)
 
 
 def test_the_number_of_gpus_and_the_engine_are_in_it() -> None:
-    assert len({told(), told(GPU), told(GPU, TWIN), told(engine="podman 4.9.3"), told(engine="docker 28.0.0")}) == 5
+    engines = {identifier(engine="podman 4.9.3"), identifier(engine="docker 28.0.0")}
+    assert len({identifier(), identifier(GPU), identifier(GPU, TWIN), *engines}) == 5
 
 
 def test_the_kernel_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = told(GPU)
+    before = identifier(GPU)
     monkeypatch.setattr(platform, "release", lambda: "6.99.0-other")
-    assert told(GPU) != before
+    assert identifier(GPU) != before
 
 
 def test_neither_the_host_nor_the_user_nor_the_environment_are_in_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A GPU is held by one run at a time, between real processes."""
+"""A GPU is locked by one run at a time, between real processes."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def start(folder: Path) -> Iterator[Start]:
             pipe.close()
 
 
-def said(process: subprocess.Popen[str]) -> str:
+def answer(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
@@ -117,35 +117,35 @@ def lock_file(folder: Path, gpu: Gpu = GPUS[0]) -> Path:
 
 def test_a_second_run_fails_and_names_who_holds_the_gpu(start: Start) -> None:
     holder = start("1", 1)
-    assert said(holder) == "1"
+    assert answer(holder) == "1"
     with pytest.raises(RunError) as caught:
         taken(GPUS[1:2], 1)
     assert str(caught.value) == (
-        f"1 GPUs wanted, 0 free: GPU 1 is held by process {holder.pid} of {getpass.getuser()} (model 'bert/large'); "
-        "--gpu-wait SECONDS waits for it"
+        f"1 GPUs needed, 0 free: GPU 1 is in use by process {holder.pid} of {getpass.getuser()} (model 'bert/large'); "
+        "--gpu-wait SECONDS waits for them"
     )
 
 
 def test_a_run_that_waits_gets_the_gpu_when_the_first_lets_go(start: Start) -> None:
     holder = start("0", 1)
-    assert said(holder) == "0"
+    assert answer(holder) == "0"
     waiting = start("0", 1, wait=20)
     time.sleep(0.5)
     let_go(holder)
-    assert said(waiting) == "0"
+    assert answer(waiting) == "0"
 
 
 def test_a_run_that_waited_in_vain_says_how_long(start: Start) -> None:
-    assert said(start("0", 1)) == "0"
+    assert answer(start("0", 1)) == "0"
     began = time.monotonic()
-    with pytest.raises(RunError, match=r"^1 GPUs wanted, 0 free: GPU 0 is held by .* after 0\.5 s$"):
+    with pytest.raises(RunError, match=r"^1 GPUs needed, 0 free: GPU 0 is in use by .* after 0\.5 s$"):
         taken(GPUS[:1], 1, wait=0.5)
     assert 0.5 <= time.monotonic() - began < 3
 
 
 def test_a_holder_that_is_killed_lets_go_within_a_second(start: Start) -> None:
     holder = start("012", 3)
-    assert said(holder) == "0 1 2"
+    assert answer(holder) == "0 1 2"
     holder.send_signal(signal.SIGKILL)
     assert taken(GPUS, 3, wait=1) == [0, 1, 2]
 
@@ -154,14 +154,14 @@ def test_what_a_holder_has_started_does_not_hold_on(start: Start, folder: Path) 
     with locked_gpus(GPUS[:1], 1, "mine"):
         child = subprocess.Popen(["sleep", "30"], close_fds=False)
     try:
-        assert said(start("0", 1)) == "0"
+        assert answer(start("0", 1)) == "0"
     finally:
         child.kill()
         child.wait()
 
 
 def test_the_first_free_ones_are_taken_in_the_order_that_the_candidates_have(start: Start) -> None:
-    assert said(start("1", 1)) == "1"
+    assert answer(start("1", 1)) == "1"
     assert taken(GPUS, 2) == [0, 2]
     assert taken(GPUS[::-1], 1) == [2]
     assert taken(GPUS[::-1], 2) == [2, 0]
@@ -170,28 +170,28 @@ def test_the_first_free_ones_are_taken_in_the_order_that_the_candidates_have(sta
 def test_two_runs_of_one_process_do_not_share_a_gpu() -> None:
     with locked_gpus(GPUS[:2], 1, "first") as first:
         assert taken(GPUS[:2], 1) == [1]
-        with pytest.raises(RunError, match=f"GPU 0 is held by process {os.getpid()} "):
+        with pytest.raises(RunError, match=f"GPU 0 is in use by process {os.getpid()} "):
             taken(first, 1)
 
 
 def test_all_or_none_are_taken(start: Start) -> None:
-    assert said(start("2", 1)) == "2"
-    with pytest.raises(RunError, match=r"3 GPUs wanted, 2 free: GPU 2 is held by "):
+    assert answer(start("2", 1)) == "2"
+    with pytest.raises(RunError, match=r"3 GPUs needed, 2 free: GPU 2 is in use by "):
         taken(GPUS, 3)
     # What was free stays free.
-    assert said(start("01", 2)) == "0 1"
+    assert answer(start("01", 2)) == "0 1"
 
 
 def test_two_runs_that_want_more_than_half_come_one_after_the_other(start: Start) -> None:
     one, other = start("012", 2, wait=30), start("210", 2, wait=30)
     first, second = (one, other) if one in who_says_something([one, other], 10) else (other, one)
-    assert len(said(first).split()) == 2
+    assert len(answer(first).split()) == 2
     assert who_says_something([second], 0.5) == []
     let_go(first)
-    assert len(said(second).split()) == 2
+    assert len(answer(second).split()) == 2
 
 
-def test_none_wanted_are_none_held(start: Start, folder: Path) -> None:
+def test_none_needed_are_none_locked(start: Start, folder: Path) -> None:
     assert taken((), 0) == []
     assert taken(GPUS, 0) == []
     assert list(folder.iterdir()) == []
@@ -243,7 +243,7 @@ def test_garbage_in_a_lock_file_hinders_nobody(folder: Path, note: bytes) -> Non
     assert taken(GPUS[:1], 1) == [0]
     with locked_gpus(GPUS[:1], 1, "mine"):
         lock_file(folder).write_bytes(note)
-        with pytest.raises(RunError, match="GPU 0 is held by another madengine;"):
+        with pytest.raises(RunError, match="GPU 0 is in use by another madengine;"):
             taken(GPUS[:1], 1)
 
 
@@ -261,14 +261,14 @@ def test_a_link_in_a_locks_place_is_refused_and_what_it_names_stays_whole(folder
     taken(GPUS[:1], 1)
     lock_file(folder).unlink()
     lock_file(folder).symlink_to(precious)
-    with pytest.raises(RunError, match=r"renderD128\.lock: the lock of this GPU can't be opened: "):
+    with pytest.raises(RunError, match=r"renderD128\.lock: can't open the GPU lock: "):
         taken(GPUS[:1], 1)
     assert precious.read_text() == "mine"
 
 
 def test_a_folder_in_a_locks_place_is_named(folder: Path) -> None:
     lock_file(folder).mkdir(parents=True)
-    with pytest.raises(RunError, match=r"renderD128\.lock: the lock of this GPU can't be opened: Is a directory"):
+    with pytest.raises(RunError, match=r"renderD128\.lock: can't open the GPU lock: Is a directory"):
         taken(GPUS[:1], 1)
 
 
@@ -298,7 +298,7 @@ def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(RunError) as caught:
         taken(GPUS[:1], 1)
     assert str(caught.value) == (
-        f"{tmp_path}/none/madengine-gpus: the locks of the GPUs can't be kept there: No such file or directory"
+        f"{tmp_path}/none/madengine-gpus: can't create the folder of the GPU locks: No such file or directory"
     )
 
 
@@ -313,9 +313,9 @@ ANOTHER_USER = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-gr
 @as_root
 def test_another_users_lock_is_one(start: Start, folder: Path) -> None:
     holder = start("0", 1, words=ANOTHER_USER)
-    assert said(holder) == "0"
+    assert answer(holder) == "0"
     assert lock_file(folder).stat().st_uid == NOBODY
-    with pytest.raises(RunError, match=f"GPU 0 is held by process {holder.pid} of nobody "):
+    with pytest.raises(RunError, match=f"GPU 0 is in use by process {holder.pid} of nobody "):
         taken(GPUS[:1], 1)
     let_go(holder)
     assert taken(GPUS[:1], 1) == [0]
@@ -324,8 +324,8 @@ def test_another_users_lock_is_one(start: Start, folder: Path) -> None:
 @as_root
 def test_the_lock_files_that_root_has_left_are_of_use_to_others(start: Start) -> None:
     assert taken(GPUS, 3) == [0, 1, 2]
-    assert said(start("012", 3, words=ANOTHER_USER)) == "0 1 2"
-    with pytest.raises(RunError, match="3 GPUs wanted, 0 free"):
+    assert answer(start("012", 3, words=ANOTHER_USER)) == "0 1 2"
+    with pytest.raises(RunError, match="3 GPUs needed, 0 free"):
         taken(GPUS, 3)
 
 

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from madengine.errors import RunError
-from madengine.machine import gpus as gpus_module
 from madengine.machine.gpus import (
     detected_vendor,
     eligible_gpus,
     find_gpus,
     foreign_processes,
+    gpu_readings,
     requested_count,
     skipped_architecture,
 )
-from madengine.programs import amd_smi, amd_sysfs, rocm_smi
+from madengine.programs import amd_sysfs, rocm_smi
 from madengine.records import Gpu
 from tests.conftest import StandIns
 from tests.unit.programs.test_amd_sysfs import CPU, KFD, device, gpu_node, topology, write
@@ -38,6 +38,35 @@ def test_nvidias_gpus_are_those_that_its_tool_names(stand_ins: StandIns) -> None
 def test_a_tool_that_knows_nothing_names_no_gpu(stand_ins: StandIns, script: str) -> None:
     stand_ins.add("nvidia-smi", script)
     assert find_gpus("NVIDIA") == ()
+
+
+def test_names_that_the_kernel_does_not_know_come_from_the_next_tool(
+    stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    topology(tmp_path, CPU, gpu_node(0x05, 128), gpu_node(0x15, 136))
+    device(tmp_path, "0000:05:00.0", product_name="AMD Instinct MI300X OAM")
+    monkeypatch.setattr(amd_sysfs, "gpus", partial(amd_sysfs.gpus, tmp_path))
+    stand_ins.add("amd-smi", f'[ "$1" = static ] && cat {DATA}/amd-smi_static.json')
+    stand_ins.add("rocm-smi", "exit 1")
+    gpus = find_gpus("AMD")
+    assert [(gpu.source, gpu.name) for gpu in gpus] == [
+        ("sysfs", "AMD Instinct MI300X OAM"),
+        ("sysfs", "AMD Instinct MI300X"),
+    ]
+    assert not any(call.startswith("rocm-smi") for call in stand_ins.calls())
+
+
+def test_the_next_tool_is_asked_only_where_one_names_no_gpu(
+    stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(amd_sysfs, "gpus", partial(amd_sysfs.gpus, tmp_path))
+    stand_ins.add("nvidia-smi", "exit 9")
+    stand_ins.add("amd-smi", f'[ "$1" = static ] && cat {DATA}/amd-smi_static.json')
+    stand_ins.add("rocm-smi", "exit 1")
+    assert {gpu.source for gpu in find_gpus()} == {"amd-smi"}
+    readings = gpu_readings()
+    assert list(readings) == ["nvidia-smi", "sysfs", "amd-smi", "rocm-smi"]
+    assert [bool(reading.items) for reading in readings.values()] == [False, False, True, False]
 
 
 def test_an_unknown_vendor_has_no_gpus() -> None:
@@ -76,19 +105,19 @@ def test_a_card_asks_for_a_number_of_gpus_or_all(n_gpus: str, candidates: tuple[
 
 
 @pytest.mark.parametrize(
-    ("n_gpus", "candidates", "machine", "said"),
+    ("n_gpus", "candidates", "machine", "output"),
     [
         ("9", EIGHT, EIGHT, "n_gpus is 9, this machine has 8"),
-        ("3", EIGHT[:2], EIGHT, "n_gpus is 3, this machine has 8, docker_gpus leaves 2"),
+        ("3", EIGHT[:2], EIGHT, "n_gpus is 3, this machine has 8, docker_gpus allows 2"),
         ("1", (), (), "n_gpus is 1, this machine has none"),
     ],
 )
 def test_more_gpus_than_there_are_is_an_error_with_the_numbers(
-    n_gpus: str, candidates: tuple[Gpu, ...], machine: tuple[Gpu, ...], said: str
+    n_gpus: str, candidates: tuple[Gpu, ...], machine: tuple[Gpu, ...], output: str
 ) -> None:
     with pytest.raises(RunError) as caught:
         requested_count(n_gpus, candidates, machine)
-    assert str(caught.value) == f"too many GPUs requested: {said}"
+    assert str(caught.value) == f"too many GPUs requested: {output}"
 
 
 # --- unset n_gpus ---
@@ -158,9 +187,9 @@ def test_the_processes_on_a_gpu_are_those_on_its_instances(stand_ins: StandIns) 
     assert foreign_processes([MIG]) == 1
 
 
-@pytest.mark.parametrize("said", [(), ("No running processes found",)])
-def test_gpus_that_nobody_uses_have_no_processes(stand_ins: StandIns, said: tuple[str, ...]) -> None:
-    nvidia_smi(stand_ins, *said)
+@pytest.mark.parametrize("output", [(), ("No running processes found",)])
+def test_gpus_that_nobody_uses_have_no_processes(stand_ins: StandIns, output: tuple[str, ...]) -> None:
+    nvidia_smi(stand_ins, *output)
     assert foreign_processes([Gpu("NVIDIA", 0, uuid="GPU-a")]) == 0
 
 
@@ -190,8 +219,7 @@ def test_the_neighbours_on_other_parts_of_a_gpu_are_not_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kfd(tmp_path, 4)
-    ask = partial(amd_sysfs.processes, tmp_path)
-    monkeypatch.setattr(gpus_module, "_PROCESSES", {"AMD": (ask,)})
+    monkeypatch.setattr(amd_sysfs, "processes", partial(amd_sysfs.processes, tmp_path))
     assert [foreign_processes([part]) for part in CPX[:4]] == [0, 1, 0, 0]
     assert foreign_processes(CPX[:4]) == 1
 
@@ -201,7 +229,6 @@ def test_a_tool_that_does_not_say_which_gpu_a_process_uses_is_no_answer(
 ) -> None:
     stand_ins.add("amd-smi", "exit 1")
     stand_ins.add("rocm-smi", f"cat {DATA}/rocm-smi_pids.json")
-    asks = (partial(amd_sysfs.processes, tmp_path), amd_smi.processes, rocm_smi.processes)
-    monkeypatch.setattr(gpus_module, "_PROCESSES", {"AMD": asks})
+    monkeypatch.setattr(amd_sysfs, "processes", partial(amd_sysfs.processes, tmp_path))
     assert rocm_smi.processes().items
     assert foreign_processes(EIGHT[:1]) is None

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from madengine.machine import telemetry
-from madengine.machine.telemetry import SERIES_COLUMNS, Sampler, cost, is_of, measurable, reliable, sampled
-from madengine.programs import amd_sysfs
+from madengine.machine.telemetry import SERIES_COLUMNS, Sampler, cost_of, is_of, measurable, reliable, sampled
+from madengine.programs import amd_smi, amd_sysfs, rocm_smi
 from madengine.records import Gpu, GpuCost, GpuSample, Reading
 from tests.conftest import StandIns, collect_messages
 from tests.unit.programs.test_amd_sysfs import CPU, device, gpu_node, topology
@@ -29,8 +29,8 @@ A, B = Gpu("NVIDIA", 0, uuid="GPU-a"), Gpu("NVIDIA", 1, uuid="GPU-b")
 
 
 def sample(moment: float, memory: float | None = None, **more: float | bool | None) -> GpuSample:
-    figures = {"utilization": None, "power_w": None, "temperature_c": None, "throttled": None, **more}
-    return GpuSample("test", moment, memory_used_mib=memory, **figures)  # type: ignore[arg-type]
+    values = {"utilization": None, "power_w": None, "temperature_c": None, "throttled": None, **more}
+    return GpuSample("test", moment, memory_used_mib=memory, **values)  # type: ignore[arg-type]
 
 
 # --- the figures ---
@@ -38,61 +38,61 @@ def sample(moment: float, memory: float | None = None, **more: float | bool | No
 
 def test_the_peak_is_that_of_the_sum_not_the_sum_of_the_peaks() -> None:
     """One GPU is at its peak while the other has already given its memory back."""
-    told = cost([A, B], {0: [sample(0, 100), sample(2, 900), sample(4, 100)], 1: [sample(1, 50), sample(5, 800)]})
-    assert told.peak_gpu_memory_mib == 950
-    assert told.peak_gpu_memory_mib_per_gpu == {0: 900, 1: 800}
-    assert told.idle_gpu_memory_mib == 150
+    cost = cost_of([A, B], {0: [sample(0, 100), sample(2, 900), sample(4, 100)], 1: [sample(1, 50), sample(5, 800)]})
+    assert cost.peak_gpu_memory_mib == 950
+    assert cost.peak_gpu_memory_mib_per_gpu == {0: 900, 1: 800}
+    assert cost.idle_gpu_memory_mib == 150
 
 
 def test_energy_is_the_area_under_the_power() -> None:
     a = [sample(0, power_w=100), sample(2, power_w=300), sample(6, power_w=200)]
     b = [sample(1, power_w=50), sample(4, power_w=50)]
-    told = cost([A, B], {0: a, 1: b})
+    cost = cost_of([A, B], {0: a, 1: b})
     # 2 × 200 + 4 × 250, and 3 × 50
-    assert told.energy_j == 1400 + 150
-    assert told.mean_power_w == pytest.approx(1400 / 6 + 50)
-    assert told.peak_power_w == 350
+    assert cost.energy_j == 1400 + 150
+    assert cost.mean_power_w == pytest.approx(1400 / 6 + 50)
+    assert cost.peak_power_w == 350
 
 
 def test_the_mean_power_is_over_the_time_that_it_is_known_for() -> None:
-    told = cost([A], {0: [sample(0), sample(10, power_w=400), sample(20, power_w=400)]})
-    assert (told.energy_j, told.mean_power_w) == (4000, 400)
+    cost = cost_of([A], {0: [sample(0), sample(10, power_w=400), sample(20, power_w=400)]})
+    assert (cost.energy_j, cost.mean_power_w) == (4000, 400)
 
 
 def test_a_power_that_is_missing_now_and_then_is_bridged() -> None:
-    told = cost([A], {0: [sample(0, power_w=100), sample(1), sample(2, power_w=100)]})
-    assert (told.energy_j, told.peak_power_w) == (200, 100)
+    cost = cost_of([A], {0: [sample(0, power_w=100), sample(1), sample(2, power_w=100)]})
+    assert (cost.energy_j, cost.peak_power_w) == (200, 100)
 
 
 @pytest.mark.parametrize(("count", "p95"), [(1, 1), (2, 2), (19, 19), (20, 19), (21, 20), (100, 95), (101, 96)])
 def test_p95_is_the_nearest_rank(count: int, p95: float) -> None:
     used = [sample(moment, utilization=moment + 1) for moment in range(count)]
-    told = cost([A], {0: used[::-1]})
-    assert told.p95_gpu_utilization == p95
-    assert told.mean_gpu_utilization == pytest.approx((count + 1) / 2)
+    cost = cost_of([A], {0: used[::-1]})
+    assert cost.p95_gpu_utilization == p95
+    assert cost.mean_gpu_utilization == pytest.approx((count + 1) / 2)
 
 
 def test_utilisation_temperature_and_throttling_are_those_of_all_gpus() -> None:
     a = [sample(0, utilization=100, temperature_c=40, throttled=True), sample(1, utilization=80, temperature_c=71)]
     b = [sample(0, utilization=0, temperature_c=35, throttled=False), sample(1, utilization=20, throttled=False)]
-    told = cost([A, B], {0: a, 1: b})
-    assert told.mean_gpu_utilization == 50
-    assert told.p95_gpu_utilization == 100
-    assert told.peak_temperature_c == 71
-    assert told.throttled_percent == 50
+    cost = cost_of([A, B], {0: a, 1: b})
+    assert cost.mean_gpu_utilization == 50
+    assert cost.p95_gpu_utilization == 100
+    assert cost.peak_temperature_c == 71
+    assert cost.throttled_percent == 50
 
 
 def test_the_idle_ends_of_a_short_run_count_for_their_time_only() -> None:
     used = [sample(moment, utilization=use) for moment, use in ((0, 0), (1, 100), (3, 100), (3.5, 0), (3.6, 0))]
-    assert cost([A], {0: used}).mean_gpu_utilization == pytest.approx((50 + 200 + 25) / 3.6)
+    assert cost_of([A], {0: used}).mean_gpu_utilization == pytest.approx((50 + 200 + 25) / 3.6)
 
 
 def test_an_average_power_belongs_to_the_middle_of_its_time() -> None:
     """100 W from the first sample to the one before the last, in averages of a second."""
     averages = [(0, 0), *((moment, 100) for moment in range(1, 11)), (10.5, 50)]
-    told = cost([A], {0: [sample(moment, power_w=power, power_seconds=1) for moment, power in averages]})
-    assert told.energy_j == pytest.approx(1000)
-    assert told.mean_power_w == pytest.approx(1000 / 10.5)
+    cost = cost_of([A], {0: [sample(moment, power_w=power, power_seconds=1) for moment, power in averages]})
+    assert cost.energy_j == pytest.approx(1000)
+    assert cost.mean_power_w == pytest.approx(1000 / 10.5)
 
 
 # A real H100 at one sample a second: time, average power; and what its own energy counter and a reading of its
@@ -121,27 +121,27 @@ def test_the_energy_is_what_the_counter_of_a_real_gpu_says(run: str) -> None:
         sample(moment, power_w=power, power_seconds=1)
         for moment, power in zip(numbers[::2], numbers[1::2], strict=True)
     ]
-    assert cost([A], {0: samples}).energy_j == pytest.approx(counted, rel=0.025)
+    assert cost_of([A], {0: samples}).energy_j == pytest.approx(counted, rel=0.025)
 
 
 @given(st.lists(st.tuples(st.floats(0, 60), st.floats(0, 1000)), min_size=2, max_size=20), st.floats(0, 2))
 def test_energy_is_finite_whatever_a_clock_does(known: list[tuple[float, float]], seconds: float) -> None:
-    told = cost([A], {0: [sample(moment, power_w=power, power_seconds=seconds) for moment, power in known]})
-    assert told.energy_j is None or math.isfinite(told.energy_j)
-    if known == sorted(known) and told.mean_power_w is not None:
+    cost = cost_of([A], {0: [sample(moment, power_w=power, power_seconds=seconds) for moment, power in known]})
+    assert cost.energy_j is None or math.isfinite(cost.energy_j)
+    if known == sorted(known) and cost.mean_power_w is not None:
         powers = [power for _, power in known]
-        assert min(powers) <= told.mean_power_w + 1e-6 and told.mean_power_w <= max(powers) + 1e-6
+        assert min(powers) <= cost.mean_power_w + 1e-6 and cost.mean_power_w <= max(powers) + 1e-6
 
 
 def test_the_rate_is_that_of_one_gpu() -> None:
-    told = cost([A, B], {index: [sample(moment / 4) for moment in range(9)] for index in (0, 1)})
-    assert told.sample_hz == 4
-    assert told.telemetry_source == "test"
+    cost = cost_of([A, B], {index: [sample(moment / 4) for moment in range(9)] for index in (0, 1)})
+    assert cost.sample_hz == 4
+    assert cost.telemetry_source == "test"
 
 
 def test_what_is_never_busy_is_zero_and_not_unknown() -> None:
     idle = [sample(moment, 0, utilization=0, power_w=0, temperature_c=0, throttled=False) for moment in (0, 1)]
-    assert cost([A], {0: idle}) == GpuCost(
+    assert cost_of([A], {0: idle}) == GpuCost(
         peak_gpu_memory_mib=0,
         peak_gpu_memory_mib_per_gpu={0: 0},
         idle_gpu_memory_mib=0,
@@ -159,29 +159,29 @@ def test_what_is_never_busy_is_zero_and_not_unknown() -> None:
 
 @pytest.mark.parametrize("gpus", [[], [A], [A, B]])
 def test_without_samples_everything_is_unknown(gpus: list[Gpu]) -> None:
-    assert cost(gpus, {}) == GpuCost()
+    assert cost_of(gpus, {}) == GpuCost()
 
 
 @pytest.mark.parametrize("of_second", [[], [sample(0), sample(1)]], ids=["no samples", "samples without figures"])
 def test_a_gpu_without_figures_leaves_those_of_all_unknown(of_second: list[GpuSample]) -> None:
     first = [sample(t, 10, utilization=9, power_w=8, temperature_c=7, throttled=True) for t in (0, 1)]
-    told = cost([A, B], {0: first, 1: of_second})
-    assert told == GpuCost(peak_gpu_memory_mib_per_gpu={0: 10}, sample_hz=1, telemetry_source="test")
+    cost = cost_of([A, B], {0: first, 1: of_second})
+    assert cost == GpuCost(peak_gpu_memory_mib_per_gpu={0: 10}, sample_hz=1, telemetry_source="test")
 
 
 def test_the_rate_is_that_of_the_usual_distance() -> None:
-    assert cost([A], {0: [sample(moment) for moment in (0, 1, 2, 2.1)]}).sample_hz == 1
+    assert cost_of([A], {0: [sample(moment) for moment in (0, 1, 2, 2.1)]}).sample_hz == 1
 
 
 def test_one_sample_has_no_energy_and_no_rate() -> None:
-    told = cost([A], {0: [sample(5, 10, power_w=100)]})
-    assert (told.energy_j, told.mean_power_w, told.sample_hz) == (None, None, None)
-    assert (told.peak_power_w, told.peak_gpu_memory_mib) == (100, 10)
+    cost = cost_of([A], {0: [sample(5, 10, power_w=100)]})
+    assert (cost.energy_j, cost.mean_power_w, cost.sample_hz) == (None, None, None)
+    assert (cost.peak_power_w, cost.peak_gpu_memory_mib) == (100, 10)
 
 
 def test_two_samples_of_one_moment_are_no_error() -> None:
-    told = cost([A], {0: [sample(5, 10, power_w=100), sample(5, power_w=None), sample(5, 20, power_w=90)]})
-    assert (told.peak_gpu_memory_mib, told.peak_power_w, told.energy_j, told.sample_hz) == (20, 100, None, None)
+    cost = cost_of([A], {0: [sample(5, 10, power_w=100), sample(5, power_w=None), sample(5, 20, power_w=90)]})
+    assert (cost.peak_gpu_memory_mib, cost.peak_power_w, cost.energy_j, cost.sample_hz) == (20, 100, None, None)
 
 
 # --- runs that are too short for their samples ---
@@ -242,12 +242,12 @@ def test_the_gpu_that_was_seen_least_counts() -> None:
 @pytest.mark.parametrize(("samples", "is_known"), [(6, False), (30, False), (31, True)])
 def test_averages_of_a_second_need_a_run_of_three(samples: int, is_known: bool) -> None:
     """The end of a load of half a second would be half of what such an average tells."""
-    told, why = reliable(FULL, [[sample(moment / 10, power_seconds=1) for moment in range(samples)]], 0.05)
-    assert (told == FULL) is is_known
-    assert (told.peak_gpu_memory_mib, told.peak_temperature_c, told.sample_hz) == (20000, 40, 1)
+    cost, why = reliable(FULL, [[sample(moment / 10, power_seconds=1) for moment in range(samples)]], 0.05)
+    assert (cost == FULL) is is_known
+    assert (cost.peak_gpu_memory_mib, cost.peak_temperature_c, cost.sample_hz) == (20000, 40, 1)
     if not is_known:
-        figures = (told.mean_gpu_utilization, told.p95_gpu_utilization, told.energy_j, told.mean_power_w)
-        assert {*figures, told.peak_power_w} == {None}
+        values = (cost.mean_gpu_utilization, cost.p95_gpu_utilization, cost.energy_j, cost.mean_power_w)
+        assert {*values, cost.peak_power_w} == {None}
         assert why == "power and utilization are averages of 1 s, too long for so short a run"
 
 
@@ -261,8 +261,8 @@ def test_a_load_of_a_third_of_the_run_is_in_its_peak(
     length = run * (1 / 3 + more * 2 / 3)
     start = place * (run - length)
     seen = [sample(moment, 20000 if start <= moment <= start + length else 1) for moment in times]
-    told, _ = reliable(cost([A], {0: seen}), [seen], unseen)
-    assert told.peak_gpu_memory_mib in (None, 20000)
+    cost, _ = reliable(cost_of([A], {0: seen}), [seen], unseen)
+    assert cost.peak_gpu_memory_mib in (None, 20000)
 
 
 # --- whose counters tell about a run ---
@@ -273,7 +273,7 @@ CPX = [Gpu("AMD", i, uuid="GPU-a", pci_bus_id="0000:05:00.0", partition="CPX/NPS
 
 
 @pytest.mark.parametrize(
-    ("mine", "machine", "told"),
+    ("mine", "machine", "cost"),
     [
         ([WHOLE], [*MIG, WHOLE], [WHOLE]),
         (MIG[:2], [*MIG, WHOLE], []),
@@ -287,8 +287,8 @@ CPX = [Gpu("AMD", i, uuid="GPU-a", pci_bus_id="0000:05:00.0", partition="CPX/NPS
         ([], [A], []),
     ],
 )
-def test_a_part_of_a_gpu_has_no_counters_of_its_own(mine: list[Gpu], machine: list[Gpu], told: list[Gpu]) -> None:
-    assert measurable(mine, machine) == told
+def test_a_part_of_a_gpu_has_no_counters_of_its_own(mine: list[Gpu], machine: list[Gpu], cost: list[Gpu]) -> None:
+    assert measurable(mine, machine) == cost
 
 
 @pytest.mark.parametrize(
@@ -361,14 +361,14 @@ def long_enough(series: Path) -> Callable[[], bool]:
 
 def children() -> set[str]:
     """The processes that were started with this test's stand-ins, by their command lines."""
-    found = set()
+    result = set()
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == os.getpid():
-                found.add(entry.name)
+                result.add(entry.name)
         except (OSError, IndexError):
             continue
-    return found
+    return result
 
 
 @contextmanager
@@ -398,8 +398,8 @@ def test_one_nvidia_smi_watches_for_the_whole_run(stand_ins: StandIns, tmp_path:
         sampler = Sampler(H100, H100, series, 0.5)
         sampler.start()
         until(lambda: len(series.read_text().splitlines()) == 9)
-        told = sampler.stop()
-    assert told == GpuCost(
+        cost = sampler.stop()
+    assert cost == GpuCost(
         peak_gpu_memory_mib=3500,
         peak_gpu_memory_mib_per_gpu={0: 3000, 1: 500},
         idle_gpu_memory_mib=1500,
@@ -426,12 +426,12 @@ def test_the_last_sample_is_of_the_end(stand_ins: StandIns, tmp_path: Path) -> N
     *first, last = (line(second, 0, "7", str(second), "100", "1", "0x0") for second in (0, 3, 6, 9))
     ends = f"""case "$*" in *-lms*) printf '%s\\n' '{"' '".join(first)}'; exec sleep 60;; *) echo '{last}';; esac"""
     stand_ins.add("nvidia-smi", f"{FIELDS}\n{ends}")
-    with nothing_left_behind(), sampled(H100[:1], H100, tmp_path / "s.csv", 60.0) as told:
+    with nothing_left_behind(), sampled(H100[:1], H100, tmp_path / "s.csv", 60.0) as cost:
         until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) == 4)
     assert [row["utilization_percent"] for row in rows(tmp_path / "s.csv")] == ["0.0", "3.0", "6.0", "9.0"]
-    found = told()
-    assert found is not None
-    assert found.energy_j == 900
+    result = cost()
+    assert result is not None
+    assert result.energy_j == 900
 
 
 def test_a_watch_that_heeds_term_only_at_its_next_line_does_not_hold_up_the_end(
@@ -454,8 +454,8 @@ def test_a_watch_that_heeds_term_only_at_its_next_line_does_not_hold_up_the_end(
 @pytest.mark.parametrize(
     ("times", "seconds", "advice"),
     [
-        ((0, 1), 1.0, "; --sample-hz takes up to 10 a second"),
-        ((0, 1, 2), 0.5, "; --sample-hz takes up to 10 a second"),
+        ((0, 1), 1.0, "; raise --sample-hz (at most 10)"),
+        ((0, 1, 2), 0.5, "; raise --sample-hz (at most 10)"),
         ((0, 1, 2), 0.1, ""),
     ],
 )
@@ -465,20 +465,20 @@ def test_a_short_run_has_its_idle_memory_its_series_and_a_line_that_says_why(
     """On a real GPU such a one had a peak of 1 MiB where it had used 20 GiB."""
     stand_ins.add("nvidia-smi", watched(*(line(second, 0, "1", "0", "80", "30", "0x1") for second in times)))
     messages = collect_messages()
-    with sampled(H100[:1], H100, tmp_path / "s.csv", seconds) as told:
+    with sampled(H100[:1], H100, tmp_path / "s.csv", seconds) as cost:
         until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) == 1 + len(times))
-    assert told() == GpuCost(idle_gpu_memory_mib=1, telemetry_source="nvidia-smi")
+    assert cost() == GpuCost(idle_gpu_memory_mib=1, telemetry_source="nvidia-smi")
     assert len(rows(tmp_path / "s.csv")) == len(times)
-    assert messages == [f"figures of the GPUs are missing: {FEW.format('1.0')}{advice}"]
+    assert messages == [f"GPU telemetry incomplete: {FEW.format('1.0')}{advice}"]
 
 
 def test_a_run_that_ends_before_any_sample_says_so(stand_ins: StandIns, tmp_path: Path) -> None:
     stand_ins.add("nvidia-smi", FAULTS["it is silent"])
     messages = collect_messages()
-    with sampled(H100, H100, tmp_path / "s.csv", 1.0) as told:
+    with sampled(H100, H100, tmp_path / "s.csv", 1.0) as cost:
         until(lambda: any("-lms" in call for call in stand_ins.calls()))
-    assert told() == GpuCost()
-    assert messages == ["figures of the GPUs are missing: no sample came before the run ended"]
+    assert cost() == GpuCost()
+    assert messages == ["GPU telemetry incomplete: no sample before the run ended"]
 
 
 @pytest.mark.parametrize("late", ["at the start", "at the end"])
@@ -502,30 +502,30 @@ def test_a_tool_that_was_long_in_coming_or_fell_silent_has_not_seen_the_run(
 def test_the_end_alone_is_no_figure(stand_ins: StandIns, tmp_path: Path) -> None:
     last = line(9, 0, "7", "0", "100", "1", "0x0")
     stand_ins.add("nvidia-smi", f"{FIELDS}\ncase \"$*\" in *-lms*) exec sleep 60;; *) echo '{last}';; esac")
-    with sampled(H100[:1], H100, tmp_path / "s.csv", 60.0) as told:
+    with sampled(H100[:1], H100, tmp_path / "s.csv", 60.0) as cost:
         until(lambda: any("-lms" in call for call in stand_ins.calls()))
         time.sleep(0.2)
-    assert told() == GpuCost()
+    assert cost() == GpuCost()
 
 
 def test_only_the_runs_own_gpus_count(stand_ins: StandIns, tmp_path: Path) -> None:
     lines = [line(second, index, "7", "1", "1", "1", "[N/A]") for second in range(4) for index in (0, 1)]
     stand_ins.add("nvidia-smi", watched(*lines))
-    with sampled(H100[1:], H100, tmp_path / "s.csv", 1.0) as told:
+    with sampled(H100[1:], H100, tmp_path / "s.csv", 1.0) as cost:
         until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) == 5)
     assert [row["gpu"] for row in rows(tmp_path / "s.csv")] == ["1"] * 4
-    found = told()
-    assert found is not None
-    assert found.peak_gpu_memory_mib_per_gpu == {1: 7}
-    assert found.throttled_percent is None
+    result = cost()
+    assert result is not None
+    assert result.peak_gpu_memory_mib_per_gpu == {1: 7}
+    assert result.throttled_percent is None
 
 
 def test_what_the_tool_does_not_tell_is_empty_in_the_series(stand_ins: StandIns, tmp_path: Path) -> None:
     stand_ins.add("nvidia-smi", watched(line(0, 0, "[N/A]", "[Not Supported]", "[N/A]", "N/A", "[N/A]")))
-    with sampled(H100[:1], H100, tmp_path / "s.csv", 1.0) as told:
+    with sampled(H100[:1], H100, tmp_path / "s.csv", 1.0) as cost:
         until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) == 2)
     assert list(rows(tmp_path / "s.csv")[0].values())[1:] == ["0", "", "", "", "", ""]
-    assert told() == GpuCost(telemetry_source="nvidia-smi")
+    assert cost() == GpuCost(telemetry_source="nvidia-smi")
 
 
 FAULTS = {
@@ -557,8 +557,8 @@ def test_a_tool_with_a_fault_costs_figures_but_never_the_run(stand_ins: StandIns
 @pytest.mark.parametrize(
     ("script", "problem"),
     [
-        ("exit 9", "nvidia-smi doesn't say which figures it knows"),
-        (FAULTS["it ends at once"], "nvidia-smi ended before the run: it printed nothing"),
+        ("exit 9", "nvidia-smi --help-query-gpu: names no known fields"),
+        (FAULTS["it ends at once"], "nvidia-smi ended before the run: no output"),
         (
             FAULTS["it speaks of a lost GPU"],
             "nvidia-smi ended before the run: Unable to determine the handle of GPU 0: GPU is lost.",
@@ -575,26 +575,26 @@ def test_why_there_are_no_figures_is_told(stand_ins: StandIns, tmp_path: Path, s
 
 
 def test_a_tool_that_is_not_there_costs_the_figures(stand_ins: StandIns, tmp_path: Path) -> None:
-    with sampled(H100, H100, tmp_path / "s.csv", 0.1) as told:
+    with sampled(H100, H100, tmp_path / "s.csv", 0.1) as cost:
         time.sleep(0.1)
-    assert told() == GpuCost()
+    assert cost() == GpuCost()
 
 
 def test_a_run_that_ends_as_it_begins_is_no_error(stand_ins: StandIns, tmp_path: Path) -> None:
     stand_ins.add("nvidia-smi", watched(line(0, 0, "1", "1", "1", "1", "0x0")))
     with nothing_left_behind():
         began = time.monotonic()
-        with sampled(H100, H100, tmp_path / "s.csv", 0.1) as told:
+        with sampled(H100, H100, tmp_path / "s.csv", 0.1) as cost:
             pass
         assert time.monotonic() - began < 2.5
-    assert told() is not None
+    assert cost() is not None
 
 
 def test_a_run_without_gpus_is_not_sampled(stand_ins: StandIns, tmp_path: Path) -> None:
     stand_ins.add("nvidia-smi", FAULTS["it is silent"])
-    with sampled([], H100, tmp_path / "s.csv", 0.1) as told:
+    with sampled([], H100, tmp_path / "s.csv", 0.1) as cost:
         pass
-    assert told() is None
+    assert cost() is None
     assert stand_ins.calls() == []
     assert not (tmp_path / "s.csv").exists()
 
@@ -636,9 +636,9 @@ def test_a_full_disk_costs_the_series_alone(stand_ins: StandIns, tmp_path: Path)
     os.dup2(os.open("/dev/full", os.O_WRONLY), sampler._file.fileno())
     until(lambda: sampler.problem != "")
     time.sleep(0.3)
-    told = sampler.stop()
+    cost = sampler.stop()
     assert sampler.problem == f"{tmp_path / 's.csv'}: No space left on device"
-    assert (told.peak_gpu_memory_mib, told.sample_hz) == (10, 1)
+    assert (cost.peak_gpu_memory_mib, cost.sample_hz) == (10, 1)
 
 
 def test_the_series_never_goes_through_a_link(stand_ins: StandIns, tmp_path: Path) -> None:
@@ -646,9 +646,9 @@ def test_the_series_never_goes_through_a_link(stand_ins: StandIns, tmp_path: Pat
     precious = tmp_path / "precious"
     precious.write_text("mine")
     (tmp_path / "s.csv").symlink_to(precious)
-    with sampled(H100, H100, tmp_path / "s.csv", 0.1) as told:
+    with sampled(H100, H100, tmp_path / "s.csv", 0.1) as cost:
         time.sleep(0.2)
-    assert told() == GpuCost()
+    assert cost() == GpuCost()
     assert precious.read_text() == "mine"
 
 
@@ -679,53 +679,54 @@ def eight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Gpu]:
 def test_the_kernel_is_amds_first_source(eight: list[Gpu], stand_ins: StandIns, tmp_path: Path) -> None:
     for tool in ("amd-smi", "rocm-smi"):
         stand_ins.add(tool, "exit 1")
-    with sampled(eight[:2], eight, tmp_path / "s.csv", 0.1) as told:
+    with sampled(eight[:2], eight, tmp_path / "s.csv", 0.1) as cost:
         until(long_enough(tmp_path / "s.csv"))
-    found = told()
-    assert found is not None
-    assert found.telemetry_source == "sysfs"
-    assert found.peak_gpu_memory_mib == 1024 + 2048
-    assert found.idle_gpu_memory_mib == 1024 + 2048
-    assert found.mean_gpu_utilization == 5
-    assert found.mean_power_w == pytest.approx(200)
-    assert found.energy_j is not None
-    assert found.peak_power_w == 200
-    assert found.peak_temperature_c == 41
-    assert found.throttled_percent is None
+    result = cost()
+    assert result is not None
+    assert result.telemetry_source == "sysfs"
+    assert result.peak_gpu_memory_mib == 1024 + 2048
+    assert result.idle_gpu_memory_mib == 1024 + 2048
+    assert result.mean_gpu_utilization == 5
+    assert result.mean_power_w == pytest.approx(200)
+    assert result.energy_j is not None
+    assert result.peak_power_w == 200
+    assert result.peak_temperature_c == 41
+    assert result.throttled_percent is None
     # The last sample comes when the run ends, without waiting for its turn.
-    assert found.sample_hz is not None
-    assert 5 < found.sample_hz < 20
+    assert result.sample_hz is not None
+    assert 5 < result.sample_hz < 20
     assert stand_ins.calls() == []
 
 
 def test_the_last_sample_is_of_the_runs_end(eight: list[Gpu], tmp_path: Path) -> None:
     """Not of a turn that would come long after it."""
-    with sampled(eight[:1], eight, tmp_path / "s.csv", 60.0) as told:
+    with sampled(eight[:1], eight, tmp_path / "s.csv", 60.0) as cost:
         until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) == 2)
         time.sleep(0.2)
         ended = time.time()
     first, last = (float(row["time"]) for row in rows(tmp_path / "s.csv"))
     assert last - first >= 0.2
     assert last == pytest.approx(ended, abs=1)
-    assert told() == GpuCost(idle_gpu_memory_mib=1024, telemetry_source="sysfs")
+    assert cost() == GpuCost(idle_gpu_memory_mib=1024, telemetry_source="sysfs")
 
 
 @pytest.fixture
 def two(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Gpu]:
     """A machine whose kernel tells nothing, with an interval between the tools' answers that a test can wait for."""
     monkeypatch.setattr(amd_sysfs, "samples", partial(amd_sysfs.samples, tmp_path))
-    monkeypatch.setattr(telemetry, "TOOL_SECONDS", 0.1)
+    for tool in (amd_smi, rocm_smi):
+        monkeypatch.setattr(tool, "SAMPLE_SECONDS", 0.1)
     return [Gpu("AMD", 0, pci_bus_id="0000:05:00.0"), Gpu("AMD", 1, pci_bus_id="0000:15:00.0")]
 
 
 def test_amd_smi_is_asked_where_the_kernel_is_silent(two: list[Gpu], stand_ins: StandIns, tmp_path: Path) -> None:
     stand_ins.add("amd-smi", f"cat {DATA}/amd-smi_metric.json")
-    with sampled(two[:1], two, tmp_path / "s.csv", 0.1) as told:
+    with sampled(two[:1], two, tmp_path / "s.csv", 0.1) as cost:
         until(long_enough(tmp_path / "s.csv"))
-    found = told()
-    assert found is not None
-    assert found.telemetry_source == "amd-smi"
-    assert found.peak_gpu_memory_mib is not None
+    result = cost()
+    assert result is not None
+    assert result.telemetry_source == "amd-smi"
+    assert result.peak_gpu_memory_mib is not None
     assert {call.split()[0] for call in stand_ins.calls()} == {"amd-smi"}
 
 
@@ -733,14 +734,14 @@ def test_a_tool_that_is_asked_seldom_needs_a_longer_run(
     two: list[Gpu], stand_ins: StandIns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has one sample before the run and one after it; more a second can't be had."""
-    monkeypatch.setattr(telemetry, "TOOL_SECONDS", 10.0)
+    monkeypatch.setattr(amd_smi, "SAMPLE_SECONDS", 10.0)
     stand_ins.add("amd-smi", f"cat {DATA}/amd-smi_metric.json")
     messages = collect_messages()
-    with sampled(two[:1], two, tmp_path / "s.csv", 1.0) as told:
+    with sampled(two[:1], two, tmp_path / "s.csv", 1.0) as cost:
         until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) == 2)
         time.sleep(0.2)
     assert len(rows(tmp_path / "s.csv")) == 2
-    assert told() == GpuCost(idle_gpu_memory_mib=150000, telemetry_source="amd-smi")
+    assert cost() == GpuCost(idle_gpu_memory_mib=150000, telemetry_source="amd-smi")
     (why,) = messages
     assert why.endswith("s apart are too few for so short a run")
 
@@ -750,11 +751,11 @@ def test_rocm_smi_is_the_last_resort(two: list[Gpu], stand_ins: StandIns, tmp_pa
     stand_ins.add("amd-smi", amd_smi)
     stand_ins.add("rocm-smi", f"cat {DATA}/rocm-smi_sample.json")
     gpus = [replace(gpu, pci_bus_id="") for gpu in two]
-    with sampled(gpus[:1], gpus, tmp_path / "s.csv", 0.1) as told:
+    with sampled(gpus[:1], gpus, tmp_path / "s.csv", 0.1) as cost:
         until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) >= 3)
-    found = told()
-    assert found is not None
-    assert found.telemetry_source == "rocm-smi"
+    result = cost()
+    assert result is not None
+    assert result.telemetry_source == "rocm-smi"
 
 
 def test_a_machine_where_nobody_tells_says_so(two: list[Gpu], stand_ins: StandIns, tmp_path: Path) -> None:
@@ -783,9 +784,9 @@ def test_a_tool_that_hangs_does_not_hold_up_the_end(
         sampler.start()
         until(lambda: len(stand_ins.calls()) == after + 1)
         began = time.monotonic()
-        told = sampler.stop()
+        cost = sampler.stop()
         assert time.monotonic() - began < 2.5
-    assert told.telemetry_source == ("amd-smi" if after else "")
+    assert cost.telemetry_source == ("amd-smi" if after else "")
 
 
 def test_sampling_eight_gpus_costs_a_hundredth_of_a_core_a_second(

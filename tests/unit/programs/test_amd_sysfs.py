@@ -75,11 +75,11 @@ def eight(tmp_path: Path) -> Path:
 
 
 def test_gpus_are_in_the_order_of_their_pci_addresses_as_the_tools_have_it(eight: Path) -> None:
-    found = amd_sysfs.gpus(eight)
-    assert found.problem == ""
-    assert [gpu.pci_bus_id for gpu in found.items] == [f"0000:{bus:02x}:00.0" for bus in MI300X_BUSES]
-    assert [gpu.render_node for gpu in found.items] == [f"/dev/dri/renderD{128 + 8 * place}" for place in range(8)]
-    assert found.items[7] == Gpu(
+    reading = amd_sysfs.gpus(eight)
+    assert reading.problem == ""
+    assert [gpu.pci_bus_id for gpu in reading.items] == [f"0000:{bus:02x}:00.0" for bus in MI300X_BUSES]
+    assert [gpu.render_node for gpu in reading.items] == [f"/dev/dri/renderD{128 + 8 * place}" for place in range(8)]
+    assert reading.items[7] == Gpu(
         "AMD",
         7,
         name="AMD Instinct MI300X OAM",
@@ -97,14 +97,14 @@ def test_gpus_are_in_the_order_of_their_pci_addresses_as_the_tools_have_it(eight
 
 def test_a_sample_has_what_the_counters_say(eight: Path) -> None:
     before = time.time()
-    found = amd_sysfs.samples(eight)
-    assert found.problem == ""
-    assert [sample.index for sample in found.items] == list(range(8))
-    last = found.items[7]
+    reading = amd_sysfs.samples(eight)
+    assert reading.problem == ""
+    assert [sample.index for sample in reading.items] == list(range(8))
+    last = reading.items[7]
     assert (last.source, last.pci_bus_id) == ("sysfs", "0000:f5:00.0")
     assert before <= last.time <= time.time()
-    figures = (last.memory_used_mib, last.utilization, last.power_w, last.temperature_c, last.throttled)
-    assert figures == (7 * 1024, 70, 107.0, 45.5, None)
+    values = (last.memory_used_mib, last.utilization, last.power_w, last.temperature_c, last.throttled)
+    assert values == (7 * 1024, 70, 107.0, 45.5, None)
 
 
 def test_each_part_of_a_partitioned_gpu_is_a_device_and_their_gpu_is_sampled_once(tmp_path: Path) -> None:
@@ -123,10 +123,10 @@ def test_each_part_of_a_partitioned_gpu_is_a_device_and_their_gpu_is_sampled_onc
             current_compute_partition="CPX",
             current_memory_partition="NPS4",
         )
-    found = amd_sysfs.gpus(tmp_path).items
-    assert [gpu.render_node for gpu in found] == [f"/dev/dri/renderD{128 + number}" for number in range(64)]
-    assert {(gpu.memory_mib, gpu.partition, gpu.architecture) for gpu in found} == {(24 * 1024, "CPX/NPS4", "gfx942")}
-    assert [gpu.pci_bus_id for gpu in found[8:16]] == ["0000:15:00.0"] * 8
+    reading = amd_sysfs.gpus(tmp_path).items
+    assert [gpu.render_node for gpu in reading] == [f"/dev/dri/renderD{128 + number}" for number in range(64)]
+    assert {(gpu.memory_mib, gpu.partition, gpu.architecture) for gpu in reading} == {(24 * 1024, "CPX/NPS4", "gfx942")}
+    assert [gpu.pci_bus_id for gpu in reading[8:16]] == ["0000:15:00.0"] * 8
     samples = amd_sysfs.samples(tmp_path).items
     assert [(sample.index, sample.memory_used_mib) for sample in samples] == [(8 * place, 1024) for place in range(8)]
 
@@ -134,9 +134,9 @@ def test_each_part_of_a_partitioned_gpu_is_a_device_and_their_gpu_is_sampled_onc
 def test_a_kernel_that_numbers_parts_as_pci_functions_is_understood(tmp_path: Path) -> None:
     topology(tmp_path, *(gpu_node(5, 128 + part, location_id=5 << 8 | part, size=GIB) for part in range(4)))
     device(tmp_path, "0000:05:00.0", mem_info_vram_total=4 * GIB, current_compute_partition="CPX")
-    found = amd_sysfs.gpus(tmp_path).items
-    assert [(gpu.pci_bus_id, gpu.memory_mib) for gpu in found] == [("0000:05:00.0", 1024)] * 4
-    assert [gpu.render_node for gpu in found] == [f"/dev/dri/renderD{128 + part}" for part in range(4)]
+    reading = amd_sysfs.gpus(tmp_path).items
+    assert [(gpu.pci_bus_id, gpu.memory_mib) for gpu in reading] == [("0000:05:00.0", 1024)] * 4
+    assert [gpu.render_node for gpu in reading] == [f"/dev/dri/renderD{128 + part}" for part in range(4)]
 
 
 def test_an_apu_beside_a_card_uses_the_hosts_memory(tmp_path: Path) -> None:
@@ -172,17 +172,17 @@ def test_what_is_not_there_is_unknown_and_not_zero(tmp_path: Path) -> None:
     assert amd_sysfs.gpus(tmp_path).items == (
         Gpu("AMD", 0, render_node="/dev/dri/renderD128", pci_bus_id="0000:05:00.0", source="sysfs"),
     )
-    found = amd_sysfs.samples(tmp_path)
-    assert found.items == ()
-    assert found.problem.endswith("sys/bus/pci/devices: no counters of 1 of 1 GPUs")
+    reading = amd_sysfs.samples(tmp_path)
+    assert reading.items == ()
+    assert reading.problem.endswith("sys/bus/pci/devices: no counters of 1 of 1 GPUs")
 
 
 def test_a_counter_that_is_missing_is_unknown_in_its_sample(tmp_path: Path) -> None:
     topology(tmp_path, gpu_node(5, 128))
     device(tmp_path, "0000:05:00.0", gpu_busy_percent=3, hwmon_temp1_input=41_000, hwmon_power1_average=25_000_000)
     (sample,) = amd_sysfs.samples(tmp_path).items
-    figures = (sample.memory_used_mib, sample.utilization, sample.power_w, sample.temperature_c)
-    assert figures == (None, 3, 25.0, 41.0)
+    values = (sample.memory_used_mib, sample.utilization, sample.power_w, sample.temperature_c)
+    assert values == (None, 3, 25.0, 41.0)
 
 
 def test_the_kernels_version_stands_for_a_driver_that_has_none(tmp_path: Path) -> None:
@@ -196,8 +196,8 @@ def test_a_machine_without_the_driver_and_one_without_a_gpu_are_told_apart(tmp_p
     topology(tmp_path, CPU, CPU)
     cpus = amd_sysfs.gpus(tmp_path)
     assert (bare.items, cpus.items) == ((), ())
-    assert bare.problem.endswith("topology/nodes: not there: the amdgpu driver is not loaded")
-    assert cpus.problem.endswith("topology/nodes: no GPU that can be read here")
+    assert bare.problem.endswith("topology/nodes: missing; the amdgpu driver is not loaded")
+    assert cpus.problem.endswith("topology/nodes: no readable GPU")
     assert amd_sysfs.processes(tmp_path).problem == amd_sysfs.samples(tmp_path).problem == cpus.problem
 
 
@@ -222,8 +222,8 @@ def test_no_content_of_the_tree_is_an_error(tmp_path_factory: pytest.TempPathFac
     device(root, "0000:05:00.0", mem_info_vram_total="-", gpu_busy_percent="", hwmon_temp1_input="hot")
     for name, content in files.items():
         (root / KFD / "topology/nodes/1" / name).write_bytes(content)
-    found = amd_sysfs.gpus(root).items
-    assert "/dev/dri/renderD128" in {gpu.render_node for gpu in found}
-    assert 0 not in {gpu.memory_mib for gpu in found}
+    reading = amd_sysfs.gpus(root).items
+    assert "/dev/dri/renderD128" in {gpu.render_node for gpu in reading}
+    assert 0 not in {gpu.memory_mib for gpu in reading}
     assert amd_sysfs.samples(root).items == ()
     assert amd_sysfs.processes(root).items == ()

@@ -17,6 +17,8 @@ from madengine.errors import RunError
 from madengine.machine.gpus import requested_count
 from madengine.programs import devices
 from madengine.programs.engine import Container, Docker
+from madengine.programs.engine_finder import engine_named
+from madengine.programs.podman import Podman
 from madengine.records import Gpu
 
 AMD = tuple(
@@ -78,8 +80,8 @@ def write_spec(file: Path, kind: str, names: Sequence[str]) -> None:
 
 
 def run_line(engine: str, gpus: Sequence[Gpu], mode: str, version: str = "") -> str:
-    docker = Docker(engine, version or VERSIONS[engine])
-    return programs.shell_line(docker.run(Container("n", "image", devices=docker.devices(gpus, mode))))
+    program = replace(engine_named(engine), version=version or VERSIONS[engine])
+    return programs.shell_line(program.run(Container("n", "image", devices=program.devices(gpus, mode))))
 
 
 def words(engine: str, handed_over: str) -> str:
@@ -143,7 +145,9 @@ def test_too_many_gpus_never_get_as_far_as_a_command_line(engine: str, machine: 
 def test_podman_is_never_given_gpus_that_it_would_silently_ignore(gpus: Sequence[Gpu]) -> None:
     with pytest.raises(RunError) as caught:
         run_line("podman", gpus, "gpus")
-    assert str(caught.value) == "podman takes --gpus and may hand over nothing: use --gpu-mode cdi, or devices"
+    assert str(caught.value) == (
+        "--gpu-mode gpus: podman may ignore --gpus without an error; use --gpu-mode cdi or devices"
+    )
 
 
 @pytest.mark.parametrize("version", ["28.3.0", "28.3.0-rc.1", "28.10.1", "29.0.0"])
@@ -160,13 +164,14 @@ def test_who_does_not_know_amds_gpus_by_number_says_what_to_use(engine: str, ver
     with pytest.raises(RunError) as caught:
         run_line(engine, AMD[:1], "gpus", version)
     assert str(caught.value) == (
-        f"--gpu-mode gpus: {engine} {version} knows NVIDIA's only (docker 28.3 AMD's): use devices"
+        f"--gpu-mode gpus: {engine} {version} supports NVIDIA GPUs only (docker 28.3 also AMD's); "
+        "use --gpu-mode devices"
     )
 
 
 def test_a_gpu_without_a_render_node_is_not_replaced_by_all() -> None:
-    with pytest.raises(RunError, match=r"GPU 1: its render node isn't known .*: load the amdgpu driver"):
-        devices.flags("docker", "27.0", [AMD[0], replace(AMD[1], render_node="")], "devices")
+    with pytest.raises(RunError, match=r"GPU 1: unknown render node .*; load the amdgpu driver"):
+        devices.flags(Docker("27.0"), [AMD[0], replace(AMD[1], render_node="")], "devices")
 
 
 # --- groups ---
@@ -231,7 +236,9 @@ def test_mig_instances_are_handed_over_by_their_uuid(cdi: Path) -> None:
 def test_a_mig_instance_has_no_node_of_its_own() -> None:
     with pytest.raises(RunError) as caught:
         run_line("docker", MIG[1:], "devices")
-    assert str(caught.value) == ("GPU 1 is a MIG instance: --gpu-mode devices can't hand it over, use gpus or cdi")
+    assert str(caught.value) == (
+        "--gpu-mode devices: GPU 1 is a MIG instance, which has no device node; use --gpu-mode gpus or cdi"
+    )
 
 
 @pytest.mark.parametrize("gpu", [MIG[1], replace(NVIDIA[2], index=3)], ids=["an instance", "a GPU behind instances"])
@@ -254,7 +261,7 @@ def test_a_specification_is_yaml_or_json(folder: Path, suffix: str) -> None:
 
 def test_a_gpu_is_named_by_its_uuid_where_the_specification_has_it_and_else_by_its_number(folder: Path) -> None:
     write_spec(folder / "nvidia.yaml", "nvidia.com/gpu", ["0", "1", "GPU-00", "all"])
-    flags = devices.flags("docker", "27.0", NVIDIA[:2], "cdi")
+    flags = devices.flags(Docker("27.0"), NVIDIA[:2], "cdi")
     assert flags == ["--device=nvidia.com/gpu=GPU-00", "--device=nvidia.com/gpu=1"]
 
 
@@ -310,7 +317,7 @@ def test_a_gpu_that_no_specification_names_comes_with_the_command_that_writes_on
     write_spec(folder / "a.json", "nvidia.com/gpu", ["0", "all"])
     write_spec(folder / "b.json", "amd.com/gpu", ["0", "all", gpu.uuid if gpu.vendor == "AMD" else ""])
     with pytest.raises(RunError) as caught:
-        devices.flags("podman", "4.9", [gpu], "cdi")
+        devices.flags(Podman("4.9"), [gpu], "cdi")
     assert str(caught.value) == (
-        f"GPU 1 is in no CDI specification in {folder.parent / 'etc'} and {folder}: `{step}` writes one"
+        f"GPU 1 is in no CDI specification in {folder.parent / 'etc'} and {folder}; `{step}` writes one"
     )

@@ -17,28 +17,31 @@ from plumbum.commands.base import BaseCommand
 
 from madengine import programs
 from madengine.errors import CommandError, EngineError
-from madengine.programs import engine as engines
+from madengine.programs import engine_finder
 from madengine.programs.engine import (
     Container,
     Docker,
     State,
     explain_engine_error,
-    find_engine,
     is_limit_refused,
     is_loopback,
     is_transport,
     repo_digest,
 )
+from madengine.programs.engine_finder import ENGINES, engine_named, find_engine
 from madengine.programs.engine_logins import logged_in
+from madengine.programs.nerdctl import Nerdctl
+from madengine.programs.podman import Podman
+from madengine.records import ENGINE_NAMES
 from tests.conftest import StandIns
 
-ENGINES = ("docker", "podman", "nerdctl")
 DIGEST = "sha256:" + "a" * 64
+OTHER_DIGEST = "sha256:" + "b" * 64
 
 
 @pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Docker:
-    return Docker(request.param)
+    return engine_named(request.param)
 
 
 def line(command: BaseCommand) -> str:
@@ -76,7 +79,7 @@ def test_build_with_everything_set(engine: Docker) -> None:
 
 
 def test_every_command_gets_the_environment_of_the_engine() -> None:
-    private = Docker("docker", environment={"DOCKER_CONFIG": "/private"})
+    private = Docker(environment={"DOCKER_CONFIG": "/private"})
     assert line(private.wait("c")) == "DOCKER_CONFIG=/private docker wait c"
     assert line(private.build([], "Dockerfile", ".")).startswith(
         "DOCKER_CONFIG=/private BUILDX_NO_DEFAULT_ATTESTATIONS=1 docker build "
@@ -110,7 +113,7 @@ def test_every_command_gets_the_environment_of_the_engine() -> None:
     ],
 )
 def test_push(name: str, docker: str, podman: str, nerdctl: str) -> None:
-    assert [line(Docker(engine).push(name, "/tmp/d")) for engine in ENGINES] == [docker, podman, nerdctl]
+    assert [line(engine_named(engine).push(name, "/tmp/d")) for engine in ENGINES] == [docker, podman, nerdctl]
 
 
 def test_push_without_a_digest_file(engine: Docker) -> None:
@@ -132,7 +135,7 @@ def test_push_without_a_digest_file(engine: Docker) -> None:
     ],
 )
 def test_pull(reference: str, docker: str, podman: str, nerdctl: str) -> None:
-    assert [line(Docker(engine).pull(reference)) for engine in ENGINES] == [docker, podman, nerdctl]
+    assert [line(engine_named(engine).pull(reference)) for engine in ENGINES] == [docker, podman, nerdctl]
 
 
 def test_tag(engine: Docker) -> None:
@@ -168,7 +171,7 @@ def test_tag(engine: Docker) -> None:
     ],
 )
 def test_login(registry: str, docker: str, podman: str, nerdctl: str) -> None:
-    assert [line(Docker(engine).login(registry, "ann")) for engine in ENGINES] == [docker, podman, nerdctl]
+    assert [line(engine_named(engine).login(registry, "ann")) for engine in ENGINES] == [docker, podman, nerdctl]
 
 
 # --- run and what follows ---
@@ -212,9 +215,9 @@ def test_run_with_everything_set(engine: Docker, monkeypatch: pytest.MonkeyPatch
 def test_a_user_without_root_gives_podman_his_own_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     unlimited = Container("n", "image", unlimited=True)
-    assert line(Docker("podman").run(unlimited)).endswith("--stop-timeout=10 --ulimit=host image")
+    assert line(Podman().run(unlimited)).endswith("--stop-timeout=10 --ulimit=host image")
     for name in ("docker", "nerdctl"):
-        assert " --ulimit=memlock=-1:-1 --ulimit=stack=67108864:67108864 " in line(Docker(name).run(unlimited))
+        assert " --ulimit=memlock=-1:-1 --ulimit=stack=67108864:67108864 " in line(engine_named(name).run(unlimited))
 
 
 @pytest.mark.parametrize(
@@ -264,8 +267,8 @@ def test_a_container_is_waited_for_stopped_killed_removed_and_its_log_is_read(en
     ],
 )
 def test_podman_and_nerdctl_get_a_registry_name_in_full(name: str, full: str) -> None:
-    assert Docker("podman").remote(name) == Docker("nerdctl").remote(name) == full
-    assert Docker("docker").remote(name) == name
+    assert Podman().full_name(name) == Nerdctl().full_name(name) == full
+    assert Docker().full_name(name) == name
 
 
 @pytest.mark.parametrize(
@@ -333,7 +336,7 @@ NO_SUCH_IMAGE = "Error: 127.0.0.1:1/x:1: image not known"
 
 
 @pytest.mark.parametrize(
-    "said",
+    "message",
     [
         RESET,
         REFUSED,
@@ -347,13 +350,13 @@ NO_SUCH_IMAGE = "Error: 127.0.0.1:1/x:1: image not known"
         "use of closed network connection",
     ],
 )
-def test_a_broken_line_is_worth_another_try(said: str) -> None:
-    assert is_transport(said)
+def test_a_broken_line_is_worth_another_try(message: str) -> None:
+    assert is_transport(message)
 
 
-@pytest.mark.parametrize("said", [NOT_LOCAL, UNKNOWN, DENIED, UNAUTHORIZED, X509, NO_SUCH_IMAGE, ""])
-def test_a_refusal_is_not_tried_again(said: str) -> None:
-    assert not is_transport(said)
+@pytest.mark.parametrize("message", [NOT_LOCAL, UNKNOWN, DENIED, UNAUTHORIZED, X509, NO_SUCH_IMAGE, ""])
+def test_a_refusal_is_not_tried_again(message: str) -> None:
+    assert not is_transport(message)
 
 
 @pytest.mark.parametrize(
@@ -403,8 +406,8 @@ def test_a_refusal_is_not_tried_again(said: str) -> None:
         ),
         (NO_SUCH_IMAGE, "127.0.0.1:1/x:1: image not known"),
         ("The command '/bin/sh -c false' returned a non-zero code: 1", None),
-        ("", "it printed nothing"),
-        ("\n \n", "it printed nothing"),
+        ("", "no output"),
+        ("\n \n", "no output"),
     ],
 )
 def test_an_error_is_explained_by_its_own_line(message: str, expected: str | None) -> None:
@@ -412,15 +415,15 @@ def test_an_error_is_explained_by_its_own_line(message: str, expected: str | Non
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("message", "expected"),
     [
         ("error setting rlimits for ready process: error setting rlimit type 8: operation not permitted", True),
         ("OCI runtime error: crun: setrlimit `RLIMIT_MEMLOCK`: Operation not permitted", True),
         (RESET, False),
     ],
 )
-def test_refused_limits_are_told_from_other_refusals(said: str, expected: bool) -> None:
-    assert is_limit_refused(said) is expected
+def test_refused_limits_are_told_from_other_refusals(message: str, expected: bool) -> None:
+    assert is_limit_refused(message) is expected
 
 
 # --- questions ---
@@ -428,7 +431,7 @@ def test_refused_limits_are_told_from_other_refusals(said: str, expected: bool) 
 
 def answering(stand_ins: StandIns, name: str, out: str = "", err: str = "", code: int = 0) -> Docker:
     stand_ins.add(name, f"printf %s {shlex.quote(out)}\nprintf %s {shlex.quote(err)} >&2\nexit {code}")
-    return Docker(name)
+    return engine_named(name)
 
 
 def test_images_are_those_that_are_here(stand_ins: StandIns, engine: Docker) -> None:
@@ -446,7 +449,7 @@ def test_the_state_of_a_container(stand_ins: StandIns, engine: Docker) -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "message",
     [
         "Error: No such container: nosuch",
         "Error response from daemon: No such container: nosuch",
@@ -454,8 +457,8 @@ def test_the_state_of_a_container(stand_ins: StandIns, engine: Docker) -> None:
         'Error: inspecting object: no such container "nosuch"',
     ],
 )
-def test_a_container_that_is_not_there_has_no_state(stand_ins: StandIns, said: str) -> None:
-    assert answering(stand_ins, "docker", "[]\n", said, 1).state("nosuch") is None
+def test_a_container_that_is_not_there_has_no_state(stand_ins: StandIns, message: str) -> None:
+    assert answering(stand_ins, "docker", "[]\n", message, 1).state("nosuch") is None
 
 
 def test_a_container_that_is_being_removed_is_gone(stand_ins: StandIns, engine: Docker) -> None:
@@ -485,7 +488,39 @@ def test_no_containers_are_not_inspected(stand_ins: StandIns, engine: Docker) ->
     assert len(stand_ins.calls()) == 1
 
 
+def test_docker_and_nerdctl_know_the_registrys_digest_from_their_own_record(stand_ins: StandIns) -> None:
+    image = {"Id": "1", "RepoDigests": [f"reg/other@{OTHER_DIGEST}", f"reg/a@{DIGEST}"]}
+    assert Docker().digest_of("reg/a:1", image) == Nerdctl().digest_of("reg/a:1", image) == DIGEST
+    assert Docker().digest_of("reg/b:1", image) == Docker().digest_of("reg/a:1", {"Id": "1"}) == ""
+    assert stand_ins.calls() == []
+
+
+def test_podman_pulls_to_know_which_digest_is_the_registrys(stand_ins: StandIns) -> None:
+    pushed = {"Id": "1", "RepoDigests": [f"reg.example/a@{OTHER_DIGEST}"]}
+    pulled = json.dumps([{"Id": "1", "RepoDigests": [f"reg.example/a@{OTHER_DIGEST}", f"reg.example/a@{DIGEST}"]}])
+    cases = f"image) printf %s {shlex.quote(pulled)} ;; pull) [ $2 != reg.example/a@{OTHER_DIGEST} ] ;;"
+    stand_ins.add("podman", f'case "$1" in {cases} esac')
+    assert Podman().digest_of("reg.example/a:1", pushed) == DIGEST
+    assert Podman().digest_of("reg.example/b:1", pushed) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "template"),
+    [("docker", "{{.DockerRootDir}}"), ("nerdctl", "{{.DockerRootDir}}"), ("podman", "{{.Store.GraphRoot}}")],
+)
+def test_the_folder_of_the_images_is_asked_of_the_engine(stand_ins: StandIns, name: str, template: str) -> None:
+    assert answering(stand_ins, name, "/var/lib/images\n").image_root() == Path("/var/lib/images")
+    assert stand_ins.calls() == [f"{name} info '--format={template}'"]
+    assert answering(stand_ins, name, "", "Error", 1).image_root() is None
+
+
 # --- which engine ---
+
+
+def test_every_name_has_its_class_in_the_order_of_auto() -> None:
+    assert tuple(ENGINES) == ENGINE_NAMES
+    assert [engine_named(name).name for name in ENGINE_NAMES] == list(ENGINE_NAMES)
+
 
 DEAD = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?"
 
@@ -506,7 +541,7 @@ def test_the_first_that_answers_is_taken_not_the_first_on_path(alone: StandIns) 
     answering(alone, "docker", "\n", DEAD, 1)
     answering(alone, "podman", "4.3.1\n")
     answering(alone, "nerdctl", "1.7.0\n")
-    assert find_engine() == Docker("podman", "4.3.1")
+    assert find_engine() == Podman("4.3.1")
     assert alone.calls() == [
         "docker version '--format={{.Server.Version}}'",
         "podman version '--format={{.Client.Version}}'",
@@ -516,12 +551,12 @@ def test_the_first_that_answers_is_taken_not_the_first_on_path(alone: StandIns) 
 def test_docker_is_taken_where_it_answers(alone: StandIns) -> None:
     answering(alone, "docker", "24.0.5\n")
     answering(alone, "podman", "4.3.1\n")
-    assert find_engine("auto") == Docker("docker", "24.0.5")
+    assert find_engine("auto") == Docker("24.0.5")
 
 
 def test_nerdctl_is_asked_last(alone: StandIns) -> None:
     answering(alone, "nerdctl", "1.7.0\n")
-    assert find_engine() == Docker("nerdctl", "1.7.0")
+    assert find_engine() == Nerdctl("1.7.0")
     assert alone.calls() == ["nerdctl info '--format={{.ServerVersion}}'"]
 
 
@@ -536,20 +571,47 @@ def test_no_engine_at_all_says_what_each_said_and_what_to_do(alone: StandIns) ->
     assert caught.value.exit_code == 1
 
 
+REFUSED_SOCKET = "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock"
+GROUP = "usermod --append --groups docker $USER, then log in again"
+
+
+@pytest.mark.parametrize(("name", "prefix"), [("docker", "docker"), ("auto", "no container engine answers: docker")])
+def test_a_user_who_may_not_use_docker_is_told_how_to_get_access(alone: StandIns, name: str, prefix: str) -> None:
+    answering(alone, "docker", "", f"{REFUSED_SOCKET}: Get x: dial unix: connect: permission denied", 1)
+    with pytest.raises(EngineError) as caught:
+        find_engine(name)
+    assert str(caught.value).startswith(f"{prefix} doesn't answer: {REFUSED_SOCKET}")
+    assert str(caught.value).endswith(f"; to get access: {GROUP}; or use sudo or podman")
+    assert caught.value.fix == GROUP
+
+
+def test_podman_needs_no_group(alone: StandIns) -> None:
+    answering(alone, "podman", "", "Error: open /x: permission denied", 1)
+    with pytest.raises(EngineError) as caught:
+        find_engine("podman")
+    assert str(caught.value).endswith("; install or start it, or choose another with --engine")
+    assert caught.value.fix == ""
+
+
+def test_an_engine_that_does_not_exist_is_refused_by_name() -> None:
+    with pytest.raises(EngineError, match=r"^unknown engine 'dokcer'; expected one of docker, podman, nerdctl$"):
+        find_engine("dokcer")
+
+
 def test_an_engine_that_hangs_is_passed_over(alone: StandIns, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "PROBE_SECONDS", 0.3)
+    monkeypatch.setattr(engine_finder, "PROBE_SECONDS", 0.3)
     alone.add("docker", "exec sleep 60")
     answering(alone, "podman", "4.3.1\n")
     began = time.monotonic()
-    assert find_engine() == Docker("podman", "4.3.1")
+    assert find_engine() == Podman("4.3.1")
     assert time.monotonic() - began < 5
-    with pytest.raises(EngineError, match=r"^docker gives no answer in 0\.3 s; install or start it, or choose another"):
+    with pytest.raises(EngineError, match=r"^docker: no answer in 0\.3 s; install or start it, or choose another"):
         find_engine("docker")
 
 
 def test_an_engine_that_says_no_version_does_not_answer(alone: StandIns) -> None:
     answering(alone, "docker", "\n")
-    with pytest.raises(EngineError, match="docker doesn't answer: it printed nothing"):
+    with pytest.raises(EngineError, match="docker doesn't answer: no output"):
         find_engine("docker")
 
 
@@ -579,7 +641,7 @@ def test_a_login_is_private_by_stdin_and_gone_afterwards(
 ) -> None:
     monkeypatch.setenv(variable, str(tmp_path / "own"))
     stand_ins.add(name, f'cat >{tmp_path}/stdin; printf %s "${variable}" >{tmp_path}/where')
-    with logged_in(Docker(name), [Ann("reg.example.com")]) as private:
+    with logged_in(engine_named(name), [Ann("reg.example.com")]) as private:
         place = Path(private.environment[variable])
         assert place.exists()
         assert place != tmp_path / "own"
@@ -596,7 +658,7 @@ def test_a_private_login_keeps_the_users_other_logins_and_away_from_his_helper(
     own = {"auths": {"other": {"auth": "x"}}, "credsStore": "desktop"}
     (tmp_path / "config.json").write_text(json.dumps(own))
     stand_ins.add("docker")
-    with logged_in(Docker("docker"), [Ann("reg.example.com"), Ann("docker.io")]) as private:
+    with logged_in(Docker(), [Ann("reg.example.com"), Ann("docker.io")]) as private:
         config = Path(private.environment["DOCKER_CONFIG"]) / "config.json"
         assert config.stat().st_mode & 0o077 == 0
         helpers = {"reg.example.com": "", "https://index.docker.io/v1/": ""}
@@ -608,7 +670,7 @@ def test_a_refused_login_is_one_line_without_the_password(stand_ins: StandIns, m
     monkeypatch.setattr(programs, "_secrets", set())
     programs.hide(("hunter2",))
     stand_ins.add("docker", 'read p; echo "Error: unauthorized: $p" >&2; exit 1')
-    with pytest.raises(CommandError) as caught, logged_in(Docker("docker"), [Ann("reg.example.com")]):
+    with pytest.raises(CommandError) as caught, logged_in(Docker(), [Ann("reg.example.com")]):
         raise AssertionError("unreachable")
     assert "unauthorized" in str(caught.value)
     assert "hunter2" not in str(caught.value)
@@ -616,9 +678,9 @@ def test_a_refused_login_is_one_line_without_the_password(stand_ins: StandIns, m
 
 def test_secrets_are_in_no_words_of_a_run(stand_ins: StandIns) -> None:
     secrets = {"MAD_SECRETS_A": "hunter2", "MAD_SECRETS_B": "two\nlines"}
-    by_name = Docker("docker").run(Container("c", "i", secrets=secrets))
+    by_name = Docker().run(Container("c", "i", secrets=secrets))
     assert "--env MAD_SECRETS_A --env MAD_SECRETS_B" in programs.shell_line(by_name)
-    filed = programs.shell_line(Docker("docker").run(Container("c", "i", secrets=secrets, env_file="/tmp/f")))
+    filed = programs.shell_line(Docker().run(Container("c", "i", secrets=secrets, env_file="/tmp/f")))
     assert "--env MAD_SECRETS_B --env-file=/tmp/f" in filed
     assert "MAD_SECRETS_A" not in filed
     assert "hunter2" not in f"{filed} {programs.shell_line(by_name)} {Container('c', 'i', secrets=secrets)}"
@@ -633,7 +695,7 @@ def test_docker_takes_build_secrets_with_buildkit_only(
     stand_ins.add("docker", f'case "$1" in buildx) exit {buildx} ;; version) echo {version} ;; esac')
 
     def line() -> str:
-        return programs.shell_line(Docker("docker").build(["t"], "d", ".", secrets={"A_KEY": "hunter2"}))
+        return programs.shell_line(Docker().build(["t"], "d", ".", secrets={"A_KEY": "hunter2"}))
 
     if works:
         assert "DOCKER_BUILDKIT=1" in line()
@@ -645,6 +707,6 @@ def test_docker_takes_build_secrets_with_buildkit_only(
 
 
 def test_a_secret_argument_of_a_build_is_in_it_by_name_only(stand_ins: StandIns) -> None:
-    command = Docker("podman").build(["t"], "d", ".", build_args={"B": "1"}, secret_args={"A_KEY": "hunter2"})
+    command = Podman().build(["t"], "d", ".", build_args={"B": "1"}, secret_args={"A_KEY": "hunter2"})
     assert "--build-arg B=1 --build-arg A_KEY " in programs.shell_line(command)
     assert "hunter2" not in programs.shell_line(command)

@@ -1,9 +1,8 @@
-"""nvidia-smi's answers, of our own writing and, where they are at hand, real ones of many releases."""
+"""nvidia-smi's answers, of our own writing and real ones of many releases."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -13,12 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from madengine.programs import nvidia_smi, smi
-from madengine.records import Gpu, GpuProcess, GpuSample
+from madengine.records import Gpu, GpuProcess, GpuSample, Reading
 from tests.conftest import StandIns
 
 DATA = Path(__file__).parents[2] / "data" / "smi"
-SAMPLES = Path(__file__).parents[4] / "shared" / "smi-samples"
-needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason="no ../shared/smi-samples beside the project")
+SAMPLES = DATA / "samples"
 
 FIRST, SECOND = (f"GPU-aaaaaaaa-0000-4000-8000-00000000000{index}" for index in range(2))
 MIG = tuple(f"MIG-bbbbbbbb-0000-5000-8000-00000000000{index}" for index in range(3))
@@ -69,9 +67,9 @@ def answers(stand_ins: StandIns, **files: str) -> None:
 
 def test_gpus_are_named_in_full(stand_ins: StandIns) -> None:
     answers(stand_ins, q=data("nvidia-smi_q_x.xml"))
-    found = nvidia_smi.gpus()
-    assert found.problem == ""
-    assert found.items[1] == Gpu(
+    reading = nvidia_smi.gpus()
+    assert reading.problem == ""
+    assert reading.items[1] == Gpu(
         "NVIDIA",
         1,
         name="NVIDIA H100 80GB HBM3",
@@ -83,32 +81,32 @@ def test_gpus_are_named_in_full(stand_ins: StandIns) -> None:
         pci_bus_id="0000:43:00.0",
         source="nvidia-smi",
     )
-    assert [gpu.uuid for gpu in found.items] == [FIRST, SECOND]
+    assert [gpu.uuid for gpu in reading.items] == [FIRST, SECOND]
     assert len(stand_ins.calls()) == 1
 
 
 def test_a_gpu_in_mig_mode_is_its_instances(stand_ins: StandIns) -> None:
     answers(stand_ins, q=data("nvidia-smi_q_x__mig.xml"), L=data("nvidia-smi_L__mig.txt"))
-    found = nvidia_smi.gpus()
-    assert found.items == MIG_NODE
-    assert found.problem == ""
+    reading = nvidia_smi.gpus()
+    assert reading.items == MIG_NODE
+    assert reading.problem == ""
 
 
 def test_an_instance_without_uuid_is_not_offered(stand_ins: StandIns) -> None:
     listed = "\n".join(line for line in data("nvidia-smi_L__mig.txt").splitlines() if "Device  2" not in line)
     answers(stand_ins, q=data("nvidia-smi_q_x__mig.xml"), L=listed)
-    found = nvidia_smi.gpus()
-    assert [gpu.uuid for gpu in found.items] == [MIG[0], MIG[1], SECOND]
-    assert [gpu.index for gpu in found.items] == [0, 1, 2]
-    assert "no UUID for 1 of 4 devices" in found.problem
+    reading = nvidia_smi.gpus()
+    assert [gpu.uuid for gpu in reading.items] == [MIG[0], MIG[1], SECOND]
+    assert [gpu.index for gpu in reading.items] == [0, 1, 2]
+    assert "no UUID for 1 of 4 devices" in reading.problem
 
 
 def test_a_gpu_in_mig_mode_without_instances_is_a_problem_not_a_gpu(stand_ins: StandIns) -> None:
     bare = re.sub(r"\t*<mig_device>.*</mig_device>", "None", data("nvidia-smi_q_x__mig.xml"), flags=re.DOTALL)
     answers(stand_ins, q=bare)
-    found = nvidia_smi.gpus()
-    assert [gpu.uuid for gpu in found.items] == [SECOND]
-    assert "in MIG mode without an instance, so not usable: 00000000:1B:00.0" in found.problem
+    reading = nvidia_smi.gpus()
+    assert [gpu.uuid for gpu in reading.items] == [SECOND]
+    assert "00000000:1B:00.0: in MIG mode without instances; create them with `nvidia-smi mig -cgi`" in reading.problem
 
 
 def test_warnings_around_the_document_do_not_matter(stand_ins: StandIns) -> None:
@@ -120,14 +118,14 @@ def test_warnings_around_the_document_do_not_matter(stand_ins: StandIns) -> None
 def test_where_the_document_is_broken_the_table_is_read(stand_ins: StandIns) -> None:
     broken = data("nvidia-smi_q_x__mig.xml").replace("<compute_mode>", "").replace("</gpu>", "<name>a & b</name></gpu>")
     answers(stand_ins, q=broken, query=data("nvidia-smi_query_gpu.csv"), L=data("nvidia-smi_L__mig.txt"))
-    found = nvidia_smi.gpus()
-    assert [(gpu.uuid, gpu.partition, gpu.memory_mib) for gpu in found.items] == [
+    reading = nvidia_smi.gpus()
+    assert [(gpu.uuid, gpu.partition, gpu.memory_mib) for gpu in reading.items] == [
         (MIG[0], "3g.40gb", None),
         (MIG[1], "2g.20gb", None),
         (MIG[2], "1g.10gb", None),
         (SECOND, "", 81920),
     ]
-    assert {(gpu.name, gpu.driver) for gpu in found.items} == {("NVIDIA A100-SXM4-80GB", "580.65.06")}
+    assert {(gpu.name, gpu.driver) for gpu in reading.items} == {("NVIDIA A100-SXM4-80GB", "580.65.06")}
 
 
 @pytest.mark.parametrize(
@@ -138,22 +136,20 @@ def test_where_the_document_is_broken_the_table_is_read(stand_ins: StandIns) -> 
             "exit code 9: couldn't communicate with the",
         ),
         ("exit 0", "nvidia-smi --query-gpu=index,uuid,pci.bus_id,driver_version,memory.total,name"),
-        ("echo No devices were found", "can't read its answer: No devices were found"),
-        ("head -c 3000 /dev/zero", "can't read its answer"),
+        ("echo No devices were found", "unexpected output: No devices were found"),
+        ("head -c 3000 /dev/zero", "unexpected output"),
         ("exec sleep 30", "no answer in 0.5 s"),
     ],
 )
-@pytest.mark.parametrize("ask", [nvidia_smi.gpus, nvidia_smi.samples])
 def test_a_tool_without_an_answer_is_a_named_problem(
-    ask: Callable[[], object], script: str, problem: str, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
+    script: str, problem: str, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(smi, "SECONDS", 0.5)
     stand_ins.add("nvidia-smi", script)
-    found = ask()
-    assert found.items == ()  # type: ignore[attr-defined]
-    said = found.problem  # type: ignore[attr-defined]
-    assert "nvidia-smi" in said and "\n" not in said
-    assert problem in said or (ask is nvidia_smi.samples and "nvidia-smi -q -x: can't read its answer" in said)
+    reading = nvidia_smi.gpus()
+    assert reading.items == ()
+    assert "nvidia-smi" in reading.problem and "\n" not in reading.problem
+    assert problem in reading.problem
 
 
 def test_the_fields_are_those_that_the_driver_knows_each_meaning_once(stand_ins: StandIns) -> None:
@@ -170,8 +166,8 @@ def test_the_fields_are_those_that_the_driver_knows_each_meaning_once(stand_ins:
 
 
 def test_an_older_driver_is_asked_for_what_it_knows() -> None:
-    said = '"timestamp"\n"index"\n"memory.used"\n"power.draw"\n"clocks_throttle_reasons.active"\n'
-    assert nvidia_smi.known_fields(said) == (
+    output = '"timestamp"\n"index"\n"memory.used"\n"power.draw"\n"clocks_throttle_reasons.active"\n'
+    assert nvidia_smi.known_fields(output) == (
         "timestamp",
         "index",
         "memory.used",
@@ -206,8 +202,8 @@ def test_what_the_driver_does_not_tell_is_unknown(unknown: str) -> None:
     known = ("index", "memory.used", "utilization.gpu", "power.draw", "temperature.gpu", "clocks_event_reasons.active")
     sample = nvidia_smi.sample_of_line(known, ", ".join(["3", *[unknown] * 5]))
     assert sample is not None and sample.index == 3
-    figures = (sample.memory_used_mib, sample.utilization, sample.power_w, sample.temperature_c, sample.throttled)
-    assert figures == (None,) * 5
+    values = (sample.memory_used_mib, sample.utilization, sample.power_w, sample.temperature_c, sample.throttled)
+    assert values == (None,) * 5
 
 
 @pytest.mark.parametrize(
@@ -250,29 +246,28 @@ def test_throttled_is_a_clock_held_down_by_power_or_heat(mask: str, expected: bo
     assert nvidia_smi.is_throttled(mask) is expected
 
 
-def test_one_question_samples_every_gpu(stand_ins: StandIns) -> None:
-    answers(stand_ins, q=data("nvidia-smi_q_x.xml"))
-    busy, idle = nvidia_smi.samples().items
-    assert busy == GpuSample(
-        "nvidia-smi",
-        local(2026, 1, 5, 10, 20, 30),
-        0,
-        uuid=FIRST,
-        pci_bus_id="0000:1b:00.0",
-        memory_used_mib=40960.0,
-        utilization=97.0,
-        power_w=650.25,
-        power_seconds=1.0,
-        temperature_c=61.0,
-        throttled=True,
-    )
-    assert (idle.utilization, idle.power_w, idle.throttled) == (None, 700.0, False)
+def test_a_sample_of_every_gpu_is_one_line_each(stand_ins: StandIns) -> None:
+    answers(stand_ins, query=data("nvidia-smi_watch.csv"), help=data("nvidia-smi_help_query_gpu.txt"))
+    reading = nvidia_smi.samples()
+    assert reading.problem == ""
+    assert [(sample.index, sample.utilization) for sample in reading.items] == [(0, 97.0), (1, 0.0)]
 
 
-def test_instances_share_the_sample_of_their_gpu() -> None:
-    parent, plain = nvidia_smi.samples_of_xml(data("nvidia-smi_q_x__mig.xml"))
-    assert (parent.uuid, parent.memory_used_mib, parent.instance_memory_mib) == (FIRST, 52.0, (37.0, 12.0, 3.0))
-    assert (plain.uuid, plain.memory_used_mib, plain.instance_memory_mib) == (SECOND, 4.0, ())
+def test_a_stream_prints_samples_at_an_interval_and_one_can_be_taken_beside_it(stand_ins: StandIns) -> None:
+    lines = data("nvidia-smi_watch.csv")
+    answers(stand_ins, query=lines, help=data("nvidia-smi_help_query_gpu.txt"))
+    stream = nvidia_smi.stream(0.5)
+    assert stream is not None
+    assert stream.command.formulate()[-2:] == ["-lms", "500"]
+    samples = [stream.parse(line) for line in lines.splitlines()]
+    assert stream.now().items == tuple(samples)
+    assert stream.parse("No devices were found") is None
+
+
+def test_a_driver_whose_fields_are_unknown_has_neither_samples_nor_a_stream(stand_ins: StandIns) -> None:
+    stand_ins.add("nvidia-smi", "exit 9")
+    assert nvidia_smi.stream(0.5) is None
+    assert nvidia_smi.samples() == Reading(problem="nvidia-smi --help-query-gpu: names no known fields")
 
 
 def test_processes_are_named_with_their_memory(stand_ins: StandIns) -> None:
@@ -286,13 +281,13 @@ def test_processes_are_named_with_their_memory(stand_ins: StandIns) -> None:
 
 def test_an_idle_machine_has_no_processes_and_no_problem(stand_ins: StandIns) -> None:
     answers(stand_ins, apps="")
-    found = nvidia_smi.processes()
-    assert (found.items, found.problem) == ((), "")
+    reading = nvidia_smi.processes()
+    assert (reading.items, reading.problem) == ((), "")
 
 
 def test_garbage_in_the_place_of_processes_is_a_problem(stand_ins: StandIns) -> None:
     answers(stand_ins, apps="Segmentation fault\n")
-    assert "can't read its answer: Segmentation fault" in nvidia_smi.processes().problem
+    assert "unexpected output: Segmentation fault" in nvidia_smi.processes().problem
 
 
 @pytest.mark.parametrize(
@@ -331,8 +326,8 @@ REAL = Gpu(
 
 def test_a_real_gpu_is_what_nvml_says(stand_ins: StandIns) -> None:
     answers(stand_ins, q=data("nvidia-smi_q_x__h100.xml"))
-    found = nvidia_smi.gpus()
-    assert (found.items, found.problem) == ((REAL,), "")
+    reading = nvidia_smi.gpus()
+    assert (reading.items, reading.problem) == ((REAL,), "")
     (by_table,) = nvidia_smi.gpus_of_csv(data("nvidia-smi_query_gpu__h100.csv"))
     assert replace(by_table, runtime=REAL.runtime) == REAL
 
@@ -340,24 +335,21 @@ def test_a_real_gpu_is_what_nvml_says(stand_ins: StandIns) -> None:
 def test_what_a_real_gpu_does_is_what_nvml_says(stand_ins: StandIns) -> None:
     answers(
         stand_ins,
-        q=data("nvidia-smi_q_x__h100.xml"),
         query=data("nvidia-smi_watch__h100.csv"),
         help=data("nvidia-smi_help_query_gpu__h100.txt"),
     )
     known = nvidia_smi.fields()
     assert known == nvidia_smi.WATCHED[:-1]
-    (by_document,) = nvidia_smi.samples().items
-    by_line, idle = nvidia_smi.now(known).items
-    for sample in (by_document, by_line):
-        assert sample.memory_used_mib == pytest.approx(NVML_USED / 2**20, abs=0.5)
-        assert sample.utilization == NVML_UTILIZATION
-        assert sample.power_w is not None and sample.power_seconds == 1
-        assert min(NVML_POWER) <= 1000 * sample.power_w + 5 and 1000 * sample.power_w - 5 <= max(NVML_POWER)
-        assert sample.temperature_c == NVML_TEMPERATURE
-        assert sample.throttled is bool(NVML_REASONS & nvidia_smi.THROTTLES)
-        assert (sample.uuid, sample.pci_bus_id, sample.index) == (FIRST, "0000:00:06.0", 0)
+    busy, idle = nvidia_smi.samples().items
+    assert busy.memory_used_mib == pytest.approx(NVML_USED / 2**20, abs=0.5)
+    assert busy.utilization == NVML_UTILIZATION
+    assert busy.power_w is not None and busy.power_seconds == 1
+    assert min(NVML_POWER) <= 1000 * busy.power_w + 5 and 1000 * busy.power_w - 5 <= max(NVML_POWER)
+    assert busy.temperature_c == NVML_TEMPERATURE
+    assert busy.throttled is bool(NVML_REASONS & nvidia_smi.THROTTLES)
+    assert (busy.uuid, busy.pci_bus_id, busy.index) == (FIRST, "0000:00:06.0", 0)
     assert (idle.memory_used_mib, idle.utilization, idle.power_w, idle.throttled) == (0, 0, 149.41, False)
-    assert by_line.time == local(2026, 11, 26, 11, 44, 39, 232000)
+    assert busy.time == local(2026, 11, 26, 11, 44, 39, 232000)
 
 
 def test_the_process_on_a_real_gpu_is_the_one_that_nvml_names(stand_ins: StandIns) -> None:
@@ -372,7 +364,6 @@ def read_everything(text: str) -> bool:
     return bool(
         nvidia_smi.gpus_of_xml(text, listed)
         or nvidia_smi.gpus_of_csv(text, listed)
-        or nvidia_smi.samples_of_xml(text)
         or nvidia_smi.processes_of(text)
         or nvidia_smi.known_fields(text)
         or listed
@@ -396,63 +387,35 @@ def test_no_text_is_an_error(text: str) -> None:
     read_everything(text)
 
 
-# Name, memory, driver, CUDA, PCI address; then memory in use, utilization, power, temperature, throttled.
-XML_SAMPLES: dict[str, tuple[tuple[str, int | None, str, str, str], tuple[float | bool | None, ...]]] = {
-    "a100-sxm4-v12": (
-        ("NVIDIA A100-SXM4-80GB", 19968, "535.54.03", "12.2", "0000:01:00.0"),
-        (50, None, 67.03, 27, False),
-    ),
-    "a10g": (("NVIDIA A10G", 23028, "515.105.01", "11.7", "0000:00:1e.0"), (22, 0, 25.58, 17, False)),
-    "gtx-1070-ti": (("GeForce GTX 1070 Ti", 4096, "", "", "0000:01:00.0"), (42, 0, None, 39, None)),
-    "gtx-1660-ti": (("Graphics Device", 5912, "418.43", "10.1", "0000:43:00.0"), (0, 0, 8.93, 40, False)),
-    "quadro-p2000-v12": (("Quadro P2000", 5120, "525.125.06", "12.0", "0000:17:00.0"), (1, 0, 4.61, 34, False)),
-    "quadro-p400": (("Quadro P400", 1998, "418.43", "10.1", "0000:43:00.0"), (0, 0, None, 33, False)),
-    "rtx-3060-v12": (
-        ("NVIDIA GeForce RTX 3060", 12288, "570.124.04", "12.8", "0000:2d:00.0"),
-        (116, 0, 11.6, 42, False),
-    ),
-    "rtx-3080-v12": (
-        ("NVIDIA GeForce RTX 3080", 10240, "536.40", "12.2", "0000:04:00.0"),
-        (1128, 0, 22.78, 31, False),
-    ),
-    "rtx-3080-v13": (
-        ("NVIDIA GeForce RTX 3080", 10240, "595.58.03", "13.2", "0000:0c:00.0"),
-        (9184, 65, 139.62, 27, False),
-    ),
-    "rtx-3090-v12": (
-        ("NVIDIA GeForce RTX 3090", 24576, "525.147.05", "12.0", "0000:00:10.0"),
-        (1, 0, 27.23, 37, False),
-    ),
-    "rtx-4000-sff-ada-v13": (
-        ("NVIDIA RTX 4000 SFF Ada Generation", 20475, "595.84", "13.2", "0000:06:00.0"),
-        (3534, 0, 8.81, 38, False),
-    ),
-    "tesla-t4": (("Tesla T4", 15360, "515.105.01", "11.7", "0000:00:1e.0"), (1032, 0, 26.78, 40, False)),
+# Name, memory, driver, CUDA, PCI address.
+XML_SAMPLES: dict[str, tuple[str, int | None, str, str, str]] = {
+    "a100-sxm4-v12": ("NVIDIA A100-SXM4-80GB", 19968, "535.54.03", "12.2", "0000:01:00.0"),
+    "a10g": ("NVIDIA A10G", 23028, "515.105.01", "11.7", "0000:00:1e.0"),
+    "gtx-1070-ti": ("GeForce GTX 1070 Ti", 4096, "", "", "0000:01:00.0"),
+    "gtx-1660-ti": ("Graphics Device", 5912, "418.43", "10.1", "0000:43:00.0"),
+    "quadro-p2000-v12": ("Quadro P2000", 5120, "525.125.06", "12.0", "0000:17:00.0"),
+    "quadro-p400": ("Quadro P400", 1998, "418.43", "10.1", "0000:43:00.0"),
+    "rtx-3060-v12": ("NVIDIA GeForce RTX 3060", 12288, "570.124.04", "12.8", "0000:2d:00.0"),
+    "rtx-3080-v12": ("NVIDIA GeForce RTX 3080", 10240, "536.40", "12.2", "0000:04:00.0"),
+    "rtx-3080-v13": ("NVIDIA GeForce RTX 3080", 10240, "595.58.03", "13.2", "0000:0c:00.0"),
+    "rtx-3090-v12": ("NVIDIA GeForce RTX 3090", 24576, "525.147.05", "12.0", "0000:00:10.0"),
+    "rtx-4000-sff-ada-v13": ("NVIDIA RTX 4000 SFF Ada Generation", 20475, "595.84", "13.2", "0000:06:00.0"),
+    "tesla-t4": ("Tesla T4", 15360, "515.105.01", "11.7", "0000:00:1e.0"),
 }
 
 
-@needs_samples
 @pytest.mark.parametrize("name", XML_SAMPLES)
 def test_a_real_document_says_what_its_text_says(name: str) -> None:
     text = sample_text(f"nvidia-smi_q_x__{name}.xml")
-    expected, figures = XML_SAMPLES[name]
-    found = nvidia_smi.gpus_of_xml(text)
+    expected = XML_SAMPLES[name]
+    reading = nvidia_smi.gpus_of_xml(text)
     mig = name.startswith("a100")
-    assert {(gpu.name, gpu.memory_mib, gpu.driver, gpu.runtime, gpu.pci_bus_id) for gpu in found} == {expected}
-    assert [(gpu.index, gpu.partition) for gpu in found] == [
-        (index, "MIG" if mig else "") for index in range(len(found))
+    assert {(gpu.name, gpu.memory_mib, gpu.driver, gpu.runtime, gpu.pci_bus_id) for gpu in reading} == {expected}
+    assert [(gpu.index, gpu.partition) for gpu in reading] == [
+        (index, "MIG" if mig else "") for index in range(len(reading))
     ]
-    assert len(found) == (4 if mig else 1)
-    assert all((gpu.parent if mig else gpu.uuid).startswith("GPU-") for gpu in found)
-    (sample,) = nvidia_smi.samples_of_xml(text)
-    assert (
-        sample.memory_used_mib,
-        sample.utilization,
-        sample.power_w,
-        sample.temperature_c,
-        sample.throttled,
-    ) == figures
-    assert sample.instance_memory_mib == ((12.0,) * 4 if mig else ())
+    assert len(reading) == (4 if mig else 1)
+    assert all((gpu.parent if mig else gpu.uuid).startswith("GPU-") for gpu in reading)
 
 
 # Driver, CUDA, name, PCI address, memory; MIG instances; under load: the sample, process ids and their memory.
@@ -516,11 +479,10 @@ def columns(table: str, names: tuple[str, ...], units: bool = False) -> str:
     return "".join(", ".join(trim(row[place]) for place in places) + "\n" for row in rows)
 
 
-@needs_samples
 @pytest.mark.parametrize("name", CAPTURES)
 def test_a_real_capture_says_what_its_text_says(name: str, stand_ins: StandIns) -> None:
     capture = sample_text(f"nvidia-smi_capture__{name}.txt")
-    driver, _, product, bus, memory, profiles, figures, pids = CAPTURES[name]
+    driver, _, product, bus, memory, profiles, values, pids = CAPTURES[name]
     table = section(capture, "load", "query-gpu (csv")
     answers(
         stand_ins,
@@ -530,15 +492,15 @@ def test_a_real_capture_says_what_its_text_says(name: str, stand_ins: StandIns) 
         help=section(capture, "capabilities", "help-query-gpu"),
         apps=columns(section(capture, "load", "query-compute-apps"), nvidia_smi.PROCESSES),
     )
-    found = nvidia_smi.gpus()
-    assert found.problem == ""
-    assert {(gpu.name, gpu.driver, gpu.pci_bus_id) for gpu in found.items} == {(product, driver, bus)}
-    assert tuple(gpu.partition for gpu in found.items) == (profiles or ("",))
+    reading = nvidia_smi.gpus()
+    assert reading.problem == ""
+    assert {(gpu.name, gpu.driver, gpu.pci_bus_id) for gpu in reading.items} == {(product, driver, bus)}
+    assert tuple(gpu.partition for gpu in reading.items) == (profiles or ("",))
     if profiles:
-        assert [gpu.parent for gpu in found.items] == [MASKED] * len(profiles)
-        assert len({gpu.uuid for gpu in found.items}) == len(profiles)
+        assert [gpu.parent for gpu in reading.items] == [MASKED] * len(profiles)
+        assert len({gpu.uuid for gpu in reading.items}) == len(profiles)
     else:
-        assert [(gpu.uuid, gpu.memory_mib) for gpu in found.items] == [(MASKED, memory)]
+        assert [(gpu.uuid, gpu.memory_mib) for gpu in reading.items] == [(MASKED, memory)]
     known = nvidia_smi.fields()
     assert known == nvidia_smi.WATCHED[:-1]
     for units in (False, True):
@@ -550,7 +512,7 @@ def test_a_real_capture_says_what_its_text_says(name: str, stand_ins: StandIns) 
             sample.power_w,
             sample.temperature_c,
             sample.throttled,
-        ) == figures
+        ) == values
     processes = nvidia_smi.processes().items
     if pids:
         assert {process.pid: process.memory_used_mib for process in processes} == pids
@@ -563,47 +525,44 @@ def test_a_real_capture_says_what_its_text_says(name: str, stand_ins: StandIns) 
 def document(query: str) -> str:
     """What -q says, as -q -x says it: versions, product, UUID, and the memory of MIG instances."""
 
-    def told(key: str, text: str = query) -> str:
+    def line(key: str, text: str = query) -> str:
         match = re.search(rf"^\s*{key}\s+: (.*)$", text, re.MULTILINE)
         return match[1] if match else ""
 
     parts = query.partition("Clocks Event Reasons")[0].split("    MIG Device\n")[1:]
-    memory = [told("Total", part.partition("Shared FB Memory Usage")[2]) for part in parts]
+    memory = [line("Total", part.partition("Shared FB Memory Usage")[2]) for part in parts]
     devices = "".join(
         f"<mig_device><fb_memory_usage><total>{size}</total></fb_memory_usage></mig_device>" for size in memory
     )
-    return f"""<nvidia_smi_log><driver_version>{told("Driver Version")}</driver_version>
-        <cuda_version>{told("CUDA Version")}</cuda_version>
-        <gpu id="{re.findall("^GPU (.*)$", query, re.MULTILINE)[0]}"><product_name>{told("Product Name")}</product_name>
-        <mig_mode><current_mig>{told("Current")}</current_mig></mig_mode><mig_devices>{devices}</mig_devices>
-        <uuid>{told("GPU UUID")}</uuid></gpu></nvidia_smi_log>"""
+    return f"""<nvidia_smi_log><driver_version>{line("Driver Version")}</driver_version>
+        <cuda_version>{line("CUDA Version")}</cuda_version>
+        <gpu id="{re.findall("^GPU (.*)$", query, re.MULTILINE)[0]}"><product_name>{line("Product Name")}</product_name>
+        <mig_mode><current_mig>{line("Current")}</current_mig></mig_mode><mig_devices>{devices}</mig_devices>
+        <uuid>{line("GPU UUID")}</uuid></gpu></nvidia_smi_log>"""
 
 
 # As the captures' -q have them; two compute instances of one GPU instance share its memory.
 MIG_MEMORY = {"h100": [40448, 20096, 9984, 9984], "h200": [71424, 71424, 33280, 16384, 16384]}
 
 
-@needs_samples
 @pytest.mark.parametrize("name", CAPTURES)
 def test_a_real_capture_has_its_versions_and_instances(name: str) -> None:
     capture = sample_text(f"nvidia-smi_capture__{name}.txt")
     driver, runtime, product, bus, _, profiles, _, _ = CAPTURES[name]
     listed = nvidia_smi.instances_of_list(section(capture, "capabilities", "list (-L)"))
-    found = nvidia_smi.gpus_of_xml(document(section(capture, "idle", "query (-q)")), listed)
-    assert {(gpu.driver, gpu.runtime, gpu.name, gpu.pci_bus_id) for gpu in found} == {(driver, runtime, product, bus)}
-    assert tuple(gpu.partition for gpu in found) == (profiles or ("",))
+    reading = nvidia_smi.gpus_of_xml(document(section(capture, "idle", "query (-q)")), listed)
+    assert {(gpu.driver, gpu.runtime, gpu.name, gpu.pci_bus_id) for gpu in reading} == {(driver, runtime, product, bus)}
+    assert tuple(gpu.partition for gpu in reading) == (profiles or ("",))
     if profiles:
-        assert [gpu.memory_mib for gpu in found] == MIG_MEMORY[name.split("-")[2]]
+        assert [gpu.memory_mib for gpu in reading] == MIG_MEMORY[name.split("-")[2]]
 
 
-@needs_samples
 def test_every_real_answer_of_the_tool_is_in_a_table() -> None:
     known = {f"nvidia-smi_q_x__{name}.xml" for name in XML_SAMPLES}
     known |= {f"nvidia-smi_capture__{name}.txt" for name in CAPTURES}
     assert {file.name for file in SAMPLES.glob("nvidia-smi*")} == known
 
 
-@needs_samples
 @given(st.data())
 def test_a_real_answer_cut_off_anywhere_is_never_an_error(draw: st.DataObject) -> None:
     name = draw.draw(st.sampled_from([f"nvidia-smi_q_x__{name}.xml" for name in XML_SAMPLES]))
@@ -613,7 +572,6 @@ def test_a_real_answer_cut_off_anywhere_is_never_an_error(draw: st.DataObject) -
     read_everything(cut)
 
 
-@needs_samples
 @given(st.data())
 def test_a_real_capture_cut_off_anywhere_is_never_an_error(draw: st.DataObject) -> None:
     name = draw.draw(st.sampled_from(sorted(CAPTURES)))

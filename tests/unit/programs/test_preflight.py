@@ -14,18 +14,21 @@ from typing import Any
 import pytest
 
 from madengine.programs import preflight
+from madengine.records import ENGINE_NAMES
 from tests.conftest import StandIns
+
+ANY = ",".join(ENGINE_NAMES)
 
 
 def examined(
-    folder: Path, files: str = "madengine.pyz=none", ports: str = "", engine: str = "auto", images: Sequence[str] = ()
+    folder: Path, files: str = "madengine.pyz=none", ports: str = "", engines: str = ANY, images: Sequence[str] = ()
 ) -> dict[str, Any]:
     """What the script says when it is read from stdin, as over ssh."""
-    words = [sys.executable, "-", str(folder), str(folder / "incoming"), files, ports, engine, *images]
+    words = [sys.executable, "-", str(folder), str(folder / "incoming"), files, ports, engines, *images]
     script = Path(preflight.__file__).read_text(encoding="utf-8")
     ended = subprocess.run(words, input=script, capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(ended.stdout)
-    return found
+    result: dict[str, Any] = json.loads(ended.stdout)
+    return result
 
 
 WANTED = ",".join(f"{name}={hashlib.sha256(name.encode()).hexdigest()}" for name in ("madengine.pyz", "manifest"))
@@ -71,9 +74,9 @@ def test_images_are_here_only_where_the_engine_that_comes_first_has_all_of_them(
     stand_ins.add("docker", "exit 1")
     stand_ins.add("podman", 'test "$*" = "image inspect reg/a@sha256:1 reg/b@sha256:2"')
     images = ["reg/a@sha256:1", "reg/b@sha256:2"]
-    assert examined(tmp_path, engine="podman", images=images)["has_images"]
-    assert not examined(tmp_path, engine="podman", images=images[:1])["has_images"]
+    assert examined(tmp_path, engines="podman", images=images)["has_images"]
+    assert not examined(tmp_path, engines="podman", images=images[:1])["has_images"]
     assert not examined(tmp_path, images=images)["has_images"], "docker comes first, and lacks them"
-    assert not examined(tmp_path, engine="podman")["has_images"], "nobody asked for any"
+    assert not examined(tmp_path, engines="podman")["has_images"], "none were requested"
     monkeypatch.setenv("MADENGINE_ENGINE", "podman")
     assert examined(tmp_path, images=images)["has_images"]

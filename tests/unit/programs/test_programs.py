@@ -92,7 +92,7 @@ def test_a_failure_says_which_command_how_and_the_last_line() -> None:
 
 
 def test_a_failure_without_a_word_says_so() -> None:
-    with pytest.raises(CommandError, match=r"^false: exit code 1: it printed nothing$"):
+    with pytest.raises(CommandError, match=r"^false: exit code 1: no output$"):
         ask(program("false"))
 
 
@@ -103,21 +103,23 @@ def test_a_program_that_is_not_there_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "mode", "said"),
+    ("content", "mode", "message"),
     [("#!/bin/sh\n", 0o644, "Permission denied"), ("\x7fELF", 0o755, "Exec format error")],
 )
-def test_a_program_that_cannot_be_started_is_one_line(tmp_path: Path, content: str, mode: int, said: str) -> None:
+def test_a_program_that_cannot_be_started_is_one_line(tmp_path: Path, content: str, mode: int, message: str) -> None:
     path = tmp_path / "tool"
     path.write_text(content)
     path.chmod(mode)
     with pytest.raises(CommandError) as caught:
         attempt(program(str(path)))
-    assert str(caught.value) == f"{path}: can't be started: {said}"
+    assert str(caught.value) == f"{path}: can't be started: {message}"
 
 
-@pytest.mark.parametrize(("word", "said"), [("a\0b", "embedded null byte"), ("x" * 200_000, "Argument list too long")])
-def test_words_that_no_program_can_take_are_one_line(word: str, said: str) -> None:
-    with pytest.raises(CommandError, match=f"^true: can't be started: {said}$"):
+@pytest.mark.parametrize(
+    ("word", "message"), [("a\0b", "embedded null byte"), ("x" * 200_000, "Argument list too long")]
+)
+def test_words_that_no_program_can_take_are_one_line(word: str, message: str) -> None:
+    with pytest.raises(CommandError, match=f"^true: can't be started: {message}$"):
         attempt(program("true", word))
 
 
@@ -143,14 +145,14 @@ def test_a_program_that_hangs_is_ended_at_its_limit(tmp_path: Path) -> None:
 
 
 def test_the_error_of_a_hanging_program_names_the_limit() -> None:
-    with pytest.raises(CommandError, match=r"^sleep 60: no answer in 0\.2 s: it printed nothing$") as caught:
+    with pytest.raises(CommandError, match=r"^sleep 60: no answer in 0\.2 s: no output$") as caught:
         ask(program("sleep", "60"), seconds=0.2)
     assert caught.value.code is None
 
 
 def test_the_error_of_an_answer_that_never_came_names_the_usual_limit() -> None:
     error = programs.failure(program("docker", "inspect", "c"), programs.Answer(None, "", ""))
-    assert str(error) == "docker inspect c: no answer in 60 s: it printed nothing"
+    assert str(error) == "docker inspect c: no answer in 60 s: no output"
 
 
 def test_a_program_that_ignores_term_is_killed_after_the_grace(tmp_path: Path, short_grace: None) -> None:

@@ -31,8 +31,8 @@ def ask(question: str, answers: Answers) -> tuple[int, str]:
     ],
 )
 def test_only_the_host_that_it_is_for_gets_the_password(question: str, answer: str) -> None:
-    code, said = ask(question, Answers("ann", "hunter 2", asked_by="git.example.com'"))
-    assert (said, code == 0) == (answer, bool(answer))
+    code, output = ask(question, Answers("ann", "hunter 2", prompt_end="git.example.com'"))
+    assert (output, code == 0) == (answer, bool(answer))
 
 
 def test_ssh_gets_the_password_whatever_host_it_names_and_nothing_where_there_is_none() -> None:
@@ -57,19 +57,19 @@ def test_what_engines_read_differently_has_no_place_in_a_file_of_variables(value
 
 def test_what_a_killed_process_leaves_the_next_one_removes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    (tmp_path / "madengine-private-mine").mkdir()  # nobody of ours is called so
+    (tmp_path / "madengine-private-mine").mkdir()  # not a name of ours
     holds = "with private_file('canary') as path: print(path, flush=True); input()"
     words = [sys.executable, "-c", f"from madengine.programs.secret_files import private_file\n{holds}"]
     with subprocess.Popen(
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
     ) as process:
         assert process.stdout
-        left = Path(process.stdout.readline().strip())
+        file = Path(process.stdout.readline().strip())
         with private_file("mine"):
-            assert left.read_text() == "canary"  # who holds it still runs
+            assert file.read_text() == "canary"  # its process still runs
         process.kill()
-    assert left.is_file()
+    assert file.is_file()
     with private_file("mine") as other:
         assert Path(other).read_text() == "mine"
-        assert not left.parent.exists()
+        assert not file.parent.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["madengine-private-mine"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_memory_without_a_known_unit_is_unknown(value: Any, expected: float | No
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("output", "expected"),
     [
         ('{"a": 1}', {"a": 1}),
         ('WARNING: low power\n[WARN] x\n\n{"a": 1}\nbye', {"a": 1}),
@@ -69,8 +70,8 @@ def test_memory_without_a_known_unit_is_unknown(value: Any, expected: float | No
         ("[" * 100_000, None),
     ],
 )
-def test_json_is_found_behind_warnings_but_not_inside_what_was_cut_off(said: str, expected: Any) -> None:
-    assert smi.first_json(said) == expected
+def test_json_is_found_behind_warnings_but_not_inside_what_was_cut_off(output: str, expected: Any) -> None:
+    assert smi.first_json(output) == expected
 
 
 @given(st.text() | st.integers() | st.none() | st.dictionaries(st.text(), st.text()))
@@ -119,6 +120,39 @@ def test_a_missing_tool_a_failing_and_a_hanging_one_are_named(
     failed, hung = smi.query("fails-smi", "-q"), smi.query("hangs-smi", "-q")
     assert failed[0] == "" and failed[1].endswith("fails-smi -q: exit code 9: driver not loaded")
     assert hung[0] == "" and "hangs-smi -q: no answer in 0.3 s" in hung[1]
+
+
+@pytest.mark.parametrize(
+    ("stdout", "stderr", "reason"),
+    [
+        (
+            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest "
+            "NVIDIA driver is installed and running.\n\n",
+            "",
+            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest "
+            "NVIDIA driver is installed and running.",
+        ),
+        (
+            "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 535.161\n",
+            "",
+            "Failed to initialize NVML: Driver/library version mismatch",
+        ),
+        (
+            "",
+            'Traceback (most recent call last):\n  File "amd-smi", line 2, in <module>\n    import amdsmi\n'
+            "ModuleNotFoundError: No module named 'amdsmi'\n",
+            "ModuleNotFoundError: No module named 'amdsmi'",
+        ),
+        ("+-----+\n| GPU |\n+-----+\n", "WARNING: infoROM\nGPU 0 is lost\n", "GPU 0 is lost"),
+        ('{\n  "gpu": 0\n', "WARNING: no hsmp driver\n", '"gpu": 0'),
+        ("", "", "no output"),
+    ],
+)
+def test_a_failure_is_explained_by_the_line_that_does(
+    stand_ins: StandIns, stdout: str, stderr: str, reason: str
+) -> None:
+    stand_ins.add("some-smi", f"printf %s {shlex.quote(stdout)}; printf %s {shlex.quote(stderr)} >&2; exit 9")
+    assert smi.query("some-smi")[1].endswith(f"some-smi: exit code 9: {reason}")
 
 
 def test_a_rocm_tool_that_is_not_on_path_is_found_where_rocm_is(

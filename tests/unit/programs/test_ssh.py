@@ -28,7 +28,7 @@ def test_a_host_is_read_as_user_host_and_port(text: str, target: str, port: str)
     "text", ["", "-oProxyCommand=id", "a b", "me@-x", "-l@host", "host:port", "host:", "a/b", "$(id)", "a;b"]
 )
 def test_what_is_no_host_is_refused(text: str) -> None:
-    with pytest.raises(ConfigurationError, match="no host"):
+    with pytest.raises(ConfigurationError, match="invalid host"):
         ssh.host(text)
 
 
@@ -59,8 +59,8 @@ def test_a_tunnel_is_ordered_of_the_connection_that_is_open() -> None:
 
 def test_ssh_is_never_interactive_and_the_users_settings_go_first(stand_ins: StandIns) -> None:
     stand_ins.add("ssh", "printf 'hostname h\\nport 22\\nconnecttimeout 3\\nserveraliveinterval 0\\n'")
-    with ssh.connections([ssh.host("h:2222")], Path("config")) as made:
-        (connection,) = made.values()
+    with ssh.connections([ssh.host("h:2222")], Path("config")) as by_host:
+        (connection,) = by_host.values()
     assert stand_ins.calls() == ["ssh -F config -o Port=2222 -G -- h"]
     line = programs.shell_line(connection("true"))
     assert line.startswith("ssh -F config -o Port=2222 -o BatchMode=yes -o ServerAliveInterval=5 -o ControlMaster=auto")
@@ -87,7 +87,7 @@ def test_two_names_of_one_host_are_refused(stand_ins: StandIns) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "said", "is_broken"),
+    ("code", "stderr", "is_broken"),
     [
         (255, "client_loop: send disconnect: Broken pipe", True),
         (None, "", True),
@@ -97,12 +97,12 @@ def test_two_names_of_one_host_are_refused(stand_ins: StandIns) -> None:
         (127, "python3: command not found", False),
     ],
 )
-def test_a_broken_line_is_told_from_a_failing_command(code: int | None, said: str, is_broken: bool) -> None:
-    assert ssh.is_broken(Answer(code, "", said)) is is_broken
+def test_a_broken_connection_is_not_a_failing_command(code: int | None, stderr: str, is_broken: bool) -> None:
+    assert ssh.is_broken(Answer(code, "", stderr)) is is_broken
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("stderr", "reason"),
     [
         (
             "ssh: connect to host 10.0.0.1 port 22: Connection timed out\r\n",
@@ -111,13 +111,13 @@ def test_a_broken_line_is_told_from_a_failing_command(code: int | None, said: st
         (
             "@@@@@@@@\n@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\n@@@@\nHost key verification failed.\n",
             "ssh: Host key verification failed "
-            "(connect once by hand, or mend ~/.ssh/known_hosts if the host is a new one)",
+            "(connect once by hand; if the host was reinstalled, remove its old key from ~/.ssh/known_hosts)",
         ),
         (
             "me@h: Permission denied (publickey).\n",
-            "ssh: me@h: Permission denied (publickey) (ssh must work without a password: ssh-copy-id, or an agent)",
+            "ssh: me@h: Permission denied (publickey) (ssh must work without a password: use ssh-copy-id, or an agent)",
         ),
     ],
 )
-def test_a_failed_connection_is_explained_in_one_line(said: str, told: str) -> None:
-    assert ssh.explain(Answer(255, "", said)) == told
+def test_a_failed_connection_is_explained_in_one_line(stderr: str, reason: str) -> None:
+    assert ssh.explain(Answer(255, "", stderr)) == reason

@@ -94,7 +94,7 @@ class Node:
     def run(self, gpus: Sequence[Gpu] = EIGHT, context: dict[str, Any] | None = None, **options: Any) -> LocalRun:
         run = LocalRun(
             options=RunOptions(**options),
-            engine=Docker("docker", "27.5.1"),
+            engine=Docker(version="27.5.1"),
             context=Context({"gpu_vendor": "NVIDIA" if gpus else "NONE", **(context or {})}),
             gpus=tuple(gpus),
             chosen=self.chosen,

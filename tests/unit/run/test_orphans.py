@@ -84,7 +84,7 @@ def sweep(stand_ins: StandIns, labels: dict[str, str], removing: str = "exit 0")
     cases = f"ps) echo {' '.join(labels)} ;; container) cat {stand_ins.folder}/containers.json ;; rm) {removing} ;;"
     stand_ins.add("docker", f"case $1 in {cases} esac")
     messages = collect_messages()
-    remove_orphans(Docker("docker"))
+    remove_orphans(Docker())
     return [line.split()[-1] for line in stand_ins.calls() if line.startswith("docker rm")], messages
 
 

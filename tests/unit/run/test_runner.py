@@ -77,7 +77,7 @@ class Engine:
         }
         lines = "".join(f"{name}) {script or ':'}\n;;\n" for name, script in cases.items())
         self.stand_ins.add("docker", f"case $1 in\n{lines}esac\n")
-        return Docker("docker", "1.0")
+        return Docker(version="1.0")
 
     def calls(self, verb: str) -> list[list[str]]:
         words = [shlex.split(line)[1:] for line in self.stand_ins.calls()]

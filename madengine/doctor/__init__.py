@@ -1,0 +1,1 @@
+"""Checks whether this machine can run models, a file per subject."""

@@ -1,0 +1,35 @@
+"""nerdctl, for containerd."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from madengine.programs.engine import Docker, is_loopback, with_hub
+
+if TYPE_CHECKING:
+    from plumbum.commands.base import BaseCommand
+
+
+class Nerdctl(Docker):
+    """What nerdctl does differently from Docker."""
+
+    name: ClassVar[str] = "nerdctl"
+    access_fix: ClassVar[str] = "containerd-rootless-setuptool.sh install"
+
+    def version_command(self) -> BaseCommand:
+        return self("info", "--format={{.ServerVersion}}")
+
+    def full_name(self, name: str) -> str:
+        return with_hub(name)
+
+    def has_gpu_runtime(self, vendor: str) -> bool:
+        return True
+
+    def _takes_amd_gpus(self) -> bool:
+        return False
+
+    def _build_environment(self, has_secrets: bool) -> dict[str, str]:
+        return {}
+
+    def _global_flags(self, name: str) -> list[str]:
+        return ["--insecure-registry"] if is_loopback(name) else []
