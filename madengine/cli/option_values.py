@@ -13,7 +13,7 @@ from madengine.cli.terminal import show
 from madengine.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from madengine.build.phase import BuildOptions
+    from madengine.build.options import BuildOptions
     from madengine.deploy.kubernetes.options import Options
     from madengine.deploy.kubernetes.plan import PlanInput
     from madengine.deploy.ssh.controller import Fleet, HostRun
@@ -64,7 +64,7 @@ def engine_name(options: argparse.Namespace) -> str:
 
 def build_options(options: argparse.Namespace) -> BuildOptions:
     """How the images are built."""
-    from madengine.build.phase import BuildOptions
+    from madengine.build.options import BuildOptions
 
     return BuildOptions(
         tags=tags(options),

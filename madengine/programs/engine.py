@@ -98,18 +98,21 @@ class Docker:
         *,
         build_args: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
+        id_file: Path | str = "",
         no_cache: bool = False,
         secrets: Mapping[str, str] | None = None,
         secret_args: Mapping[str, str] | None = None,
     ) -> BaseCommand:
         """Build one Dockerfile and give the image its names; `secret_args` stay in its history, `secrets` nowhere.
 
+        `id_file` gets the image's id.
         The host's network, as older madengine gave it: Dockerfiles in use fetch from mirrors on it.
         """
         command = self(
             "build",
             *(["--no-cache"] if no_cache else []),
             "--network=host",
+            *(["--iidfile", str(id_file)] if id_file else []),
             *_pairs("--tag", tags),
             "--file",
             str(dockerfile),
@@ -128,16 +131,26 @@ class Docker:
         # A provenance attestation would make the pushed digest that of an index, not of the image.
         return command.with_env(BUILDX_NO_DEFAULT_ATTESTATIONS="1") if self.name == "docker" else command
 
-    def push(self, name: str, digest_file: Path | str | None = None) -> BaseCommand:
-        """Push a name; podman leaves the registry's digest in `digest_file`, docker in the image's own record."""
-        digest = ["--digestfile", str(digest_file)] if digest_file and self.name == "podman" else []
-        return self(*self._global(name), "push", *self._tls(name), *digest, self.remote(name))
+    def push(self, name: str, digest_file: Path | str | None = None, image_id: str = "") -> BaseCommand:
+        """Push a name; podman leaves the registry's digest in `digest_file`, docker in the image's own record.
+
+        podman pushes the image of `image_id` under that name, the others whatever has the name now.
+        """
+        podman = self.name == "podman"
+        digest = ["--digestfile", str(digest_file)] if digest_file and podman else []
+        source = [image_id] if image_id and podman else []
+        return self(*self._global(name), "push", *self._tls(name), *digest, *source, self.remote(name))
 
     def pull(self, reference: str) -> BaseCommand:
         return self(*self._global(reference), "pull", *self._tls(reference), self.remote(reference))
 
     def tag(self, source: str, name: str) -> BaseCommand:
         return self("tag", source, self.remote(name))
+
+    def untag(self, name: str) -> BaseCommand:
+        """Take a name away from an image, and leave the image to the builds that started from it."""
+        # podman's rmi would remove the image too, and the next build would miss it in its cache.
+        return self("untag", name, name) if self.name == "podman" else self("rmi", name)
 
     def login(self, registry: str, username: str) -> BaseCommand:
         """Log in; the password comes by stdin."""

@@ -57,7 +57,9 @@ class FailedBuild(NamedTuple):
     model_name: str
     dockerfile: str
     error: str
-    log_file: str
+    log_file: str = ""
+    #: Set where only the push failed.
+    image: Image | None = None
 
 
 def result_rows(result: RunResult, environ: Mapping[str, str] = os.environ) -> list[dict[str, str]]:
@@ -378,7 +380,7 @@ def build_summary(
     """The build summary: the document's fields, then ours. Times are in seconds; a size that isn't known is empty."""
     return {
         "successful_builds": [_built(build) for build in built],
-        "failed_builds": [build._asdict() for build in failed],
+        "failed_builds": [_not_built(build) for build in failed],
         "total_build_time": _seconds(total_build_time),
         "registry_url": registry,
     }
@@ -396,6 +398,10 @@ def _built(build: BuiltImage) -> dict[str, Any]:
         "build_duration": _seconds(image.build_duration),
         "log_file": image.log_file,
     }
+
+
+def _not_built(build: FailedBuild) -> dict[str, Any]:
+    return {name: value for name, value in build._asdict().items() if name != "image"}
 
 
 def results_table(results: Sequence[RunResult]) -> str:

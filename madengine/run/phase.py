@@ -33,7 +33,7 @@ from madengine.session import Session
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from madengine.build.builder import Failure
+    from madengine.results.rows import FailedBuild
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class RunPhase:
         self,
         manifest_file: Path,
         options: RunOptions,
-        not_built: Iterable[Failure] = (),
+        not_built: Iterable[FailedBuild] = (),
         gpus: tuple[Gpu, ...] | None = None,
     ) -> int:
         """Run a manifest's models on this machine, one after another; every one gets a row."""
@@ -145,5 +145,5 @@ def _distinct(models: Iterable[Model]) -> list[Model]:
     return distinct
 
 
-def _named(failed: Failure) -> Model:
+def _named(failed: FailedBuild) -> Model:
     return Model(name=failed.model_name, dockerfile=failed.dockerfile, scripts="", n_gpus="")
