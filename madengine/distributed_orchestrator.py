@@ -15,10 +15,10 @@ from madengine.session import Session
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from madengine.build.builder import Failure
     from madengine.build.options import BuildOptions
     from madengine.build.outcome import BuildOutcome
     from madengine.records import Gpu
+    from madengine.results.summaries import FailedBuild
     from madengine.run.options import RunOptions
 
 
@@ -33,21 +33,21 @@ class DistributedOrchestrator:
 
     def build_phase(self, options: BuildOptions, detected: Mapping[str, Any] | None = None) -> BuildOutcome:
         """Build and push the selected models, and write manifest and summary; `detected` narrows the choice."""
-        from madengine.build.phase import BuildPhase
+        from madengine.build.phase import build
 
-        return BuildPhase(self.session).carry_out(options, detected)
+        return build(self.session, options, detected)
 
     def push_phase(self, manifest_file: Path, registry: str, dry_run: bool) -> int:
         """Push what a manifest names and its registry doesn't have yet; the manifest then pins it."""
-        from madengine.build.push_phase import PushPhase
+        from madengine.build.push import push
 
-        return PushPhase(self.session).carry_out(manifest_file, registry, dry_run)
+        return push(self.session, manifest_file, registry, dry_run)
 
     def run_phase(
         self,
         manifest_file: Path,
         options: RunOptions,
-        not_built: Iterable[Failure] = (),
+        not_built: Iterable[FailedBuild] = (),
         gpus: tuple[Gpu, ...] | None = None,
     ) -> int:
         """Run a manifest's models on this machine, one after another; every one gets a row."""

@@ -7,7 +7,8 @@ import re
 from collections.abc import Container
 from pathlib import Path
 
-from madengine.records import Model
+from madengine.config.credentials import Credentials, registry_image
+from madengine.records import Model, repository
 
 _SUFFIX = ".dockerfile"
 
@@ -34,6 +35,24 @@ def log_name(model: Model, dockerfile: Path) -> str:
     stem = _stem(dockerfile)
     name = f"{model.name}_{stem}"
     return _short(re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII), name)
+
+
+def registry_names(
+    registry: str, key: str, model_name: str, images_of_model: int, credentials: Credentials
+) -> tuple[str, ...]:
+    """Name an image in a registry: as nodes pull it, then `<registry>/madengine/<model>:latest` for a model's only one.
+
+    Raises ConfigurationError for a registry, repository or tag that no engine would take.
+    """
+    name = registry_image(registry, key, credentials)
+    # Docker Hub and registries with one repository for all have no place for a second name.
+    if images_of_model != 1 or name != f"{registry}/{key}" or _is_docker_hub(registry):
+        return (name,)
+    return name, f"{registry}/madengine/{image_path(model_name)}:latest"
+
+
+def _is_docker_hub(registry: str) -> bool:
+    return repository(registry).partition("/")[0] in ("docker.io", "dockerhub")
 
 
 def _stem(dockerfile: Path) -> str:

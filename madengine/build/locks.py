@@ -1,54 +1,68 @@
-"""Locks that keep builds on one machine from changing what another one is just building on."""
+"""Locks for the builds of one machine: of the same steps at once each would make its own layers."""
 
 from __future__ import annotations
 
 import fcntl
 import logging
 import os
-import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 
 from madengine.errors import BuildError
+from madengine.machine.lock_files import lock_folder, open_lock
 
 logger = logging.getLogger(__name__)
 
-# How often a build looks whether another one of the same name has ended.
-_LOCK_SECONDS = 0.05
+# How often a build checks whether another one of the same steps has ended, and whether Ctrl-C was pressed.
+_POLL_SECONDS = 0.05
+# For the builds of this process, by the lock's name.
+_process_locks: dict[str, threading.Lock] = {}
 
 
 @contextmanager
-def alone(name: str, stopping: threading.Event, announce: bool = False) -> Iterator[None]:
-    """Hold this machine's lock of that name; with `announce` a wait for another build is logged.
+def alone(name: str, key: str, stopping: threading.Event) -> Iterator[None]:
+    """Hold the lock of that name for a step of the image `key`; a wait for another process is logged.
 
-    Raises BuildError at Ctrl-C: the holder may be another madengine, and take hours.
+    Raises BuildError at Ctrl-C: the holder may take hours.
     """
-    handle = os.open(_lock_folder() / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        while not _taken(handle):
-            if announce:
-                logger.info(f"{name}: waiting for another build of it")
-                announce = False
-            if stopping.wait(_LOCK_SECONDS):
-                raise BuildError(f"{name}: interrupted")
+    with ExitStack() as stack:
+        _take_from_threads(_process_locks.setdefault(name, threading.Lock()), key, stopping, stack)
+        _take_from_processes(name, key, stopping, stack)
         yield
-    finally:
-        os.close(handle)
 
 
-def _lock_folder() -> Path:
-    folder = Path(tempfile.gettempdir()) / f"madengine-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise BuildError(f"{folder}: belongs to somebody else; remove it, or set TMPDIR")
-    return folder
+def _take_from_threads(lock: threading.Lock, key: str, stopping: threading.Event, stack: ExitStack) -> None:
+    while not lock.acquire(timeout=_POLL_SECONDS):
+        _check(key, stopping)
+    stack.callback(lock.release)
 
 
-def _taken(handle: int) -> bool:
+def _take_from_processes(name: str, key: str, stopping: threading.Event, stack: ExitStack) -> None:
+    try:
+        handle = open_lock(lock_folder("madengine-builds") / f"{name}.lock")
+    except OSError as error:
+        # The lock only saves work: no step takes another build's image.
+        logger.debug(f"{key}: built without a lock: {error}")
+        return
+    stack.callback(os.close, handle)
+    if _is_taken(handle):
+        return
+    logger.info(f"{key}: waiting for another build of it")
+    while not _is_taken(handle):
+        _check(key, stopping)
+        stopping.wait(_POLL_SECONDS)
+
+
+def _is_taken(handle: int) -> bool:
+    """Take the lock if it is free."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
+
+
+def _check(key: str, stopping: threading.Event) -> None:
+    if stopping.is_set():
+        raise BuildError(f"{key}: interrupted")

@@ -56,3 +56,8 @@ class BuildOptions(BuildAndRunOptions, SelectionOptions):
     )  # fmt: skip
     #: The summary becomes part of a larger one, and only that one is named in messages.
     is_part: bool = False
+
+    @property
+    def log_directory(self) -> Path:
+        """The folder of the build logs."""
+        return self.manifest_output.parent / "build_logs"

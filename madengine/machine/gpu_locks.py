@@ -8,7 +8,6 @@ import getpass
 import json
 import os
 import re
-import stat
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -17,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from madengine.errors import RunError
+from madengine.machine.lock_files import lock_folder, open_lock
 from madengine.records import Gpu
 
-# The first that all users of the machine can write to, so that they share one.
-FOLDERS = (Path("/run/lock"), Path("/tmp"))
 POLL_SECONDS = 0.2
 
 
@@ -80,39 +78,15 @@ def _take(gpu: Gpu, model: str, locks: contextlib.ExitStack) -> str | None:
 def _path(gpu: Gpu) -> Path:
     # Parts of an AMD GPU share its UUID, but not its render node.
     name = re.sub(r"[^A-Za-z0-9-]+", "-", gpu.render_node or gpu.uuid or str(gpu.index))
-    return _folder() / f"{gpu.vendor.lower()}-{name}.lock"
-
-
-def _folder() -> Path:
-    parent = next((folder for folder in FOLDERS if _is_for_all(folder)), FOLDERS[-1])
-    folder = parent / "madengine-gpus"
     try:
-        folder.mkdir(mode=0o777)
-        folder.chmod(0o1777)
-    except FileExistsError:
-        pass
+        return lock_folder("madengine-gpus") / f"{gpu.vendor.lower()}-{name}.lock"
     except OSError as error:
-        raise RunError(f"{folder}: can't create the folder of the GPU locks: {error.strerror}") from error
-    return folder
-
-
-def _is_for_all(folder: Path) -> bool:
-    with suppress(OSError):
-        return bool(folder.stat().st_mode & stat.S_IWOTH)
-    return False
+        raise RunError(f"{error.filename}: the locks of the GPUs can't be kept there: {error.strerror}") from error
 
 
 def _open(path: Path) -> int:
-    """Open a lock file; another user's is never created again, which the kernel refuses in a sticky folder."""
     try:
-        try:
-            return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            with suppress(FileExistsError):
-                handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, 0o666)
-                os.fchmod(handle, 0o666)
-                return handle
-            return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        return open_lock(path)
     except OSError as error:
         raise RunError(f"{path}: can't open the GPU lock: {error.strerror}") from error
 

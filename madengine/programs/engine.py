@@ -113,18 +113,21 @@ class Docker:
         *,
         build_args: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
+        id_file: Path | str = "",
         no_cache: bool = False,
         secrets: Mapping[str, str] | None = None,
         secret_args: Mapping[str, str] | None = None,
     ) -> BaseCommand:
         """Build and tag one Dockerfile; `secret_args` stay in the image's history, `secrets` nowhere.
 
-        On the host's network, as in older madengine: existing Dockerfiles fetch from mirrors on it.
+        `id_file` gets the image's id. The build has the host's network, as in older madengine: existing Dockerfiles
+        fetch from mirrors on it.
         """
         command = self(
             "build",
             *(["--no-cache"] if no_cache else []),
             "--network=host",
+            *(["--iidfile", str(id_file)] if id_file else []),
             *_pairs("--tag", tags),
             "--file",
             str(dockerfile),
@@ -138,16 +141,24 @@ class Docker:
         environment |= self._build_environment(has_secrets=bool(secrets))
         return command.with_env(**environment) if environment else command
 
-    def push(self, name: str, digest_file: Path | str | None = None) -> BaseCommand:
-        """Push a name; an engine that can writes the registry's digest to `digest_file`."""
+    def push(self, name: str, digest_file: Path | str | None = None, image_id: str = "") -> BaseCommand:
+        """Push a name; an engine that can writes the registry's digest to `digest_file`.
+
+        An engine that can pushes the image of `image_id` under the name, the others what has the name now.
+        """
         digest_flags = self._digest_flags(digest_file) if digest_file else []
-        return self(*self._global_flags(name), "push", *self._registry_flags(name), *digest_flags, self.full_name(name))
+        words = [*self._registry_flags(name), *digest_flags, *self._push_source(image_id)]
+        return self(*self._global_flags(name), "push", *words, self.full_name(name))
 
     def pull(self, reference: str) -> BaseCommand:
         return self(*self._global_flags(reference), "pull", *self._registry_flags(reference), self.full_name(reference))
 
     def tag(self, source: str, name: str) -> BaseCommand:
         return self("tag", source, self.full_name(name))
+
+    def untag(self, name: str) -> BaseCommand:
+        """Take a name away from an image, and leave the image to the builds that started from it."""
+        return self("rmi", name)
 
     def login(self, registry: str, username: str) -> BaseCommand:
         """Log in; the password comes by stdin."""
@@ -324,6 +335,9 @@ class Docker:
     def _build_environment(self, has_secrets: bool) -> dict[str, str]:
         # A provenance attestation would make the pushed digest that of an index, not of the image.
         return {**(build_secret_environment(self) if has_secrets else {}), "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+
+    def _push_source(self, image_id: str) -> Sequence[str]:
+        return []
 
     def _digest_flags(self, digest_file: Path | str) -> list[str]:
         return []

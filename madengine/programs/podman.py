@@ -69,6 +69,13 @@ class Podman(Docker):
     def _build_environment(self, has_secrets: bool) -> dict[str, str]:
         return {}
 
+    def untag(self, name: str) -> BaseCommand:
+        """Take a name away from an image. `rmi` would remove the image too, and the next build would miss it."""
+        return self("untag", name, name)
+
+    def _push_source(self, image_id: str) -> Sequence[str]:
+        return [image_id] if image_id else []
+
     def _digest_flags(self, digest_file: Path | str) -> list[str]:
         return ["--digestfile", str(digest_file)]
 

@@ -28,7 +28,9 @@ class FailedBuild(NamedTuple):
     model_name: str
     dockerfile: str
     error: str
-    log_file: str
+    log_file: str = ""
+    #: Set where only the push failed.
+    image: Image | None = None
 
 
 def run_summary(
@@ -108,10 +110,14 @@ def build_summary(
     """Return the build summary; times are in seconds, an unknown size is empty."""
     return {
         "successful_builds": [_built(build) for build in built],
-        "failed_builds": [build._asdict() for build in failed],
+        "failed_builds": [_not_built(build) for build in failed],
         "total_build_time": rounded_seconds(total_build_time),
         "registry_url": registry,
     }
+
+
+def _not_built(build: FailedBuild) -> dict[str, Any]:
+    return {name: value for name, value in build._asdict().items() if name != "image"}
 
 
 def _built(build: BuiltImage) -> dict[str, Any]:

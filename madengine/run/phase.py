@@ -33,14 +33,14 @@ from madengine.session import Session
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from madengine.build.builder import Failure
+    from madengine.results.summaries import FailedBuild
 
 
 def run_manifest(
     session: Session,
     manifest_file: Path,
     options: RunOptions,
-    not_built: Iterable[Failure] = (),
+    not_built: Iterable[FailedBuild] = (),
     gpus: tuple[Gpu, ...] | None = None,
 ) -> int:
     """Run a manifest's models on this machine; every one gets a row. Return the exit code.
@@ -153,5 +153,5 @@ def _distinct(models: Iterable[Model]) -> list[Model]:
     return distinct
 
 
-def _failed_model(failure: Failure) -> Model:
+def _failed_model(failure: FailedBuild) -> Model:
     return Model(name=failure.model_name, dockerfile=failure.dockerfile, scripts="", n_gpus="")

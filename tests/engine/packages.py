@@ -88,10 +88,13 @@ def registry_digest(registry: Registry, name: str, certificates: str = "") -> st
 
 
 @contextmanager
-def started(engine: Engine, cwd: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+def started(
+    engine: Engine, cwd: Path, *words: str, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """A madengine that runs beside the test, in a session of its own, with its streams in files of `cwd`."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "CONTAINER"))}
     environment = {**inherited, **engine.environment, "MADENGINE_ENGINE": engine.name, "PYTHONPATH": str(CHECKOUT)}
+    environment.update(env or {})
     with (cwd / "stdout").open("w") as out, (cwd / "stderr").open("w") as err:
         process = subprocess.Popen(
             [sys.executable, "-m", "madengine.distributed_cli", *words],

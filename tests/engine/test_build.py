@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -647,3 +648,58 @@ def test_two_builds_of_one_image_at_once_both_succeed(engine: Engine, own: Packa
     with started(engine, own.folder, "build") as first, started(engine, other, "build") as second:
         assert (first.wait(60), second.wait(60)) == (0, 0)
     assert images(own.folder)[f"ci-{token}_os"]["image_id"] == images(other)[f"ci-{token}_os"]["image_id"]
+
+
+# Job B builds its own image after job A, which then adds its payload, and pushes after B has tagged its image too.
+STEPS = """#!/bin/sh
+await() { while [ ! -e "$STEPS/$1" ]; do sleep 0.05; done; }
+case "$JOB $*" in
+  A*MODEL_IMAGE=*) await base-B ;;
+  "A push"*) await image-B ;;
+  "B build"*) await base-A ;;
+esac
+"$ENGINE" "$@" || exit
+case "$*" in
+  *MODEL_IMAGE=*) touch "$STEPS/image-$JOB" ;;
+  build*) touch "$STEPS/base-$JOB" ;;
+esac
+"""
+
+
+def test_two_builds_of_one_name_at_once_each_have_their_own_image(
+    engine: Engine, registry: Registry, tmp_path: Path, base_image: str, token: str
+) -> None:
+    """As CI starts them: two branches of a package, each with its own TMPDIR."""
+    steps = tmp_path / "steps"
+    steps.mkdir()
+    real = str(shutil.which(engine.name))
+    (steps / engine.name).write_text(STEPS)
+    (steps / engine.name).chmod(0o755)
+    jobs = {}
+    with ExitStack() as stack:
+        for job in ("A", "B"):
+            own = Package(tmp_path / job, base_image)
+            own.add(token, steps=f"RUN : {token}; echo {job} >/job", script="cat /job\n")
+            (tmp_path / f"tmp{job}").mkdir()
+            settings = {"JOB": job, "STEPS": str(steps), "ENGINE": real, "TMPDIR": str(tmp_path / f"tmp{job}")}
+            environment = {**settings, "PATH": f"{steps}:{os.environ['PATH']}"}
+            words = ("build", "--registry", f"{registry.address}/{token}")
+            jobs[job] = stack.enter_context(started(engine, own.folder, *words, env=environment))
+        for job, process in jobs.items():
+            assert process.wait(60) == 0, (tmp_path / job / "stderr").read_text()
+    entries = {job: images(tmp_path / job)[f"ci-{token}_os"] for job in jobs}
+    for job, image in entries.items():
+        assert engine("run", "--rm", image["image_id"]).stdout == f"{job}\n"
+    for image in entries.values():
+        engine("rmi", "--force", image["image_id"])
+    for job, image in entries.items():
+        pinned = f"{image['registry_image']}@{image['registry_digest']}"
+        assert engine("run", "--rm", pinned).stdout == f"{job}\n"
+
+
+def test_a_build_leaves_no_name_of_its_own(madengine: Madengine, engine: Engine, own: Package, token: str) -> None:
+    own.add(token, steps=f"RUN : {token}")
+    madengine("build", cwd=own.folder)
+    listed = engine("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
+    names = [name.removeprefix("localhost/") for name in listed if token in name]
+    assert sorted(names) == [f"ci-{token}_os:base", f"ci-{token}_os:latest"]

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from madengine.machine.gpu_locks import FOLDERS
+from madengine.machine.lock_files import FOLDERS
 from tests.bed import gpu_stand_ins as bed_gpus
 from tests.bed.components import Engine, Outcome, Registry, outcome
 from tests.bed.gpu_stand_ins import AmdNode, NvidiaNode

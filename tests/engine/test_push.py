@@ -212,7 +212,7 @@ def test_a_registry_that_wants_a_password_refuses_a_stranger_at_once_and_push_me
     image = images(own.folder)[f"ci-{token}_os"]
     assert ("registry_digest" in image, image["self_contained"]) == (False, True)
     (failed,) = read_json(own.folder / "build_summary.json")["failed_builds"]
-    assert failed["error"].startswith(f"{tls_registry.address}/madengine/{token}:latest: the push failed")
+    assert failed["error"].startswith(f"{tls_registry.address}/ci-{token}_os: the push failed")
 
     credentials(own, entry(tls_registry))
     madengine("push", cwd=own.folder)

@@ -24,9 +24,13 @@ REGISTRY = "reg.example.com:5000"
 DIGEST = "sha256:" + "d" * 64
 IMAGE_ID = "sha256:" + "1" * 64
 
+# Writes the image's id where a build is told to.
+ID_FILE = f"""while [ $# -gt 0 ]; do [ "$1" != --iidfile ] || printf %s {IMAGE_ID} >"$2"; shift; done"""
+
 # Every image is on this machine, and nothing is ever started.
 DOCKER = f"""
 case "$1" in
+build) {ID_FILE} ;;
 version) echo 24.0.5 ;;
 image) printf '[{{"Id": "{IMAGE_ID}", "RepoDigests": []}}]' ;;
 push) echo "latest: digest: {DIGEST} size: 528" ;;
@@ -159,7 +163,10 @@ def test_a_manifest_says_what_its_build_was_told_of_hooks_and_tools(folder: Path
     (folder / "scripts/common").mkdir()
     (folder / "scripts/common/tools.json").write_text('{"tools": {"mine": {"cmd": "time"}}}')
     asked = {"tools": ["mine"], "pre_scripts": [{"path": "a.sh"}], "artifacts": "*.json"}
-    docker.add("docker", f"""case $1 in version) echo 27 ;; image) echo '[{{"Id": "{IMAGE_ID}"}}]' ;; esac""")
+    docker.add(
+        "docker",
+        f"""case $1 in build) {ID_FILE} ;; version) echo 27 ;; image) echo '[{{"Id": "{IMAGE_ID}"}}]' ;; esac""",
+    )
     command(json.dumps({**asked, "model_args": "x"})).orchestrator.build_phase(BuildOptions())
     kept = json.loads((folder / "build_manifest.json").read_text())
     assert {key: kept["context"][key] for key in asked} == asked
@@ -180,10 +187,10 @@ def test_an_architecture_of_the_context_is_the_only_one(folder: Path, docker: St
             word for line in wanted.shown for word in line.split() if word.startswith("ci-dummy") and ":" not in word
         }
         assert made == {tag.replace("k", "ci-dummy_ubuntu_cpu") for tag in tags}
-        assert [line for line in wanted.said if "not heeded" in line] == (
+        assert [line for line in wanted.said if "ignored" in line] == (
             []
             if context == "{}"
-            else ["--target-archs: not heeded, docker_build_arg says MAD_SYSTEM_GPU_ARCHITECTURE is gfx1100"]
+            else ["--target-archs: ignored: docker_build_arg sets MAD_SYSTEM_GPU_ARCHITECTURE to gfx1100"]
         )
 
 
@@ -578,8 +585,9 @@ def test_push_pins_what_is_not_pushed_yet(folder: Path, docker: StandIns) -> Non
     assert [call for call in docker.calls() if not call.startswith("docker version")] == [
         f"docker tag {IMAGE_ID} {REGISTRY}/ci-b_cpu",
         f"docker tag {IMAGE_ID} {REGISTRY}/madengine/b:latest",
-        f"docker push {REGISTRY}/madengine/b:latest",
         f"docker push {REGISTRY}/ci-b_cpu",
+        f"docker image inspect {IMAGE_ID} {REGISTRY}/ci-b_cpu@{DIGEST}",
+        f"docker push {REGISTRY}/madengine/b:latest",
     ]
 
 
@@ -613,8 +621,8 @@ def test_a_push_that_is_only_shown_changes_nothing(folder: Path, docker: StandIn
     assert wanted.shown == [
         f"docker tag {IMAGE_ID} other:5000/ci-a",
         f"docker tag {IMAGE_ID} other:5000/madengine/a:latest",
-        "docker push other:5000/madengine/a:latest",
         "docker push other:5000/ci-a",
+        "docker push other:5000/madengine/a:latest",
     ]
     assert path.read_bytes() == before
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from madengine.config.context import Context, load_context
-from madengine.config.credentials import load_credentials, registry_name
+from madengine.config.credentials import registry_name
 from madengine.config.manifest import Manifest, load_manifest
 from madengine.deploy.execution_config import execution_context
 from madengine.deploy.kubernetes import names
@@ -18,6 +18,7 @@ from madengine.deploy.kubernetes.options import Options
 from madengine.errors import ConfigurationError
 from madengine.records import Image, Model
 from madengine.run.selection import selected_images, with_registry
+from madengine.session import Session
 
 DEFAULT_MANIFEST = Path("build_manifest.json")
 DEFAULT_CONFIG = Path("execution_config.json")
@@ -80,8 +81,7 @@ class PlanInput:
 
     def _discovered(self) -> tuple[Manifest, dict[str, str]]:
         """The images that `build` would push, by name: without a manifest nobody knows their digests."""
-        from madengine.build.builder import DockerBuilder
-        from madengine.programs.engine import Docker
+        from madengine.build.recipes import Planner
         from madengine.tools.discover_models import DiscoverModels
 
         if self.root is None:
@@ -91,9 +91,9 @@ class PlanInput:
                 f"{DEFAULT_MANIFEST}: no such manifest; build first, or say with --registry where the images are"
             )
         registry = registry_name(self.registry)
-        found = load_credentials(self.root, self.environ or {})
-        builder = DockerBuilder(Docker(), self.root, Context(), found, registry)
-        recipes, failures = builder.plan(DiscoverModels(self.root).select(self.tags, False))
+        credentials = Session(self.root, environ=self.environ or {}).credentials()
+        planner = Planner(self.root, Context(), credentials, registry)
+        recipes, failures = planner.recipes(DiscoverModels(self.root).select(self.tags, False))
         for failure in failures:
             raise ConfigurationError(f"{failure.model_name}: {failure.error}")
         images = tuple(

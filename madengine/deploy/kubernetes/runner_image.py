@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 from pathlib import Path
 
 from madengine import __version__, programs
-from madengine.build.builder import DockerBuilder
-from madengine.config.context import Context
-from madengine.config.credentials import Credentials, registry_name
+from madengine.build.build_log import open_log
+from madengine.build.push import Pusher
+from madengine.config.credentials import registry_name
 from madengine.config.package import template
 from madengine.deploy.bundle import write_bundle
 from madengine.programs.engine import Docker
@@ -31,11 +30,14 @@ def push(session: Session, registry: str, base: str) -> str:
     credentials = session.credentials()
     name = f"{registry}/madengine/runner:{__version__}"
     with session.engine(credentials, [registry], dry_run=False) as engine:
-        _build(engine, name, base)
-        return _pushed(engine, name, session.root, credentials, registry)
+        image = Image(key="runner", docker_image=name, image_id=_build(engine, name, base))
+        with open_log() as log:
+            image = Pusher(engine).push(image, [name], log)
+    return image.pinned
 
 
-def _build(engine: Docker, name: str, base: str) -> None:
+def _build(engine: Docker, name: str, base: str) -> str:
+    """Build the image and return its id."""
     logger.info(f"building {name} on {base}")
     with tempfile.TemporaryDirectory(prefix="madengine-") as scratch:
         context = Path(scratch) / "context"
@@ -43,14 +45,14 @@ def _build(engine: Docker, name: str, base: str) -> None:
         write_bundle(context / "madengine.pyz").chmod(0o644)
         dockerfile = Path(scratch) / "Dockerfile"
         dockerfile.write_text(template("image/runner.Dockerfile"), encoding="utf-8")
+        id_file = Path(scratch) / "image_id"
         command = engine.build(
-            [name], dockerfile, context, build_args={"BASE_IMAGE": base}, labels={"madengine.version": __version__}
+            [name],
+            dockerfile,
+            context,
+            build_args={"BASE_IMAGE": base},
+            labels={"madengine.version": __version__},
+            id_file=id_file,
         )
         programs.ask(command, seconds=_BUILD_SECONDS)
-
-
-def _pushed(engine: Docker, name: str, root: Path, found: Credentials, registry: str) -> str:
-    builder = DockerBuilder(engine, root, Context(), found, registry)
-    with open(os.devnull, "w") as log:
-        image = builder.push(Image(key="runner", docker_image=name), [name], log)
-    return image.pinned
+        return id_file.read_text().strip()

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from madengine.errors import RunError
-from madengine.machine import gpu_locks
+from madengine.machine import lock_files
 from madengine.machine.gpu_locks import locked_gpus
 from madengine.records import Gpu
 
@@ -33,11 +33,11 @@ NOBODY = 65534
 HOLDER = """
 import sys
 from pathlib import Path
-from madengine.machine import gpu_locks
+from madengine.machine import gpu_locks, lock_files
 from madengine.errors import RunError
 from madengine.records import Gpu
 folder, indexes, count, wait = sys.argv[1:]
-gpu_locks.FOLDERS = (Path(folder),)
+lock_files.FOLDERS = (Path(folder),)
 gpus = [Gpu("AMD", i, uuid=f"GPU-{i:02d}", render_node=f"/dev/dri/renderD{128 + i}") for i in map(int, indexes)]
 try:
     with gpu_locks.locked_gpus(gpus, int(count), "bert/large", float(wait)) as held:
@@ -56,7 +56,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="madengine-test-locks-") as name:
         shared = Path(name)
         shared.chmod(0o1777)
-        monkeypatch.setattr(gpu_locks, "FOLDERS", (shared,))
+        monkeypatch.setattr(lock_files, "FOLDERS", (shared,))
         yield shared
 
 
@@ -288,13 +288,13 @@ def test_the_locks_are_for_all_users(folder: Path) -> None:
 def test_all_users_look_in_one_place(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What only root can write to is no such place, also for root."""
     (tmp_path / "roots").mkdir(mode=0o755)
-    monkeypatch.setattr(gpu_locks, "FOLDERS", (tmp_path / "none", tmp_path / "roots", folder))
+    monkeypatch.setattr(lock_files, "FOLDERS", (tmp_path / "none", tmp_path / "roots", folder))
     taken(GPUS[:1], 1)
     assert lock_file(folder).exists()
 
 
 def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_locks, "FOLDERS", (tmp_path / "none",))
+    monkeypatch.setattr(lock_files, "FOLDERS", (tmp_path / "none",))
     with pytest.raises(RunError) as caught:
         taken(GPUS[:1], 1)
     assert str(caught.value) == (

@@ -1,0 +1,81 @@
+"""Where the output of an image's builds and pushes goes: its log file, and live to the user."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from madengine import programs
+from madengine.errors import BuildError
+
+if TYPE_CHECKING:
+    from plumbum.commands.base import BaseCommand
+
+logger = logging.getLogger(__name__)
+
+_SHOWN_LINES = 20
+
+
+@dataclass(frozen=True)
+class BuildLog:
+    """Runs commands and keeps their output in a file."""
+
+    path: Path
+    file: TextIO
+    #: The user sees each line as it comes.
+    is_live: bool = False
+
+    def run(self, command: BaseCommand, problem: str) -> str:
+        """Run a command and return its last line that isn't empty.
+
+        Raises BuildError (`problem`, then that line) where it fails, or the log can't be written.
+        """
+        last = ""
+
+        def line_seen(line: str) -> None:
+            nonlocal last
+            last = line.strip() or last
+            self.file.write(line)
+            if self.is_live:
+                logger.info(line.rstrip("\n"))
+
+        try:
+            self.file.write(f"$ {programs.redact(programs.shell_line(command))}\n")
+            code = programs.stream(command, line_seen)
+            self.file.flush()
+        except OSError as error:
+            raise _not_writable(self.path, error) from error
+        if code != 0:
+            raise BuildError(f"{problem}: {last or f'exit code {code}'}")
+        return last
+
+
+@contextmanager
+def open_log(path: Path = Path(os.devnull), is_live: bool = False) -> Iterator[BuildLog]:
+    """Open a new log, its folder made if missing; without a path its lines are kept nowhere.
+
+    Raises BuildError where it can't be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w", encoding="utf-8", errors="replace", buffering=1)
+    except OSError as error:
+        raise _not_writable(path, error) from error
+    with file:
+        yield BuildLog(path, file, is_live)
+
+
+def show_end(path: Path) -> None:
+    """Show the last lines of a log, where there is one."""
+    with suppress(OSError):
+        lines = path.read_text(errors="replace").splitlines()[-_SHOWN_LINES:]
+        logger.info("\n".join([*(f"  | {line}" for line in lines), f"  the whole log: {path}"]))
+
+
+def _not_writable(path: Path, error: OSError) -> BuildError:
+    return BuildError(f"{path}: can't be written: {error.strerror}")

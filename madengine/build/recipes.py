@@ -1,0 +1,127 @@
+"""Which images a model package makes: the Dockerfiles, names and build arguments of each, without an engine."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+
+from madengine.build import dockerfiles, payload, source_code
+from madengine.build.image_names import free, hashed, image_name, image_path, log_name, registry_names
+from madengine.config.context import Context, matches, mismatch
+from madengine.config.credentials import Credentials, model_secrets
+from madengine.errors import BuildError, MadengineError
+from madengine.records import Model
+from madengine.results.summaries import FailedBuild
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One image to build."""
+
+    #: The image's name and its key in the manifest, which no other recipe has.
+    key: str
+    #: The stem of its log's name, which no other recipe has either.
+    log_name: str
+    model: Model
+    #: Relative to the package, like `directory`, the build's context.
+    dockerfile: Path
+    directory: Path = Path()
+    gpu_vendor: str = ""
+    guest_os: str = ""
+    base_docker: str = ""
+    #: The image's names in the registry; the first is the one that nodes pull.
+    pushed: tuple[str, ...] = ()
+    #: The GPU architecture that it is built for; empty is any.
+    architecture: str = ""
+    build_args: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans the images of the model package at `root`."""
+
+    root: Path
+    context: Context
+    credentials: Credentials
+    #: Where the images are pushed; empty is nowhere.
+    registry: str = ""
+    #: Each of them gets images of its own.
+    architectures: tuple[str, ...] = ()
+
+    def recipes(self, models: Sequence[Model]) -> tuple[list[Recipe], list[FailedBuild]]:
+        """Choose the Dockerfiles of every model, and names that no two images share.
+
+        A model whose Dockerfiles or scripts don't fit is a FailedBuild that says what was looked for.
+        """
+        recipes: list[Recipe] = []
+        failures = []
+        for model in models:
+            try:
+                payload.payload(model, self.root)
+                source_code.check(model)
+                model_secrets(self.credentials, model)
+                for recipe in self._recipes(model):
+                    recipes.append(_distinct(recipe, recipes))
+            except (MadengineError, OSError) as error:
+                failures.append(FailedBuild(model.name, model.dockerfile, explain(error, self.root)))
+        images_of = Counter(image_path(recipe.model.name) for recipe in recipes)
+        return [self._named(recipe, images_of[image_path(recipe.model.name)]) for recipe in recipes], failures
+
+    def _recipes(self, model: Model) -> Iterator[Recipe]:
+        headers = {path: dockerfiles.header(self.root, path) for path in dockerfiles.candidates(self.root, model)}
+        if not headers:
+            raise BuildError(
+                f"no Dockerfile {model.dockerfile}.*.Dockerfile for the model {model.name!r} in {self.root}"
+            )
+        paths = [path for path, header in headers.items() if matches(header, self.context)]
+        if not paths:
+            reasons = "; ".join(f"{path}: {mismatch(header, self.context)}" for path, header in headers.items())
+            raise BuildError(f"no Dockerfile of the model {model.name!r} fits the context ({reasons})")
+        directory = Path(dockerfiles.build_directory(self.root, model))
+        for path, architecture in product(paths, self.architectures or ("",)):
+            suffix = re.sub(r"[^a-z0-9]+", "_", f"_{architecture.lower()}") if architecture else ""
+            yield Recipe(
+                key=image_name(model, path) + suffix,
+                log_name=log_name(model, path) + suffix,
+                model=model,
+                dockerfile=path,
+                directory=directory,
+                gpu_vendor=str(headers[path].get("gpu_vendor", "")).upper(),
+                guest_os=str(headers[path].get("guest_os", "")).upper(),
+                base_docker=dockerfiles.base_docker(dockerfiles.read(self.root / path), self.context.docker_build_arg),
+                architecture=architecture,
+                build_args=self._build_args(architecture),
+            )
+
+    def _build_args(self, architecture: str) -> dict[str, str]:
+        settings = {"MAD_SYSTEM_GPU_ARCHITECTURE": architecture} if architecture else {}
+        return {**self.context.docker_build_arg, **settings}
+
+    def _named(self, recipe: Recipe, images_of_model: int) -> Recipe:
+        if not self.registry:
+            return recipe
+        names = registry_names(self.registry, recipe.key, recipe.model.name, images_of_model, self.credentials)
+        return replace(recipe, pushed=names)
+
+
+def _distinct(recipe: Recipe, others: Sequence[Recipe]) -> Recipe:
+    """Add a short hash where the names are taken by another model, other arguments or another Dockerfile."""
+    identity = hashed(
+        recipe.model.name, recipe.model.args, str(recipe.dockerfile), *filter(None, [recipe.architecture])
+    )
+    return replace(
+        recipe,
+        key=free(recipe.key, {other.key for other in others}, identity),
+        log_name=free(recipe.log_name, {other.log_name for other in others}, identity),
+    )
+
+
+def explain(error: MadengineError | OSError, path: Path) -> str:
+    """Return the error in one line; `path` is what the system may leave out where a write fails."""
+    if isinstance(error, MadengineError):
+        return str(error)
+    return f"{error.filename or path}: {(error.strerror or str(error)).lower()}"
