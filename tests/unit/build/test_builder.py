@@ -16,6 +16,7 @@ from madengine.build.recipes import Planner, Recipe
 from madengine.config.context import Context
 from madengine.config.credentials import Credentials
 from madengine.programs.engine import Docker
+from madengine.programs.podman import Podman
 from madengine.records import Image
 from madengine.results.summaries import FailedBuild
 from tests.conftest import StandIns, collect_messages
@@ -187,6 +188,6 @@ def test_the_shell_lines_are_what_make_runs(tmp_path: Path) -> None:
 
 def test_podmans_shell_lines_push_the_image_by_its_id(tmp_path: Path) -> None:
     root = package(tmp_path, "m.x.Dockerfile")
-    podman = DockerBuilder(Docker("podman"), root, Credentials())
+    podman = DockerBuilder(Podman(), root, Credentials())
     lines = list(podman.shell_lines(recipe(root, "reg.example/a")))
     assert lines[-2] == 'podman push "$(cat .madengine-ci-m_x/image_id)" reg.example/a'

@@ -14,6 +14,7 @@ from madengine.build.build_log import open_log
 from madengine.build.push import Pusher
 from madengine.errors import BuildError
 from madengine.programs.engine import Docker
+from madengine.programs.podman import Podman
 from madengine.records import Image
 from tests.conftest import StandIns, collect_messages
 from tests.unit.build.samples import DIGEST
@@ -131,7 +132,7 @@ def test_a_name_that_is_taken_again_and_again_is_a_failure(stand_ins: StandIns) 
 def test_podman_pushes_by_id(tmp_path: Path, stand_ins: StandIns) -> None:
     stand_ins.add("podman", f'printf {DIGEST} >"$3"')
     with open_log() as log:
-        image = Pusher(Docker("podman")).push(Image("k", "k", image_id="sha256:ours"), ["reg.example/a"], log)
+        image = Pusher(Podman()).push(Image("k", "k", image_id="sha256:ours"), ["reg.example/a"], log)
     assert image.registry_digest == DIGEST
     (call,) = stand_ins.calls()
     assert re.fullmatch(r"podman push --digestfile \S+/digest sha256:ours reg.example/a", call)

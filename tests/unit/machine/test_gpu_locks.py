@@ -298,7 +298,7 @@ def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(RunError) as caught:
         taken(GPUS[:1], 1)
     assert str(caught.value) == (
-        f"{tmp_path}/none/madengine-gpus: can't create the folder of the GPU locks: No such file or directory"
+        f"{tmp_path}/none/madengine-gpus: the locks of the GPUs can't be kept there: No such file or directory"
     )
 
 
