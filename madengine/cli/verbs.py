@@ -303,6 +303,18 @@ def _collect_kubernetes(values: Values) -> int:
     return EXIT_FAILURE if merged.problems or result.unfinished else EXIT_DONE
 
 
+def _compare(values: Values) -> int:
+    from madengine.results.compare_options import CompareOptions
+    from madengine.results.comparison import compare
+    from madengine.results.comparison_table import render
+
+    comparison = compare(from_options(CompareOptions, values))
+    for problem in comparison.problems:
+        logger.warning(problem)
+    show(render(comparison))
+    return comparison.exit_code()
+
+
 # --- what other tools need ---
 
 
@@ -435,6 +447,12 @@ def _copy_classes() -> tuple[type, ...]:
     return (CopyOptions,)
 
 
+def _compare_classes() -> tuple[type, ...]:
+    from madengine.results.compare_options import CompareOptions
+
+    return (CompareOptions,)
+
+
 def _kubernetes_classes() -> tuple[type, ...]:
     from madengine.config.common_options import DataFileOptions, TagOptions
     from madengine.deploy.kubernetes.options import Options
@@ -455,6 +473,7 @@ VERBS: Mapping[str, Verb] = {
     "doctor": Verb(_doctor, lambda: (RegistryOptions, DoctorOptions, *_host_classes())),
     "init": Verb(_init, lambda: (InitOptions,)),
     "collect": Verb(_collect, lambda: (CollectOptions, CollectKubernetesOptions, RunIdOptions)),
+    "compare": Verb(_compare, _compare_classes),
     "bundle": Verb(_bundle, lambda: (BundleOptions,)),
     "runner-image": Verb(_runner_image, lambda: (RegistryOptions, RunnerImageOptions)),
     "generate ansible": Verb(_generate_ansible, lambda: (GenerateAnsibleOptions,)),
