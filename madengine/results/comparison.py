@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -15,6 +15,8 @@ from madengine.results.pairs import pairs_of
 from madengine.results.perf_csv import Row
 from madengine.results.series import Series, Sides, failure_reason, read_sides, series_of, shorten, suspicions
 from madengine.results.verdicts import NOT_ENOUGH, UNCLEAR, WORSE, Judgement, Samples, judge
+
+OneSided = Mapping[tuple[bool, str, str], Sequence[Series]]
 
 _FAILING = {"worse": {WORSE}, "unclear": {WORSE, UNCLEAR, NOT_ENOUGH}, "never": set[str]()}
 
@@ -98,14 +100,14 @@ def compare(options: CompareOptions) -> Comparison:
     every = [selection.series for selection in selections]
     samples = [_samples(series, directions, options.paired) for series in every]
     judgements = judge(samples, options.min_effect)
-    environments = environments_of(sides.runs)
+    environments, one_sided = environments_of(sides.runs), _one_sided(every)
     compared = [
         ComparedSeries(
             *selection,
             judgement=judgement,
             is_lower_better=sample.is_lower_better,
             differences=_differences(selection.series, environments, sides.by),
-            nearest=_nearest(selection.series, every),
+            nearest=_nearest(selection.series, one_sided),
         )
         for selection, sample, judgement in zip(selections, samples, judgements, strict=True)
     ]
@@ -152,19 +154,21 @@ def _differences(series: Series, environments: Environments, by: str) -> Sequenc
     return differences(series.base, series.new, environments, by)
 
 
-def _nearest(series: Series, every: Sequence[Series]) -> Sequence[Difference]:
+def _one_sided(every: Sequence[Series]) -> OneSided:
+    """The series that are on one side only, by the side, model and metric."""
+    groups: dict[tuple[bool, str, str], list[Series]] = defaultdict(list)
+    for series in every:
+        if not (series.base and series.new):
+            groups[bool(series.base), _value_of(series, "model"), metric_of(series)].append(series)
+    return groups
+
+
+def _nearest(series: Series, one_sided: OneSided) -> Sequence[Difference]:
     """Where this series is on one side only: its differences from the most similar one that is on the other only."""
     if series.base and series.new:
         return ()
-    others = [
-        _key_differences(series, other)
-        for other in every
-        if not (other.base and other.new)
-        and bool(other.base) == bool(series.new)
-        and _value_of(other, "model") == _value_of(series, "model")
-        and metric_of(other) == metric_of(series)
-    ]
-    return min(others, key=len, default=())
+    others = one_sided.get((not series.base, _value_of(series, "model"), metric_of(series)), ())
+    return min((_key_differences(series, other) for other in others), key=len, default=())
 
 
 def _key_differences(series: Series, other: Series) -> Sequence[Difference]:

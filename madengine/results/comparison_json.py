@@ -8,7 +8,7 @@ from typing import Any
 
 from madengine.results.comparison import ComparedSeries, Comparison
 from madengine.results.perf_csv import Row
-from madengine.results.series import disturbances
+from madengine.results.series import count_runs, disturbances
 from madengine.results.verdicts import ALPHA
 
 
@@ -35,6 +35,7 @@ def _series(one: ComparedSeries) -> dict[str, Any]:
         **one.series.key,
         "better": "lower" if one.is_lower_better else "higher",
         "n": list(judgement.n),
+        "runs": [count_runs(one.series.base), count_runs(one.series.new)],
         "median": [_rounded(value, 12) for value in judgement.median],
         "change_percent": _rounded(judgement.change_percent),
         "interval_percent": [_rounded(value) for value in judgement.interval_percent],

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from madengine.results.comparison import ComparedSeries, Comparison, metric_of
 from madengine.results.differences import Difference
 from madengine.results.perf_csv import Row
 from madengine.results.rows import printable
-from madengine.results.series import disturbances, short_digest
+from madengine.results.series import count_runs, disturbances, short_digest
 from madengine.results.verdicts import ALPHA, MOST_RUNS, NOT_ENOUGH, UNCLEAR
 
 _CELL_WIDTH = 60
@@ -19,6 +20,7 @@ _HEADERS = ("series", "metric", "better", "n", "base", "new", "change %", f"{_CO
 _ALIGNMENT = ("left", "left", "left", "right", "right", "right", "right", "right", "right", "left")
 _NAME_COLUMNS = ("model", "variant", "metric")
 
+Key = Mapping[str, str]
 Quote = Callable[[str], str]
 
 
@@ -93,18 +95,24 @@ def _verdict(one: ComparedSeries) -> str:
 
 def _labelled(comparison: Comparison) -> list[tuple[ComparedSeries, str]]:
     """Each series with a name: its model and variant, and what else tells it from others of the same metric."""
-    keys = [one.series.key for one in comparison.series]
-    return [(one, _label(one.series.key, keys)) for one in comparison.series]
+    groups: dict[tuple[str, ...], list[Key]] = defaultdict(list)
+    for one in comparison.series:
+        groups[_name(one.series.key)].append(one.series.key)
+    distinctive = {name: _distinctive_columns(keys) for name, keys in groups.items()}
+    return [(one, _label(one.series.key, distinctive[_name(one.series.key)])) for one in comparison.series]
 
 
-def _label(key: Mapping[str, str], keys: Sequence[Mapping[str, str]]) -> str:
-    others = [other for other in keys if all(other.get(column) == key.get(column) for column in _NAME_COLUMNS)]
-    more = [
-        f"{column}={value}"
-        for column, value in key.items()
-        if column not in _NAME_COLUMNS and any(other[column] != value for other in others)
-    ]
-    return " ".join(filter(None, [key.get("model"), key.get("variant"), *more]))
+def _name(key: Key) -> tuple[str, ...]:
+    return tuple(key.get(column, "") for column in _NAME_COLUMNS)
+
+
+def _distinctive_columns(keys: Sequence[Key]) -> list[str]:
+    columns = [column for column in keys[0] if column not in _NAME_COLUMNS]
+    return [column for column in columns if len({key[column] for key in keys}) > 1]
+
+
+def _label(key: Key, columns: Sequence[str]) -> str:
+    return " ".join(filter(None, [*_name(key)[:2], *(f"{column}={key[column]}" for column in columns)]))
 
 
 # --- notes ---
@@ -117,7 +125,7 @@ def _notes(comparison: Comparison, quote: Quote) -> Iterator[tuple[str, list[str
         yield "all series", [_difference(each, quote) for each in common]
     for one, label in _labelled(comparison):
         own = [_difference(each, quote) for each in one.differences if each not in common]
-        if lines := [*_one_sided(one, quote), *_left_out(one), *_disturbed(one, quote), *own]:
+        if lines := [*_one_sided(one, quote), *_left_out(one), *_pooled(one), *_disturbed(one, quote), *own]:
             yield f"{quote(label)} {quote(metric_of(one.series))}", lines
 
 
@@ -136,6 +144,12 @@ def _left_out(one: ComparedSeries) -> Iterator[str]:
     for reason, counts in (("disturbed", one.unclean), ("without a partner", one.unpaired)):
         if any(counts):
             yield f"left out: {counts[0]} / {counts[1]} runs {reason}"
+
+
+def _pooled(one: ComparedSeries) -> Iterator[str]:
+    for side, rows in (("base", one.series.base), ("new", one.series.new)):
+        if count_runs(rows) < len(rows):
+            yield f"{side}: {len(rows)} rows of {count_runs(rows)} runs: several results of one run are not repeats"
 
 
 def _disturbed(one: ComparedSeries, quote: Quote) -> Iterator[str]:

@@ -82,6 +82,11 @@ def disturbances(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return reasons
 
 
+def count_runs(rows: Iterable[Row]) -> int:
+    """Return how many runs these rows are from; several results of one run are not repeats."""
+    return len({identity(row) if row.get("run_id") else number for number, row in enumerate(rows)})
+
+
 def series_of(sides: Sides) -> list[Series]:
     """Return the measured rows of both sides as series, in a fixed order; one side of a series may be empty."""
     columns = [column for column in SERIES_COLUMNS if column != sides.by]

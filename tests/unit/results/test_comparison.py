@@ -190,6 +190,7 @@ def test_the_json(compare: Any, mixed: tuple[str, str]) -> None:
         "launcher": "docker",
         "better": "higher",
         "n": [5, 5],
+        "runs": [5, 5],
         "median": [102, 92],
         "change_percent": -9.80392,
         "interval_percent": [-12.7451, -6.86275],
@@ -414,6 +415,14 @@ def test_disturbed_runs_are_named_and_can_be_left_out(compare: Any, reason: str,
     assert "left out: 0 / 3 runs disturbed" in output
     _, output, _ = compare("a.csv", "b.csv", "--clean-only", "--json")
     assert json.loads(output)["series"][0]["left_out"] == [0, 3]
+
+
+def test_several_results_of_one_run_are_reported_because_they_are_no_repeats(compare: Any) -> None:
+    for path in ("a.csv", "b.csv"):
+        table(path, *(replace(one, run_id=f"{path}{number // 3}", started="") for number, one in enumerate(runs(BASE))))
+    output = compare("a.csv", "b.csv")[1]
+    assert "  base: 5 rows of 2 runs: several results of one run are not repeats\n" in output
+    assert json.loads(compare("a.csv", "b.csv", "--json")[1])["series"][0]["runs"] == [2, 2]
 
 
 # --- which direction is better ---
