@@ -47,6 +47,11 @@ fetch *options:
 collect +folders:
     bin/madengine collect "$@"
 
+# say what got better or worse between two sets of results: just compare base.csv new.csv
+[group('madengine')]
+compare +words:
+    bin/madengine compare "$@"
+
 # build, push, ship and run on hosts: just deploy tags=dummy registry=localhost:5000 host=a,b
 [arg('options', pattern=option)]
 [group('madengine')]

@@ -81,6 +81,12 @@ def _sidecar_classes() -> tuple[type, ...]:
     return (RegistryOptions, EngineOptions, SidecarOptions)
 
 
+def _compare_classes() -> tuple[type, ...]:
+    from madengine.results.compare_options import CompareOptions
+
+    return (CompareOptions,)
+
+
 def _kubernetes_classes() -> tuple[type, ...]:
     from madengine.config.common_options import DataFileOptions, TagOptions
     from madengine.deploy.kubernetes.options import Options
@@ -101,6 +107,7 @@ VERBS: Mapping[str, Verb] = {
     "doctor": Verb(verbs.doctor, lambda: (RegistryOptions, DoctorOptions, *_host_classes())),
     "init": Verb(verbs.init, lambda: (InitOptions,)),
     "collect": Verb(verbs.collect, lambda: (CollectOptions, CollectKubernetesOptions, RunIdOptions)),
+    "compare": Verb(verbs.compare, _compare_classes),
     "bundle": Verb(verbs.bundle, lambda: (BundleOptions,)),
     "runner-image": Verb(verbs.runner_image, _sidecar_classes),
     "generate ansible": Verb(verbs.generate_ansible, _playbook_classes),

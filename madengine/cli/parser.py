@@ -17,7 +17,7 @@ from madengine.errors import EXIT_CONFIGURATION
 
 EXIT_CODES = (
     "exit codes: 0 done, 1 failure, 2 a build failed, 3 a run failed, 4 wrong arguments or configuration, "
-    "130 interrupted"
+    "5 something got worse, 130 interrupted"
 )
 DESCRIPTIONS = {
     "build": "build the models' images, push them, write the manifest",
@@ -32,6 +32,7 @@ DESCRIPTIONS = {
     "doctor": "check whether this machine or hosts can run models",
     "init": "write the starter model package",
     "collect": "merge the results of many runs and hosts into one table",
+    "compare": "compare the results of two versions, and say what got better or worse",
     "bundle": "write madengine.pyz, which runs on any node with python3",
     "runner-image": "build and push the image of the Kubernetes sidecar, and print its name by digest",
     "generate": "write the files that another tool runs a manifest from",

@@ -268,6 +268,18 @@ def _collect_kubernetes(values: Values) -> int:
     return report_collected(result, values["output"], show)
 
 
+def compare(values: Values) -> int:
+    from madengine.results.compare_options import CompareOptions
+    from madengine.results.comparison import compare_results
+    from madengine.results.comparison_table import render
+
+    comparison = compare_results(from_options(CompareOptions, values))
+    for problem in comparison.problems:
+        logger.warning(problem)
+    show(render(comparison))
+    return comparison.exit_code()
+
+
 # --- what other tools need ---
 
 

@@ -42,6 +42,10 @@ class ScanResult:
         if not any(have_results) and problems == len(self.problems):
             self.problems.append(f"{folder}: no results here: no results.json of a run and no perf.csv")
 
+    def take_file(self, path: Path) -> None:
+        """Take in one file: a results.json where its name ends so, else a perf.csv of any name."""
+        self._once(path, self._take_results if path.suffix == ".json" else self._take_table)
+
     def _once(self, path: Path, take: Callable[[Path], bool]) -> bool:
         """Return whether a file holds results; one that is met twice is read once."""
         real = path.resolve()

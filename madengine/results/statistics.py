@@ -15,8 +15,9 @@ from madengine.results.table import printable
 # A metric is better when it is lower if its name, without what it is divided by, has one of these words.
 _LOWER_IS_BETTER = frozenset(
     (
-        "duration", "elapsed", "itl", "latency", "loss", "microseconds", "milliseconds", "ms", "ns", "runtime", "s",
-        "sec", "second", "seconds", "secs", "time", "tpot", "ttft", "us", "walltime",
+        "cer", "duration", "elapsed", "error", "errors", "hour", "hours", "itl", "latency", "loss", "mae",
+        "microseconds", "milliseconds", "minute", "minutes", "ms", "mse", "ns", "perplexity", "ppl", "rmse", "runtime",
+        "s", "sec", "second", "seconds", "secs", "time", "tpot", "ttft", "us", "walltime", "wer",
     )
 )  # fmt: skip
 _PER = re.compile(r"/|(?<![a-z])per(?![a-z])")
