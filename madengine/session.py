@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from madengine import programs
 from madengine.config.context import Context, load_context
-from madengine.config.credentials import Credentials, load_credentials, registry_login, secret_values
+from madengine.config.credentials import Credentials, load_credentials, registry_login
 from madengine.config.package import lists_models, package_root
 from madengine.programs.engine import Docker, find_engine
 from madengine.programs.engine_logins import logged_in
@@ -44,17 +43,13 @@ class Workplace:
 
     def context(self, detected: Mapping[str, Any], manifest: Mapping[str, Any]) -> Context:
         """What the user, the manifest and this machine say together."""
-        context = load_context(detected, manifest, self.place.context_file, self.place.context_text)
-        for key, known in context.mistyped:
-            logger.info(f"context: {key}: nothing reads it; did you mean {known}?")
-        return context
+        return load_context(detected, manifest, self.place.context_file, self.place.context_text)
 
     def credentials(self, names: Iterable[str] = ()) -> Credentials:
         """The logins, and the credentials of these names; from here on no output shows them."""
         found = load_credentials(self.place.root, self.place.environ, filter(None, names))
         for warning in found.warnings:
             logger.info(warning)
-        programs.hide(secret_values(found))
         return found
 
     @contextmanager

@@ -21,7 +21,7 @@ from madengine.config.context import Context, host_facts
 from madengine.config.credentials import Credentials, registry_login, registry_name
 from madengine.config.hooks import Hooks, hook_definitions, hook_files
 from madengine.config.manifest import save_manifest
-from madengine.config.validation import validated_hooks
+from madengine.config.validation import log_ignored_keys, validated_hooks
 from madengine.data_sets.fetch import Client
 from madengine.files import check_writable, write_json
 from madengine.programs.secret_files import private_folder
@@ -70,6 +70,7 @@ class BuildPhase(Workplace):
         )
         models = choice.models
         context = self.context({**host_facts(self.place.environ), **(detected or {})}, {})
+        log_ignored_keys(context, models)
         defined = hook_definitions(options.tools_file, self.place.root)
         hooks = validated_hooks(context, models, defined)
         if not options.dry_run:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from madengine.config.context import ranges
+from madengine.config.context_keys import ranges
 from madengine.errors import ConfigurationError, RunError
 from madengine.programs import amd_smi, amd_sysfs, nvidia_smi, rocm_smi
 from madengine.records import Gpu, GpuProcess, Reading

@@ -60,7 +60,7 @@ def unless_log_errors(result: RunResult, asked: LogErrors, log: FileIO) -> RunRe
         return result
     log.seek(0)
     with os.fdopen(os.dup(log.fileno()), "rb") as lines:
-        reason = asked.found_in(lines)
+        reason = asked.first_in(lines)
     return replace(result, status=FAILURE, reason=reason) if reason else result
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from madengine.build.prebuilt_images import NO_DOCKERFILE, prebuilt_image
 from madengine.config.context import Context, host_facts
 from madengine.config.hooks import hook_definitions
 from madengine.config.manifest import Manifest, load_manifest
-from madengine.config.validation import validated_hooks
+from madengine.config.validation import log_ignored_keys, validated_hooks
 from madengine.data_sets.mounts import Data
 from madengine.errors import ConfigurationError
-from madengine.machine.gpus import detected_vendor, find_gpus
+from madengine.machine.gpus import NONE, detected_vendor, find_gpus
 from madengine.programs.engine import Docker
 from madengine.records import Gpu, Image, Model
 from madengine.results.rows import check_perf_csv
@@ -99,25 +99,19 @@ class RunPhase(Workplace):
         kept = with_models(kept, manifest_file, root)
         context, gpus = self._on_this_machine(kept, gpus)
         kept = selected_images(with_registry(kept, options.registry), options.tags, manifest_file)
-        self._say_what_is_unheeded(context, [kept.models[image.key] for image in kept.images])
+        if not options.is_part:
+            log_ignored_keys(context, [kept.models[image.key] for image in kept.images])
         return kept, context, gpus
 
     def _on_this_machine(self, kept: Manifest, gpus: tuple[Gpu, ...] | None) -> tuple[Context, tuple[Gpu, ...]]:
         """The context of a run here, and the GPUs that it may use: `gpus`, or those that are found."""
         gpus = find_gpus() if gpus is None else gpus
         detected = {**host_facts(self.place.environ), "gpu_vendor": detected_vendor(gpus)}
-        context = self.context(detected, kept.context)
+        context = self.context(detected, _context_here(kept, gpus))
         if context.gpu_vendor != detected_vendor(gpus):
             # Images of the vendor that the context says can use that vendor's GPUs only.
             gpus = find_gpus(context.gpu_vendor)
         return context, gpus
-
-    def _say_what_is_unheeded(self, context: Context, models: Sequence[Model]) -> None:
-        if context.ignored_keys:
-            logger.info(f"context: {', '.join(context.ignored_keys)}: not acted on by a run on this machine")
-        for model in _distinct(models):
-            if keys := [key for key in ("distributed", "slurm") if model.extra.get(key)]:
-                logger.info(f"{model.name}: {', '.join(keys)}: not acted on by a run on this machine")
 
     def _all_in(self, name: str, models: Sequence[Model], engine: Docker) -> list[tuple[Model, Image]]:
         """Every model with the context's image."""
@@ -129,6 +123,14 @@ class RunPhase(Workplace):
         if engine.images(name):
             return prebuilt_image(engine, key, name, model, marks)
         return Image(key, docker_image=name, dockerfile=NO_DOCKERFILE, registry_image=name, extra=marks)
+
+
+def _context_here(manifest: Manifest, gpus: tuple[Gpu, ...]) -> Mapping[str, Any]:
+    """Return the manifest's context, with its gpu_vendor only if this machine has such GPUs: others skip its images."""
+    vendor = Context(manifest.context).gpu_vendor
+    if vendor in (NONE, detected_vendor(gpus)) or (vendor and find_gpus(vendor)):
+        return manifest.context
+    return {key: value for key, value in manifest.context.items() if key != "gpu_vendor"}
 
 
 def _distinct(models: Iterable[Model]) -> list[Model]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from madengine.config.context import UNSUPPORTED_KEYS
+from madengine.config.context_keys import KEYS
 from madengine.config.hooks import tool_catalogue
 from madengine.data_sets import data_file
 from madengine.records import Model
@@ -26,7 +26,7 @@ def first_cells(heading: str) -> list[str]:
     ("heading", "known"),
     [
         ("of a card (`models.json`)", {field.name for field in fields(Model)} - {"extra"}),
-        ("of the context", set(UNSUPPORTED_KEYS)),
+        ("of the context", set(KEYS)),
         ("provider (`data.json`)", set(data_file.PROVIDERS)),
         ("key of each provider", {"home", "readwrite", "mirrorlocal", "sha256"}),
         ("of `credential.json` and the environment", {"NAS_NODES", "MAD_AWS_S3", "MAD_MINIO", "dockerhub"}),
@@ -38,3 +38,7 @@ def test_a_table_names_each_key_once(heading: str, known: set[str]) -> None:
     names = first_cells(heading)
     assert known - set(names) == set()
     assert sorted(names) == sorted(set(names))
+
+
+def test_the_context_has_no_other_keys_than_the_documented_ones() -> None:
+    assert set(first_cells("of the context")) == set(KEYS)

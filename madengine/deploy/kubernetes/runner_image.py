@@ -12,7 +12,7 @@ from pathlib import Path
 from madengine import __version__, programs
 from madengine.build.builder import DockerBuilder
 from madengine.config.context import Context
-from madengine.config.credentials import Credentials, load_credentials, registry_login, registry_name, secret_values
+from madengine.config.credentials import Credentials, load_credentials, registry_login, registry_name
 from madengine.config.package import template
 from madengine.deploy.bundle import write_bundle
 from madengine.programs.engine import Docker, find_engine
@@ -31,7 +31,6 @@ def push(registry: str, base: str, engine_name: str, root: Path, environ: Mappin
     """
     registry = registry_name(registry)
     found = load_credentials(root, environ)
-    programs.hide(secret_values(found))
     engine = find_engine(engine_name)
     name = f"{registry}/madengine/runner:{__version__}"
     login = registry_login(found, registry)

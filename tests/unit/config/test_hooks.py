@@ -9,7 +9,7 @@ import pytest
 
 from madengine.config.context import Context
 from madengine.config.hooks import (
-    SECONDS,
+    HOOK_SECONDS,
     Hooks,
     Script,
     hook_definitions,
@@ -94,25 +94,31 @@ def test_what_a_tool_leaves_is_its_own_list_or_what_older_versions_took() -> Non
 def test_an_unknown_tool_is_one_error_with_the_known_ones_the_closest_first() -> None:
     with pytest.raises(ConfigurationError) as error:
         made(["rocprfo", "A", "what"], {"A": A, "nsys": {}, "rocprof": {}})
-    assert str(error.value) == "context: tools: no tool 'rocprfo', 'what'; there are rocprof, nsys, A"
+    assert str(error.value) == "context: tools: unknown tool 'rocprfo', 'what'; expected some of rocprof, nsys, A"
 
 
 @pytest.mark.parametrize(
     ("context", "said"),
     [
-        ({"tools": [3]}, "context: tools: 3 is wrong: write {'name': 'rocprof'}"),
-        ({"tools": [{"nom": "A"}]}, 'context: tools: {"nom": "A"} is wrong'),
-        ({"tools": [{"name": "A", "command": "x"}]}, "context: tools: A: 'command' is none of name, pre_scripts, cmd"),
-        ({"tools": [{"name": "A", "cmd": 3}]}, "tool A: cmd: 3 is wrong: it is a text"),
-        ({"tools": [{"name": "A", "env_vars": {"a=b": "c"}}]}, "context: tool A: env_vars: 'a=b' is no variable"),
+        ({"tools": [3]}, "context: tools: expected a name, or an object such as {'name': 'rocprof'}, got 3"),
+        ({"tools": [{"nom": "A"}]}, "context: tools: expected a name, or an object such as"),
+        (
+            {"tools": [{"name": "A", "command": "x"}]},
+            "context: tools: A: unknown key 'command'; expected one of name, pre_scripts, cmd",
+        ),
+        ({"tools": [{"name": "A", "cmd": 3}]}, "tool A: cmd: expected a string, got 3"),
+        (
+            {"tools": [{"name": "A", "env_vars": {"a=b": "c"}}]},
+            "context: tool A: env_vars: invalid variable name 'a=b'",
+        ),
         (
             {"tools": [{"name": "A", "env_vars": {"a": []}}]},
-            "context: tool A: env_vars: 'a' is no variable with a text",
+            "context: tool A: env_vars: 'a': expected a string or a number",
         ),
-        ({"pre_scripts": [{"args": "x"}]}, 'context: pre_scripts.0: {"args": "x"} is wrong: write'),
+        ({"pre_scripts": [{"args": "x"}]}, "context: pre_scripts.0: expected a path, or {'path': 'scripts/x.sh'"),
         ({"post_scripts": ["a", {"path": "/a/../b"}]}, "context: post_scripts.1: '/a/../b' leads out of the package"),
         ({"pre_scripts": [{"path": "a", "args": "'x"}]}, 'context: pre_scripts.0: args "\'x": no closing quotation'),
-        ({"tools": ["bad"]}, "tool bad: [] is wrong: it is an object"),
+        ({"tools": ["bad"]}, "tool bad: expected an object such as {'cmd': 'time'}, got []"),
     ],
 )
 def test_what_is_wrong_is_named(context: dict[str, Any], said: str) -> None:
@@ -164,7 +170,7 @@ def test_hooks_sh_gives_a_shell_every_value_as_it_is() -> None:
         printf '%s\\0' "$wrapper" "$hook_limit"; pre_scripts; echo; post_scripts"""
     said = subprocess.run(["sh", "-eu"], input=shell.encode(), capture_output=True, check=True).stdout.decode()
     assert said.split("\0") == [
-        *(odd, str(SECONDS), "pre-script", '"pre-script a b.sh"', "a b.sh", odd, ""),
+        *(odd, str(HOOK_SECONDS), "pre-script", '"pre-script a b.sh"', "a b.sh", odd, ""),
         *("\npost-script", '"post-script p.sh"', "p.sh", "post-script", '"post-script q.sh"', "q.sh", ""),
     ]
 

@@ -48,16 +48,16 @@ def test_a_log_is_looked_at_only_where_that_is_asked_for(
 def test_the_first_line_that_is_an_error_is_the_reason(
     patterns: tuple[str, ...], benign: tuple[str, ...], found: str
 ) -> None:
-    assert LogErrors(patterns, benign).found_in(io.BytesIO(LOG)) == found
+    assert LogErrors(patterns, benign).first_in(io.BytesIO(LOG)) == found
 
 
 def test_what_profilers_log_is_no_error_of_madengine_2s_list() -> None:
     asked = log_errors({"log_error_pattern_scan": True}, {})
-    assert asked.found_in(io.BytesIO(b"E20260101 x generateRocpd.cpp:12 FAILED\n[rocprofv3] FAILED\n")) == ""
-    assert asked.found_in(io.BytesIO(b"step FAILED\n")) != ""
+    assert asked.first_in(io.BytesIO(b"E20260101 x generateRocpd.cpp:12 FAILED\n[rocprofv3] FAILED\n")) == ""
+    assert asked.first_in(io.BytesIO(b"step FAILED\n")) != ""
 
 
 @pytest.mark.parametrize("value", ["x", [3], [""]])
 def test_what_is_no_list_of_texts_is_refused(value: Any) -> None:
-    with pytest.raises(ConfigurationError, match="log_error_patterns is wrong"):
+    with pytest.raises(ConfigurationError, match="log_error_patterns: expected a list of strings such as"):
         log_errors({"log_error_patterns": value}, {})
