@@ -123,7 +123,7 @@ def _float(digits: str) -> float:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"invalid number {name}")
 
 
 def _lower(message: str) -> str:

@@ -29,7 +29,7 @@ class Context:
 
     #: every key, known to madengine or not
     values: Mapping[str, Any] = field(default_factory=dict)
-    #: the keys that this machine was asked for and nobody set
+    #: the keys that were only detected on this machine, not set
     detected: frozenset[str] = frozenset()
 
     @property
@@ -215,7 +215,7 @@ def _header(text: str, where: str) -> dict[str, Any]:
     value = parse_literal_object(text)
     if value is None:
         raise ConfigurationError(
-            f"{where}: the CONTEXT header {shown(text)} is no dict of literals; "
+            f"{where}: invalid CONTEXT header {shown(text)}, expected a dict of literals; "
             "write it as # CONTEXT {'gpu_vendor': 'AMD', 'guest_os': 'UBUNTU'}"
         )
     return plain_object(value, where)

@@ -30,7 +30,7 @@ TOOLS_FILE = "scripts/common/tools.json"
 SHARED_SCRIPTS = "scripts/common"
 # Where the scripts of the catalogue that comes with madengine are in a container; a package has its own beside it.
 _SHIPPED = f"{SHARED_SCRIPTS}/madengine"
-# What older versions brought back of a tool that doesn't name its artifacts.
+# The artifacts of a tool that doesn't name any, as in older versions.
 _OUTPUTS = ("*_output", "*_output.csv", "*_trace.csv")
 _TOOL_KEYS = ("name", "pre_scripts", "cmd", "env_vars", "post_scripts", "artifacts")
 

@@ -89,7 +89,7 @@ def _kind(value: Any) -> str:
 
 
 def _neither(text: str, where: str, json_error: Exception, literal_error: BaseException) -> str:
-    """Return the message with the position of the parser that came further."""
+    """Return the message with the position of the parser that read further."""
     if not text.strip():
         return f"{where}: empty, expected an object"
     line, column, problem = 1, 1, _problem(json_error)

@@ -121,7 +121,7 @@ def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", ":1:1: not JSON: expecting value"),
         (b'{"a": 1,\n "b": }', ":2:7: not JSON: expecting value"),
@@ -132,14 +132,14 @@ def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
         (b"[" * 200_000, ": not usable as JSON: "),
         (b"1" * 5000, ": not usable as JSON: a number has more than 300 digits"),
         (b"[1e999]", ": not usable as JSON: a number is too large for a float"),
-        (b"[-Infinity]", ": not usable as JSON: -Infinity is no JSON number"),
+        (b"[-Infinity]", ": not usable as JSON: invalid number -Infinity"),
         (b"[" * 51 + b"]" * 51, ": not usable as JSON: nested more than 50 levels deep"),
     ],
 )
-def test_a_broken_file_is_named_with_the_position(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_broken_file_is_named_with_the_position(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "m.json"
     path.write_bytes(content)
-    assert refusal(path).startswith(f"{path}{said}")
+    assert refusal(path).startswith(f"{path}{message}")
     assert "\n" not in refusal(path)
 
 

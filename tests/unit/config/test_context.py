@@ -61,7 +61,7 @@ def test_tuples_become_lists_so_that_a_manifest_can_hold_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('{"a": 1,\n "b": }', "line 2 column 7: expecting value"),
         ("{'a': 1,\n 'b': }", "neither JSON nor a Python literal: line 2 column "),
@@ -91,11 +91,11 @@ def test_tuples_become_lists_so_that_a_manifest_can_hold_them() -> None:
         ('{"a":' * 60 + "1" + "}" * 60, "nested more than 50 levels deep"),
     ],
 )
-def test_a_broken_context_is_one_line_with_its_place(text: str, said: str) -> None:
+def test_a_broken_context_is_one_line_with_its_place(text: str, message: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         parse_object(text, "ctx.json")
     assert str(caught.value).startswith("ctx.json: ")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
 
@@ -107,9 +107,9 @@ def test_an_odd_backslash_in_a_literal_makes_no_noise(recwarn: pytest.WarningsRe
 
 def test_a_broken_command_line_context_is_shown_by_its_first_characters() -> None:
     token = "a-long-token-that-must-not-appear"
-    said = error_of("{'docker_env_vars': {'HF_TOKEN': '" + token + "'}")
-    assert "{'docker_env_vars': {'HF_TO" in said
-    assert token not in said
+    message = error_of("{'docker_env_vars': {'HF_TOKEN': '" + token + "'}")
+    assert "{'docker_env_vars': {'HF_TO" in message
+    assert token not in message
 
 
 def test_later_layers_win_key_by_key(tmp_path: Path) -> None:
@@ -162,15 +162,15 @@ def test_the_remaining_keys_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "vendor"),
+    ("text", "vendor"),
     [("amd", "AMD"), (" Nvidia ", "NVIDIA"), ("none", "NONE"), ("", ""), ("Unable to detect GPU vendor", "")],
 )
-def test_gpu_vendor_is_upper_case(given: str, vendor: str) -> None:
-    assert load_context({}, {"gpu_vendor": given}, None, None).gpu_vendor == vendor
+def test_gpu_vendor_is_upper_case(text: str, vendor: str) -> None:
+    assert load_context({}, {"gpu_vendor": text}, None, None).gpu_vendor == vendor
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("{'gpu_vendor': 'intel'}", "gpu_vendor: Intel GPUs are not supported; use AMD, NVIDIA, NONE"),
         ("{'gpu_vendor': 'radeon'}", "gpu_vendor: expected one of AMD, NVIDIA, NONE, got 'radeon'"),
@@ -209,17 +209,17 @@ def test_gpu_vendor_is_upper_case(given: str, vendor: str) -> None:
         ("{'docker_mounts': {'/d': ''}}", "docker_mounts./d: expected a path on the host, got ''"),
     ],
 )
-def test_a_wrong_type_is_named_with_its_path_and_what_is_expected(text: str, said: str) -> None:
+def test_a_wrong_type_is_named_with_its_path_and_what_is_expected(text: str, message: str) -> None:
     assert error_of(text).startswith("--additional-context: ")
-    assert said in error_of(text)
+    assert message in error_of(text)
     assert len(error_of(text)) < 160
 
 
 @pytest.mark.parametrize("docker_gpus", ["x-y", "all", "0,", "0-", "-1", "0;1", "1.5", "²", "9" * 5000])
 def test_what_is_no_list_of_gpus_is_named(docker_gpus: str) -> None:
-    said = error_of(json.dumps({"docker_gpus": docker_gpus}))
-    assert said.startswith("--additional-context: docker_gpus: expected numbers and ranges such as '0,2-4,7', got ")
-    assert said.endswith(f"got {shown(docker_gpus)}")
+    message = error_of(json.dumps({"docker_gpus": docker_gpus}))
+    assert message.startswith("--additional-context: docker_gpus: expected numbers and ranges such as '0,2-4,7', got ")
+    assert message.endswith(f"got {shown(docker_gpus)}")
 
 
 def test_the_value_of_a_variable_is_never_in_an_error() -> None:
@@ -436,7 +436,7 @@ def test_the_header_is_the_context_line_among_the_first_five(text: str, header: 
 @pytest.mark.parametrize("text", ["{'a': ", "AMD", "[1]", "", "{'a': print(1)}", "gpu_vendor=AMD"])
 def test_a_header_that_is_no_literal_dict_is_named_with_its_line(text: str) -> None:
     with pytest.raises(
-        ConfigurationError, match=r"docker/x\.Dockerfile:2: the CONTEXT header .* is no dict of literals"
+        ConfigurationError, match=r"docker/x\.Dockerfile:2: invalid CONTEXT header .*, expected a dict of literals"
     ):
         parse_header(f"# syntax\n# CONTEXT {text}\n", "docker/x.Dockerfile")
 

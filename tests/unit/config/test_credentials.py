@@ -83,7 +83,7 @@ def test_a_value_may_come_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "no such file"),
         (b"", "expected a secret, got an empty file"),
@@ -92,12 +92,12 @@ def test_a_value_may_come_from_a_file(tmp_path: Path) -> None:
         (b"\xff", "not UTF-8"),
     ],
 )
-def test_a_value_file_that_gives_nothing_is_named(tmp_path: Path, content: bytes | None, said: str) -> None:
+def test_a_value_file_that_gives_nothing_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
     write(tmp_path, {"r": {"password_file": "pw"}})
     if content is not None:
         (tmp_path / "pw").write_bytes(content)
     assert f"{tmp_path}/credential.json: r.password_file: {tmp_path}/pw" in load_error(tmp_path)
-    assert said in load_error(tmp_path)
+    assert message in load_error(tmp_path)
 
 
 def test_an_ssh_key_file_stays_a_path_and_its_content_is_secret(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_an_ssh_key_file_stays_a_path_and_its_content_is_secret(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('{"r": {"password": "hunter2"\n"x": 1}}', "credential.json:2:1: not JSON: expecting ',' delimiter"),
         ('{"r": {"password": "hunter2\n"}}', "credential.json:1:28: not JSON: invalid control character at"),
@@ -125,12 +125,12 @@ def test_an_ssh_key_file_stays_a_path_and_its_content_is_secret(tmp_path: Path) 
         ("[" * 100_000, "not usable as JSON: "),
     ],
 )
-def test_a_broken_file_is_named_with_its_place_and_never_a_value(tmp_path: Path, text: str, said: str) -> None:
+def test_a_broken_file_is_named_with_its_place_and_never_a_value(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "credential.json").write_text(text)
     with pytest.raises(ConfigurationError) as caught:
         load_credentials(tmp_path, {})
     assert str(caught.value).startswith(f"{tmp_path}/credential.json:")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
@@ -251,10 +251,10 @@ def test_no_entry_at_all_is_anonymous() -> None:
     assert registry_login(Credentials(), "docker.io") is None
 
 
-@pytest.mark.parametrize(("given", "missing"), [("username", "password"), ("password", "username")])
-def test_half_a_login_is_an_error_without_its_value(given: str, missing: str) -> None:
+@pytest.mark.parametrize(("half", "missing"), [("username", "password"), ("password", "username")])
+def test_half_a_login_is_an_error_without_its_value(half: str, missing: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        registry_login(Credentials({"reg": {given: "hunter2"}}), "reg")
+        registry_login(Credentials({"reg": {half: "hunter2"}}), "reg")
     assert str(caught.value).startswith(f"credential.json: reg: no {missing} to log in with")
     assert "hunter2" not in str(caught.value)
 
@@ -429,10 +429,10 @@ def test_variables_named_after_an_entry_add_to_it_and_win(tmp_path: Path) -> Non
     (tmp_path / "credential.json").chmod(0o600)
     (tmp_path / "token").write_text("from-a-file\n")
     environ = {"GIT_PASSWORD": "from-variable", "GIT_TOKEN_FILE": "token", "GIT_SITE": "b", "GIT_OTHER": "no"}
-    found = load_credentials(tmp_path, environ, ["GIT", "NONE"])
+    credentials = load_credentials(tmp_path, environ, ["GIT", "NONE"])
     expected = {"Username": "ann", "password": "from-variable", "token": "from-a-file", "site": "b"}
-    assert found.entries == {"GIT": expected}
-    assert redact("from-variable from-a-file", found) == "[redacted] [redacted]"
+    assert credentials.entries == {"GIT": expected}
+    assert redact("from-variable from-a-file", credentials) == "[redacted] [redacted]"
     assert load_credentials(tmp_path, environ).entries["GIT"]["password"] == "from-file"
 
 

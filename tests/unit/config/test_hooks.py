@@ -54,8 +54,8 @@ def paths(scripts: tuple[Script, ...]) -> list[str]:
 def test_tools_lie_around_the_contexts_own_hooks_the_last_outermost(
     tools: list[Any], before: list[str], wrapper: str, after: list[str]
 ) -> None:
-    found = made(tools, **OWN)
-    assert (paths(found.pre_scripts), found.wrapper, paths(found.post_scripts)) == (before, wrapper, after)
+    hooks = made(tools, **OWN)
+    assert (paths(hooks.pre_scripts), hooks.wrapper, paths(hooks.post_scripts)) == (before, wrapper, after)
 
 
 def test_what_was_made_before_changes_nothing() -> None:
@@ -98,7 +98,7 @@ def test_an_unknown_tool_is_one_error_with_the_known_ones_the_closest_first() ->
 
 
 @pytest.mark.parametrize(
-    ("context", "said"),
+    ("context", "message"),
     [
         ({"tools": [3]}, "context: tools: expected a name, or an object such as {'name': 'rocprof'}, got 3"),
         ({"tools": [{"nom": "A"}]}, "context: tools: expected a name, or an object such as"),
@@ -121,10 +121,10 @@ def test_an_unknown_tool_is_one_error_with_the_known_ones_the_closest_first() ->
         ({"tools": ["bad"]}, "tool bad: expected an object such as {'cmd': 'time'}, got []"),
     ],
 )
-def test_what_is_wrong_is_named(context: dict[str, Any], said: str) -> None:
+def test_what_is_wrong_is_named(context: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         resolve_hooks(Context(context), {"A": A, "bad": []})
-    assert str(error.value).startswith(said)
+    assert str(error.value).startswith(message)
 
 
 # --- where tools are defined ---
@@ -153,11 +153,11 @@ def test_a_broken_tools_json_is_named(tmp_path: Path, text: str) -> None:
 def test_every_tool_of_the_catalogue_is_whole() -> None:
     known = tool_catalogue()
     for name in known:
-        found = resolve_hooks(Context({"tools": [name]}), known)
-        shipped = {path.removeprefix("workspace/") for path in hook_texts(found)} - {"hooks.sh"}
-        named = {script.path for script in found.scripts}
-        named |= {word.removeprefix("../") for word in found.wrapper.split() if word.startswith("../")}
-        assert named == shipped, name
+        hooks = resolve_hooks(Context({"tools": [name]}), known)
+        shipped = {path.removeprefix("workspace/") for path in hook_texts(hooks)} - {"hooks.sh"}
+        names = {script.path for script in hooks.scripts}
+        names |= {word.removeprefix("../") for word in hooks.wrapper.split() if word.startswith("../")}
+        assert names == shipped, name
 
 
 # --- what entry.sh gets ---
@@ -165,11 +165,11 @@ def test_every_tool_of_the_catalogue_is_whole() -> None:
 
 def test_hooks_sh_gives_a_shell_every_value_as_it_is() -> None:
     odd = 'it\'s `id` "$HOME"\nü'
-    found = Hooks((Script("a b.sh", (odd, "")),), odd, (Script("p.sh"), Script("q.sh")))
-    shell = f"""hook() {{ printf '%s\\0' "$@"; }}\n{hook_texts(found)["hooks.sh"]}
+    hooks = Hooks((Script("a b.sh", (odd, "")),), odd, (Script("p.sh"), Script("q.sh")))
+    shell = f"""hook() {{ printf '%s\\0' "$@"; }}\n{hook_texts(hooks)["hooks.sh"]}
         printf '%s\\0' "$wrapper" "$hook_limit"; pre_scripts; echo; post_scripts"""
-    said = subprocess.run(["sh", "-eu"], input=shell.encode(), capture_output=True, check=True).stdout.decode()
-    assert said.split("\0") == [
+    output = subprocess.run(["sh", "-eu"], input=shell.encode(), capture_output=True, check=True).stdout.decode()
+    assert output.split("\0") == [
         *(odd, str(HOOK_SECONDS), "pre-script", '"pre-script a b.sh"', "a b.sh", odd, ""),
         *("\npost-script", '"post-script p.sh"', "p.sh", "post-script", '"post-script q.sh"', "q.sh", ""),
     ]
@@ -179,9 +179,9 @@ def test_scripts_of_the_package_come_along_where_they_are_there(tmp_path: Path) 
     for name in ("scripts/common/x.sh", "scripts/site/y.sh"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("")
-    found = Hooks(tuple(map(Script, ("scripts/common/x.sh", "scripts/site/y.sh", "none.sh", "/bin/true"))))
-    assert hook_files(found, tmp_path) == {
+    hooks = Hooks(tuple(map(Script, ("scripts/common/x.sh", "scripts/site/y.sh", "none.sh", "/bin/true"))))
+    assert hook_files(hooks, tmp_path) == {
         "scripts/common": tmp_path / "scripts/common",
         "scripts/site/y.sh": tmp_path / "scripts/site/y.sh",
     }
-    assert hook_files(found, tmp_path / "scripts") == {}
+    assert hook_files(hooks, tmp_path / "scripts") == {}
