@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -103,11 +102,9 @@ class Context:
         return tuple(name for name, key in KEYS.items() if key.honoured is Honoured.NOWHERE and self.values.get(name))
 
     @property
-    def unknown_keys(self) -> dict[str, str]:
-        """The keys that no version knows, each with the known key that it looks like, or empty; `_…` is a comment."""
-        names = [name for name in self.values if name not in KEYS and not name.startswith("_")]
-        matches = {name: difflib.get_close_matches(name, KEYS, n=1, cutoff=0.8) for name in names}
-        return {name: close[0] if close else "" for name, close in matches.items()}
+    def unknown_keys(self) -> tuple[str, ...]:
+        """The keys that no version knows; `_…` is a comment."""
+        return tuple(name for name in self.values if name not in KEYS and not name.startswith("_"))
 
     @property
     def ignored_in_pods(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from madengine.files import read_json, write_json
 from madengine.records import Image, Model
 
 SCHEMA_VERSION = 1
+_SHOWN_PROBLEMS = 20
 
 # What an older madengine detected on the machine of the build, and wrote into its context as if the user had set it.
 _OF_BUILD_MACHINE = (
@@ -53,7 +54,7 @@ class Manifest:
 def load_manifest(path: Path) -> Manifest:
     """Read and validate a manifest.
 
-    Raise ConfigurationError that names every broken entry with its path, broken JSON with its position, and a
+    Raise ConfigurationError that names the broken entries with their paths, broken JSON with its position, and a
     manifest of a later madengine.
     """
     content = _read(path)
@@ -61,7 +62,8 @@ def load_manifest(path: Path) -> Manifest:
     images = _images(content["built_images"], problems)
     models = _models(content.get("built_models") or {}, content["built_images"], problems)
     if problems:
-        raise ConfigurationError(f"{path}: {'; '.join(problems)}")
+        more = f"; and {len(problems) - _SHOWN_PROBLEMS} more" if len(problems) > _SHOWN_PROBLEMS else ""
+        raise ConfigurationError(f"{path}: {'; '.join(problems[:_SHOWN_PROBLEMS])}{more}")
     return Manifest(
         images=images,
         models=models,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -22,8 +21,8 @@ _IMAGE_VARIABLE = "DOCKER_IMAGE_NAME"
 
 _FIELDS = tuple(field for field in fields(Model) if field.name != "extra")
 _FIELD_NAMES = frozenset(field.name for field in _FIELDS)
-# Manifests may have `path` in place of `scripts`.
-_KNOWN = frozenset({*_FIELD_NAMES, *GPU_ALIASES, *LOG_ERROR_KEYS, "path"})
+#: keys of an entry that are read; manifests may have `path` in place of `scripts`
+KNOWN_KEYS = frozenset({*_FIELD_NAMES, *GPU_ALIASES, *LOG_ERROR_KEYS, "path"})
 _ALWAYS = frozenset({"name", "dockerfile", "scripts", "args", "tags"})
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
 _SECONDS_LIMIT = 10**9
@@ -84,11 +83,10 @@ def _is_image_only(key: str, value: Any) -> bool:
     return key == "env_vars" and isinstance(value, Mapping) and set(value) <= {_IMAGE_VARIABLE}
 
 
-def unknown_keys(model: Model) -> dict[str, str]:
-    """Return the keys that no version knows, each with the known key that it looks like; `_…` is a comment."""
-    names = [key for key, value in model.extra.items() if value and key not in _KNOWN | {*UNSUPPORTED_KEYS}]
-    matches = {key: difflib.get_close_matches(key, _KNOWN, n=1, cutoff=0.8) for key in names if key[:1] != "_"}
-    return {key: close[0] if close else "" for key, close in matches.items()}
+def unknown_keys(model: Model) -> tuple[str, ...]:
+    """Return the keys that a model's entry sets and no version knows; `_…` is a comment."""
+    strays = (key for key, value in model.extra.items() if value and not key.startswith("_"))
+    return tuple(key for key in strays if key not in KNOWN_KEYS and key not in UNSUPPORTED_KEYS)
 
 
 def _required(values: Mapping[str, Any], key: str, where: str) -> str:

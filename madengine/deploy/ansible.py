@@ -12,6 +12,7 @@ from typing import Any
 from madengine.config.context import Context
 from madengine.config.hooks import resolve_hooks, tool_catalogue
 from madengine.config.manifest import Manifest, load_manifest
+from madengine.config.values import check_value
 from madengine.deploy.bundle import write_bundle
 from madengine.deploy.render import render
 from madengine.errors import ConfigurationError
@@ -74,6 +75,7 @@ def configured(path: Path) -> Mapping[str, Any]:
     context = config.get("context", {}) if isinstance(config, dict) else None
     if not isinstance(context, dict):
         raise ConfigurationError(f"{path}: is no execution configuration; `madengine export-config` writes one")
+    check_value(context, f"{path}: context")
     return {key: value for key, value in context.items() if value or key == "model_args"}
 
 

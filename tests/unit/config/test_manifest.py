@@ -415,6 +415,11 @@ def test_every_broken_entry_is_named(path: Path) -> None:
     assert "built_models.c" not in message
 
 
+def test_thousands_of_broken_entries_are_one_line_of_some(path: Path) -> None:
+    message = refusal(written(path, built_images={f"k{number}": 3 for number in range(1000)}))
+    assert message.endswith("built_images.k19: expected object, got 3; and 980 more")
+
+
 def test_a_mistyped_key_of_a_model_is_named(path: Path) -> None:
     entry = {"name": "m", "dockerfile": "d", "scripts": "s"}
     message = refusal(written(path, built_images={"ci-a": {"docker_image": "a"}}, built_models={"ci_a": entry}))

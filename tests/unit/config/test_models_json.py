@@ -184,17 +184,17 @@ def test_an_entry_that_is_no_object_is_named(entry: Any) -> None:
 @pytest.mark.parametrize(
     ("extra", "unsupported", "unknown"),
     [
-        ({}, (), {}),
-        ({"distributed": {"nnodes": 2}, "slurm": {}, "env_vars": {"A": "1"}}, ("distributed", "env_vars"), {}),
-        ({"env_vars": {"DOCKER_IMAGE_NAME": "r/x:1"}}, (), {}),
-        ({"env_vars": {"DOCKER_IMAGE_NAME": "r/x:1", "A": "1"}}, ("env_vars",), {}),
-        ({"env_vars": "x"}, ("env_vars",), {}),
-        ({"timeuot": 3, "colour": "red", "_why": "a comment", "off": False}, (), {"timeuot": "timeout", "colour": ""}),
-        ({"ngpus": 4, "log_error_patterns": ["x"], "path": "/scripts/m"}, (), {}),
+        ({}, (), ()),
+        ({"distributed": {"nnodes": 2}, "slurm": {}, "env_vars": {"A": "1"}}, ("distributed", "env_vars"), ()),
+        ({"env_vars": {"DOCKER_IMAGE_NAME": "r/x:1"}}, (), ()),
+        ({"env_vars": {"DOCKER_IMAGE_NAME": "r/x:1", "A": "1"}}, ("env_vars",), ()),
+        ({"env_vars": "x"}, ("env_vars",), ()),
+        ({"timeuot": 3, "colour": "red", "_why": "a comment", "off": False}, (), ("timeuot", "colour")),
+        ({"ngpus": 4, "log_error_patterns": ["x"], "path": "/scripts/m"}, (), ()),
     ],
 )
 def test_keys_that_are_ignored_are_known(
-    extra: dict[str, Any], unsupported: tuple[str, ...], unknown: dict[str, str]
+    extra: dict[str, Any], unsupported: tuple[str, ...], unknown: tuple[str, ...]
 ) -> None:
     model = model_of({**MINIMAL, **extra}, WHERE)
     assert (unsupported_keys(model), unknown_keys(model)) == (unsupported, unknown)
