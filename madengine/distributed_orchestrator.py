@@ -95,10 +95,12 @@ class DistributedOrchestrator:
     def export_config(self, tags: Sequence[str], output: Path, ignore_deprecated: bool) -> int:
         """Write what other tools need to plan: models, context and the names of the credentials; asks no GPU."""
         from madengine.config.models_json import entry_of
+        from madengine.config.validation import log_ignored_keys
         from madengine.tools.discover_models import DiscoverModels
 
         models = DiscoverModels(self.session.root).select(tags, ignore_deprecated)
         context = self.session.context({}, {})
+        log_ignored_keys(context, models)
         write_json(
             output,
             {

@@ -1,23 +1,139 @@
-"""Files that appear whole, JSON files whose errors have a place, and locks that end with their holder."""
+"""Files: read within limits, written whole, and locked until their holder ends."""
 
 from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import re
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from madengine.errors import ConfigurationError, MadengineError
 
+#: bytes of a file that is read whole
+SIZE_LIMIT = 64 * 1024 * 1024
+#: objects and lists inside each other
+NESTING_LIMIT = 50
+#: digits of an integer; any number of so many is a float too
+DIGITS_LIMIT = 300
+
+_KINDS = {
+    stat.S_IFDIR: "is a directory",
+    stat.S_IFIFO: "is a FIFO, expected a file",
+    stat.S_IFSOCK: "is a socket, expected a file",
+    stat.S_IFCHR: "is a device, expected a file",
+    stat.S_IFBLK: "is a device, expected a file",
+}
+
+
+def read_text(path: Path, error: type[MadengineError] = ConfigurationError) -> str:
+    """Read a text file (UTF-8, with or without a byte order mark) that a package or a user supplies.
+
+    Raise `error`, with the path and the reason, if it is missing, is no regular file, is larger than SIZE_LIMIT, or
+    can't be read or decoded. A FIFO or a device is never waited for.
+    """
+    try:
+        return _read_bytes(path).decode("utf-8-sig")
+    except FileNotFoundError:
+        raise error(f"{path}: {'a link to a missing file' if path.is_symlink() else 'no such file'}") from None
+    except OSError as problem:
+        raise error(f"{path}: can't be read: {_lower(problem.strerror or str(problem))}") from None
+    except UnicodeDecodeError as problem:
+        raise error(f"{path}: byte {problem.start} is not UTF-8; save the file as UTF-8") from None
+    except ValueError:
+        raise error(f"{path}: invalid path, contains a null character or a lone surrogate") from None
+
+
+def _read_bytes(path: Path) -> bytes:
+    # Opening a device may already change something, so look first; look again at what was opened.
+    _check_kind(path.stat().st_mode)
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as file:
+        _check_kind(os.fstat(file.fileno()).st_mode)
+        content = file.read(SIZE_LIMIT + 1)
+    if len(content) > SIZE_LIMIT:
+        raise OSError(f"it is larger than {human_size(SIZE_LIMIT)}")
+    return content
+
+
+def _check_kind(mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise OSError(_KINDS.get(stat.S_IFMT(mode), "is no regular file"))
+
+
+def read_json(path: Path, error: type[MadengineError] = ConfigurationError, missing: Any = None) -> Any:
+    """Read a JSON file as `read_text` and `parse_json` do.
+
+    Return `missing`, unless that is None, for a file that does not exist.
+    Raise `error` with the path, the position of a syntax error, and never the file's content.
+    """
+    if missing is not None and not os.path.lexists(path):
+        return missing
+    text = read_text(path, error)
+    try:
+        return parse_json(text)
+    except json.JSONDecodeError as problem:
+        raise error(f"{path}:{problem.lineno}:{problem.colno}: not JSON: {_lower(problem.msg)}") from None
+    except ValueError as problem:
+        raise error(f"{path}: not usable as JSON: {problem}") from None
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON within NESTING_LIMIT and DIGITS_LIMIT, and without Python's NaN and Infinity.
+
+    Raise ValueError, which for a syntax error is a json.JSONDecodeError.
+    """
+    try:
+        value = json.loads(text, parse_float=_float, parse_int=_int, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError(f"nested more than {NESTING_LIMIT} levels deep") from None
+    check_nesting(value)
+    return value
+
+
+def check_nesting(value: Any) -> None:
+    """Raise ValueError if a value of JSON's types is nested deeper than NESTING_LIMIT."""
+    level = [value] if isinstance(value, list | dict) else []
+    for _ in range(NESTING_LIMIT):
+        inner = (item for container in level for item in _items(container))
+        level = [item for item in inner if isinstance(item, list | dict)]
+    if level:
+        raise ValueError(f"nested more than {NESTING_LIMIT} levels deep")
+
+
+def _items(container: list[Any] | dict[str, Any]) -> Any:
+    return container.values() if isinstance(container, dict) else container
+
+
+def _int(digits: str) -> int:
+    if len(digits) > DIGITS_LIMIT:
+        raise ValueError(f"a number has more than {DIGITS_LIMIT} digits")
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError("a number is too large for a float")
+    return number
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"invalid number {name}")
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:]
+
 
 def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
     """Write a file so that a reader sees all of it or nothing: a temporary neighbour, then a rename.
 
-    Raises MadengineError (with the path and the system's reason) where it can't be written.
+    Raise MadengineError, with the path and the system's reason, if it can't be written.
     """
     import tempfile
 
@@ -39,9 +155,9 @@ def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def check_writable(*paths: Path) -> None:
-    """Make sure, before long work, that these files can be made; their directories are made if missing.
+    """Check, before long work, that these files can be made; make their directories if missing.
 
-    Raises ConfigurationError that names the first that can't.
+    Raise ConfigurationError for the first that can't.
     """
     for path in paths:
         try:
@@ -53,54 +169,42 @@ def check_writable(*paths: Path) -> None:
 
 
 def write_json(path: Path, value: Any, mode: int = 0o644) -> None:
-    """Write a value as indented JSON, whole. Raises MadengineError where it can't be written."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    """Write a value as indented JSON, whole; NaN and infinity become null, which is all that JSON has for them.
+
+    Raise MadengineError if it can't be written.
+    """
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
     # Half a character, as a file's name may hold, has no form in UTF-8 but one in JSON.
-    text = re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    text = re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
     write_whole(path, f"{text}\n", mode)
 
 
-def read_json(path: Path, error: type[MadengineError] = ConfigurationError, missing: Any = None) -> Any:
-    """Read a JSON file (UTF-8, with or without a byte order mark).
-
-    `missing`, unless None, is what a file that isn't there stands for. Raises `error` that names the path,
-    the position where it is no JSON, and never what it holds.
-    """
-    try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
-    except FileNotFoundError:
-        if missing is None:
-            raise error(f"{path}: no such file") from None
-        return missing
-    except OSError as problem:
-        raise error(f"{path}: can't be read: {_lower(problem.strerror or str(problem))}") from None
-    except UnicodeDecodeError as problem:
-        raise error(f"{path}: byte {problem.start} is not UTF-8; save the file as UTF-8") from None
-    except json.JSONDecodeError as problem:
-        raise error(f"{path}:{problem.lineno}:{problem.colno}: not JSON: {_lower(problem.msg)}") from None
-    except (RecursionError, ValueError) as problem:
-        raise error(f"{path}: not usable as JSON: {_lower(str(problem))}") from None
-
-
-def _lower(message: str) -> str:
-    return message[:1].lower() + message[1:]
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager
 def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[int]:
-    """Open `path` for reading and appending (made if missing) and hold its exclusive lock; gives the descriptor.
+    """Open `path` for reading and appending (made if missing) and hold its exclusive lock; yield the descriptor.
 
-    `waiting` is called again and again while somebody else holds it; it pauses, and may raise.
-    Raises OSError where it can't be opened.
+    `waiting` is called again and again while another process holds it; it pauses, and may raise.
+    Raise OSError if it can't be opened.
     """
-    handle = _opened_and_locked(path, waiting)
+    handle = _open_and_lock(path, waiting)
     try:
         yield handle
     finally:
         os.close(handle)
 
 
-def _opened_and_locked(path: Path, waiting: Callable[[], None] | None) -> int:
+def _open_and_lock(path: Path, waiting: Callable[[], None] | None) -> int:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -110,7 +214,7 @@ def _opened_and_locked(path: Path, waiting: Callable[[], None] | None) -> int:
         except BaseException:
             os.close(handle)
             raise
-        # Another file has taken its place meanwhile: who opens the path now would not meet our lock.
+        # Another file has taken its place meanwhile: a process that opens the path now would not meet our lock.
         os.close(handle)
 
 
@@ -132,7 +236,7 @@ def _is_at(path: Path, handle: int) -> bool:
 
 
 def human_size(size: int) -> str:
-    """A size in bytes as docker prints it: three digits, decimal units (`1.2GB`, `72.8MB`)."""
+    """Return a size in bytes as docker prints it: three digits, decimal units (`1.2GB`, `72.8MB`)."""
     value, units = float(size), ["B", "kB", "MB", "GB", "TB", "PB"]
     while value >= 999.5 and len(units) > 1:
         value, units = value / 1000, units[1:]

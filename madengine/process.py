@@ -1,4 +1,4 @@
-"""This process, named so that others can tell later whether it still runs."""
+"""Labels of processes, by which a later process can see whether they still run."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from pathlib import Path
 
 
 def own_process_id() -> str:
-    """This process for a label: the machine's boot, the process namespace, the process, and when it started."""
+    """Return this process as a label: the machine's boot, the process namespace, the process id and its start."""
     return f"{_boot()}:{_namespace()}:{os.getpid()}:{_started(os.getpid())}"
 
 
 def process_has_ended(label: str) -> bool:
-    """Whether the process of a label was one of this machine and namespace, and is gone.
-
-    A label from elsewhere (another machine, another container) is nobody's business here.
-    """
+    """Return whether the process of a label has ended; False for labels of other machines and namespaces."""
     boot, _, rest = label.partition(":")
     namespace, _, process = rest.partition(":")
     pid, _, started = process.partition(":")
@@ -33,9 +30,9 @@ def _namespace() -> str:
 
 
 def _started(pid: int) -> str:
-    """A process's start in clock ticks (field 22 of its stat, counted after the name's closing bracket).
+    """Return a process's start in clock ticks (field 22 of its stat, counted after the name's closing bracket).
 
-    Empty where there is none, or only its zombie: nobody may ever collect that one.
+    Empty if there is none, or only its zombie, whose parent may never collect it.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

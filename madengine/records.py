@@ -43,7 +43,7 @@ class Model:
     skip_gpu_arch: str = ""
     additional_docker_run_options: str = ""
     is_deprecated: bool = False
-    #: globs of the files to bring back
+    #: globs of the files to collect
     artifacts: tuple[str, ...] = ()
     #: keys unknown to madengine, untouched
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -105,8 +105,8 @@ class Image:
         Older manifests have the vendor in the Dockerfile's name only, as `.amd.` or `.nvidia.`.
         """
         parts = PurePosixPath(self.dockerfile).name.lower().split(".")
-        named = next((vendor.upper() for vendor in ("amd", "nvidia") if vendor in parts), "")
-        return self.gpu_vendor.upper() or named
+        in_name = next((vendor.upper() for vendor in ("amd", "nvidia") if vendor in parts), "")
+        return self.gpu_vendor.upper() or in_name
 
 
 def repository(name: str) -> str:
@@ -234,7 +234,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file that a run left and that was brought back."""
+    """A file that a run left and that was collected."""
 
     #: below the model's folder of the run
     path: str

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from madengine.config.context import Context, load_context
-from madengine.config.credentials import Credentials, load_credentials, registry_login, secret_values
+from madengine.config.credentials import Credentials, load_credentials, registry_login
 from madengine.config.package import lists_models, package_root
-from madengine.programs import hide
 from madengine.programs.engine import Docker
 from madengine.programs.engine_finder import find_engine
 from madengine.programs.engine_logins import logged_in
@@ -42,17 +41,13 @@ class Session:
 
     def context(self, detected: Mapping[str, Any], manifest_context: Mapping[str, Any]) -> Context:
         """Merge what was detected, the manifest's context and the user's."""
-        context = load_context(detected, manifest_context, self.context_file, self.context_text)
-        for key, known in context.mistyped:
-            logger.info(f"context: {key}: nothing reads it; did you mean {known}?")
-        return context
+        return load_context(detected, manifest_context, self.context_file, self.context_text)
 
     def credentials(self, names: Iterable[str] = ()) -> Credentials:
         """Load the logins and the credentials of these names, and keep them out of all output from here on."""
         credentials = load_credentials(self.root, self.environ, filter(None, names))
         for warning in credentials.warnings:
             logger.info(warning)
-        hide(secret_values(credentials))
         return credentials
 
     @contextmanager

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import settings
 from plumbum import local
 
+from madengine import programs
+
 # In CI a change is judged by the same examples each time; by hand every run looks at new ones.
 # How long an example takes says more of the machine's other work than of the code.
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -47,6 +49,12 @@ def restored_logging() -> Iterator[None]:
     yield
     logger.handlers[:] = handlers
     logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def no_secrets_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test hides its own secrets only: another's password may be a word of this one's output."""
+    monkeypatch.setattr(programs, "_secrets", set())
 
 
 class StandIns:

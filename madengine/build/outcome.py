@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from madengine.config.context import Context
-from madengine.config.manifest import CONTEXT_KEYS, HOOK_KEYS, Manifest
+from madengine.config.manifest import Manifest
 from madengine.errors import EXIT_BUILD_FAILED, EXIT_DONE
 from madengine.records import Model
 from madengine.results.summaries import BuiltImage, FailedBuild, build_summary
@@ -32,10 +32,7 @@ class BuildOutcome:
             images=tuple(built.image for built in self.images),
             models={built.image.key: built.model for built in self.images},
             registry=registry,
-            context={
-                **{key: context.values.get(key, {}) for key in CONTEXT_KEYS},
-                **{key: context.values[key] for key in HOOK_KEYS if context.values.get(key)},
-            },
+            context=context.for_manifest,
             extra={
                 # A node has no tools.json to look its tools up in.
                 **({"tools": tools} if tools else {}),

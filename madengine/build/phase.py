@@ -24,7 +24,7 @@ from madengine.config.context import Context, host_facts
 from madengine.config.credentials import Credentials, registry_login, registry_name
 from madengine.config.hooks import Hooks, hook_definitions, hook_files
 from madengine.config.manifest import save_manifest
-from madengine.config.validation import validated_hooks
+from madengine.config.validation import log_ignored_keys, validated_hooks
 from madengine.data_sets.fetch import Client
 from madengine.errors import MadengineError
 from madengine.files import check_writable, write_json, write_whole
@@ -45,6 +45,7 @@ def build(session: Session, options: BuildOptions, detected: Mapping[str, Any] |
     started = time.monotonic()
     choice = build_choice(DiscoverModels(session.root), options.tags, options.ignore_deprecated, options.batch)
     context = session.context({**host_facts(session.environ), **(detected or {})}, {})
+    log_ignored_keys(context, choice.models)
     tools = hook_definitions(options.tools_file, session.root)
     hooks = validated_hooks(context, choice.models, tools)
     if not options.dry_run:

@@ -1,4 +1,4 @@
-"""What credential.json and the environment hold becomes Credentials, and what of it must never be printed."""
+"""credential.json and the environment become Credentials, whose secrets no output shows."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ import json
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
+from madengine import programs
+from madengine.config.values import check_key, expected, is_passable, kind_of, shown, shown_key
 from madengine.errors import ConfigurationError
-from madengine.files import read_json
+from madengine.files import parse_json, read_json, read_text
 from madengine.records import Model
 
 FILE = "credential.json"
-# Entries that a variable of the same name, holding JSON, stands in for; with _FILE after it, it names such a file.
+# Entries that a variable of the same name replaces: it holds JSON, or with _FILE after it the name of such a file.
 ENDPOINTS = ("NAS_NODES", "MAD_AWS_S3", "MAD_MINIO")
-# What `<entry>_<KEY>` of the environment may say of an entry.
+# Keys of an entry that a variable `<entry>_<KEY>` may set.
 KEYS = ("USERNAME", "PASSWORD", "TOKEN", "SSH_KEY_FILE")
 
 _SHORTEST_SECRET = 4
@@ -39,15 +42,15 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 @dataclass(frozen=True, repr=False)
 class Credentials:
-    """Named entries of credential.json and the MAD_SECRETS* variables; its text form shows names only.
+    """The credentials of a command; its text form shows names only."""
 
-    `key_files` holds the contents of the private keys that entries name by path (`ssh_key_file`), by that
-    path; `warnings` what the user should be told once, a line each.
-    """
-
+    #: the entries of credential.json, with what the environment adds
     entries: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    #: the MAD_SECRETS* variables
     secrets: Mapping[str, str] = field(default_factory=dict)
+    #: contents of the private keys that entries name by path (`ssh_key_file`), by that path
     key_files: Mapping[str, str] = field(default_factory=dict)
+    #: for the user, once, a line each
     warnings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -56,8 +59,9 @@ class Credentials:
 
 @dataclass(frozen=True)
 class Login:
-    """Who logs in at a registry; `registry` is its host, `docker.io` for Docker Hub."""
+    """A user of a registry."""
 
+    #: its host, `docker.io` for Docker Hub
     registry: str
     username: str
     password: str = field(repr=False)
@@ -66,31 +70,33 @@ class Login:
 def load_credentials(root: Path, environ: Mapping[str, str], names: Iterable[str] = ()) -> Credentials:
     """Read `credential.json` of the package at `root`, if there is one, and the variables of the environment.
 
-    `names` are the entries that models ask for: variables named after them (AMD_GITHUB_PASSWORD, or a file's name in
-    AMD_GITHUB_PASSWORD_FILE) add to what the file says, and win over it.
-    Raises ConfigurationError, naming the place and never a value, for a file that is broken or can't be read.
+    `names` are entries that models need: variables named after them (AMD_GITHUB_PASSWORD, or a file's name in
+    AMD_GITHUB_PASSWORD_FILE) add to the file's values, and win over them. From here on no output shows the secrets.
+    Raise ConfigurationError, naming the place and never a value, for a file that is broken or can't be read.
     """
     path = root / FILE
-    said = {**_located(_object(path), f"{path}: "), **_located(_endpoints(environ, root), "")}
-    entries = {name: _filled(entry, root, where) for name, entry, where in _entries(said)}
+    places = {**_with_places(_object(path), f"{path}: "), **_with_places(_endpoints(environ, root), "")}
+    entries = {name: _with_files(entry, root, where) for name, entry, where in _entries(places)}
     for name in names:
-        if added := _of_environment(name, entries.get(name, {}), environ, root):
-            entries[name] = {**entries.get(name, {}), **added}
+        if additions := _of_environment(name, entries.get(name, {}), environ, root):
+            entries[name] = {**entries.get(name, {}), **additions}
     docker_hub = _docker_hub(entries.get("dockerhub", {}), environ, root)
     if docker_hub:
         entries["dockerhub"] = docker_hub
-    return Credentials(
+    credentials = Credentials(
         entries,
         _secret_variables(environ, root),
         _key_files(entries, root),
         (*_mode_warning(path), *_docker_hub_warning(environ)),
     )
+    programs.hide(secret_values(credentials))
+    return credentials
 
 
 def registry_login(credentials: Credentials, registry: str) -> Login | None:
-    """Find who logs in at a registry (`docker.io`, `dockerhub` or empty is Docker Hub); None is anonymous.
+    """Return the login of a registry (`docker.io`, `dockerhub` or empty is Docker Hub); None is anonymous.
 
-    Raises ConfigurationError where an entry has only one of username and password.
+    Raise ConfigurationError if its entry has only one of username and password.
     """
     host = registry.partition("/")[0]
     on_docker_hub = host in _DOCKER_HUB
@@ -106,9 +112,9 @@ def registry_login(credentials: Credentials, registry: str) -> Login | None:
 
 
 def registry_image(registry: str, image: str, credentials: Credentials) -> str:
-    """Name an image for a registry; where the registry's entry has a `repository`, the image becomes its tag.
+    """Name an image for a registry; if the registry's entry has a `repository`, the image becomes its tag.
 
-    Raises ConfigurationError for a registry, repository or tag that no engine would take.
+    Raise ConfigurationError for a registry, repository or tag that no engine would take.
     """
     registry_name(registry)
     on_docker_hub = registry in _DOCKER_HUB
@@ -118,42 +124,43 @@ def registry_image(registry: str, image: str, credentials: Credentials) -> str:
     if not repository:
         return prefix + image
     if not _REPOSITORY.fullmatch(repository):
-        raise ConfigurationError(f"{FILE}: {entry}.repository: {repository!r}, expected lower case such as org/repo")
+        raise expected(f"{FILE}: {entry}.repository", "lower case such as org/repo", repository)
     if not _TAG.fullmatch(image):
         raise ConfigurationError(
-            f"{image}: no tag for {prefix}{repository} (128 letters, digits, _ . - at most); shorten the model's name"
+            f"{shown(image)}: invalid tag for {prefix}{repository}, expected at most 128 letters, digits, _ . -; "
+            "shorten the model's name"
         )
     return f"{prefix}{repository}:{image}"
 
 
 def registry_name(registry: str) -> str:
-    """Give a registry back as it is, `host[:port][/path]` or `dockerhub`.
+    """Return a registry as it is, `host[:port][/path]` or `dockerhub`.
 
-    Raises ConfigurationError, saying how to write it, where it is something else.
+    Raise ConfigurationError, with the right form, for anything else.
     """
     if "@" in registry:
         # without the value: a password may be in it
         raise ConfigurationError(f"registry: write it without user and password, and put those in {FILE}")
     if registry == "dockerhub" or (_REGISTRY.fullmatch(registry) and _is_host(registry)):
         return registry
-    raise ConfigurationError(f"registry {registry!r}: write {_rewritten(registry)}")
+    raise ConfigurationError(f"invalid registry {shown(registry)}; write {_rewritten(registry)}")
 
 
 def model_secrets(credentials: Credentials, model: Model) -> dict[str, str]:
-    """Name what a model's `cred` gives it as environment variables, as in AMD_GITHUB_USERNAME.
+    """Return the environment variables of a model's `cred`, such as AMD_GITHUB_USERNAME.
 
-    Raises ConfigurationError where the entry is missing.
+    Raise ConfigurationError if the entry is missing.
     """
     if not model.cred:
         return {}
     if model.cred not in credentials.entries:
         owner = f" or ask the model's owner, {model.owner}" if model.owner else ""
         raise ConfigurationError(f"{FILE}: no entry {model.cred!r}, which model {model.name} needs; add it{owner}")
-    return {_variable(model.cred, key): value for key, value in credentials.entries[model.cred].items()}
+    return {_variable_name(model.cred, key): value for key, value in credentials.entries[model.cred].items()}
 
 
 def secret_values(credentials: Credentials) -> tuple[str, ...]:
-    """List what must not be printed, longest first: secrets of four characters or more, in all their forms."""
+    """Return what must not be printed, longest first: secrets of four characters or more, in all their forms."""
     forms = {form for secret in _secrets(credentials) for form in _forms(secret)}
     return tuple(sorted((form for form in forms if len(form) >= _SHORTEST_SECRET), key=lambda form: (-len(form), form)))
 
@@ -171,7 +178,7 @@ def _secrets(credentials: Credentials) -> Iterator[str]:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """The ways a secret may turn up in a text; none for one that is too short."""
+    """Return the forms in which a secret may be in a text; none for one that is too short."""
     value = secret.strip()
     if len(value) < _SHORTEST_SECRET:
         return
@@ -193,37 +200,32 @@ def _forms(secret: str) -> Iterator[str]:
 def _object(path: Path) -> dict[str, Any]:
     value = read_json(path, missing={})
     if not isinstance(value, dict):
-        raise ConfigurationError(f"{path}: expected an object of named entries")
+        raise ConfigurationError(f"{path}: expected an object of named entries, got {kind_of(value)}")
     return value
 
 
-def _located(value: Mapping[str, Any], where: str) -> dict[str, tuple[Any, str]]:
-    return {name: (entry, where + name) for name, entry in value.items()}
+def _with_places(entries: Mapping[str, Any], where: str) -> dict[str, tuple[Any, str]]:
+    return {name: (entry, where + shown_key(name)) for name, entry in entries.items()}
 
 
 def _endpoints(environ: Mapping[str, str], root: Path) -> dict[str, Any]:
-    """What variables say in place of the file's entries of the same name."""
-    found = {}
-    for name in ENDPOINTS:
-        text, file = environ.get(name, ""), environ.get(f"{name}_FILE", "")
-        if file and not text:
-            text = _secret_file(root / file, f"{name}_FILE")
-        if text:
-            found[name] = _json(text, name)
-    return found
+    """Return the entries that variables set in place of the file's of the same name."""
+    texts = {name: _variable(name, environ, root) for name in ENDPOINTS}
+    return {name: _json(text, name) for name, text in texts.items() if text}
 
 
 def _json(text: str, name: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(text)
+    except ValueError:
         # without the parser's own words, which may hold a part of the text
-        raise ConfigurationError(f"{name}: is not JSON; expected what {FILE} would have under {name!r}") from None
+        raise ConfigurationError(f"{name}: not JSON; write it as the entry {name!r} of {FILE}") from None
 
 
-def _entries(said: Mapping[str, tuple[Any, str]]) -> Iterator[tuple[str, dict[str, str], str]]:
-    """The entries by name, and where each is; those of a list, as NAS_NODES may be, as `NAS_NODES[0]` and so on."""
-    for name, (entry, where) in said.items():
+def _entries(places: Mapping[str, tuple[Any, str]]) -> Iterator[tuple[str, dict[str, str], str]]:
+    """Return the entries by name with their places; those of a list such as NAS_NODES as `NAS_NODES[0]` and so on."""
+    for name, (entry, where) in places.items():
+        check_key(name, where)
         if isinstance(entry, list):
             for index, item in enumerate(entry):
                 yield f"{name}[{index}]", _entry(item, f"{where}[{index}]"), f"{where}[{index}]"
@@ -232,94 +234,89 @@ def _entries(said: Mapping[str, tuple[Any, str]]) -> Iterator[tuple[str, dict[st
 
 
 def _of_environment(name: str, entry: Mapping[str, str], environ: Mapping[str, str], root: Path) -> dict[str, str]:
-    """What variables say of an entry, under the keys that the entry itself has for it."""
-    spelt = {key.upper(): key for key in entry}
-    found = {}
-    for key in {*KEYS, *spelt}:
-        variable = f"{name}_{key}"
-        value, file = environ.get(variable, ""), environ.get(f"{variable}_FILE", "")
-        if file and not value:
-            value = _secret_file(root / file, f"{variable}_FILE")
-        if value:
-            found[spelt.get(key, key.lower())] = value
-    return found
+    """Return the values that variables set of an entry, under the entry's own spelling of their keys."""
+    spellings = {key.upper(): key for key in entry}
+    values = {key: _variable(f"{name}_{key}", environ, root) for key in {*KEYS, *spellings}}
+    return {spellings.get(key, key.lower()): value for key, value in values.items() if value}
+
+
+def _variable(name: str, environ: Mapping[str, str], root: Path) -> str:
+    """Return a variable, or the content of the file that the one with _FILE after it names."""
+    value, file = environ.get(name, ""), environ.get(f"{name}_FILE", "")
+    return _secret_file(root / file, f"{name}_FILE") if file and not value else value
 
 
 def _secret_variables(environ: Mapping[str, str], root: Path) -> dict[str, str]:
-    """The MAD_SECRETS* variables; one that ends in _FILE names the file with the value of the one without it."""
-    found = {}
+    """Return the MAD_SECRETS* variables; one that ends in _FILE names the file with the value of the one without it."""
+    secrets = {}
     for name, value in environ.items():
         if "MAD_SECRETS" not in name:
             continue
         plain = name.removesuffix("_FILE")
         if plain == name:
-            found[name] = value
+            secrets[name] = value
         elif value and plain not in environ:
-            found[plain] = _secret_file(root / value, name)
-    return found
+            secrets[plain] = _secret_file(root / value, name)
+    return secrets
 
 
 def _entry(value: Any, where: str) -> dict[str, str]:
     if not isinstance(value, dict):
-        raise ConfigurationError(f'{where}: expected an object such as {{"username": …, "password": …}}')
-    return {key: _text(item, f"{where}.{key}") for key, item in value.items() if item is not None}
+        raise ConfigurationError(
+            f'{where}: expected an object such as {{"username": …, "password": …}}, got {kind_of(value)}'
+        )
+    for key in value:
+        check_key(key, where)
+    return {key: _text(item, f"{where}.{shown_key(key)}") for key, item in value.items() if item is not None}
 
 
 def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str | int | float) or not _passable(str(value)):
-        raise ConfigurationError(f"{where}: expected text")
+    if not isinstance(value, str | int | float):
+        raise ConfigurationError(f"{where}: expected a string, got {kind_of(value)}")
+    if not is_passable(str(value)):
+        raise ConfigurationError(f"{where}: contains a null character or a lone surrogate; remove it")
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _passable(text: str) -> bool:
-    """Whether the text can become a variable of a program."""
-    return "\0" not in text and not re.search("[\ud800-\udfff]", text)
-
-
-def _filled(entry: dict[str, str], root: Path, where: str) -> dict[str, str]:
-    """The entry with the content of each `<key>_file` as `<key>`; an ssh_key_file stays a path, as models expect."""
-    filled: dict[str, str] = {}
+def _with_files(entry: dict[str, str], root: Path, where: str) -> dict[str, str]:
+    """Return the entry with the content of each `<key>_file` as `<key>`; an ssh_key_file stays a path for the model."""
+    values: dict[str, str] = {}
     for key, value in entry.items():
         name = re.sub("_(file|FILE)$", "", key)
         if name.lower() in ("", key.lower(), "ssh_key"):
-            filled[key] = value
+            values[key] = value
         else:
-            filled[name] = _secret_file(root / value, f"{where}.{key}")
-    return filled
+            values[name] = _secret_file(root / value, f"{where}.{key}")
+    return values
 
 
 def _secret_file(path: Path, where: str) -> str:
     try:
-        content = path.read_text(encoding="utf-8").rstrip("\r\n")
-    except OSError as error:
-        raise ConfigurationError(f"{where}: {path} can't be read: {(error.strerror or str(error)).lower()}") from None
-    except ValueError:
-        raise ConfigurationError(f"{where}: {path} is not UTF-8 text") from None
-    if not content or "\0" in content:
-        raise ConfigurationError(f"{where}: {path} is {'not text' if content else 'empty'}")
+        content = read_text(path).rstrip("\r\n")
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: {error}") from None
+    if not content:
+        raise ConfigurationError(f"{where}: {path}: expected a secret, got an empty file")
+    if "\0" in content:
+        raise ConfigurationError(f"{where}: {path}: expected text, got a null character")
     return content
 
 
 def _key_files(entries: Mapping[str, Mapping[str, str]], root: Path) -> dict[str, str]:
-    """Contents of the private keys on this machine; a path may also be meant inside the container."""
+    """Return the private keys on this machine by path; a path may also be one inside the container."""
     contents: dict[str, str] = {}
     for path in (value for entry in entries.values() for key, value in entry.items() if key.lower() == "ssh_key_file"):
-        try:
-            contents[path] = (root / path).read_text(encoding="utf-8", errors="replace")
-        except (OSError, ValueError):
-            continue
+        with suppress(ConfigurationError):
+            contents[path] = read_text(root / path)
     return contents
 
 
 def _docker_hub(entry: dict[str, str], environ: Mapping[str, str], root: Path) -> dict[str, str]:
-    """The `dockerhub` entry after MAD_DOCKERHUB_*: user and password together replace all of it."""
-    user, password = environ.get("MAD_DOCKERHUB_USER", ""), environ.get("MAD_DOCKERHUB_PASSWORD", "")
-    file = environ.get("MAD_DOCKERHUB_PASSWORD_FILE", "")
-    if user and file and not password:
-        password = _secret_file(root / file, "MAD_DOCKERHUB_PASSWORD_FILE")
-    kept = {"username": user, "password": password} if user and password else entry
-    repository = environ.get("MAD_DOCKERHUB_REPO", "")
-    return {**kept, "repository": repository} if repository else kept
+    """Return the `dockerhub` entry after MAD_DOCKERHUB_*: user and password together replace all of it."""
+    user, repository = environ.get("MAD_DOCKERHUB_USER", ""), environ.get("MAD_DOCKERHUB_REPO", "")
+    password = _variable("MAD_DOCKERHUB_PASSWORD", environ, root) if user else ""
+    login = {"username": user, "password": password} if password else entry
+    return {**login, "repository": repository} if repository else login
 
 
 def _docker_hub_warning(environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -327,8 +324,8 @@ def _docker_hub_warning(environ: Mapping[str, str]) -> tuple[str, ...]:
     password = bool(environ.get("MAD_DOCKERHUB_PASSWORD") or environ.get("MAD_DOCKERHUB_PASSWORD_FILE"))
     if user == password:
         return ()
-    given, missing = ("USER", "PASSWORD") if user else ("PASSWORD", "USER")
-    return (f"MAD_DOCKERHUB_{given}: ignored without MAD_DOCKERHUB_{missing}; set both",)
+    half, missing = ("USER", "PASSWORD") if user else ("PASSWORD", "USER")
+    return (f"MAD_DOCKERHUB_{half}: ignored without MAD_DOCKERHUB_{missing}; set both",)
 
 
 def _mode_warning(path: Path) -> tuple[str, ...]:
@@ -340,13 +337,13 @@ def _mode_warning(path: Path) -> tuple[str, ...]:
 
 
 def _is_host(registry: str) -> bool:
-    """Whether engines take the first part for a host: another word would be an organisation on Docker Hub."""
+    """Return whether engines take the first part for a host: another word would be an organisation on Docker Hub."""
     host = registry.partition("/")[0]
     return host == "localhost" or "." in host or ":" in host
 
 
 def _rewritten(registry: str) -> str:
-    """How to write a malformed registry."""
+    """Return how to write an invalid registry."""
     host, slash, path = (
         re.sub(r"^[A-Za-z][A-Za-z+]*://", "", registry.strip()).strip("/").removeprefix("dockerhub/").partition("/")
     )
@@ -358,7 +355,7 @@ def _rewritten(registry: str) -> str:
     return better
 
 
-def _variable(cred: str, key: str) -> str:
+def _variable_name(cred: str, key: str) -> str:
     name = f"{cred}_{key.upper()}"
     if not re.fullmatch(r"[!-<>-~]+", name):
         raise ConfigurationError(f"{FILE}: {cred}.{key}: can't be part of a variable's name; rename it")

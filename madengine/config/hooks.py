@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import os
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,55 +15,57 @@ from typing import Any
 from madengine.config.artifacts import patterns
 from madengine.config.context import Context
 from madengine.config.package import template, template_names
+from madengine.config.values import check_value, expected, is_passable, shown
 from madengine.errors import ConfigurationError
 from madengine.files import read_json
 
-# How long one of them may take, in seconds; entry.sh keeps to it.
-SECONDS = 600
+#: seconds that one of them may take; entry.sh enforces it
+HOOK_SECONDS = 600
 # Where the runner leaves what entry.sh needs for them, below the workspace.
 HOOKS_FOLDER = ".hooks"
-# The line of the log after which the script's own output comes, and not a pre-script's.
+# The line of the log between the pre-scripts' output and the script's own.
 SCRIPT_MARK = "entry.sh: script"
-# A package's own definitions, and its scripts for them.
+# A package's own definitions, and their scripts.
 TOOLS_FILE = "scripts/common/tools.json"
 SHARED_SCRIPTS = "scripts/common"
 # Where the scripts of the catalogue that comes with madengine are in a container; a package has its own beside it.
 _SHIPPED = f"{SHARED_SCRIPTS}/madengine"
-# What older versions brought back of a tool that doesn't say what it leaves.
+# The artifacts of a tool that doesn't name any, as in older versions.
 _OUTPUTS = ("*_output", "*_output.csv", "*_trace.csv")
 _TOOL_KEYS = ("name", "pre_scripts", "cmd", "env_vars", "post_scripts", "artifacts")
 
 
 @dataclass(frozen=True)
 class Script:
-    """One script: its path (below the workspace unless absolute) and its arguments."""
+    """One script."""
 
+    #: below the workspace unless absolute
     path: str
+    #: its arguments
     words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a run does beside the script itself.
-
-    `wrapper` is shell text that goes before the script's command, read by a shell in the container and nowhere else;
-    `environment` is what the tools set, `artifacts` the globs of what they leave.
-    """
+    """What a run does beside the script itself."""
 
     pre_scripts: tuple[Script, ...] = ()
+    #: shell text before the script's command, read by a shell in the container and nowhere else
     wrapper: str = ""
     post_scripts: tuple[Script, ...] = ()
+    #: variables that the tools set
     environment: Mapping[str, str] = field(default_factory=dict)
+    #: globs of the files that the tools leave
     artifacts: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        """Whether entry.sh has something to do for them."""
+        """Return whether entry.sh has to do anything for them."""
         return bool(self.pre_scripts or self.wrapper or self.post_scripts)
 
     @property
     def seconds(self) -> int:
-        """How long they may take all together."""
-        return SECONDS * len(self.scripts)
+        """How long they may take together."""
+        return HOOK_SECONDS * len(self.scripts)
 
     @property
     def scripts(self) -> tuple[Script, ...]:
@@ -81,20 +84,20 @@ class Tool:
 
 
 def resolve_hooks(context: Context, catalogue: Mapping[str, Any]) -> Hooks:
-    """The hooks of a context: its tools around its own scripts, in the documented order, the last tool outermost.
+    """Return the hooks of a context: its tools around its own scripts, in the documented order, the last outermost.
 
-    Raises ConfigurationError for a tool that the catalogue doesn't have, naming those it has, and for what is wrong.
+    Raise ConfigurationError for a wrong value, and for a tool that is not in the catalogue, naming those that are.
     """
-    tools = [_tool(asked, catalogue) for asked in _asked(context, catalogue)]
+    tools = [_tool(entry, catalogue) for entry in _entries(context, catalogue)]
     # Two library traces may share their command; nested it would do everything twice.
-    commands = [tool.cmd for number, tool in enumerate(tools) if tool.cmd not in [one.cmd for one in tools[:number]]]
-    around = [*reversed(commands), str(context.values.get("encapsulate_script") or "")]
+    commands = dict.fromkeys(tool.cmd for tool in tools)
+    wrappers = [*reversed(commands), str(context.values.get("encapsulate_script") or "")]
     return Hooks(
         pre_scripts=(
             *(script for tool in reversed(tools) for script in tool.pre_scripts),
             *_scripts(context.values.get("pre_scripts"), "context: pre_scripts"),
         ),
-        wrapper=" ".join(filter(None, around)),
+        wrapper=" ".join(filter(None, wrappers)),
         post_scripts=(
             *_scripts(context.values.get("post_scripts"), "context: post_scripts"),
             *(script for tool in tools for script in tool.post_scripts),
@@ -104,41 +107,42 @@ def resolve_hooks(context: Context, catalogue: Mapping[str, Any]) -> Hooks:
     )
 
 
-def hook_definitions(named: Path | None, root: Path | None) -> dict[str, Any]:
-    """The tools that a tools.json defines, by name: the file that was named, or the package's; none without either.
+def hook_definitions(file: Path | None, root: Path | None) -> dict[str, Any]:
+    """Return the tools that a tools.json defines, by name: this file's, else those of the package at `root`, if any.
 
-    Raises ConfigurationError where it can't be read.
+    Raise ConfigurationError if it can't be read.
     """
-    path = named or (root / TOOLS_FILE if root else None)
-    if path is None or (named is None and not path.is_file()):
+    path = file or (root / TOOLS_FILE if root else None)
+    if path is None or (file is None and not os.path.lexists(path)):
         return {}
-    found = read_json(path)
-    tools = found.get("tools") if isinstance(found, dict) else None
+    content = read_json(path)
+    tools = content.get("tools") if isinstance(content, dict) else None
     if not isinstance(tools, dict):
         raise ConfigurationError(f'{path}: no object "tools"; write {{"tools": {{"name": {{"cmd": "…"}}}}}}')
+    check_value(tools, f"{path}: tools")
     return tools
 
 
 def tool_catalogue(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """The tools that come with madengine, and those of each layer in place of earlier ones of the same name."""
+    """Return the tools that come with madengine, and those of each layer in place of earlier ones of the same name."""
     return {name: tool for layer in (_shipped(), *layers) for name, tool in layer.items()}
 
 
 def hook_texts(hooks: Hooks) -> dict[str, str]:
-    """The files that entry.sh looks for in `FOLDER`: hooks.sh, and the scripts of our catalogue that are asked for."""
-    mentioned = " ".join([*(script.path for script in hooks.scripts), hooks.wrapper])
-    names = template_names("tools") if mentioned.strip() else ()
-    ours = {name: f"{_SHIPPED}/{name}" for name in names if name.endswith(".sh")}
+    """Return the files that entry.sh reads in HOOKS_FOLDER: hooks.sh, and the scripts of our catalogue in use."""
+    commands = " ".join([*(script.path for script in hooks.scripts), hooks.wrapper])
+    names = template_names("tools") if commands.strip() else ()
+    paths = {name: f"{_SHIPPED}/{name}" for name in names if name.endswith(".sh")}
     return {
         "hooks.sh": _hooks_sh(hooks),
-        **{f"workspace/{path}": template(f"tools/{name}") for name, path in ours.items() if path in mentioned},
+        **{f"workspace/{path}": template(f"tools/{name}") for name, path in paths.items() if path in commands},
     }
 
 
 def hook_files(hooks: Hooks, root: Path) -> dict[str, Path]:
-    """The scripts that are files of the package at `root`, by their path in the workspace.
+    """Return the scripts that are files of the package at `root`, by their path in the workspace.
 
-    A folder that a script lies in doesn't come with it, but that of all of them (`SCRIPTS`) does.
+    A script's folder doesn't come with it, but SHARED_SCRIPTS does.
     """
     shared = {SHARED_SCRIPTS: root / SHARED_SCRIPTS} if (root / SHARED_SCRIPTS).is_dir() else {}
     paths = [script.path for script in hooks.scripts if not script.path.startswith(("/", f"{SHARED_SCRIPTS}/"))]
@@ -146,10 +150,10 @@ def hook_files(hooks: Hooks, root: Path) -> dict[str, Path]:
 
 
 def _hooks_sh(hooks: Hooks) -> str:
-    """The hooks for entry.sh, which reads nothing but shell; every value is one quoted word."""
+    """Return the hooks for entry.sh, which reads nothing but shell; every value is one quoted word."""
     return "\n".join(
         [
-            f"hook_limit={SECONDS}",
+            f"hook_limit={HOOK_SECONDS}",
             f"script_mark={shlex.quote(SCRIPT_MARK)}",
             f"wrapper={shlex.quote(hooks.wrapper)}",
             *_function("pre_scripts", "pre-script", hooks.pre_scripts),
@@ -160,8 +164,8 @@ def _hooks_sh(hooks: Hooks) -> str:
 
 
 def _function(name: str, kind: str, scripts: Iterable[Script]) -> list[str]:
-    named = ((json.dumps(f"{kind} {script.path}"), script.path, *script.words) for script in scripts)
-    return [f"{name}() {{", "  :", *(f"  {shlex.join(['hook', kind, *words])}" for words in named), "}"]
+    calls = ((json.dumps(f"{kind} {script.path}"), script.path, *script.words) for script in scripts)
+    return [f"{name}() {{", "  :", *(f"  {shlex.join(['hook', kind, *words])}" for words in calls), "}"]
 
 
 @functools.cache
@@ -170,75 +174,73 @@ def _shipped() -> Mapping[str, Any]:
     return tools
 
 
-def _asked(context: Context, catalogue: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The context's entries, each with its name, which the catalogue has."""
-    found = []
-    for entry in context.values.get("tools") or ():
-        asked = {"name": entry} if isinstance(entry, str) else entry
-        if not isinstance(asked, Mapping) or not isinstance(asked.get("name"), str):
-            raise ConfigurationError(f"context: tools: {_shown(entry)} is wrong: write {{'name': 'rocprof'}}")
-        found.append(asked)
-    unknown = sorted({str(asked["name"]) for asked in found} - catalogue.keys())
+def _entries(context: Context, catalogue: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the context's tools as objects with a name that the catalogue has."""
+    tools = context.values.get("tools") or ()
+    entries = [{"name": tool} if isinstance(tool, str) else tool for tool in tools]
+    for entry in entries:
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+            raise expected("context: tools", "a name, or an object such as {'name': 'rocprof'}", entry)
+    unknown = sorted({str(entry["name"]) for entry in entries} - catalogue.keys())
     if unknown:
-        close = difflib.get_close_matches(unknown[0], catalogue, n=len(catalogue), cutoff=0.0)
+        close = difflib.get_close_matches(unknown[0][:100], catalogue, n=len(catalogue), cutoff=0.0)
         raise ConfigurationError(
-            f"context: tools: no tool {', '.join(map(repr, unknown))}; there are {', '.join(close)}"
+            f"context: tools: unknown tool {', '.join(map(shown, unknown[:5]))}; expected some of {', '.join(close)}"
         )
-    return found
+    return entries
 
 
-def _tool(asked: Mapping[str, Any], catalogue: Mapping[str, Any]) -> Tool:
-    """A tool as its tools.json defines it, with what the context says in place of that."""
-    name = str(asked["name"])
+def _tool(entry: Mapping[str, Any], catalogue: Mapping[str, Any]) -> Tool:
+    """Return a tool as its tools.json defines it, with what the context's entry replaces."""
+    name = str(entry["name"])
     where = f"tool {name}"
-    defined = catalogue[name]
-    if not isinstance(defined, Mapping):
-        raise ConfigurationError(f"{where}: {_shown(defined)} is wrong: it is an object, like {{'cmd': 'time'}}")
-    if strays := [key for key in asked if key not in _TOOL_KEYS]:
-        raise ConfigurationError(f"context: tools: {name}: {strays[0]!r} is none of {', '.join(_TOOL_KEYS)}")
-    both = {**defined, **asked}
+    definition = catalogue[name]
+    if not isinstance(definition, Mapping):
+        raise expected(where, "an object such as {'cmd': 'time'}", definition)
+    if strays := [key for key in entry if key not in _TOOL_KEYS]:
+        raise ConfigurationError(
+            f"context: tools: {name}: unknown key {shown(strays[0])}; expected one of {', '.join(_TOOL_KEYS)}"
+        )
+    both = {**definition, **entry}
     cmd = both.get("cmd") or ""
-    if not isinstance(cmd, str) or "\0" in cmd:
-        raise ConfigurationError(f"{where}: cmd: {_shown(cmd)} is wrong: it is a text")
+    if not isinstance(cmd, str) or not is_passable(cmd):
+        raise expected(f"{where}: cmd", "a string", cmd)
     return Tool(
         pre_scripts=_scripts(both.get("pre_scripts"), f"{where}: pre_scripts"),
         cmd=cmd.strip(),
-        env_vars={**_variables(defined, where), **_variables(asked, f"context: {where}")},
+        env_vars={**_variables(definition, where), **_variables(entry, f"context: {where}")},
         post_scripts=_scripts(both.get("post_scripts"), f"{where}: post_scripts"),
         artifacts=patterns(both["artifacts"], f"{where}: artifacts") if "artifacts" in both else _OUTPUTS,
     )
 
 
 def _variables(entry: Mapping[str, Any], where: str) -> dict[str, str]:
-    found = entry.get("env_vars") or {}
-    if not isinstance(found, Mapping):
-        raise ConfigurationError(f"{where}: env_vars: {_shown(found)} is wrong: it is an object")
-    for name, value in found.items():
-        if not name or "=" in name or "\0" in f"{name}{value}" or not isinstance(value, str | bool | int | float):
-            raise ConfigurationError(f"{where}: env_vars: {name!r} is no variable with a text or a number")
-    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in found.items()}
+    variables = entry.get("env_vars") or {}
+    if not isinstance(variables, Mapping):
+        raise expected(f"{where}: env_vars", "an object", variables)
+    for name, value in variables.items():
+        if not name or "=" in name or not is_passable(name):
+            raise ConfigurationError(f"{where}: env_vars: invalid variable name {shown(name)}")
+        if not isinstance(value, str | bool | int | float) or not is_passable(str(value)):
+            raise ConfigurationError(f"{where}: env_vars: {shown(name)}: expected a string or a number")
+    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in variables.items()}
 
 
 def _scripts(value: Any, where: str) -> tuple[Script, ...]:
     if not isinstance(value or [], list | tuple):
-        raise ConfigurationError(f"{where}: {_shown(value)} is wrong: it is a list, like [{{'path': 'scripts/x.sh'}}]")
+        raise expected(where, "a list such as [{'path': 'scripts/x.sh'}]", value)
     return tuple(_script(entry, f"{where}.{number}") for number, entry in enumerate(value or ()))
 
 
 def _script(entry: Any, where: str) -> Script:
-    asked = {"path": entry} if isinstance(entry, str) else entry
-    path = asked.get("path") if isinstance(asked, Mapping) else None
-    args = (asked.get("args") or "") if isinstance(asked, Mapping) else None
-    if not isinstance(path, str) or not path or not isinstance(args, str) or "\0" in path + args:
-        raise ConfigurationError(f"{where}: {_shown(entry)} is wrong: write {{'path': 'scripts/x.sh', 'args': '…'}}")
+    values = {"path": entry} if isinstance(entry, str) else entry
+    path = values.get("path") if isinstance(values, Mapping) else None
+    args = (values.get("args") or "") if isinstance(values, Mapping) else None
+    if not isinstance(path, str) or not path or not isinstance(args, str) or not is_passable(path + args):
+        raise expected(where, "a path, or {'path': 'scripts/x.sh', 'args': '…'}", entry)
     if ".." in PurePosixPath(path).parts:
-        raise ConfigurationError(f"{where}: {path!r} leads out of the package; write it relative to that")
+        raise ConfigurationError(f"{where}: {shown(path)} leads out of the package; write it relative to that")
     try:
         return Script(str(PurePosixPath(path)), tuple(shlex.split(args)))
     except ValueError as error:
-        raise ConfigurationError(f"{where}: args {args!r}: {str(error).lower()}; close the quote") from error
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, default=repr)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+        raise ConfigurationError(f"{where}: args {shown(args)}: {str(error).lower()}; close the quote") from error

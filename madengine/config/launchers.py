@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from madengine.config.values import expected, shown
 from madengine.errors import ConfigurationError
 
 DEFAULTS: Mapping[str, str] = {
@@ -19,46 +21,56 @@ DEFAULTS: Mapping[str, str] = {
     "NCCL_SOCKET_IFNAME": "",
     "GLOO_SOCKET_IFNAME": "",
 }
-_NUMBERS = {"MAD_RUNTIME_NGPUS": 1, "NNODES": 1, "NODE_RANK": 0, "MASTER_PORT": 1}
+# The least and the most that a number may be.
+_NUMBERS = {
+    "MAD_RUNTIME_NGPUS": (1, 10_000),
+    "NNODES": (1, 100_000),
+    "NODE_RANK": (0, 99_999),
+    "MASTER_PORT": (1, 65_535),
+}
 
 
-def arguments(given: Mapping[str, Any]) -> dict[str, str]:
-    """The whole of a context's `multi_node_args`: what it lacks gets its default; MAD_RUNTIME_NGPUS stays empty.
+def arguments(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return all of a context's `multi_node_args`, what is missing at its default; MAD_RUNTIME_NGPUS stays empty.
 
-    Raises ConfigurationError, naming the key and its value.
+    Raise ConfigurationError, naming the key and its value.
     """
-    for key, value in given.items():
+    where = "context: multi_node_args"
+    for key, value in values.items():
         if key not in DEFAULTS:
-            raise ConfigurationError(f"context: multi_node_args: {key!r} is none of {', '.join(DEFAULTS)}")
+            raise ConfigurationError(f"{where}: unknown key {shown(key)}; expected one of {', '.join(DEFAULTS)}")
         if isinstance(value, bool) or not isinstance(value, str | int):
-            raise ConfigurationError(f"context: multi_node_args.{key}: {value!r} is wrong: it is a text or a number")
-    known = {**DEFAULTS, **{key: str(value).strip() for key, value in given.items()}}
-    for key, least in _NUMBERS.items():
-        text = known[key]
-        if text and not (text.isascii() and text.isdigit() and int(text) >= least):
-            raise ConfigurationError(f"context: multi_node_args.{key}: {text!r} is wrong: a number, {least} or more")
-    if int(known["NODE_RANK"] or 0) >= int(known["NNODES"] or 1):
-        raise ConfigurationError(
-            f"context: multi_node_args.NODE_RANK: {known['NODE_RANK']} is wrong: of {known['NNODES']} the first is 0"
-        )
-    return {key: known[key] or DEFAULTS[key] for key in DEFAULTS}
+            raise expected(f"{where}.{key}", "a string or a number", value)
+    texts = {**DEFAULTS, **{key: _text(value) for key, value in values.items()}}
+    for key, (least, most) in _NUMBERS.items():
+        if texts[key] and not (re.fullmatch("[0-9]{1,9}", texts[key]) and least <= int(texts[key]) <= most):
+            raise expected(f"{where}.{key}", f"a number from {least} to {most}", texts[key])
+    nodes = int(texts["NNODES"] or 1)
+    if int(texts["NODE_RANK"] or 0) >= nodes:
+        raise expected(f"{where}.NODE_RANK", f"less than NNODES, which is {nodes}", texts["NODE_RANK"])
+    return {key: texts[key] or DEFAULTS[key] for key in DEFAULTS}
 
 
-def runner(given: Mapping[str, Any], gpus: int, rank: str = "") -> str:
-    """What a model's script puts before its program to start a process on each of the `gpus` that its run has.
+def _text(value: str | int) -> str:
+    # Python writes no number of thousands of digits; this one is too large anyway.
+    return value.strip() if isinstance(value, str) else str(value) if abs(value) < 10**18 else "9" * 18
 
-    Without GPUs it is as many processes as MAD_RUNTIME_NGPUS says, else one. `env`, because a shell takes no
-    assignments out of a variable: `$MAD_MULTI_NODE_RUNNER train.py` works as it is. `rank` is written, unquoted, in
-    place of NODE_RANK where others fill that in.
+
+def runner(values: Mapping[str, Any], gpus: int, rank: str = "") -> str:
+    """Return what a model's script puts before its program to start a process on each of the run's `gpus`.
+
+    Without GPUs there are MAD_RUNTIME_NGPUS processes, or one. `env`, because a shell takes no assignments out of a
+    variable: `$MAD_MULTI_NODE_RUNNER train.py` works as it is. `rank` is written, unquoted, in place of NODE_RANK
+    where it is filled in later.
     """
-    known = arguments(given)
-    each = gpus or int(known["MAD_RUNTIME_NGPUS"] or 1)
-    words = ["env", *(f"{name}={known[name]}" for name in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"))]
-    if known["RUNNER"] == "mpirun":
-        hosts = known["HOST_LIST"] or f"localhost:{each}"
-        words += ["mpirun", "-np", str(int(known["NNODES"]) * each), "--host", hosts]
+    texts = arguments(values)
+    each = gpus or int(texts["MAD_RUNTIME_NGPUS"] or 1)
+    words = ["env", *(f"{name}={texts[name]}" for name in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"))]
+    if texts["RUNNER"] == "mpirun":
+        hosts = texts["HOST_LIST"] or f"localhost:{each}"
+        words += ["mpirun", "-np", str(int(texts["NNODES"]) * each), "--host", hosts]
     else:
         words += ["torchrun", "--nproc_per_node", str(each)]
         for key in ("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
-            words += [f"--{key.lower()}", (rank if key == "NODE_RANK" else "") or known[key]]
+            words += [f"--{key.lower()}", (rank if key == "NODE_RANK" else "") or texts[key]]
     return " ".join(word if rank and word == rank else shlex.quote(word) for word in words)

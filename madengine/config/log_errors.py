@@ -1,19 +1,19 @@
-"""Lines of a log that count as an error although the script ended well: only where the user asks for that."""
+"""Lines of a log that make a run fail although its script succeeded; off unless the user configures patterns."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
-from madengine.errors import ConfigurationError
+from madengine.config.values import expected
 
-KEYS = ("log_error_pattern_scan", "log_error_patterns", "log_error_benign_patterns")
+LOG_ERROR_KEYS = ("log_error_pattern_scan", "log_error_patterns", "log_error_benign_patterns")
 _LINE_LIMIT = 4096  # bytes of a line that are looked at
 _SHOWN_CHARACTERS = 120
 
-# What madengine 2 looked for in every log, and what it passed over.
+# What madengine 2 looked for in every log, and what it ignored.
 PATTERNS = (
     "OutOfMemoryError", "HIP out of memory", "CUDA out of memory", "RuntimeError:", "AssertionError:", "ValueError:",
     "SystemExit", "failed (exitcode:", "Traceback (most recent call last)", "FAILED", "Exception:", "ImportError:",
@@ -29,13 +29,15 @@ _BENIGN_LINE = re.compile(rb"^(E\d{8}.*(generateRocpd|tool)\.cpp|W\d{8}.*(simple
 
 @dataclass(frozen=True)
 class LogErrors:
-    """Texts that make a line an error, and texts that make it none; without `patterns` no log is looked at."""
+    """What to search a log for; without `patterns` none is searched."""
 
+    #: texts that make a line an error
     patterns: tuple[str, ...] = ()
+    #: texts that make it none
     benign: tuple[str, ...] = ()
 
-    def found_in(self, log: IO[bytes]) -> str:
-        """The first error of a log, as a reason; empty where there is none."""
+    def first_in(self, log: IO[bytes]) -> str:
+        """Return the first error of a log as a reason, or nothing."""
         lines = iter(lambda: log.readline(_LINE_LIMIT), b"")
         return next(filter(None, map(self._reason, lines)), "") if self.patterns else ""
 
@@ -47,25 +49,25 @@ class LogErrors:
         return f"log_error_patterns: {pattern!r} is in the log: {text[:_SHOWN_CHARACTERS]}"
 
 
-def log_errors(card: Mapping[str, Any], context: Mapping[str, Any]) -> LogErrors:
-    """What a card and the context ask for; the context wins, of benign texts both count.
+def log_errors(entry: Mapping[str, Any], context: Mapping[str, Any]) -> LogErrors:
+    """Return what a model entry and the context configure; the context wins, but benign texts of both count.
 
-    `log_error_pattern_scan` alone asks for madengine 2's own list.
-    Raises ConfigurationError for a wrong value.
+    `log_error_pattern_scan` alone means madengine 2's own list.
+    Raise ConfigurationError for a wrong value.
     """
-    both = {**card, **{key: context[key] for key in KEYS if key in context}}
+    both = {**entry, **{key: context[key] for key in LOG_ERROR_KEYS if key in context}}
     patterns = _texts(both, "log_error_patterns")
     scan = both.get("log_error_pattern_scan")
     if isinstance(scan, str | int):
         scan = str(scan).strip().lower() in ("1", "true", "yes", "on")
     if scan is False or not (patterns or scan):
         return LogErrors()
-    benign = [*_texts(card, "log_error_benign_patterns"), *_texts(context, "log_error_benign_patterns")]
+    benign = [*_texts(entry, "log_error_benign_patterns"), *_texts(context, "log_error_benign_patterns")]
     return LogErrors(patterns or PATTERNS, (*benign, *(() if patterns else BENIGN)))
 
 
 def _texts(values: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    found: Iterable[Any] = values.get(key) or ()
-    if not isinstance(found, list | tuple) or not all(isinstance(one, str) and one for one in found):
-        raise ConfigurationError(f'{key} is wrong: it is a list of texts, like ["CUDA out of memory"]')
-    return tuple(found)
+    texts = values.get(key) or ()
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
+        raise expected(key, 'a list of strings such as ["CUDA out of memory"]', texts)
+    return tuple(texts)

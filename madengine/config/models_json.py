@@ -1,124 +1,140 @@
-"""The entries ("cards") of a models.json <-> Model."""
+"""The entries of a models.json <-> Model."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from typing import Any, NoReturn
+from typing import Any
 
+from madengine.config.log_errors import LOG_ERROR_KEYS
+from madengine.config.values import check_value, expected, place
 from madengine.errors import ConfigurationError
 from madengine.records import Model
 
-# What madengine 2 also reads for n_gpus, in its order.
+#: what madengine 2 also reads for n_gpus, in its order
 GPU_ALIASES = ("gpus_per_node", "gpu_count", "num_gpus", "ngpus")
+#: keys of madengine 2 that this version does not support, but for one variable of `env_vars`
+UNSUPPORTED_KEYS = ("distributed", "slurm", "k8s", "kubernetes", "vllm", "launcher", "nnodes", "env_vars")
+# names the image of a model for `--use-image auto`
+_IMAGE_VARIABLE = "DOCKER_IMAGE_NAME"
 
 _FIELDS = tuple(field for field in fields(Model) if field.name != "extra")
-_KNOWN = frozenset(field.name for field in _FIELDS)
+_FIELD_NAMES = frozenset(field.name for field in _FIELDS)
+#: keys of an entry that are read; manifests may have `path` in place of `scripts`
+KNOWN_KEYS = frozenset({*_FIELD_NAMES, *GPU_ALIASES, *LOG_ERROR_KEYS, "path"})
 _ALWAYS = frozenset({"name", "dockerfile", "scripts", "args", "tags"})
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
-_SHOWN_CHARACTERS = 60
+_SECONDS_LIMIT = 10**9
 
 
-def model_of(card: Mapping[str, Any], where: str) -> Model:
-    """The Model that an entry of a models.json describes.
+def model_of(entry: Mapping[str, Any], where: str) -> Model:
+    """Return the Model that an entry of a models.json describes.
 
-    `where` says in errors which entry it is (`models.json: [3] (bert)`). A null is an absent key; a key
-    that madengine does not know goes to `extra` as it is. `n_gpus` may be a number, and one of madengine
-    2's other names for it stands in where it is absent; `tags` and `artifacts` may be one comma-separated text.
+    `where` says in errors which entry it is (`models.json: [3] (bert)`). A null is an absent key; a key unknown to
+    madengine goes to `extra` as it is. `n_gpus` may be a number, and one of madengine 2's other names for it counts
+    if it is absent; `tags` and `artifacts` may be one comma-separated string.
 
-    Raises ConfigurationError naming the entry, the key and its value.
+    Raise ConfigurationError naming the entry, the key and its value.
     """
-    if not isinstance(card, Mapping):
-        _refuse(where, "", card, "a model is a JSON object")
-    given = {key: value for key, value in card.items() if value is not None}
+    if not isinstance(entry, Mapping):
+        raise expected(where, "an object", entry)
+    check_value(entry, where)
+    values = {key: value for key, value in entry.items() if value is not None}
     return Model(
-        name=_required(given, "name", where),
-        dockerfile=_required(given, "dockerfile", where),
-        scripts=_required(given, "scripts", where),
-        n_gpus=_n_gpus(given, where),
-        args=_text(given, "args", where),
-        tags=_texts(given, "tags", where, '["llm", "inference"]'),
-        owner=_text(given, "owner", where),
-        training_precision=_text(given, "training_precision", where),
-        url=_text(given, "url", where),
-        dockercontext=_text(given, "dockercontext", where),
-        data=_text(given, "data", where),
-        cred=_text(given, "cred", where),
-        timeout=_timeout(given, where),
-        multiple_results=_text(given, "multiple_results", where),
-        skip_gpu_arch=_text(given, "skip_gpu_arch", where),
-        additional_docker_run_options=_text(given, "additional_docker_run_options", where),
-        is_deprecated=_flag(given, "is_deprecated", where),
-        artifacts=_texts(given, "artifacts", where, '["*.json", "out/**"]'),
-        extra={key: value for key, value in card.items() if key not in _KNOWN},
+        name=_required(values, "name", where),
+        dockerfile=_required(values, "dockerfile", where),
+        scripts=_required(values, "scripts", where),
+        n_gpus=_n_gpus(values, where),
+        args=_text(values, "args", where),
+        tags=_texts(values, "tags", where, '["llm", "inference"]'),
+        owner=_text(values, "owner", where),
+        training_precision=_text(values, "training_precision", where),
+        url=_text(values, "url", where),
+        dockercontext=_text(values, "dockercontext", where),
+        data=_text(values, "data", where),
+        cred=_text(values, "cred", where),
+        timeout=_timeout(values, where),
+        multiple_results=_text(values, "multiple_results", where),
+        skip_gpu_arch=_text(values, "skip_gpu_arch", where),
+        additional_docker_run_options=_text(values, "additional_docker_run_options", where),
+        is_deprecated=_flag(values, "is_deprecated", where),
+        artifacts=_texts(values, "artifacts", where, '["*.json", "out/**"]'),
+        extra={key: value for key, value in entry.items() if key not in _FIELD_NAMES},
     )
 
 
 def entry_of(model: Model) -> dict[str, Any]:
-    """The JSON form of a model: `model(card(m), …) == m`. Optional fields at their defaults are left out."""
-    written: dict[str, Any] = {}
+    """Return the JSON form of a model: `model_of(entry_of(m), …) == m`, without optional fields at their defaults."""
+    entry: dict[str, Any] = {}
     for field in _FIELDS:
         value = getattr(model, field.name)
         if field.name in _ALWAYS or field.default is MISSING or value != field.default:
-            written[field.name] = list(value) if isinstance(value, tuple) else value
-    return {**written, **model.extra}
+            entry[field.name] = list(value) if isinstance(value, tuple) else value
+    return {**entry, **model.extra}
 
 
-def _required(given: Mapping[str, Any], key: str, where: str) -> str:
-    if key not in given:
+def unsupported_keys(model: Model) -> tuple[str, ...]:
+    """Return the keys of madengine 2 that a model's entry sets, and that this version does not support."""
+    return tuple(key for key in UNSUPPORTED_KEYS if model.extra.get(key) and not _is_image_only(key, model.extra[key]))
+
+
+def _is_image_only(key: str, value: Any) -> bool:
+    return key == "env_vars" and isinstance(value, Mapping) and set(value) <= {_IMAGE_VARIABLE}
+
+
+def unknown_keys(model: Model) -> tuple[str, ...]:
+    """Return the keys that a model's entry sets and no version knows; `_…` is a comment."""
+    strays = (key for key, value in model.extra.items() if value and not key.startswith("_"))
+    return tuple(key for key in strays if key not in KNOWN_KEYS and key not in UNSUPPORTED_KEYS)
+
+
+def _required(values: Mapping[str, Any], key: str, where: str) -> str:
+    if key not in values:
         raise ConfigurationError(f"{where}: {key} is missing; every model needs name, dockerfile and scripts")
-    value = _text(given, key, where)
+    value = _text(values, key, where)
     if not value.strip():
-        _refuse(where, key, value, "it can't be empty")
+        raise expected(place(where, key), "a non-empty string", value)
     return value
 
 
-def _text(given: Mapping[str, Any], key: str, where: str) -> str:
-    value = given.get(key, "")
+def _text(values: Mapping[str, Any], key: str, where: str) -> str:
+    value = values.get(key, "")
     if not isinstance(value, str):
-        _refuse(where, key, value, "it is a text")
+        raise expected(place(where, key), "a string", value)
     return value
 
 
-def _flag(given: Mapping[str, Any], key: str, where: str) -> bool:
-    value = given.get(key, False)
+def _flag(values: Mapping[str, Any], key: str, where: str) -> bool:
+    value = values.get(key, False)
     if not isinstance(value, bool):
-        _refuse(where, key, value, "it is true or false")
+        raise expected(place(where, key), "true or false", value)
     return value
 
 
-def _n_gpus(given: Mapping[str, Any], where: str) -> str:
-    key = next((name for name in ("n_gpus", *GPU_ALIASES) if name in given), "n_gpus")
-    if key not in given:
+def _n_gpus(values: Mapping[str, Any], where: str) -> str:
+    key = next((name for name in ("n_gpus", *GPU_ALIASES) if name in values), "n_gpus")
+    if key not in values:
         return ""
-    value = given[key]
-    text = value.strip() if isinstance(value, str) else str(value)
-    whole = isinstance(value, (str, int)) and _NUMBER.fullmatch(text)
-    if isinstance(value, bool) or not whole or int(text) < -1:
-        _refuse(where, key, value, "it is a whole number of GPUs, or -1 for all")
+    value = values[key]
+    is_number = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**9
+    text = value.strip() if isinstance(value, str) else str(value) if is_number else ""
+    if not _NUMBER.fullmatch(text) or int(text) < -1:
+        raise expected(place(where, key), "a whole number of GPUs, or -1 for all", value)
     return str(int(text))
 
 
-def _timeout(given: Mapping[str, Any], where: str) -> int | None:
-    value = given.get("timeout", -1)
-    if isinstance(value, bool) or not isinstance(value, int) or value < -1:
-        _refuse(where, "timeout", value, "it is a whole number of seconds, 0 for no limit")
+def _timeout(values: Mapping[str, Any], where: str) -> int | None:
+    value = values.get("timeout", -1)
+    if isinstance(value, bool) or not isinstance(value, int) or not -1 <= value <= _SECONDS_LIMIT:
+        raise expected(place(where, "timeout"), "a whole number of seconds, 0 for no limit", value)
     return None if value == -1 else value
 
 
-def _texts(given: Mapping[str, Any], key: str, where: str, example: str) -> tuple[str, ...]:
-    value = given.get(key, [])
+def _texts(values: Mapping[str, Any], key: str, where: str, example: str) -> tuple[str, ...]:
+    value = values.get(key, [])
     if isinstance(value, str):
-        return tuple(one for one in map(str.strip, value.split(",")) if one)
-    if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) for one in value):
-        _refuse(where, key, value, f"it is a list of texts, like {example}")
+        return tuple(text for text in map(str.strip, value.split(",")) if text)
+    if not isinstance(value, (list, tuple)) or not all(isinstance(text, str) for text in value):
+        raise expected(place(where, key), f"a list of strings such as {example}", value)
     return tuple(value)
-
-
-def _refuse(where: str, key: str, value: Any, expected: str) -> NoReturn:
-    shown = json.dumps(value, ensure_ascii=True, default=repr)
-    if len(shown) > _SHOWN_CHARACTERS:
-        shown = shown[:_SHOWN_CHARACTERS] + "…"
-    raise ConfigurationError(f"{where}: {key + ': ' if key else ''}{shown} is wrong: {expected}")

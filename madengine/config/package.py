@@ -22,17 +22,17 @@ _SOURCES = ("models.json", "scripts/*/models.json", "scripts/*/get_models_json.p
 
 
 def package_root(environ: Mapping[str, str], cwd: Path) -> tuple[Path, str]:
-    """The model package's directory, and what to tell the user about the choice ("" where nothing is to be told).
+    """Return the model package's directory and a line about the choice, empty unless the user needs one.
 
-    It is MODEL_DIR where that is set, else `cwd` where it lists models, else the bundled starter.
-    Raises ConfigurationError where MODEL_DIR lists no models.
+    It is MODEL_DIR if set, else `cwd` if it lists models, else the bundled starter.
+    Raise ConfigurationError if MODEL_DIR lists no models.
     """
-    named = environ.get("MODEL_DIR", "")
-    if named:
-        directory = cwd / named
+    model_dir = environ.get("MODEL_DIR", "")
+    if model_dir:
+        directory = cwd / model_dir
         if not lists_models(directory):
             raise ConfigurationError(
-                f"MODEL_DIR={named}: no models.json there; name a model package's directory, or unset MODEL_DIR"
+                f"MODEL_DIR={model_dir}: no models.json there; name a model package's directory, or unset MODEL_DIR"
             )
         return directory, ""
     if lists_models(cwd):
@@ -43,7 +43,7 @@ def package_root(environ: Mapping[str, str], cwd: Path) -> tuple[Path, str]:
 
 @functools.cache
 def starter_package() -> Path:
-    """The bundled starter package as a real directory; out of a zipapp it is copied to one that lasts until exit."""
+    """Return the bundled starter package as a directory; out of a zipapp it is copied to one that lasts until exit."""
     source = _templates() / "package"
     if isinstance(source, Path):
         return source
@@ -55,21 +55,21 @@ def starter_package() -> Path:
 
 
 def template(name: str) -> str:
-    """The text of a file under templates/, e.g. `image/entry.sh`. Raises FileNotFoundError."""
+    """Return the text of a file under templates/, such as `image/entry.sh`. Raise FileNotFoundError if missing."""
     directory = _directory()
     content = (directory / name).read_bytes() if directory else own_file(f"templates/{name}")
     return content.decode()
 
 
 def template_names(folder: str) -> tuple[str, ...]:
-    """The names of the files of a folder under templates/, in order."""
+    """Return the names of the files of a folder under templates/, in order."""
     return tuple(name for name, _ in _files(_templates().joinpath(*folder.split("/"))))
 
 
 def init_package(directory: Path) -> tuple[Path, ...]:
-    """Write the starter package into a directory (made if missing); gives the paths written.
+    """Write the starter package into a directory (made if missing); return the files.
 
-    Raises ConfigurationError, with nothing written, where one of its files is already there.
+    Raise ConfigurationError, with nothing written, if one of its files already exists.
     """
     files = {directory / name: file for name, file in _files(_templates() / "package")}
     for path in files:
@@ -81,19 +81,19 @@ def init_package(directory: Path) -> tuple[Path, ...]:
 
 
 def lists_models(directory: Path) -> bool:
-    """Whether a directory is a model package."""
+    """Return whether a directory is a model package."""
     return any(path.is_file() for source in _SOURCES for path in directory.glob(source))
 
 
 def own_file(name: str) -> bytes:
-    """The content of a file inside this package, which may be in a zipapp. Raises OSError where there is none."""
+    """Return a file inside this package, which may be in a zipapp. Raise OSError if missing."""
     content = pkgutil.get_data("madengine", name)
-    assert content is not None  # only a loader that can't read files gives none
+    assert content is not None  # None only from a loader that can't read files
     return content
 
 
 def _directory() -> Path | None:
-    """The templates' folder: in a wheel inside the package, in a checkout beside it; None in a zipapp."""
+    """Return the templates' folder: in a wheel inside the package, in a checkout beside it; None in a zipapp."""
     package = Path(__file__).parents[1]
     return next((path for path in (package / "templates", package.parent / "templates") if path.is_dir()), None)
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from madengine.config.values import check_value, shown, shown_key
 from madengine.errors import ConfigurationError
 from madengine.files import read_json
 
@@ -44,6 +45,7 @@ def data_sets(path: Path) -> tuple[Sets, tuple[str, ...]]:
     value = read_json(path, missing={})
     if not isinstance(value, dict):
         raise ConfigurationError(f"{path}: expected an object of data sets by name")
+    check_value(value, str(path))
     return checked(value, str(path))
 
 
@@ -52,7 +54,7 @@ def checked(values: Mapping[str, Any], where: str) -> tuple[Sets, tuple[str, ...
     strays = [f"{where}: {name}" for name in _BESIDE_DATA_SETS if name in values]
     sets: Sets = {name: known for name, known in values.items() if name not in _BESIDE_DATA_SETS}
     for name, known in sets.items():
-        strays += _check(known, f"{where}: {name}")
+        strays += _check(known, f"{where}: {shown_key(name)}")
     return sets, tuple(strays)
 
 
@@ -62,7 +64,8 @@ def _check(known: Any, where: str) -> list[str]:
     strays = []
     for provider, config in known.items():
         if provider not in PROVIDERS:
-            raise ConfigurationError(f"{where}: no provider {provider!r}; there are {_closest(provider, PROVIDERS)}")
+            there = _closest(provider, PROVIDERS)
+            raise ConfigurationError(f"{where}: no provider {shown(provider)}; there are {there}")
         if not isinstance(config, Mapping):
             raise ConfigurationError(f'{where}.{provider}: expected an object such as {{"path": "/data"}}')
         strays += _unheeded(provider, config, f"{where}.{provider}")
@@ -75,12 +78,13 @@ def _unheeded(provider: str, config: Mapping[str, Any], where: str) -> list[str]
     known = {*_KEYS[provider], "mirrorlocal"}  # a local folder's is refused with a reason of its own
     strays = [key for key in config if key not in known]
     if unknown := [key for key in strays if key not in _OF_OTHERS]:
-        raise ConfigurationError(f"{where}: no key {unknown[0]!r}; there are {_closest(unknown[0], _KEYS[provider])}")
+        there = _closest(unknown[0], _KEYS[provider])
+        raise ConfigurationError(f"{where}: no key {shown(unknown[0])}; there are {there}")
     return [f"{where}.{key}" for key in strays]
 
 
 def _closest(word: str, known: Collection[str]) -> str:
-    return ", ".join(difflib.get_close_matches(word, known, n=len(known), cutoff=0.0))
+    return ", ".join(difflib.get_close_matches(word[:100], known, n=len(known), cutoff=0.0))
 
 
 def _check_provider(provider: str, config: Mapping[str, Any], where: str) -> None:
@@ -88,12 +92,13 @@ def _check_provider(provider: str, config: Mapping[str, Any], where: str) -> Non
     # What a pod mounts is judged where pods are written.
     if provider not in POD_PROVIDERS and (not isinstance(path, str) or not path or "\0" in path):
         expected = {"local": "a folder on the host", "http": "an address"}.get(provider, "a path")
-        shown = repr(path) if provider != "http" else "not an address"
-        raise ConfigurationError(f"{where}.path: {shown}, expected {expected}")
+        value = shown(path) if provider != "http" else "not an address"
+        raise ConfigurationError(f"{where}.path: {value}, expected {expected}")
     if not isinstance(home, str) or not home.startswith("/") or not home.strip("/") or set(home) & set(",:\0"):
-        raise ConfigurationError(f"{where}.home: {home!r}, expected an absolute path in the container without , or :")
+        value = shown(home)
+        raise ConfigurationError(f"{where}.home: {value}, expected an absolute path in the container without , or :")
     if str(readwrite).lower() not in ("true", "false"):
-        raise ConfigurationError(f'{where}.readwrite: {readwrite!r}, expected "true" or "false"')
+        raise ConfigurationError(f'{where}.readwrite: {shown(readwrite)}, expected "true" or "false"')
     if config.get("mirrorlocal") and provider == "local":
         raise ConfigurationError(f"{where}.mirrorlocal: a local folder has no mirror; take it out")
     _check_texts(config, where)
@@ -116,4 +121,4 @@ def _check_hashes(sha256: Any, where: str) -> None:
     hashes = sha256.values() if isinstance(sha256, Mapping) else [] if sha256 is None else [sha256]
     for one in hashes:
         if not isinstance(one, str) or not re.fullmatch(r"[0-9A-Fa-f]{64}", one):
-            raise ConfigurationError(f"{where}: {one!r}, expected 64 hexadecimal digits, or {{file: digits}}")
+            raise ConfigurationError(f"{where}: {shown(one)}, expected 64 hexadecimal digits, or {{file: digits}}")

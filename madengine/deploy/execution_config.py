@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from madengine.config.values import check_value
 from madengine.errors import ConfigurationError
 from madengine.files import read_json
 
@@ -22,4 +23,5 @@ def execution_context(path: Path) -> Mapping[str, Any]:
     context = config.get("context", {}) if isinstance(config, dict) else None
     if not isinstance(context, dict):
         raise ConfigurationError(f"{path}: not an execution configuration; `madengine export-config` writes one")
+    check_value(context, f"{path}: context")
     return {key: value for key, value in context.items() if value or key == "model_args"}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from madengine.config.context import ranges
+from madengine.config.context_keys import ranges
 from madengine.errors import ConfigurationError, RunError
 from madengine.programs.gpu_tools import TOOLS, GpuTool
 from madengine.records import Gpu, GpuProcess, Reading

@@ -66,7 +66,7 @@ def unless_log_errors(result: RunResult, errors: LogErrors, log: FileIO) -> RunR
         return result
     log.seek(0)
     with os.fdopen(os.dup(log.fileno()), "rb") as lines:
-        reason = errors.found_in(lines)
+        reason = errors.first_in(lines)
     return replace(result, status=FAILURE, reason=reason) if reason else result
 
 

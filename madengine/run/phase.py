@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from madengine.build.prebuilt_images import NO_DOCKERFILE, prebuilt_image
 from madengine.config.context import Context, host_facts
 from madengine.config.hooks import Hooks, hook_definitions
 from madengine.config.manifest import Manifest, load_manifest
-from madengine.config.validation import validated_hooks
+from madengine.config.validation import log_ignored_keys, validated_hooks
 from madengine.data_sets.mounts import Data
 from madengine.errors import ConfigurationError
-from madengine.machine.gpus import detected_vendor, find_gpus
+from madengine.machine.gpus import NONE, detected_vendor, find_gpus
 from madengine.programs.engine import Docker
 from madengine.records import Gpu, Image, Model
 from madengine.results.perf_csv import check_perf_csv
@@ -92,7 +92,8 @@ def _requested(
     manifest = with_models(manifest, manifest_file, _package(session))
     context, gpus = _on_this_machine(session, manifest, gpus)
     manifest = selected_images(with_registry(manifest, options.registry), options.tags, manifest_file)
-    _log_ignored_keys(context, [manifest.models[image.key] for image in manifest.images])
+    if not options.is_part:
+        log_ignored_keys(context, [manifest.models[image.key] for image in manifest.images])
     return manifest, context, gpus
 
 
@@ -102,7 +103,7 @@ def _on_this_machine(
     """Return the context of a run here, and the GPUs that it may use: `gpus`, or those that are detected."""
     gpus = find_gpus() if gpus is None else gpus
     detected = {**host_facts(session.environ), "gpu_vendor": detected_vendor(gpus)}
-    context = session.context(detected, manifest.context)
+    context = session.context(detected, _context_here(manifest, gpus))
     if context.gpu_vendor != detected_vendor(gpus):
         # Images of the vendor in the context can use only that vendor's GPUs.
         gpus = find_gpus(context.gpu_vendor)
@@ -124,14 +125,6 @@ def _data_credentials(session: Session, options: RunOptions, context: Context) -
     return data.credential_names()
 
 
-def _log_ignored_keys(context: Context, models: Sequence[Model]) -> None:
-    if context.ignored_keys:
-        logger.info(f"context: {', '.join(context.ignored_keys)}: ignored on this machine")
-    for model in _distinct(models):
-        if keys := [key for key in ("distributed", "slurm") if model.extra.get(key)]:
-            logger.info(f"{model.name}: {', '.join(keys)}: ignored on this machine")
-
-
 def _all_in(name: str, models: Sequence[Model], engine: Docker) -> list[tuple[Model, Image | None]]:
     """Return every model with the context's image."""
     return [(model, _context_image(name, model, engine)) for model in _distinct(models)]
@@ -143,6 +136,14 @@ def _context_image(name: str, model: Model, engine: Docker) -> Image:
     if engine.images(name):
         return prebuilt_image(engine, key, name, model, marks)
     return Image(key, docker_image=name, dockerfile=NO_DOCKERFILE, registry_image=name, extra=marks)
+
+
+def _context_here(manifest: Manifest, gpus: tuple[Gpu, ...]) -> Mapping[str, Any]:
+    """Return the manifest's context, with its gpu_vendor only if this machine has such GPUs: others skip its images."""
+    vendor = Context(manifest.context).gpu_vendor
+    if vendor in (NONE, detected_vendor(gpus)) or (vendor and find_gpus(vendor)):
+        return manifest.context
+    return {key: value for key, value in manifest.context.items() if key != "gpu_vendor"}
 
 
 def _distinct(models: Iterable[Model]) -> list[Model]:

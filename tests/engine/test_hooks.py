@@ -184,7 +184,7 @@ def test_artifacts_never_lead_out_of_the_workspace(trial: Trial, tmp_path: Path)
     script = f"ln -s {secret} a.json; ln -s {tmp_path} outside; ln -s b.json c.json; echo b >b.json; mkfifo d.json"
     done = trial.run(f"{script}; {METRIC}", card={"artifacts": ["*.json", "outside/*.json", "outside"]})
     assert brought(done) == {"b.json": "b\n", "c.json": "b\n"}
-    assert "a.json: not brought back: it is no file of the workspace" in done.stderr
+    assert "a.json: not brought back: not a file of the workspace" in done.stderr
 
 
 # A stand-in for rocprofv3, which no image here has.

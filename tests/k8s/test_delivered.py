@@ -104,7 +104,7 @@ def test_an_unknown_tool_is_refused_and_one_of_the_manifest_is_known(tmp_path: P
     path = tmp_path / "m.json"
     path.write_text(json.dumps(manifest({}, tools=["mine"])))
     assert main(["generate", "k8s", "--manifest-file", str(path), "--output", str(tmp_path / "none")]) == 4
-    assert "context: tools: no tool 'mine'" in capsys.readouterr().err
+    assert "context: tools: unknown tool 'mine'" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 
@@ -161,7 +161,7 @@ def test_a_wrong_size_is_named(tmp_path: Path, capsys: Said) -> None:
     path = tmp_path / "m.json"
     path.write_text(json.dumps(manifest({}, SHM_SIZE="much")))
     assert main(["generate", "k8s", "--manifest-file", str(path)]) == 4
-    assert "context: SHM_SIZE: 'much' is wrong: write a size, such as 16g" in capsys.readouterr().err
+    assert "context: SHM_SIZE: expected a size such as '16g', got 'much'" in capsys.readouterr().err
 
 
 def test_one_pod_has_the_runner_of_a_host(tmp_path: Path) -> None:

@@ -289,8 +289,8 @@ def test_a_host_is_told_what_was_said_here(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--additional-context", "{'gpu_vendor': 'VOODOO'}"], "--additional-context: gpu_vendor: 'VOODOO', expected"),
-        (["--additional-context", "{'docker_gpus': 'x-y'}"], "--additional-context: docker_gpus: 'x-y', expected"),
+        (["--additional-context", "{'gpu_vendor': 'VOODOO'}"], "--additional-context: gpu_vendor: expected one of"),
+        (["--additional-context", "{'docker_gpus': 'x-y'}"], "--additional-context: docker_gpus: expected numbers"),
         (["--additional-context", "{"], "--additional-context: '{' is neither JSON nor a Python literal: line 1"),
         (["--additional-context-file", "nope.json"], "nope.json: no such file; --additional-context-file"),
     ],
@@ -358,7 +358,7 @@ def test_run_of_a_manifest_says_that_nothing_is_built(nowhere: Path, capfd: pyte
     assert found.code == 4
     assert found.err.splitlines() == [
         "m.json exists: running it, nothing is built",
-        "madengine: error: m.json: the manifest has no built_images",
+        "madengine: error: m.json: built_images is missing",
     ]
 
 

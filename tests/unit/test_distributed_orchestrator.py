@@ -167,14 +167,82 @@ def test_a_manifest_says_what_its_build_was_told_of_hooks_and_tools(folder: Path
         "docker",
         f"""case $1 in build) {ID_FILE} ;; version) echo 27 ;; image) echo '[{{"Id": "{IMAGE_ID}"}}]' ;; esac""",
     )
-    command(json.dumps({**asked, "model_args": "x"})).orchestrator.build_phase(BuildOptions())
+    command(json.dumps(asked)).orchestrator.build_phase(BuildOptions())
     kept = json.loads((folder / "build_manifest.json").read_text())
-    assert {key: kept["context"][key] for key in asked} == asked
-    assert (kept["tools"], "model_args" in kept["context"]) == ({"mine": {"cmd": "time"}}, False)
+    empty: dict[str, Any] = {"docker_build_arg": {}, "docker_env_vars": {}, "docker_mounts": {}}
+    assert (kept["context"], kept["tools"]) == ({**empty, **asked}, {"mine": {"cmd": "time"}})
     (folder / "node").mkdir()
     wanted = command("{'gpu_vendor': 'NONE', 'pre_scripts': []}", root=folder / "node", has_package=False)
     assert wanted.run("build_manifest.json", dry_run=True) == 0
     assert "wrapper=time\n" in "\n".join(wanted.shown)
+
+
+def test_a_builds_context_counts_in_its_runs_below_their_own(folder: Path, docker: StandIns) -> None:
+    package(folder, card("dummy"))
+    docker.add("docker", f"""case $1 in version) echo 27 ;; image) echo '[{{"Id": "{IMAGE_ID}"}}]' ;; esac""")
+    context = {"gpu_vendor": "NONE", "SHM_SIZE": "3g", "docker_cpus": "0-1", "model_args": "--batch 16"}
+    command(json.dumps({**context, "slurm": {"nodes": 2}, "toolz": []})).orchestrator.build_phase(BuildOptions())
+    wanted = command(None)
+    assert wanted.run("build_manifest.json", dry_run=True) == 0
+    (line,) = (line for line in wanted.shown if line.startswith("docker run "))
+    assert " --shm-size=3g " in line
+    assert " --cpuset-cpus=0-1 " in line
+    assert line.endswith(" -- --batch 16")
+    assert not [line for line in wanted.said if "ignored" in line]
+    own = command('{"SHM_SIZE": "5g", "model_args": ""}')
+    assert own.run("build_manifest.json", dry_run=True) == 0
+    (line,) = (line for line in own.shown if line.startswith("docker run "))
+    assert " --shm-size=5g " in line
+    assert line.endswith(" --")
+
+
+@pytest.mark.parametrize("verb", ["build", "run", "export"])
+def test_keys_that_are_ignored_are_named_by_each_command(folder: Path, docker: StandIns, verb: str) -> None:
+    entry = card("dummy", distributed={"nnodes": 2}, env_vars={"A": "1"}, timeuot=3)
+    package(folder, entry)
+    wanted = command("{'gpu_vendor': 'NONE', 'slurm': {'nodes': 2}, 'debug': True, 'toolz': [], 'mine': 1}")
+    if verb == "build":
+        wanted.orchestrator.build_phase(BuildOptions(dry_run=True))
+    elif verb == "run":
+        manifest({"ci-a": image("ci-a")}, {"ci-a": entry})
+        wanted.run(dry_run=True)
+    else:
+        wanted.orchestrator.export_config((), Path("c.json"), False)
+    assert [line for line in wanted.said if "ignored" in line] == [
+        "context: unsupported keys ignored: slurm, debug",
+        "context: unknown key 'toolz' ignored; did you mean 'tools'?",
+        "context: unknown key 'mine' ignored, except in CONTEXT headers",
+        "dummy: unsupported key 'distributed' ignored",
+        "dummy: unsupported key 'env_vars' ignored",
+        "dummy: unknown key 'timeuot' ignored; did you mean 'timeout'?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("vendor", "here", "runs"),
+    [
+        ("AMD", ["AMD"], "amd"),
+        ("AMD", ["NVIDIA"], "nvidia"),
+        ("AMD", [], "cpu"),
+        ("AMD", ["NVIDIA", "AMD"], "amd"),
+        ("NONE", ["NVIDIA"], "cpu"),
+        ("", ["NVIDIA"], "nvidia"),
+        ("Unable to detect GPU vendor", ["AMD"], "amd"),
+    ],
+)
+def test_a_builds_vendor_counts_where_a_machine_has_its_gpus(
+    folder: Path, docker: StandIns, monkeypatch: pytest.MonkeyPatch, vendor: str, here: list[str], runs: str
+) -> None:
+    gpus = [Gpu(each, 0, uuid=f"GPU-{each}", render_node="/dev/dri/renderD128") for each in here]
+    monkeypatch.setattr(
+        "madengine.run.phase.find_gpus",
+        lambda wanted="": tuple(gpu for gpu in gpus if gpu.vendor == (wanted or here[0])),
+    )
+    path = three_vendors()
+    path.write_text(json.dumps({**json.loads(path.read_text()), "context": {"gpu_vendor": vendor}}))
+    wanted = command(None)
+    assert wanted.orchestrator.run_phase(path, RunOptions(dry_run=True)) == 0
+    assert pulled(wanted.shown) == [f"{REGISTRY}/ci-dummy_ubuntu_{runs}@{DIGEST}"]
 
 
 def test_an_architecture_of_the_context_is_the_only_one(folder: Path, docker: StandIns) -> None:
@@ -201,7 +269,7 @@ def test_the_contexts_image_takes_the_place_of_every_built_one(folder: Path, doc
     wanted = command("{'gpu_vendor': 'NONE', 'MAD_CONTAINER_IMAGE': 'r.example/x:1', 'slurm': {'nodes': 2}}")
     assert wanted.run(dry_run=True) == 0
     assert (pulled(wanted.shown), models_run(wanted.shown)) == (["r.example/x:1"], ["dummy"])
-    assert "context: slurm: ignored on this machine" in wanted.said
+    assert "context: unsupported keys ignored: slurm" in wanted.said
 
 
 def test_without_a_vendor_in_the_context_this_machine_decides(folder: Path, docker: StandIns) -> None:
@@ -330,7 +398,7 @@ def test_registry_means_the_same_images_elsewhere(
 def test_a_registry_that_is_none_is_named(folder: Path, docker: StandIns) -> None:
     tagged()
     wanted = command()
-    assert "registry 'http://other:5000': write other:5000" in wanted.refusal(
+    assert "invalid registry 'http://other:5000'; write other:5000" in wanted.refusal(
         lambda: wanted.run(registry="http://other:5000")
     )
 
@@ -415,12 +483,15 @@ def test_a_manifest_without_images_is_refused(folder: Path, docker: StandIns) ->
     [
         (
             "{'tools': [{'name': 'rocprfo'}]}",
-            "context: tools: no tool 'rocprfo'; there are rocprof, rocprofv3, ",
+            "context: tools: unknown tool 'rocprfo'; expected some of rocprof, rocprofv3, ",
         ),
         ("{'pre_scripts': [{'path': '../a.sh'}]}", "context: pre_scripts.0: '../a.sh' leads out of the package"),
-        ("{'multi_node_args': {'NODES': 2}}", "context: multi_node_args: 'NODES' is none of RUNNER, "),
+        (
+            "{'multi_node_args': {'NODES': 2}}",
+            "context: multi_node_args: unknown key 'NODES'; expected one of RUNNER, ",
+        ),
         ("{'artifacts': '/etc/*'}", "context: artifacts: '/etc/*' leads out of the workspace"),
-        ("{'log_error_patterns': 'x'}", "log_error_patterns is wrong: it is a list of texts"),
+        ("{'log_error_patterns': 'x'}", "--additional-context: log_error_patterns: expected a list, got 'x'"),
     ],
 )
 def test_what_is_wrong_in_a_context_is_said_before_anything_starts(
@@ -487,7 +558,7 @@ def test_a_manifest_that_lists_no_gpus_is_refused_before_anything_starts(folder:
     manifest({"ci-a": image("ci-a")}, {"ci-a": card("a")}, context={"docker_gpus": "x-y"})
     wanted = command()
     assert wanted.refusal(wanted.run) == (
-        "the manifest's context: docker_gpus: 'x-y', expected numbers and ranges, such as '0,2-4,7'"
+        "m.json: context: docker_gpus: expected numbers and ranges such as '0,2-4,7', got 'x-y'"
     )
     assert docker.calls() == []
     assert not list(folder.glob("perf.csv"))

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from madengine.errors import ConfigurationError, DiscoveryError, MadengineError
-from madengine.files import locked, read_json, write_json, write_whole
+from madengine.files import locked, read_json, read_text, write_json, write_whole
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -121,7 +121,7 @@ def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", ":1:1: not JSON: expecting value"),
         (b'{"a": 1,\n "b": }', ":2:7: not JSON: expecting value"),
@@ -130,13 +130,16 @@ def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
         (b"{'a': 1}", ":1:2: not JSON: expecting property name enclosed in double quotes"),
         (b'["\xff"]', ": byte 2 is not UTF-8; save the file as UTF-8"),
         (b"[" * 200_000, ": not usable as JSON: "),
-        (b"1" * 5000, ": not usable as JSON: exceeds the limit"),
+        (b"1" * 5000, ": not usable as JSON: a number has more than 300 digits"),
+        (b"[1e999]", ": not usable as JSON: a number is too large for a float"),
+        (b"[-Infinity]", ": not usable as JSON: invalid number -Infinity"),
+        (b"[" * 51 + b"]" * 51, ": not usable as JSON: nested more than 50 levels deep"),
     ],
 )
-def test_a_broken_file_is_named_with_the_position(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_broken_file_is_named_with_the_position(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "m.json"
     path.write_bytes(content)
-    assert refusal(path).startswith(f"{path}{said}")
+    assert refusal(path).startswith(f"{path}{message}")
     assert "\n" not in refusal(path)
 
 
@@ -153,6 +156,48 @@ def test_what_the_file_holds_is_not_in_the_error(tmp_path: Path) -> None:
 def test_a_folder_and_a_missing_file_are_told_apart(tmp_path: Path) -> None:
     assert refusal(tmp_path) == f"{tmp_path}: can't be read: is a directory"
     assert refusal(tmp_path / "m.json") == f"{tmp_path}/m.json: no such file"
+
+
+def test_what_no_reader_could_use_is_not_written(tmp_path: Path) -> None:
+    write_json(tmp_path / "m.json", {"a": [float("nan"), (float("inf"), 1.5)], "b": -float("inf"), "c": "NaN"})
+    assert read_json(tmp_path / "m.json") == {"a": [None, [None, 1.5]], "b": None, "c": "NaN"}
+
+
+def test_the_deepest_nesting_and_the_longest_number_are_read(tmp_path: Path) -> None:
+    text = "[" * 50 + "9" * 300 + "]" * 50
+    (tmp_path / "m.json").write_text(text)
+    assert json.dumps(read_json(tmp_path / "m.json")) == text
+
+
+def test_a_text_is_read_without_its_byte_order_mark_also_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("é\r\n".encode("utf-8-sig"))
+    (tmp_path / "link").symlink_to("a.txt")
+    assert read_text(tmp_path / "link") == "é\r\n"
+    assert read_text(Path("/proc/self/status")).startswith("Name:")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800b"])
+def test_a_path_that_is_none_is_one_line(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DiscoveryError, match="contains a null character or a lone surrogate"):
+        read_text(tmp_path / name, DiscoveryError)
+
+
+def test_a_file_that_is_replaced_by_a_fifo_meanwhile_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "file").touch()
+    before = (tmp_path / "file").stat()
+    monkeypatch.setattr(Path, "stat", lambda path, **options: before)
+    assert refusal(tmp_path / "fifo") == f"{tmp_path}/fifo: can't be read: is a FIFO, expected a file"
+
+
+def test_a_link_to_a_missing_file_stands_for_nothing(tmp_path: Path) -> None:
+    (tmp_path / "m.json").symlink_to("nowhere")
+    missings: list[Any] = [None, {}]
+    for missing in missings:
+        with pytest.raises(ConfigurationError, match="a link to a missing file"):
+            read_json(tmp_path / "m.json", missing=missing)
 
 
 def test_a_missing_file_may_stand_for_something(tmp_path: Path) -> None:

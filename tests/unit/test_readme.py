@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from madengine.config.context import UNSUPPORTED_KEYS
+from madengine.config.context_keys import KEYS
 from madengine.config.hooks import tool_catalogue
 from madengine.data_sets import data_file
 from madengine.distributed_cli import main
@@ -44,7 +44,7 @@ def first_cells(page: str, heading: str) -> list[str]:
     ("page", "heading", "known"),
     [
         ("docs/reference.md", "key of a model entry", {field.name for field in fields(Model)} - {"extra"}),
-        ("docs/reference.md", "key of the context", set(UNSUPPORTED_KEYS)),
+        ("docs/reference.md", "key of the context", set(KEYS)),
         ("docs/reference.md", "provider", set(data_file.PROVIDERS)),
         ("docs/reference.md", "key of every provider", {"home", "readwrite", "mirrorlocal", "sha256"}),
         ("docs/reference.md", "entry or variable", {"NAS_NODES", "MAD_AWS_S3", "MAD_MINIO", "dockerhub"}),
@@ -57,6 +57,10 @@ def test_a_table_names_each_key_once(page: str, heading: str, known: set[str]) -
     names = first_cells(page, heading)
     assert known - set(names) == set()
     assert sorted(names) == sorted(set(names))
+
+
+def test_the_context_has_no_other_keys_than_the_documented_ones() -> None:
+    assert set(first_cells("docs/reference.md", "key of the context")) == set(KEYS)
 
 
 def test_the_readme_is_short() -> None:

@@ -126,7 +126,7 @@ def _unless_log_errors(came: RunResult, asked: LogErrors, log: Path) -> RunResul
     if came.status != SUCCESS or not asked.patterns or not log.exists():
         return came
     with log.open("rb") as lines:
-        reason = asked.found_in(lines)
+        reason = asked.first_in(lines)
     return replace(came, status=FAILURE, reason=reason) if reason else came
 
 

@@ -12,9 +12,6 @@ from madengine.deploy.kubernetes.hook_files import HookFiles
 from madengine.deploy.kubernetes.options import Options
 from madengine.records import Model
 
-# Of a host's engine, or of a file that would stay in the pod.
-_CONTEXT_KEYS = ("docker_gpus", "docker_cpus", "MAD_CONTAINER_IMAGE", "rocenv_mode")
-
 
 def warnings(kept: Manifest, context: Context, hooks: HookFiles, options: Options) -> list[str]:
     """The lines; Jobs of single images lack more than a runner, which has an engine.
@@ -67,6 +64,5 @@ def _of_cards(models: Sequence[Model]) -> list[str]:
 
 
 def _of_context(context: Context) -> list[str]:
-    keys = [key for key in _CONTEXT_KEYS if context.values.get(key)] + list(context.ignored_keys)
-    keys += ["gen_sys_env_details"] if context.describes_environment else []
+    keys = context.ignored_in_pods
     return [f"context: {', '.join(keys)}: not acted on in pods"] if keys else []

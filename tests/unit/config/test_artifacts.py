@@ -23,9 +23,9 @@ class Workspace:
             (self.folder / name).write_text(name)
 
     def bring(self, *globs: str, may_move: bool = False) -> list[str]:
-        found = bring(self.folder, "model", globs, besides=("x.run.live.log",), may_move=may_move)
-        assert all((self.folder / one.path).stat().st_size == one.size_bytes for one in found)
-        return [one.path for one in found]
+        artifacts = bring(self.folder, "model", globs, besides=("x.run.live.log",), may_move=may_move)
+        assert all((self.folder / one.path).stat().st_size == one.size_bytes for one in artifacts)
+        return [one.path for one in artifacts]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from madengine.config.context import Context, host_facts, load_context, matches, merge, mismatch, parse, parse_header
+from madengine.config.context import Context, host_facts, load_context, matches, merge, mismatch, parse_header
+from madengine.config.context_keys import KEYS, Honoured, InManifest
+from madengine.config.literals import parse_object
+from madengine.config.values import shown
 from madengine.errors import ConfigurationError
 
 # Null characters and half characters are refused, by a test of their own.
@@ -44,7 +48,7 @@ def error_of(text: str) -> str:
     ],
 )
 def test_a_context_is_json_or_a_python_literal(text: str) -> None:
-    assert parse(text, "here") == {"gpu_vendor": "AMD", "debug": True, "x": None}
+    assert parse_object(text, "here") == {"gpu_vendor": "AMD", "debug": True, "x": None}
 
 
 def test_the_documents_own_example_parses() -> None:
@@ -53,53 +57,59 @@ def test_the_documents_own_example_parses() -> None:
 
 
 def test_tuples_become_lists_so_that_a_manifest_can_hold_them() -> None:
-    assert parse("{'tools': ({'name': 'x'}, 1)}", "here") == {"tools": [{"name": "x"}, 1]}
+    assert parse_object("{'tools': ({'name': 'x'}, 1)}", "here") == {"tools": [{"name": "x"}, 1]}
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('{"a": 1,\n "b": }', "line 2 column 7: expecting value"),
         ("{'a': 1,\n 'b': }", "neither JSON nor a Python literal: line 2 column "),
         ("\n\n{'a': 1,\n 'b': }", "neither JSON nor a Python literal: line 4 column "),
         ("{'a': true}", "line 1 column 2: expecting property name enclosed in double quotes"),
         ("{'a': __import__('os').getpid()}", "line 1 column 2"),
-        ('{"a": ' + "9" * 5000 + "}", "integer string conversion"),
+        ('{"a": ' + "9" * 5000 + "}", "line 1 column 1: a number has too many digits"),
         ("[" * 100_000, "neither JSON nor a Python literal"),
         ("", "empty, expected an object"),
         (" \n", "empty, expected an object"),
-        ("[1]", "a list, expected an object"),
-        ("'x'", "text, expected an object"),
-        ("null", "null, expected an object"),
-        ("1.5", "a number, expected an object"),
-        ("{'a': {1}}", "a: a Python set, expected what JSON can hold"),
-        ("{'a': [b'x']}", "a.0: a Python bytes, expected what JSON can hold"),
-        ("{'a': 1e999}", "a: a number, expected what JSON can hold"),
-        ('{"a": NaN}', "a: a number, expected what JSON can hold"),
-        ("{'a': {1: 2}}", "a: the key 1 is no text; put it in quotes"),
-        ('{"a": {"b": "x\\u0000y"}}', "a.b: holds a null character"),
-        ('{"a": "\\ud800"}', "a: holds a null character or half a Unicode character"),
+        ("[1]", "expected an object such as {'docker_env_vars': {}}, got a list"),
+        ("'x'", ", got a string"),
+        ("null", ", got null"),
+        ("1.5", ", got a number"),
+        ("{'a': {1}}", "a: expected a value that JSON has, got a Python set"),
+        ("{'a': [b'x']}", "a.0: expected a value that JSON has, got a Python bytes"),
+        ("{'a': 1e999}", "a: expected a value that JSON has, got inf"),
+        ('{"a": NaN}', "a: expected a value that JSON has, got nan"),
+        ('{"a": ' + "9" * 400 + "}", "a: expected a value that JSON has, got a number of more than 300 digits"),
+        ("{'a': 0x" + "f" * 5000 + "}", "a: expected a value that JSON has, got a number of more than 300 digits"),
+        ("{'a': {1: 2}}", "a: expected a string as key, got 1; put it in quotes"),
+        ('{"a": {"b": "x\\u0000y"}}', "a.b: contains a null character or a lone surrogate"),
+        ('{"a": "\\ud800"}', "a: contains a null character or a lone surrogate"),
+        ('{"a": {"\\u0000": 1}}', "a: the key '\\x00' contains a null character or a lone surrogate"),
+        ('{"a": {"' + "k" * 1001 + '": 1}}', "a: the key 'kkk"),
+        ('{"a": {"' + "\\u00e9" * 200 + '": 1}}', "a: the key 'ééé"),
         ('{"a":' * 60 + "1" + "}" * 60, "nested more than 50 levels deep"),
     ],
 )
-def test_a_broken_context_is_one_line_with_its_place(text: str, said: str) -> None:
+def test_a_broken_context_is_one_line_with_its_place(text: str, message: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        parse(text, "ctx.json")
+        parse_object(text, "ctx.json")
     assert str(caught.value).startswith("ctx.json: ")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
 
 
 def test_an_odd_backslash_in_a_literal_makes_no_noise(recwarn: pytest.WarningsRecorder) -> None:
-    assert parse(r"{'a': '\d'}", "here") == {"a": r"\d"}
+    assert parse_object(r"{'a': '\d'}", "here") == {"a": r"\d"}
     assert not list(recwarn)
 
 
 def test_a_broken_command_line_context_is_shown_by_its_first_characters() -> None:
     token = "a-long-token-that-must-not-appear"
-    said = error_of("{'docker_env_vars': {'HF_TOKEN': '" + token + "'}")
-    assert "{'docker_env_vars': {'HF_TO" in said
-    assert token not in said
+    message = error_of("{'docker_env_vars': {'HF_TOKEN': '" + token + "'}")
+    assert "{'docker_env_vars': {'HF_TO" in message
+    assert token not in message
 
 
 def test_later_layers_win_key_by_key(tmp_path: Path) -> None:
@@ -152,55 +162,64 @@ def test_the_remaining_keys_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "vendor"),
+    ("text", "vendor"),
     [("amd", "AMD"), (" Nvidia ", "NVIDIA"), ("none", "NONE"), ("", ""), ("Unable to detect GPU vendor", "")],
 )
-def test_gpu_vendor_is_upper_case(given: str, vendor: str) -> None:
-    assert load_context({}, {"gpu_vendor": given}, None, None).gpu_vendor == vendor
+def test_gpu_vendor_is_upper_case(text: str, vendor: str) -> None:
+    assert load_context({}, {"gpu_vendor": text}, None, None).gpu_vendor == vendor
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("{'gpu_vendor': 'intel'}", "gpu_vendor: Intel GPUs are not supported; use AMD, NVIDIA, NONE"),
-        ("{'gpu_vendor': 'radeon'}", "gpu_vendor: 'radeon', expected one of AMD, NVIDIA, NONE"),
-        ("{'gpu_vendor': 3}", "gpu_vendor: 3, expected text in quotes"),
-        ("{'guest_os': ['UBUNTU']}", "guest_os: a list, expected text in quotes"),
-        ("{'docker_gpus': 0}", "docker_gpus: 0, expected text in quotes"),
-        ("{'docker_cpus': True}", "docker_cpus: True, expected text in quotes"),
-        ("{'model_args': {'a': 1}}", "model_args: an object, expected text in quotes"),
-        ("{'encapsulate_script': []}", "encapsulate_script: a list, expected text in quotes"),
-        ("{'MAD_CONTAINER_IMAGE': 1}", "MAD_CONTAINER_IMAGE: 1, expected text in quotes"),
-        ("{'tools': {'name': 'x'}}", "tools: an object, expected a list"),
-        ("{'pre_scripts': 'x.sh'}", "pre_scripts: 'x.sh', expected a list"),
-        ("{'post_scripts': 'x.sh'}", "post_scripts: 'x.sh', expected a list"),
-        ("{'docker_build_arg': 'A=b'}", "docker_build_arg: text, expected an object"),
-        ("{'docker_env_vars': ['A=b']}", "docker_env_vars: a list, expected an object"),
-        ("{'docker_mounts': None}", "docker_mounts: null, expected an object"),
-        ("{'data': []}", "data: a list, expected an object"),
-        ("{'docker_env_vars': {'A': ['b']}}", "docker_env_vars.A: a list, expected text, a number or true/false"),
-        ("{'docker_env_vars': {'A': None}}", "docker_env_vars.A: null, expected text, a number or true/false"),
-        ("{'docker_build_arg': {'A': {}}}", "docker_build_arg.A: an object, expected text, a number or true/false"),
-        ("{'docker_env_vars': {'A B': '1'}}", "docker_env_vars.A B: 'A B' is no variable name; use letters"),
-        ("{'docker_env_vars': {'A\\n': '1'}}", "'A\\n' is no variable name"),
-        ("{'docker_build_arg': {'1A': '1'}}", "'1A' is no variable name"),
-        ("{'docker_env_vars': {'': '1'}}", "'' is no variable name"),
-        ("{'docker_mounts': {'data': '/d'}}", "docker_mounts.data: 'data' is no absolute path in the container"),
-        ("{'docker_mounts': {'/d': 1}}", "docker_mounts./d: 1, expected a path on the host"),
-        ("{'docker_mounts': {'/d': ''}}", "docker_mounts./d: '', expected a path on the host"),
+        ("{'gpu_vendor': 'radeon'}", "gpu_vendor: expected one of AMD, NVIDIA, NONE, got 'radeon'"),
+        ("{'gpu_vendor': 3}", "gpu_vendor: expected a string, got 3"),
+        ("{'guest_os': ['UBUNTU']}", "guest_os: expected a string, got a list"),
+        ("{'docker_gpus': 0}", "docker_gpus: expected a string, got 0"),
+        ("{'docker_cpus': True}", "docker_cpus: expected a string, got true"),
+        ("{'model_args': {'a': 1}}", "model_args: expected a string, got an object"),
+        ("{'encapsulate_script': []}", "encapsulate_script: expected a string, got a list"),
+        ("{'MAD_CONTAINER_IMAGE': 1}", "MAD_CONTAINER_IMAGE: expected a string, got 1"),
+        ("{'tools': {'name': 'x'}}", "tools: expected a list, got an object"),
+        ("{'pre_scripts': 'x.sh'}", "pre_scripts: expected a list, got 'x.sh'"),
+        ("{'post_scripts': 'x.sh'}", "post_scripts: expected a list, got 'x.sh'"),
+        ("{'docker_build_arg': 'A=b'}", "docker_build_arg: expected an object, got a string"),
+        ("{'docker_env_vars': ['A=b']}", "docker_env_vars: expected an object, got a list"),
+        ("{'docker_mounts': None}", "docker_mounts: expected an object, got null"),
+        ("{'data': []}", "data: expected an object, got a list"),
+        (
+            "{'docker_env_vars': {'A': ['b']}}",
+            "A: expected a string, a number or true/false, got a list",
+        ),
+        ("{'docker_env_vars': {'A': None}}", "docker_env_vars.A: expected a string, a number or true/false, got null"),
+        (
+            "{'docker_build_arg': {'A': {}}}",
+            "A: expected a string, a number or true/false, got an object",
+        ),
+        ("{'docker_env_vars': {'A B': '1'}}", "docker_env_vars: invalid variable name 'A B'; use letters"),
+        ("{'docker_env_vars': {'A\\n': '1'}}", "invalid variable name 'A\\n'"),
+        ("{'docker_build_arg': {'1A': '1'}}", "invalid variable name '1A'"),
+        ("{'docker_env_vars': {'': '1'}}", "invalid variable name ''"),
+        (
+            "{'docker_mounts': {'data': '/d'}}",
+            "docker_mounts: expected an absolute path in the container as key, got",
+        ),
+        ("{'docker_mounts': {'/d': 1}}", "docker_mounts./d: expected a path on the host, got 1"),
+        ("{'docker_mounts': {'/d': ''}}", "docker_mounts./d: expected a path on the host, got ''"),
     ],
 )
-def test_a_wrong_type_is_named_with_its_path_and_what_is_expected(text: str, said: str) -> None:
+def test_a_wrong_type_is_named_with_its_path_and_what_is_expected(text: str, message: str) -> None:
     assert error_of(text).startswith("--additional-context: ")
-    assert said in error_of(text)
+    assert message in error_of(text)
     assert len(error_of(text)) < 160
 
 
 @pytest.mark.parametrize("docker_gpus", ["x-y", "all", "0,", "0-", "-1", "0;1", "1.5", "²", "9" * 5000])
 def test_what_is_no_list_of_gpus_is_named(docker_gpus: str) -> None:
-    said = error_of(json.dumps({"docker_gpus": docker_gpus}))
-    assert said.startswith(f"--additional-context: docker_gpus: {docker_gpus!r}"[:60])
-    assert said.endswith(", expected numbers and ranges, such as '0,2-4,7'")
+    message = error_of(json.dumps({"docker_gpus": docker_gpus}))
+    assert message.startswith("--additional-context: docker_gpus: expected numbers and ranges such as '0,2-4,7', got ")
+    assert message.endswith(f"got {shown(docker_gpus)}")
 
 
 def test_the_value_of_a_variable_is_never_in_an_error() -> None:
@@ -211,14 +230,14 @@ def test_the_value_of_a_variable_is_never_in_an_error() -> None:
 def test_a_wrong_layer_is_named_as_the_source(tmp_path: Path) -> None:
     file = tmp_path / "context.json"
     file.write_text('{"tools": 1}')
-    with pytest.raises(ConfigurationError, match=r"context\.json: tools: 1, expected a list"):
+    with pytest.raises(ConfigurationError, match=r"context\.json: tools: expected a list, got 1"):
         load_context({}, {}, file, None)
-    with pytest.raises(ConfigurationError, match="the manifest's context: tools: 1, expected a list"):
+    with pytest.raises(ConfigurationError, match="the manifest's context: tools: expected a list, got 1"):
         load_context({}, {"tools": 1}, None, None)
 
 
 def test_a_context_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"nope\.json: can't be read: no such file or directory"):
+    with pytest.raises(ConfigurationError, match=r"nope\.json: no such file"):
         load_context({}, {}, tmp_path / "nope.json", None)
     with pytest.raises(ConfigurationError, match="can't be read: is a directory"):
         load_context({}, {}, tmp_path, None)
@@ -274,7 +293,7 @@ def test_each_leaf_of_a_merge_is_the_later_layers_if_it_has_one(below: dict[str,
 @unhurried
 @given(objects)
 def test_json_and_literal_spellings_of_an_object_mean_the_same(value: dict[str, Any]) -> None:
-    assert parse(json.dumps(value), "json") == parse(repr(value), "literal") == value
+    assert parse_object(json.dumps(value), "json") == parse_object(repr(value), "literal") == value
 
 
 def test_host_facts_name_the_package_manager_found_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,13 +333,77 @@ def test_a_context_says_whether_containers_describe_themselves(values: str, expe
     assert from_text(values).describes_environment is expected
 
 
-def test_what_madengine_2_read_for_its_own_deployments_is_named() -> None:
-    assert from_text("{'slurm': {'nodes': 2}, 'k8s': {}, 'docker_gpus': '0'}").ignored_keys == ("slurm",)
-    theirs = [
-        *("distributed", "slurm", "k8s", "kubernetes", "vllm", "launcher", "shared_data", "skip_perf_collection"),
-        *("monitor", "cleanup_on_failure", "env_vars", "MAD_ROCM_PATH"),
-    ]
-    assert from_text(json.dumps({key: {"a": 1} for key in theirs})).ignored_keys == tuple(theirs)
+def test_keys_of_madengine_2_that_are_not_supported_are_known() -> None:
+    assert from_text("{'slurm': {'nodes': 2}, 'k8s': {}, 'docker_gpus': '0'}").unsupported_keys == ("slurm",)
+    unsupported = [name for name, key in KEYS.items() if key.honoured is Honoured.NOWHERE]
+    assert from_text(json.dumps({name: {"a": 1} for name in unsupported})).unsupported_keys == tuple(unsupported)
+    theirs = ("distributed", "slurm", "k8s", "kubernetes", "vllm", "env_vars", "debug", "deploy", "monitor", "env_file")
+    assert {*theirs, "timeout_multiplier", "gpus_per_node", "cleanup_on_failure"} <= {*unsupported}
+
+
+# --- what a build leaves for its runs ---
+
+VALUES: dict[str, Any] = {
+    "gpu_vendor": "AMD",
+    "guest_os": "UBUNTU",
+    "docker_build_arg": {"A": 1},
+    "docker_env_vars": {"B": "2"},
+    "docker_mounts": {"/in": "/host"},
+    "docker_cpus": "0-3",
+    "docker_gpus": "0,2",
+    "SHM_SIZE": "16g",
+    "model_args": "",
+    "multi_node_args": {"NNODES": 2},
+    "data": {"x": {"local": {"path": "/data"}}},
+    "tools": ["rocprof"],
+    "pre_scripts": ["a.sh"],
+    "post_scripts": [],
+    "encapsulate_script": "numactl",
+    "artifacts": "*.json",
+    "log_error_pattern_scan": True,
+    "log_error_patterns": ["FAILED"],
+    "log_error_benign_patterns": ["fine"],
+    "gen_sys_env_details": False,
+    "generate_sys_env_details": "true",
+    "rocenv_mode": "full",
+}
+OF_THE_BUILD = {"host_os": "HOST_SLES", "numa_balancing": "0", "ctx_test": "1", "MAD_CONTAINER_IMAGE": "r/x:1"}
+
+
+def test_a_manifest_gets_each_key_that_a_run_reads_as_it_is() -> None:
+    context = load_context(
+        {"gpu_vendor": "NVIDIA"}, {}, None, json.dumps({**VALUES, **OF_THE_BUILD, "slurm": {"a": 1}})
+    )
+    assert context.for_manifest == VALUES
+    honoured = {name for name, key in KEYS.items() if key.honoured in (Honoured.RUN, Honoured.BOTH)}
+    assert {name for name, key in KEYS.items() if key.in_manifest is InManifest.IF_SET} <= honoured
+    assert honoured - VALUES.keys() == {"MAD_CONTAINER_IMAGE"}
+
+
+def test_a_manifest_gets_nothing_that_was_only_detected() -> None:
+    empty: dict[str, Any] = {"docker_build_arg": {}, "docker_env_vars": {}, "docker_mounts": {}}
+    detected = {"gpu_vendor": "AMD", "host_os": "HOST_UBUNTU"}
+    assert load_context(detected, {}, None, None).for_manifest == empty
+    assert load_context(detected, {}, None, "{'gpu_vendor': 'AMD'}").for_manifest == {**empty, "gpu_vendor": "AMD"}
+    assert load_context(detected, {}, None, "{'tools': None}").for_manifest == empty
+
+
+@pytest.mark.parametrize("key", VALUES)
+def test_a_runs_own_context_wins_over_its_manifests(key: str) -> None:
+    manifest = from_text(json.dumps(VALUES)).for_manifest
+    assert load_context({}, manifest, None, None).values[key] == VALUES[key]
+    others: dict[Any, Any] = {dict: {"C": "3"}, list: ["x"], str: "x", bool: True}
+    own = {"gpu_vendor": "NVIDIA", "docker_gpus": "1", "SHM_SIZE": "1g", "docker_mounts": {"/c": "/d"}}
+    other = own.get(key, others[type(VALUES[key])])
+    merged = load_context({}, manifest, None, json.dumps({key: other})).values[key]
+    assert merged == ({**VALUES[key], **other} if isinstance(other, dict) else other)
+
+
+def test_pods_lack_what_is_an_engines_own() -> None:
+    context = from_text(json.dumps({**VALUES, **OF_THE_BUILD, "k8s": {"a": 1}}))
+    assert context.ignored_in_pods == (
+        *("docker_cpus", "docker_gpus", "generate_sys_env_details", "rocenv_mode", "MAD_CONTAINER_IMAGE", "k8s"),
+    )
 
 
 def test_ctx_test_is_the_content_of_the_file_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,7 +436,7 @@ def test_the_header_is_the_context_line_among_the_first_five(text: str, header: 
 @pytest.mark.parametrize("text", ["{'a': ", "AMD", "[1]", "", "{'a': print(1)}", "gpu_vendor=AMD"])
 def test_a_header_that_is_no_literal_dict_is_named_with_its_line(text: str) -> None:
     with pytest.raises(
-        ConfigurationError, match=r"docker/x\.Dockerfile:2: the CONTEXT header .* is no dict of literals"
+        ConfigurationError, match=r"docker/x\.Dockerfile:2: invalid CONTEXT header .*, expected a dict of literals"
     ):
         parse_header(f"# syntax\n# CONTEXT {text}\n", "docker/x.Dockerfile")
 
@@ -368,7 +451,7 @@ def test_a_header_that_is_no_literal_dict_is_named_with_its_line(text: str) -> N
         ({"gpu_vendor": "amd", "guest_os": "Ubuntu"}, {"gpu_vendor": "AMD", "guest_os": "ubuntu"}, ""),
         ({"gpu_vendor": "AMD"}, {"gpu_vendor": "nvidia"}, "gpu_vendor is 'AMD', the context says 'NVIDIA'"),
         ({"ctx_test": "a"}, {"ctx_test": "A"}, "ctx_test is 'a', the context says 'A'"),
-        ({"numa_balancing": "0"}, {"numa_balancing": False}, "numa_balancing is '0', the context says False"),
+        ({"numa_balancing": "0"}, {"numa_balancing": False}, "numa_balancing is '0', the context says false"),
         (
             {"gpu_vendor": "AMD", "guest_os": "UBUNTU", "x": 1},
             {"gpu_vendor": "NONE", "guest_os": "CENTOS", "x": 1},
@@ -383,6 +466,24 @@ def test_a_header_matches_where_no_key_contradicts_the_context(
     assert matches(header, Context(values)) == (not phrase)
 
 
-def test_a_key_that_nobody_reads_is_named_where_it_looks_like_one_that_is_read() -> None:
-    given = {"toolz": [], "docker_build_args": {}, "tools": [], "host_os": "x", "my_own_header_key": 1}
-    assert dict(Context(given).mistyped) == {"toolz": "tools", "docker_build_args": "docker_build_arg"}
+def test_a_key_that_is_in_no_table_is_unknown_and_a_comment_is_not() -> None:
+    values = {"toolz": [], "docker_build_args": {}, "tools": [], "host_os": "x", "my_own_header_key": 1, "_why": "x"}
+    assert Context(values).unknown_keys == ("toolz", "docker_build_args", "my_own_header_key")
+
+
+@pytest.mark.parametrize("size", ["16g", "16G", "512m", "1024", "1.5g", "64GB", "8 GiB", "", " 4g "])
+def test_a_size_is_as_engines_take_it(size: str) -> None:
+    assert from_text(json.dumps({"SHM_SIZE": size})).shm_size == size.strip()
+
+
+@pytest.mark.parametrize("size", ["much", "-1", "1g g", "g", "9" * 5000, "1e9", "١g"])
+def test_another_size_is_refused(size: str) -> None:
+    assert error_of(json.dumps({"SHM_SIZE": size})) == (
+        f"--additional-context: SHM_SIZE: expected a size such as '16g', got {shown(size)}"
+    )
+
+
+def test_a_context_file_that_would_never_end_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(ConfigurationError, match="fifo: can't be read: is a FIFO, expected a file"):
+        load_context({}, {}, tmp_path / "fifo", None)

@@ -83,20 +83,21 @@ def test_a_value_may_come_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
-        (None, "can't be read: no such file or directory"),
-        (b"", "is empty"),
-        (b"\n", "is empty"),
+        (None, "no such file"),
+        (b"", "expected a secret, got an empty file"),
+        (b"\n", "expected a secret, got an empty file"),
+        (b"a\0b", "expected text, got a null character"),
         (b"\xff", "not UTF-8"),
     ],
 )
-def test_a_value_file_that_gives_nothing_is_named(tmp_path: Path, content: bytes | None, said: str) -> None:
+def test_a_value_file_that_gives_nothing_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
     write(tmp_path, {"r": {"password_file": "pw"}})
     if content is not None:
         (tmp_path / "pw").write_bytes(content)
     assert f"{tmp_path}/credential.json: r.password_file: {tmp_path}/pw" in load_error(tmp_path)
-    assert said in load_error(tmp_path)
+    assert message in load_error(tmp_path)
 
 
 def test_an_ssh_key_file_stays_a_path_and_its_content_is_secret(tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_an_ssh_key_file_stays_a_path_and_its_content_is_secret(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('{"r": {"password": "hunter2"\n"x": 1}}', "credential.json:2:1: not JSON: expecting ',' delimiter"),
         ('{"r": {"password": "hunter2\n"}}', "credential.json:1:28: not JSON: invalid control character at"),
@@ -118,18 +119,18 @@ def test_an_ssh_key_file_stays_a_path_and_its_content_is_secret(tmp_path: Path) 
         ('["hunter2"]', "expected an object of named entries"),
         ('{"r": "hunter2"}', "r: expected an object such as"),
         ('{"r": ["hunter2"]}', "r[0]: expected an object such as"),
-        ('{"r": {"password": ["hunter2"]}}', "r.password: expected text"),
-        ('{"r": {"password": "hunter2\\u0000"}}', "r.password: expected text"),
-        ('{"r": {"password": "hunter2\\ud800"}}', "r.password: expected text"),
+        ('{"r": {"password": ["hunter2"]}}', "r.password: expected a string, got a list"),
+        ('{"r": {"password": "hunter2\\u0000"}}', "r.password: contains a null character or a lone"),
+        ('{"r": {"password": "hunter2\\ud800"}}', "r.password: contains a null character or a lone"),
         ("[" * 100_000, "not usable as JSON: "),
     ],
 )
-def test_a_broken_file_is_named_with_its_place_and_never_a_value(tmp_path: Path, text: str, said: str) -> None:
+def test_a_broken_file_is_named_with_its_place_and_never_a_value(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "credential.json").write_text(text)
     with pytest.raises(ConfigurationError) as caught:
         load_credentials(tmp_path, {})
     assert str(caught.value).startswith(f"{tmp_path}/credential.json:")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
@@ -196,6 +197,13 @@ def test_every_variable_with_mad_secrets_in_its_name_is_a_secret(tmp_path: Path)
     assert redact("hf-token other /bin", credentials) == "[redacted] [redacted] /bin"
 
 
+def test_what_is_loaded_is_hidden_from_then_on(tmp_path: Path) -> None:
+    write(tmp_path, {"reg": {"username": "ann", "password": "hunter2"}})
+    assert programs.redact("hunter2 hunter3 ann") == "hunter2 hunter3 ann"
+    load_credentials(tmp_path, {"MAD_SECRETS_A": "hunter3"})
+    assert programs.redact("hunter2 hunter3 ann") == "[redacted] [redacted] ann"
+
+
 def test_the_text_form_shows_names_and_no_value(tmp_path: Path) -> None:
     write(tmp_path, {"reg": {"username": "ann", "password": "hunter2"}, "GIT": {"ssh_key_file": "id"}})
     (tmp_path / "id").write_text(KEY)
@@ -243,10 +251,10 @@ def test_no_entry_at_all_is_anonymous() -> None:
     assert registry_login(Credentials(), "docker.io") is None
 
 
-@pytest.mark.parametrize(("given", "missing"), [("username", "password"), ("password", "username")])
-def test_half_a_login_is_an_error_without_its_value(given: str, missing: str) -> None:
+@pytest.mark.parametrize(("half", "missing"), [("username", "password"), ("password", "username")])
+def test_half_a_login_is_an_error_without_its_value(half: str, missing: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        registry_login(Credentials({"reg": {given: "hunter2"}}), "reg")
+        registry_login(Credentials({"reg": {half: "hunter2"}}), "reg")
     assert str(caught.value).startswith(f"credential.json: reg: no {missing} to log in with")
     assert "hunter2" not in str(caught.value)
 
@@ -292,7 +300,7 @@ def test_an_image_is_named_for_its_registry(registry: str, entries: dict[str, di
 def test_a_malformed_registry_is_told_how_to_be_written(registry: str, written: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         registry_image(registry, "ci-x", Credentials())
-    assert str(caught.value).startswith(f"registry {registry!r}: ")
+    assert str(caught.value).startswith(f"invalid registry {registry!r}; ")
     assert written in str(caught.value)
 
 
@@ -309,9 +317,12 @@ def test_a_good_registry_is_given_back(registry: str) -> None:
 
 
 def test_a_repository_or_tag_that_no_engine_takes_is_an_error() -> None:
-    with pytest.raises(ConfigurationError, match=r"credential\.json: dockerhub\.repository: 'Org/Repo'"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"credential\.json: dockerhub\.repository: expected lower case such as org/repo, got 'Org/Repo'",
+    ):
         registry_image("docker.io", "ci-x", Credentials({"dockerhub": {"repository": "Org/Repo"}}))
-    with pytest.raises(ConfigurationError, match=r"no tag for org/repo .*shorten the model's name"):
+    with pytest.raises(ConfigurationError, match=r"invalid tag for org/repo, .*shorten the model's name"):
         registry_image("docker.io", "c" * 129, Credentials({"dockerhub": {"repository": "org/repo"}}))
 
 
@@ -418,10 +429,10 @@ def test_variables_named_after_an_entry_add_to_it_and_win(tmp_path: Path) -> Non
     (tmp_path / "credential.json").chmod(0o600)
     (tmp_path / "token").write_text("from-a-file\n")
     environ = {"GIT_PASSWORD": "from-variable", "GIT_TOKEN_FILE": "token", "GIT_SITE": "b", "GIT_OTHER": "no"}
-    found = load_credentials(tmp_path, environ, ["GIT", "NONE"])
+    credentials = load_credentials(tmp_path, environ, ["GIT", "NONE"])
     expected = {"Username": "ann", "password": "from-variable", "token": "from-a-file", "site": "b"}
-    assert found.entries == {"GIT": expected}
-    assert redact("from-variable from-a-file", found) == "[redacted] [redacted]"
+    assert credentials.entries == {"GIT": expected}
+    assert redact("from-variable from-a-file", credentials) == "[redacted] [redacted]"
     assert load_credentials(tmp_path, environ).entries["GIT"]["password"] == "from-file"
 
 
@@ -429,7 +440,7 @@ def test_a_secret_variable_may_name_a_file(tmp_path: Path) -> None:
     (tmp_path / "hf").write_text("hf-token\n")
     environ = {"MAD_SECRETS_HF_FILE": "hf", "MAD_SECRETS_A": "plain", "MAD_SECRETS_A_FILE": "unused"}
     assert load_credentials(tmp_path, environ).secrets == {"MAD_SECRETS_HF": "hf-token", "MAD_SECRETS_A": "plain"}
-    with pytest.raises(ConfigurationError, match=r"MAD_SECRETS_B_FILE: .*none can't be read"):
+    with pytest.raises(ConfigurationError, match=r"MAD_SECRETS_B_FILE: .*none: no such file"):
         load_credentials(tmp_path, {"MAD_SECRETS_B_FILE": "none"})
 
 
@@ -448,4 +459,4 @@ def test_endpoints_may_be_variables_in_place_of_the_files_entries(tmp_path: Path
 def test_an_endpoint_that_is_no_json_is_named_without_its_text(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load_credentials(tmp_path, {"MAD_MINIO": "{'PASSWORD': 'hunter2'"})
-    assert str(caught.value) == "MAD_MINIO: is not JSON; expected what credential.json would have under 'MAD_MINIO'"
+    assert str(caught.value) == "MAD_MINIO: not JSON; write it as the entry 'MAD_MINIO' of credential.json"

@@ -9,7 +9,7 @@ import pytest
 
 from madengine.config.context import Context
 from madengine.config.hooks import (
-    SECONDS,
+    HOOK_SECONDS,
     Hooks,
     Script,
     hook_definitions,
@@ -54,8 +54,8 @@ def paths(scripts: tuple[Script, ...]) -> list[str]:
 def test_tools_lie_around_the_contexts_own_hooks_the_last_outermost(
     tools: list[Any], before: list[str], wrapper: str, after: list[str]
 ) -> None:
-    found = made(tools, **OWN)
-    assert (paths(found.pre_scripts), found.wrapper, paths(found.post_scripts)) == (before, wrapper, after)
+    hooks = made(tools, **OWN)
+    assert (paths(hooks.pre_scripts), hooks.wrapper, paths(hooks.post_scripts)) == (before, wrapper, after)
 
 
 def test_what_was_made_before_changes_nothing() -> None:
@@ -94,31 +94,37 @@ def test_what_a_tool_leaves_is_its_own_list_or_what_older_versions_took() -> Non
 def test_an_unknown_tool_is_one_error_with_the_known_ones_the_closest_first() -> None:
     with pytest.raises(ConfigurationError) as error:
         made(["rocprfo", "A", "what"], {"A": A, "nsys": {}, "rocprof": {}})
-    assert str(error.value) == "context: tools: no tool 'rocprfo', 'what'; there are rocprof, nsys, A"
+    assert str(error.value) == "context: tools: unknown tool 'rocprfo', 'what'; expected some of rocprof, nsys, A"
 
 
 @pytest.mark.parametrize(
-    ("context", "said"),
+    ("context", "message"),
     [
-        ({"tools": [3]}, "context: tools: 3 is wrong: write {'name': 'rocprof'}"),
-        ({"tools": [{"nom": "A"}]}, 'context: tools: {"nom": "A"} is wrong'),
-        ({"tools": [{"name": "A", "command": "x"}]}, "context: tools: A: 'command' is none of name, pre_scripts, cmd"),
-        ({"tools": [{"name": "A", "cmd": 3}]}, "tool A: cmd: 3 is wrong: it is a text"),
-        ({"tools": [{"name": "A", "env_vars": {"a=b": "c"}}]}, "context: tool A: env_vars: 'a=b' is no variable"),
+        ({"tools": [3]}, "context: tools: expected a name, or an object such as {'name': 'rocprof'}, got 3"),
+        ({"tools": [{"nom": "A"}]}, "context: tools: expected a name, or an object such as"),
+        (
+            {"tools": [{"name": "A", "command": "x"}]},
+            "context: tools: A: unknown key 'command'; expected one of name, pre_scripts, cmd",
+        ),
+        ({"tools": [{"name": "A", "cmd": 3}]}, "tool A: cmd: expected a string, got 3"),
+        (
+            {"tools": [{"name": "A", "env_vars": {"a=b": "c"}}]},
+            "context: tool A: env_vars: invalid variable name 'a=b'",
+        ),
         (
             {"tools": [{"name": "A", "env_vars": {"a": []}}]},
-            "context: tool A: env_vars: 'a' is no variable with a text",
+            "context: tool A: env_vars: 'a': expected a string or a number",
         ),
-        ({"pre_scripts": [{"args": "x"}]}, 'context: pre_scripts.0: {"args": "x"} is wrong: write'),
+        ({"pre_scripts": [{"args": "x"}]}, "context: pre_scripts.0: expected a path, or {'path': 'scripts/x.sh'"),
         ({"post_scripts": ["a", {"path": "/a/../b"}]}, "context: post_scripts.1: '/a/../b' leads out of the package"),
         ({"pre_scripts": [{"path": "a", "args": "'x"}]}, 'context: pre_scripts.0: args "\'x": no closing quotation'),
-        ({"tools": ["bad"]}, "tool bad: [] is wrong: it is an object"),
+        ({"tools": ["bad"]}, "tool bad: expected an object such as {'cmd': 'time'}, got []"),
     ],
 )
-def test_what_is_wrong_is_named(context: dict[str, Any], said: str) -> None:
+def test_what_is_wrong_is_named(context: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         resolve_hooks(Context(context), {"A": A, "bad": []})
-    assert str(error.value).startswith(said)
+    assert str(error.value).startswith(message)
 
 
 # --- where tools are defined ---
@@ -147,11 +153,11 @@ def test_a_broken_tools_json_is_named(tmp_path: Path, text: str) -> None:
 def test_every_tool_of_the_catalogue_is_whole() -> None:
     known = tool_catalogue()
     for name in known:
-        found = resolve_hooks(Context({"tools": [name]}), known)
-        shipped = {path.removeprefix("workspace/") for path in hook_texts(found)} - {"hooks.sh"}
-        named = {script.path for script in found.scripts}
-        named |= {word.removeprefix("../") for word in found.wrapper.split() if word.startswith("../")}
-        assert named == shipped, name
+        hooks = resolve_hooks(Context({"tools": [name]}), known)
+        shipped = {path.removeprefix("workspace/") for path in hook_texts(hooks)} - {"hooks.sh"}
+        names = {script.path for script in hooks.scripts}
+        names |= {word.removeprefix("../") for word in hooks.wrapper.split() if word.startswith("../")}
+        assert names == shipped, name
 
 
 # --- what entry.sh gets ---
@@ -159,12 +165,12 @@ def test_every_tool_of_the_catalogue_is_whole() -> None:
 
 def test_hooks_sh_gives_a_shell_every_value_as_it_is() -> None:
     odd = 'it\'s `id` "$HOME"\nü'
-    found = Hooks((Script("a b.sh", (odd, "")),), odd, (Script("p.sh"), Script("q.sh")))
-    shell = f"""hook() {{ printf '%s\\0' "$@"; }}\n{hook_texts(found)["hooks.sh"]}
+    hooks = Hooks((Script("a b.sh", (odd, "")),), odd, (Script("p.sh"), Script("q.sh")))
+    shell = f"""hook() {{ printf '%s\\0' "$@"; }}\n{hook_texts(hooks)["hooks.sh"]}
         printf '%s\\0' "$wrapper" "$hook_limit"; pre_scripts; echo; post_scripts"""
-    said = subprocess.run(["sh", "-eu"], input=shell.encode(), capture_output=True, check=True).stdout.decode()
-    assert said.split("\0") == [
-        *(odd, str(SECONDS), "pre-script", '"pre-script a b.sh"', "a b.sh", odd, ""),
+    output = subprocess.run(["sh", "-eu"], input=shell.encode(), capture_output=True, check=True).stdout.decode()
+    assert output.split("\0") == [
+        *(odd, str(HOOK_SECONDS), "pre-script", '"pre-script a b.sh"', "a b.sh", odd, ""),
         *("\npost-script", '"post-script p.sh"', "p.sh", "post-script", '"post-script q.sh"', "q.sh", ""),
     ]
 
@@ -173,9 +179,9 @@ def test_scripts_of_the_package_come_along_where_they_are_there(tmp_path: Path) 
     for name in ("scripts/common/x.sh", "scripts/site/y.sh"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("")
-    found = Hooks(tuple(map(Script, ("scripts/common/x.sh", "scripts/site/y.sh", "none.sh", "/bin/true"))))
-    assert hook_files(found, tmp_path) == {
+    hooks = Hooks(tuple(map(Script, ("scripts/common/x.sh", "scripts/site/y.sh", "none.sh", "/bin/true"))))
+    assert hook_files(hooks, tmp_path) == {
         "scripts/common": tmp_path / "scripts/common",
         "scripts/site/y.sh": tmp_path / "scripts/site/y.sh",
     }
-    assert hook_files(found, tmp_path / "scripts") == {}
+    assert hook_files(hooks, tmp_path / "scripts") == {}

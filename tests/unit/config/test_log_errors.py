@@ -12,7 +12,7 @@ LOG = b"fine\nW FutureWarning: FAILED later\nRuntimeError: bad\nvalue 3 FAILED\n
 
 
 @pytest.mark.parametrize(
-    ("card", "context", "expected"),
+    ("entry", "context", "expected"),
     [
         ({}, {}, LogErrors()),
         ({"log_error_patterns": []}, {}, LogErrors()),
@@ -30,13 +30,13 @@ LOG = b"fine\nW FutureWarning: FAILED later\nRuntimeError: bad\nvalue 3 FAILED\n
     ],
 )
 def test_a_log_is_looked_at_only_where_that_is_asked_for(
-    card: dict[str, Any], context: dict[str, Any], expected: LogErrors
+    entry: dict[str, Any], context: dict[str, Any], expected: LogErrors
 ) -> None:
-    assert log_errors(card, context) == expected
+    assert log_errors(entry, context) == expected
 
 
 @pytest.mark.parametrize(
-    ("patterns", "benign", "found"),
+    ("patterns", "benign", "reason"),
     [
         ((), (), ""),
         (("nothing",), (), ""),
@@ -46,18 +46,18 @@ def test_a_log_is_looked_at_only_where_that_is_asked_for(
     ],
 )
 def test_the_first_line_that_is_an_error_is_the_reason(
-    patterns: tuple[str, ...], benign: tuple[str, ...], found: str
+    patterns: tuple[str, ...], benign: tuple[str, ...], reason: str
 ) -> None:
-    assert LogErrors(patterns, benign).found_in(io.BytesIO(LOG)) == found
+    assert LogErrors(patterns, benign).first_in(io.BytesIO(LOG)) == reason
 
 
 def test_what_profilers_log_is_no_error_of_madengine_2s_list() -> None:
-    asked = log_errors({"log_error_pattern_scan": True}, {})
-    assert asked.found_in(io.BytesIO(b"E20260101 x generateRocpd.cpp:12 FAILED\n[rocprofv3] FAILED\n")) == ""
-    assert asked.found_in(io.BytesIO(b"step FAILED\n")) != ""
+    errors = log_errors({"log_error_pattern_scan": True}, {})
+    assert errors.first_in(io.BytesIO(b"E20260101 x generateRocpd.cpp:12 FAILED\n[rocprofv3] FAILED\n")) == ""
+    assert errors.first_in(io.BytesIO(b"step FAILED\n")) != ""
 
 
 @pytest.mark.parametrize("value", ["x", [3], [""]])
 def test_what_is_no_list_of_texts_is_refused(value: Any) -> None:
-    with pytest.raises(ConfigurationError, match="log_error_patterns is wrong"):
+    with pytest.raises(ConfigurationError, match="log_error_patterns: expected a list of strings such as"):
         log_errors({"log_error_patterns": value}, {})

@@ -8,14 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from madengine.config.models_json import entry_of, model_of
+from madengine.config.models_json import entry_of, model_of, unknown_keys, unsupported_keys
+from madengine.config.values import shown
 from madengine.errors import ConfigurationError
 from madengine.records import Model
 
 MINIMAL = {"name": "bert", "dockerfile": "docker/bert", "scripts": "scripts/bert/run.sh"}
 WHERE = "models.json: [3] (bert)"
+NESTED = json.loads("[" * 60 + "]" * 60)
 
-texts = st.text()
+# Null characters are refused, by a test of their own.
+texts = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]))
 filled = texts.filter(str.strip)
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
@@ -37,7 +40,7 @@ models = st.builds(
     dockercontext=texts,
     data=texts,
     cred=texts,
-    timeout=st.none() | st.integers(0),
+    timeout=st.none() | st.integers(0, 10**9),
     multiple_results=texts,
     skip_gpu_arch=texts,
     additional_docker_run_options=texts,
@@ -133,6 +136,9 @@ def test_timeout_zero_is_no_limit_and_minus_one_is_unset(value: int, expected: i
         ("timeout", 1.5),
         ("timeout", True),
         ("timeout", -2),
+        ("timeout", 10**9 + 1),
+        pytest.param("timeout", 10**5000, id="huge timeout"),
+        pytest.param("n_gpus", 10**5000, id="huge n_gpus"),
         ("is_deprecated", "false"),
         ("is_deprecated", 0),
         ("owner", 1),
@@ -150,8 +156,8 @@ def test_a_wrong_value_is_named_with_its_place_and_key(key: str, value: Any) -> 
     with pytest.raises(ConfigurationError) as caught:
         model_of({**MINIMAL, key: value}, WHERE)
     message = str(caught.value)
-    assert message.startswith(f"{WHERE}: {key}: {json.dumps(value)[:60]}")
-    assert " is wrong: it is " in message
+    assert message.startswith(f"{WHERE}: {key}: expected ")
+    assert message.endswith(f", got {shown(value)}")
     assert len(message) < 200
     assert "\n" not in message
 
@@ -165,13 +171,48 @@ def test_a_missing_key_is_named(key: str) -> None:
 
 @pytest.mark.parametrize("key", ["name", "dockerfile", "scripts"])
 def test_a_blank_key_is_named(key: str) -> None:
-    with pytest.raises(ConfigurationError, match=f'{key}: " " is wrong: it can\'t be empty'):
+    with pytest.raises(ConfigurationError, match=f"{key}: expected a non-empty string, got ' '"):
         model_of({**MINIMAL, key: " "}, WHERE)
 
 
 @pytest.mark.parametrize("entry", ["bert", 1, None, ["bert"]])
 def test_an_entry_that_is_no_object_is_named(entry: Any) -> None:
-    with pytest.raises(
-        ConfigurationError, match=r"models\.json: \[3\] \(bert\): .* is wrong: a model is a JSON object"
-    ):
+    with pytest.raises(ConfigurationError, match=r"models\.json: \[3\] \(bert\): expected an object, got "):
         model_of(entry, WHERE)
+
+
+@pytest.mark.parametrize(
+    ("extra", "unsupported", "unknown"),
+    [
+        ({}, (), ()),
+        ({"distributed": {"nnodes": 2}, "slurm": {}, "env_vars": {"A": "1"}}, ("distributed", "env_vars"), ()),
+        ({"env_vars": {"DOCKER_IMAGE_NAME": "r/x:1"}}, (), ()),
+        ({"env_vars": {"DOCKER_IMAGE_NAME": "r/x:1", "A": "1"}}, ("env_vars",), ()),
+        ({"env_vars": "x"}, ("env_vars",), ()),
+        ({"timeuot": 3, "colour": "red", "_why": "a comment", "off": False}, (), ("timeuot", "colour")),
+        ({"ngpus": 4, "log_error_patterns": ["x"], "path": "/scripts/m"}, (), ()),
+    ],
+)
+def test_keys_that_are_ignored_are_known(
+    extra: dict[str, Any], unsupported: tuple[str, ...], unknown: tuple[str, ...]
+) -> None:
+    model = model_of({**MINIMAL, **extra}, WHERE)
+    assert (unsupported_keys(model), unknown_keys(model)) == (unsupported, unknown)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"name": "a\0b"}, ": name: contains a null character or a lone surrogate; remove it"),
+        ({"args": "\ud800"}, ": args: contains a null character or a lone surrogate; remove it"),
+        ({"tags": ["a", "b\0"]}, ": tags.1: contains a null character or a lone surrogate; remove it"),
+        ({"x" * 2000: 1}, ": the key 'xxxx"),
+        ({"\ud800": 1}, ": the key '\\ud800' contains a null character or a lone surrogate; remove it"),
+        ({"x": NESTED}, ": nested more than 50 levels deep"),
+    ],
+)
+def test_what_no_program_can_be_passed_is_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        model_of({**MINIMAL, **values}, WHERE)
+    assert str(caught.value).startswith(WHERE + message)
+    assert len(str(caught.value)) < 200

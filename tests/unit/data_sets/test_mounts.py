@@ -329,7 +329,7 @@ def test_a_file_in_place_of_the_folder_and_no_provider_at_all_are_told_apart(tmp
         ("[]", "data.json: expected an object of data sets by name"),
         ('{"x": []}', "data.json: x: expected an object such as"),
         ('{"x": {"local": "/data"}}', "data.json: x.local: expected an object such as"),
-        ('{"x": {"local": {}}}', "data.json: x.local.path: None, expected a folder on the host"),
+        ('{"x": {"local": {}}}', "data.json: x.local.path: null, expected a folder on the host"),
         ('{"x": {"local": {"path": 1}}}', "x.local.path: 1, expected a folder on the host"),
         ('{"x": {"local": {"path": "/a", "home": "data"}}}', "x.local.home: 'data', expected an absolute path"),
         ('{"x": {"local": {"path": "/a", "home": "/"}}}', "x.local.home: '/', expected an absolute path"),

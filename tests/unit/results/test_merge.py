@@ -325,7 +325,7 @@ def test_what_is_broken_is_named_and_costs_itself_only(tmp_path: Path) -> None:
         "/in/half/runs/r3/results.json:6:5: not JSON: unterminated string starting at",
         "/in/later/runs/r2/results.json: unsupported schema_version 2: madengine "
         f"{__version__} reads 1; update madengine here",
-        "/in/part/runs/r4/results.json: results.0 of run r4 is broken: model: name: 3 is wrong: it is a text",
+        "/in/part/runs/r4/results.json: results.0 of run r4 is broken: model: name: expected a string, got 3",
     ]
 
 
