@@ -27,7 +27,7 @@ class RunOptions(BuildAndRunOptions, RowsOptions, RunIdOptions, TimeoutOptions, 
     #: A perf.csv; images that succeeded according to it are left out.
     resume: Path | None = option(
         "--resume", default=None, group=Group.SELECTION, parse=Path, metavar="FILE", on_hosts=OnHosts.REFUSED,
-        help="leave out the images that succeeded according to this perf.csv", exists=True,
+        help="leave out the images that succeeded according to this perf.csv, if it exists",
     )  # fmt: skip
     quiet: bool = option(
         "--quiet", "-q", default=False, group=Group.OUTPUT, help="print a line for each result and no table at the end"

@@ -179,7 +179,10 @@ def test_a_manifest_says_what_its_build_was_told_of_hooks_and_tools(folder: Path
 
 def test_a_builds_context_counts_in_its_runs_below_their_own(folder: Path, docker: StandIns) -> None:
     package(folder, card("dummy"))
-    docker.add("docker", f"""case $1 in version) echo 27 ;; image) echo '[{{"Id": "{IMAGE_ID}"}}]' ;; esac""")
+    docker.add(
+        "docker",
+        f"""case $1 in build) {ID_FILE} ;; version) echo 27 ;; image) echo '[{{"Id": "{IMAGE_ID}"}}]' ;; esac""",
+    )
     context = {"gpu_vendor": "NONE", "SHM_SIZE": "3g", "docker_cpus": "0-1", "model_args": "--batch 16"}
     command(json.dumps({**context, "slurm": {"nodes": 2}, "toolz": []})).orchestrator.build_phase(BuildOptions())
     wanted = command(None)

@@ -697,7 +697,7 @@ def test_rows_that_are_cut_are_reported_and_the_others_count(compare: Any) -> No
     exit_code, output, errors = compare("a.csv", "b.csv")
     assert exit_code == 5
     assert "5 / 5" in output
-    assert re.fullmatch(rf"b\.csv:7: left out: 2 cells where the header has {len(COLUMNS)}\n", errors)
+    assert re.fullmatch(rf"b\.csv:7: ignored: expected {len(COLUMNS)} cells as in the header, got 2\n", errors)
 
 
 def test_a_result_that_is_broken_costs_itself(compare: Any) -> None:
