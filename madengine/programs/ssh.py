@@ -11,13 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from madengine import programs
 from madengine.errors import ConfigurationError
 from madengine.programs import Answer
 
 if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
     from plumbum.commands.base import BaseCommand
 
 # What ssh exits with where the connection, not the remote command, failed.
@@ -198,7 +199,7 @@ def explain(answer: Answer) -> str:
     return f"{prefix}{said}" + (f" ({hint})" if hint else "")
 
 
-def receive(command: BaseCommand, target: IO[bytes]) -> int:
+def receive(command: BaseCommand, target: SupportsWrite[bytes]) -> int:
     """Write what a command prints, byte by byte as it is, to a file; gives the exit code."""
     with programs.background(command) as process:
         assert process.stdout is not None
@@ -206,7 +207,7 @@ def receive(command: BaseCommand, target: IO[bytes]) -> int:
         return process.wait()
 
 
-def follow(command: BaseCommand, line_seen: Callable[[str], None], mark: bytes, rest: IO[bytes]) -> Answer:
+def follow(command: BaseCommand, line_seen: Callable[[str], None], mark: bytes, rest: SupportsWrite[bytes]) -> Answer:
     """Hand on the lines that a command prints as they come; the one that begins with `mark`, and all after it, is
     written to a file byte by byte. Gives the exit code, and what came on stderr."""
     with tempfile.TemporaryFile() as said:

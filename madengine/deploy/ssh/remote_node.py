@@ -7,25 +7,24 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from madengine import programs
 from madengine.config.package import own_file
+from madengine.deploy.names import checked_run_id
 from madengine.deploy.ssh import node
-from madengine.deploy.ssh.archive import archive_for, is_unpacked, receive_archive
+from madengine.deploy.ssh.examination import Examination, parse_examination
 from madengine.deploy.ssh.options import NodeSettings
+from madengine.deploy.ssh.transfer import LimitedFile, archive_for, is_unpacked
 from madengine.errors import CommandError, MadengineError, RunError
 from madengine.programs import Answer, ssh
 
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
 
-OLDEST_PYTHON = (3, 10)
-# What a run writes beside its images; with less it would fail half way.
-LEAST_DISK = 64 * 2**20
 # How long a node gets to end its containers.
 STOP_SECONDS = 90
 _EXAMINE_SECONDS = 120.0
@@ -80,30 +79,19 @@ class RemoteNode:
         ports: Sequence[int],
         engine: str = "auto",
         images: Sequence[str] = (),
-    ) -> Mapping[str, Any]:
+    ) -> Examination:
         """Open the connection, make the folder `incoming` there, and return what the node says of itself.
 
-        What the node's folder has of `files` (by name, with the SHA-256 of each) is linked into `incoming`, and named
-        by the answer's `has`; `has_images` says whether the engine has all `images`.
-
-        Raises RunError with the reason where it isn't reached, or can't run models.
+        What the node's folder has of `files` (by name, with the SHA-256 of each) is linked into `incoming`.
+        Raises MadengineError with the reason where the node isn't reached, can't run models, or answers nonsense.
         """
         digests = ",".join(f"{name}={digest}" for name, digest in files.items())
         words = ("-", self.folder, f"{self.folder}/{incoming}", digests, ",".join(map(str, ports)), engine, *images)
         answer = self._open(self.connection(self.settings.python, *words), _preflight())
-        examination = _last_json(answer.out)
+        examination = parse_examination(answer.out)
         if examination is None:
             raise RunError(f"{self.settings.python}: {answer.last_line}; --remote-python names another")
-        version = str(examination["python"])
-        if tuple(map(int, version.split(".")[:2])) < OLDEST_PYTHON:
-            raise RunError(
-                f"{self.settings.python} is {version}; madengine needs 3.10 or newer: --remote-python names another"
-            )
-        if examination.get("problem"):
-            raise RunError(str(examination["problem"]))
-        free = examination["free_bytes"]
-        if free < LEAST_DISK:
-            raise RunError(f"{self.folder}: {free // 2**20} MiB free there; make room, or --remote-path")
+        examination.check(self.settings.python, self.folder)
         return examination
 
     def _open(self, command: BaseCommand, stdin: str) -> Answer:
@@ -192,7 +180,7 @@ class RemoteNode:
             before = lines
             with archive.open("wb") as file:
                 command = self._order(*order(lines), bundle=_bundle(run_id))
-                answer = ssh.follow(command, line_seen, node.ARCHIVE_MARK, file)
+                answer = ssh.follow(command, line_seen, node.ARCHIVE_MARK, LimitedFile(file))
             return Answer(answer.code, "contact" if lines > before else "", "".join(other) + answer.err)
 
         with archive_for(target) as archive:
@@ -209,22 +197,28 @@ class RemoteNode:
     def newest(self) -> str:
         """Return the id of the run that was started last.
 
-        Raises RunError where there is none, or the node isn't reached.
+        Raises RunError where there is none, its id is invalid, or the node isn't reached.
         """
         answer = self._open(self._order("newest", bundle=node.BUNDLE), "")
         if answer.code != 0:
             is_bare = "No module named" in answer.err or "No such file" in answer.err
             raise RunError(f"{self.folder}: no run was started there over ssh" if is_bare else answer.last_line)
-        return answer.out.strip().rsplit("\n", 1)[-1]
+        return checked_run_id(answer.out.strip().rsplit("\n", 1)[-1])
 
     def fetch(self, run_id: str, target: Path) -> None:
         """Bring a run's files into the folder `target`, in place of what it has.
 
-        Raises RunError where there is no such run, LostError where the node isn't reached for too long.
+        Raises RunError where there is no such run, LostError where the node isn't reached for too long, UnusableError
+        for files that no madengine sends.
         """
         order = self._order("pack", run_id, bundle=_bundle(run_id))
+
+        def once() -> Answer:
+            with archive.open("wb") as file:
+                return Answer(ssh.receive(order, LimitedFile(file)), "", "")
+
         with archive_for(target) as archive:
-            answer = self._retry(lambda: receive_archive(order, archive))
+            answer = self._retry(once)
             if answer.code != 0 or not is_unpacked(archive, target):
                 raise RunError(f"run {run_id} can't be fetched from {self.folder}: exit code {answer.code}")
 
@@ -291,13 +285,3 @@ def _bundle(run_id: str) -> str:
 
 def _preflight() -> str:
     return own_file("programs/preflight.py").decode()
-
-
-def _last_json(text: str) -> dict[str, Any] | None:
-    """Return the last line that is a JSON object; before it may be what a login prints."""
-    for line in reversed(text.splitlines()):
-        with suppress(ValueError):
-            value = json.loads(line)
-            if isinstance(value, dict):
-                return value
-    return None

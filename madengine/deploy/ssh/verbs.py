@@ -61,7 +61,7 @@ def _ship_to_host(remote: RemoteNode, upload: Upload) -> HostOutcome:
     try:
         examination = remote.examine(incoming, upload.digests, ())
         remote.tell("copying")
-        remote.copy(upload.missing(examination["has"]), incoming)
+        remote.copy(upload.missing(examination.has), incoming)
         remote.accept(incoming)
     except (RunError, LostError, StoppedError) as error:
         return finish(remote, HostOutcome(remote.name, "failed", None, str(error)))
