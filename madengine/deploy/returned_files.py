@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ def set_aside_broken_files(folder: Path, run_id: str) -> list[str]:
 
     Looks at those that madengine reads on this machine; what a model has left may be anything.
     """
+    results = f"runs/{run_id}/results.json"
     checks: Mapping[str, Callable[[Path, str], None]] = {
         "perf.csv": _check_table,
         "run_summary.json": _check_summary,
         "node.json": _check_record,
-        f"runs/{run_id}/results.json": _check_results,
+        results: _check_results,
     }
     problems = []
     for name, check in checks.items():
@@ -36,10 +38,17 @@ def set_aside_broken_files(folder: Path, run_id: str) -> list[str]:
         except FileNotFoundError:
             continue
         except (MadengineError, OSError, ValueError) as error:
-            path.rename(path.with_name(f"{path.name}.broken"))
+            _set_aside(path)
+            if name == "perf.csv":  # else the results would be merged beside the rows that say they are missing
+                _set_aside(folder / results)
             reason = error.strerror if isinstance(error, OSError) else error
             problems.append(printable(f"{name}: {str(reason).removeprefix(f'{path}: ')}")[:300])
     return problems
+
+
+def _set_aside(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        path.rename(path.with_name(f"{path.name}.broken"))
 
 
 def main(folder: str, run_id: str) -> None:

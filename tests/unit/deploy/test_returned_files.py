@@ -82,6 +82,12 @@ def test_what_can_not_be_used_is_set_aside_with_a_reason_in_one_line(
     assert (folder / f"{name}.broken").read_bytes() == content
 
 
+def test_without_a_table_the_results_do_not_count_either(folder: Path) -> None:
+    (folder / "perf.csv").write_text("x\n")
+    assert len(set_aside_broken_files(folder, "r1")) == 1
+    assert {"perf.csv.broken", "runs/r1/results.json.broken"} <= names(folder)
+
+
 def test_a_link_is_not_followed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "secret.csv"
     elsewhere.write_text(TABLE)
