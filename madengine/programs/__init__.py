@@ -152,22 +152,31 @@ def foreground(command: BaseCommand) -> int:
     Ctrl-C on the terminal reaches the command too: it gets GRACE_SECONDS to end by itself, then TERM and KILL.
     Raises CommandError where the program is not installed.
     """
-    with uninterrupted():
-        process = _popen(command, stdin=None, stdout=None, stderr=None)
+    process = None
     try:
+        with uninterrupted():
+            process = _popen(command, stdin=None, stdout=None, stderr=None)
         return process.wait()
     finally:
-        for end in (process.terminate, process.kill):
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE_SECONDS)
-                break
-            end()
+        if process is not None:
+            _end_alone(process)
+
+
+def _end_alone(process: subprocess.Popen[bytes]) -> None:
+    """A grace, TERM, a grace, KILL for a program without a session of its own."""
+    for end in (process.terminate, process.kill):
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_SECONDS)
+            return
+        end()
 
 
 @contextmanager
-def background(command: BaseCommand, stderr: IO[bytes] | int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[bytes]]:
+def background(
+    command: BaseCommand, stderr: IO[bytes] | int = subprocess.DEVNULL, stdin: IO[bytes] | int = subprocess.DEVNULL
+) -> Iterator[subprocess.Popen[bytes]]:
     """A command that runs beside us and is ended when the block ends; its stdout can be read."""
-    with _running(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr) as process:
+    with _running(command, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr) as process:
         yield process
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -11,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from madengine import programs
 from madengine.errors import ConfigurationError
@@ -35,11 +36,6 @@ _LINE_BYTES = 1 << 20
 _ASKED_AT_ONCE = 8
 
 _TARGET = re.compile(r"(?P<target>(?:[^\s@:/\[\]-][^\s@:/\[\]]*@)?[A-Za-z0-9_.][A-Za-z0-9_.-]*)(?::(?P<port>\d{1,5}))?")
-_LINE_FAULT = re.compile(
-    r"kex_exchange_identification|connection (reset|closed|timed out|to .* closed)|broken pipe|lost connection"
-    r"|not responding|mux_client|control socket|client_loop",
-    re.IGNORECASE,
-)
 _HINTS = (
     ("host key verification failed", "connect once by hand, or mend ~/.ssh/known_hosts if the host is a new one"),
     ("permission denied (", "ssh must work without a password: ssh-copy-id, or an agent"),
@@ -88,12 +84,6 @@ class Connection:
     def __call__(self, *words: str) -> BaseCommand:
         """A command line for the host; the words are quoted once, for its shell."""
         return programs.program("ssh", *self.options, "-T", "--", self.host.target, shlex.join(words))
-
-    def copy(self, files: Sequence[Path], folder: str) -> BaseCommand:
-        """Copy files into a folder of the host, under their own names."""
-        # Without a slash before the first colon scp would take a name for a host.
-        local = [str(file.absolute()) for file in files]
-        return programs.program("scp", "-q", *self.options, "--", *local, f"{self.host.target}:{folder}/")
 
     def tunnel(self, port: int) -> BaseCommand:
         """Let the host's 127.0.0.1:port lead to this machine's."""
@@ -179,7 +169,7 @@ def _socket_options(options: Sequence[str]) -> list[str]:
 
 def is_broken(answer: Answer) -> bool:
     """Whether the connection, and not what was asked of the host, failed."""
-    return answer.code in (BROKEN, None) or (answer.code != 0 and bool(_LINE_FAULT.search(answer.err)))
+    return answer.code in (BROKEN, None)
 
 
 def may_pass(answer: Answer) -> bool:
@@ -195,23 +185,29 @@ def explain(answer: Answer) -> str:
     said = next((line for line in reversed(lines) if not line.startswith("@")), f"ssh: exit code {answer.code}")
     said = re.sub(r"^(.*?)\.$", r"\1", said)
     hint = next((hint for text, hint in _HINTS if text in said.lower()), "")
-    prefix = "" if said.startswith(("ssh", "scp")) else "ssh: "
+    prefix = "" if said.startswith("ssh") else "ssh: "
     return f"{prefix}{said}" + (f" ({hint})" if hint else "")
 
 
-def receive(command: BaseCommand, target: SupportsWrite[bytes]) -> int:
-    """Write what a command prints, byte by byte as it is, to a file; gives the exit code."""
-    with programs.background(command) as process:
+def receive(command: BaseCommand, stdin: bytes, target: SupportsWrite[bytes]) -> int:
+    """Write what a command prints, byte by byte as it is, to a file; return the exit code."""
+    with _file_of(stdin) as source, programs.background(command, stdin=source) as process:
         assert process.stdout is not None
         shutil.copyfileobj(process.stdout, target, _CHUNK_BYTES)
         return process.wait()
 
 
-def follow(command: BaseCommand, line_seen: Callable[[str], None], mark: bytes, rest: SupportsWrite[bytes]) -> Answer:
-    """Hand on the lines that a command prints as they come; the one that begins with `mark`, and all after it, is
-    written to a file byte by byte. Gives the exit code, and what came on stderr."""
-    with tempfile.TemporaryFile() as said:
-        with programs.background(command, stderr=said) as process:
+def follow(
+    command: BaseCommand,
+    stdin: bytes,
+    line_seen: Callable[[str], None],
+    mark: bytes,
+    rest: SupportsWrite[bytes],
+) -> Answer:
+    """Pass on the lines that a command prints as they come; the one that begins with `mark`, and all after it, are
+    written to a file byte by byte. Return the exit code, and the end of stderr."""
+    with _file_of(stdin) as source, tempfile.TemporaryFile() as errors:
+        with programs.background(command, stderr=errors, stdin=source) as process:
             assert process.stdout is not None
             while line := process.stdout.readline(_LINE_BYTES):
                 if line.startswith(mark):
@@ -220,5 +216,13 @@ def follow(command: BaseCommand, line_seen: Callable[[str], None], mark: bytes, 
                 else:
                     line_seen(programs.redact(line.decode(errors="replace")))
             code = process.wait()
-        said.seek(0)
-        return Answer(code, "", programs.redact(said.read().decode(errors="replace")))
+        errors.seek(max(0, errors.seek(0, os.SEEK_END) - _CHUNK_BYTES))
+        return Answer(code, "", programs.redact(errors.read(_CHUNK_BYTES).decode(errors="replace")))
+
+
+@contextmanager
+def _file_of(content: bytes) -> Iterator[IO[bytes]]:
+    with tempfile.TemporaryFile() as file:
+        file.write(content)
+        file.seek(0)
+        yield file

@@ -5,6 +5,7 @@ Nodes also read this file alone, so it imports nothing of ours.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
@@ -58,6 +59,13 @@ def pack(files: Iterable[tuple[str, Path]], stream: Writable) -> None:
     stream.write(_END)
 
 
+def pack_to_bytes(files: Iterable[tuple[str, Path]]) -> bytes:
+    """Return the stream of some small files."""
+    stream = io.BytesIO()
+    pack(files, stream)
+    return stream.getvalue()
+
+
 def unpack(
     stream: Readable,
     folder: Path,
@@ -90,6 +98,8 @@ def _create(path: Path, mode: int, may_replace: bool) -> IO[bytes]:
             path.unlink(missing_ok=True)
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb")
     except (FileExistsError, NotADirectoryError):
+        if may_replace:
+            raise
         raise UnsafeArchiveError(f"{path.name[:100]!r} comes twice") from None
 
 

@@ -25,7 +25,8 @@ from madengine.deploy.ssh.host_result import (
     rows_of_missing_models,
 )
 from madengine.deploy.ssh.options import HostRun
-from madengine.deploy.ssh.remote_node import LostError, RemoteNode, StoppedError
+from madengine.deploy.ssh.reconnect import LostError, StoppedError
+from madengine.deploy.ssh.remote_node import RemoteNode
 from madengine.deploy.ssh.transfer import UnusableError
 from madengine.deploy.ssh.upload import Upload
 from madengine.errors import ConfigurationError, MadengineError, RunError

@@ -39,6 +39,7 @@ def main(words: Sequence[str]) -> int:
     order, *rest = words
     orders: dict[str, Callable[..., int]] = {
         "accept": _accept,
+        "doctor": _doctor,
         "pull": _pull,
         "run": _run,
         "follow": _follow_and_pack,
@@ -66,6 +67,11 @@ def _accept(folder: str) -> int:
             path.replace(path.name)
     Path(folder).rmdir()
     return EXIT_DONE
+
+
+def _doctor(*words: str) -> int:
+    """Run `madengine doctor` of the node's folder."""
+    return os.spawnv(os.P_WAIT, sys.executable, [sys.executable, BUNDLE, "doctor", *words])
 
 
 def _pull(run_id: str, *words: str) -> int:

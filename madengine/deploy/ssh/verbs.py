@@ -11,7 +11,8 @@ from madengine.deploy.ssh.fleet import connected, finish
 from madengine.deploy.ssh.host_result import HostOutcome
 from madengine.deploy.ssh.host_run import RESULTS, LocalTable, fetch_from_host
 from madengine.deploy.ssh.options import SshOptions
-from madengine.deploy.ssh.remote_node import LostError, RemoteNode, StoppedError
+from madengine.deploy.ssh.reconnect import LostError, StoppedError
+from madengine.deploy.ssh.remote_node import RemoteNode
 from madengine.deploy.ssh.report import Show, conclude, exit_code, show_outcomes
 from madengine.deploy.ssh.upload import Upload, report_secrets, sources, upload_of
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, RunError
