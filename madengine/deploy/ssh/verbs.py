@@ -74,5 +74,5 @@ def _examine_host(remote: RemoteNode, upload: Upload, words: Sequence[str]) -> H
     if not outcome.is_good:
         return outcome
     answer = remote.doctor(words)
-    report = answer.out.rstrip() or ssh.explain(answer)
+    report = answer.out.strip() or ssh.explain(answer)
     return HostOutcome(outcome.host, "done", answer.code, report)
