@@ -1,7 +1,8 @@
-"""Files: read within limits, written whole, and locked until their holder ends."""
+"""Files: read within limits, also ones that someone else can replace; written whole; locked until their holder ends."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
@@ -10,8 +11,8 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import IO, Any
 
 from madengine.errors import ConfigurationError, MadengineError
 
@@ -241,3 +242,69 @@ def human_size(size: int) -> str:
     while value >= 999.5 and len(units) > 1:
         value, units = value / 1000, units[1:]
     return f"{value:.3g}{units[0]}"
+
+
+# --- what a container, a node or a pod may have written, or replaced by something else ---
+
+
+@contextmanager
+def untrusted_folder(folder: Path, path: str | PurePath = "") -> Iterator[int]:
+    """Open the folder at `path` below `folder`, following no symbolic link below it; yield the descriptor.
+
+    Raises OSError, also for an absolute path and for "..".
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in _parts(path):
+            inner = _open_at(handle, part, path, os.O_DIRECTORY)
+            os.close(handle)
+            handle = inner
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def open_untrusted(folder: Path, path: str | PurePath, limit: int) -> IO[bytes]:
+    """Open the regular file at `path` below `folder`, following no symbolic link below it.
+
+    It never blocks: a pipe or a device is refused unread. Raises OSError, also for an absolute path, for "..", and
+    for a file of more than `limit` bytes.
+    """
+    parts = _parts(path)
+    with untrusted_folder(folder, PurePath(*parts[:-1])) as parent:
+        handle = _open_at(parent, "".join(parts[-1:]) or ".", path)
+    status = os.fstat(handle)
+    problem = (errno.EINVAL, "not a regular file") if not stat.S_ISREG(status.st_mode) else None
+    if not problem and status.st_size > limit:
+        problem = (errno.EFBIG, f"larger than {limit} bytes")
+    if problem:
+        os.close(handle)
+        raise OSError(*problem, str(path))
+    return os.fdopen(handle, "rb")
+
+
+def read_untrusted(folder: Path, path: str | PurePath, limit: int) -> bytes:
+    """Return the content of the regular file at `path` below `folder`, as `open_untrusted` opens it."""
+    with open_untrusted(folder, path, limit) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(path))
+    return content
+
+
+def _parts(path: str | PurePath) -> tuple[str, ...]:
+    parts = PurePath(path).parts
+    if PurePath(path).is_absolute() or ".." in parts or "\0" in str(path):
+        raise OSError(errno.EINVAL, "not a path below its folder", str(path))
+    return parts
+
+
+def _open_at(parent: int, name: str, path: str | PurePath, flags: int = 0) -> int:
+    try:
+        # Without O_NONBLOCK a pipe would wait for a writer.
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | flags, dir_fd=parent)
+    except OSError as error:
+        text = "a symbolic link is in the path" if error.errno in (errno.ELOOP, errno.ENOTDIR) else error.strerror
+        raise OSError(error.errno, text, str(path)) from None
+    except ValueError:
+        raise OSError(errno.EINVAL, "not a valid path", str(path)) from None

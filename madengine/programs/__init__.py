@@ -174,17 +174,24 @@ def foreground(command: BaseCommand) -> int:
         return process.wait()
     finally:
         if process is not None:
-            for end in (process.terminate, process.kill):
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(GRACE_SECONDS)
-                    break
-                end()
+            _end_alone(process)
+
+
+def _end_alone(process: subprocess.Popen[bytes]) -> None:
+    """Give a program without a session of its own a grace, TERM, a grace, KILL."""
+    for end in (process.terminate, process.kill):
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_SECONDS)
+            return
+        end()
 
 
 @contextmanager
-def background(command: BaseCommand, stderr: IO[bytes] | int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[bytes]]:
+def background(
+    command: BaseCommand, stderr: IO[bytes] | int = subprocess.DEVNULL, stdin: IO[bytes] | int = subprocess.DEVNULL
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command in the background until the block ends; its stdout can be read."""
-    with _running(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr) as process:
+    with _running(command, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr) as process:
         yield process
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -18,6 +19,7 @@ from madengine.errors import ConfigurationError
 from madengine.programs import Answer
 
 if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
     from plumbum.commands.base import BaseCommand
 
 # ssh's exit code if the connection failed, not the remote command.
@@ -34,11 +36,6 @@ _LINE_BYTES = 1 << 20
 _PARALLEL_QUERIES = 8
 
 _TARGET = re.compile(r"(?P<target>(?:[^\s@:/\[\]-][^\s@:/\[\]]*@)?[A-Za-z0-9_.][A-Za-z0-9_.-]*)(?::(?P<port>\d{1,5}))?")
-_CONNECTION_FAULT = re.compile(
-    r"kex_exchange_identification|connection (reset|closed|timed out|to .* closed)|broken pipe|lost connection"
-    r"|not responding|mux_client|control socket|client_loop",
-    re.IGNORECASE,
-)
 _HINTS = (
     (
         "host key verification failed",
@@ -93,12 +90,6 @@ class Connection:
     def __call__(self, *words: str) -> BaseCommand:
         """Return a command to run on the host; the words are quoted once, for its shell."""
         return programs.program("ssh", *self.options, "-T", "--", self.host.target, shlex.join(words))
-
-    def copy(self, files: Sequence[Path], folder: str) -> BaseCommand:
-        """Copy files into a folder of the host, under their own names."""
-        # scp would take a name with a colon before its first slash for a host.
-        paths = [str(file.absolute()) for file in files]
-        return programs.program("scp", "-q", *self.options, "--", *paths, f"{self.host.target}:{folder}/")
 
     def tunnel(self, port: int) -> BaseCommand:
         """Forward the host's 127.0.0.1:port to this machine's."""
@@ -185,7 +176,7 @@ def _socket_options(options: Sequence[str]) -> list[str]:
 
 def is_broken(answer: Answer) -> bool:
     """Whether the connection failed, not the command on the host."""
-    return answer.code in (BROKEN, None) or (answer.code != 0 and bool(_CONNECTION_FAULT.search(answer.err)))
+    return answer.code in (BROKEN, None)
 
 
 def may_pass(answer: Answer) -> bool:
@@ -199,27 +190,33 @@ def explain(answer: Answer) -> str:
         return "ssh: timed out"
     lines = [line.strip() for line in answer.err.splitlines() if line.strip()]
     reason = next((line for line in reversed(lines) if not line.startswith("@")), f"ssh: exit code {answer.code}")
-    reason = reason.removesuffix(".")
+    reason = re.sub(r"^(.*?)\.$", r"\1", reason)
     hint = next((hint for text, hint in _HINTS if text in reason.lower()), "")
-    prefix = "" if reason.startswith(("ssh", "scp")) else "ssh: "
+    prefix = "" if reason.startswith("ssh") else "ssh: "
     return f"{prefix}{reason}" + (f" ({hint})" if hint else "")
 
 
-def receive(command: BaseCommand, target: IO[bytes]) -> int:
+def receive(command: BaseCommand, stdin: bytes, target: SupportsWrite[bytes]) -> int:
     """Write a command's stdout to a file, byte for byte; return its exit code."""
-    with programs.background(command) as process:
+    with _file_of(stdin) as source, programs.background(command, stdin=source) as process:
         assert process.stdout is not None
         shutil.copyfileobj(process.stdout, target, _CHUNK_BYTES)
         return process.wait()
 
 
-def follow(command: BaseCommand, on_line: Callable[[str], None], mark: bytes, rest: IO[bytes]) -> Answer:
-    """Pass on a command's lines as they come; return its exit code and stderr.
+def follow(
+    command: BaseCommand,
+    stdin: bytes,
+    on_line: Callable[[str], None],
+    mark: bytes,
+    rest: SupportsWrite[bytes],
+) -> Answer:
+    """Pass on a command's lines as they come; return its exit code and the end of stderr.
 
     The line that begins with `mark`, and all after it, is written to `rest` byte for byte.
     """
-    with tempfile.TemporaryFile() as stderr:
-        with programs.background(command, stderr=stderr) as process:
+    with _file_of(stdin) as source, tempfile.TemporaryFile() as stderr:
+        with programs.background(command, stderr=stderr, stdin=source) as process:
             assert process.stdout is not None
             while line := process.stdout.readline(_LINE_BYTES):
                 if line.startswith(mark):
@@ -228,5 +225,13 @@ def follow(command: BaseCommand, on_line: Callable[[str], None], mark: bytes, re
                 else:
                     on_line(programs.redact(line.decode(errors="replace")))
             code = process.wait()
-        stderr.seek(0)
-        return Answer(code, "", programs.redact(stderr.read().decode(errors="replace")))
+        stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - _CHUNK_BYTES))
+        return Answer(code, "", programs.redact(stderr.read(_CHUNK_BYTES).decode(errors="replace")))
+
+
+@contextmanager
+def _file_of(content: bytes) -> Iterator[IO[bytes]]:
+    with tempfile.TemporaryFile() as file:
+        file.write(content)
+        file.seek(0)
+        yield file

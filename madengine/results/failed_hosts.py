@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from madengine.config.manifest import Manifest
+from madengine.errors import MadengineError
 from madengine.records import FAILURE, Image, Model, RunResult
 from madengine.results.perf_csv import Table, append_rows
 from madengine.results.rows import Row, result_rows
@@ -30,16 +31,19 @@ def failed_rows(manifest: Manifest, run_id: str, host: str, reason: str) -> list
 def note_failure(folder: Path, manifest: Manifest, run_id: str, host: str, reason: str) -> None:
     """Append to the perf.csv of a host's folder a FAILURE for every model that has no row of this run there.
 
-    Raises MadengineError if it can't be read or written.
+    One that can't be read is renamed to perf.csv.broken. Raises MadengineError where it can't be written.
     """
     table = folder / "perf.csv"
     rows: list[Row] = []
-    if table.exists():
-        with Table(table) as cells:
-            rows = [dict(zip(cells.columns, row, strict=False)) for row in cells]
+    try:
+        if table.exists():
+            with Table(table) as cells:
+                rows = [dict(zip(cells.columns, row, strict=False)) for row in cells]
+    except MadengineError:
+        table.rename(folder / "perf.csv.broken")
     of_run = [row for row in rows if row.get("run_id") == run_id]
     names, digests = ({row.get(column, "") for row in of_run} for column in ("model", "image_digest"))
-    # A row of multiple results has a longer name than its model, but the digest of what ran.
+    # A row of several results has a longer name than its model; then it has the digest of what ran.
     ran = {model.name for key, model in manifest.models.items() if model.name in names} | {
         manifest.models[image.key].name
         for image in manifest.images

@@ -7,6 +7,14 @@ import json
 from tests.ansible.conftest import CHECKOUT, HOSTILE, PASSWORD, USER, Rack
 from tests.fleet.conftest import until
 
+# A python that breaks the table of a run before the playbook lists its files.
+TABLE_LIAR = """#!/bin/sh
+for table in /srv/madengine/runs/*/perf.csv; do
+  test ! -e "$table" || echo nonsense >"$table"
+done
+exec /usr/bin/python3 "$@"
+"""
+
 
 def test_the_playbook_passes_every_check_and_check_mode_leaves_the_hosts_alone(rack: Rack) -> None:
     rack.run("ansible-playbook", "-i", "gpu_inventory", "--syntax-check", "madengine_distributed.yml")
@@ -161,6 +169,40 @@ def test_a_manifest_that_was_built_anew_is_refused(rack: Rack) -> None:
     assert refused.code == 2
     assert "`madengine generate ansible` again" in refused.stdout + refused.stderr
     assert rack.hosts.run(1, "ls", "/srv").split() == ["switch"]
+
+
+def test_a_node_that_lies_costs_its_own_rows(rack: Rack) -> None:
+    rack.generate("--manifest-file", "good.json")
+    # Its python says that a file lies elsewhere, and what it sends is no table.
+    lies = (
+        r's#"path": "\([^"]*\)/runs/\([^"/]*\)/run_summary.json"#"path": "\1/runs/\2/../../../../../../../etc/motd"#g',
+        r's#"path": "\([^"]*\)/runs/\([^"/]*\)/exit_code"#"path": "\1/runs/\2/../../../outside"#g',
+    )
+    rack.hosts.sh(1, "echo mine >/srv/outside; echo mine >/etc/motd")
+    script = f"#!/bin/sh\n/usr/bin/python3 \"$@\" | sed -e '{lies[0]}' -e '{lies[1]}'\n"
+    rack.hosts.run(1, "python3", "-c", f"open('/srv/liar', 'w').write({script!r})")
+    rack.hosts.run(1, "chmod", "+x", "/srv/liar")
+    rack.inventory(h1="ansible_python_interpreter=/srv/liar")
+    played = rack.play(check=False)
+    assert played.code == 2
+    assert rack.outcomes(rack.runs[-1]) == [(name, "good", "SUCCESS") for name in ("h1", "h2", "h3")]
+    assert "the node lists files outside of its run" in played.stdout
+    results = rack.runs[-1].parent
+    assert not list(rack.folder.rglob("outside")) + list(rack.folder.rglob("motd"))
+    assert [path.name for path in results.iterdir()] == [rack.runs[-1].name]
+    rack.inventory(h2="ansible_python_interpreter=/srv/liar")
+    rack.hosts.run(2, "python3", "-c", f"open('/srv/liar', 'w').write({TABLE_LIAR!r})")
+    rack.hosts.run(2, "chmod", "+x", "/srv/liar")
+    played = rack.play(check=False)
+    assert played.code == 2
+    assert rack.outcomes(rack.runs[-1]) == [
+        ("h1", "good", "SUCCESS"),
+        ("h2", "good", "FAILURE"),
+        ("h3", "good", "SUCCESS"),
+    ]
+    [failed] = [row for row in rack.rows if row["status"] == "FAILURE"]
+    assert failed["reason"].startswith("its files are unusable: perf.csv: not a perf.csv")
+    assert "12.5" in played.stdout
 
 
 DEPLOY = (str(CHECKOUT / "bin/madengine"), "deploy", "--target=ansible")

@@ -1,74 +1,141 @@
-"""The files of a run as they come from a node."""
+"""Files as one stream between this machine and a node: for each its name and size as a line of JSON, then its bytes.
+
+Nodes also read this file alone, so it imports nothing of ours.
+"""
 
 from __future__ import annotations
 
-import gzip
-import shutil
-import tarfile
-import tempfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+import io
+import json
+import os
+import stat
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING
+from typing import IO, Protocol
 
-from madengine.deploy.ssh import node
-from madengine.programs import Answer, ssh
-
-if TYPE_CHECKING:
-    from plumbum.commands.base import BaseCommand
-
-# Some logins print a greeting before the archive.
-_GREETING_BYTES = 1 << 16
-
-
-@contextmanager
-def archive_for(target: Path) -> Iterator[Path]:
-    """Yield the path of an archive beside the folder that it is unpacked to; it is removed at the end."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-        yield Path(folder) / "archive"
+MOST_FILES = 100_000
+MOST_BYTES = 64 << 30
+_NAME_BYTES = 1024
+_PART_BYTES = 255
+_LINE_BYTES = 16 * _NAME_BYTES
+_CHUNK_BYTES = 1 << 18
+_END = b"[]\n"
 
 
-def is_unpacked(archive: Path, target: Path) -> bool:
-    """Unpack an archive to the folder `target`; whether it was whole, else there is no folder."""
-    part = archive.with_name("part")
+class Writable(Protocol):
+    """A file to write to."""
+
+    def write(self, content: bytes, /) -> int: ...
+
+
+class Readable(Protocol):
+    """A file to read from."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+    def readline(self, size: int, /) -> bytes: ...
+
+
+class ArchiveError(Exception):
+    """A stream that ends early, or isn't one of files."""
+
+
+class UnsafeArchiveError(Exception):
+    """A stream that the other side could only have made with intent: its names or sizes are not those of a run."""
+
+
+def pack(files: Iterable[tuple[str, Path]], stream: Writable) -> None:
+    """Write regular files to a stream, each under a name; those that can't be opened are left out."""
+    for name, path in files:
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            continue
+        with os.fdopen(handle, "rb") as file:
+            status = os.fstat(handle)
+            if stat.S_ISREG(status.st_mode):
+                stream.write(json.dumps([name, status.st_size]).encode() + b"\n")
+                _copy(file, stream, status.st_size, b"\0")
+    stream.write(_END)
+
+
+def pack_to_bytes(files: Iterable[tuple[str, Path]]) -> bytes:
+    """Return the stream of some small files."""
+    stream = io.BytesIO()
+    pack(files, stream)
+    return stream.getvalue()
+
+
+def unpack(
+    stream: Readable,
+    folder: Path,
+    private: Iterable[str] = (),
+    may_replace: bool = False,
+    most_bytes: int = MOST_BYTES,
+) -> None:
+    """Write the files of a stream below a folder, those named `private` for their owner only.
+
+    Raises ArchiveError for a stream that isn't whole, UnsafeArchiveError for names that lead out of the folder or that
+    no file system takes, for one that exists unless `may_replace`, and for too many files or bytes.
+    """
+    bytes_left = most_bytes
+    for count in range(MOST_FILES + 1):
+        line = stream.readline(_LINE_BYTES)
+        if line == _END:
+            return
+        name, size = _parse_header(line)
+        bytes_left -= size
+        if bytes_left < 0 or count == MOST_FILES:
+            raise UnsafeArchiveError(f"more than {MOST_FILES} files or {most_bytes} bytes")
+        with _create(folder / name, 0o600 if name in private else 0o644, may_replace) as file:
+            _copy(stream, file, size)
+
+
+def _create(path: Path, mode: int, may_replace: bool) -> IO[bytes]:
     try:
-        with archive.open("rb") as file:
-            _unpack(file, part)
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if may_replace:
+            path.unlink(missing_ok=True)
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb")
+    except (FileExistsError, NotADirectoryError):
+        if may_replace:
+            raise
+        raise UnsafeArchiveError(f"{path.name[:100]!r} comes twice") from None
+
+
+def _parse_header(line: bytes) -> tuple[str, int]:
+    """Return the name and the size of the next file."""
+    if not line.endswith(b"\n"):
+        raise ArchiveError("ends early")
+    try:
+        name, size = json.loads(line)
+    except (ValueError, TypeError, RecursionError):
+        raise ArchiveError("not a stream of files") from None
+    if type(name) is not str or type(size) is not int or size < 0:
+        raise ArchiveError("not a stream of files")
+    if not _is_safe(name):
+        raise UnsafeArchiveError(f"invalid name {name[:200]!r}")
+    return name, size
+
+
+def _is_safe(name: str) -> bool:
+    """Whether a name is that of a file below a folder, as a file system takes it."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or not path.parts or ".." in path.parts or "\0" in name or str(path) != name:
         return False
-    _replace(part, target)
-    return True
+    try:
+        longest = max(len(os.fsencode(part)) for part in path.parts)
+        return longest <= _PART_BYTES and len(os.fsencode(name)) <= _NAME_BYTES
+    except UnicodeEncodeError:
+        return False
 
 
-def receive_archive(order: BaseCommand, archive: Path) -> Answer:
-    """Write what an order prints to a file."""
-    with archive.open("wb") as file:
-        return Answer(ssh.receive(order, file), "", "")
-
-
-def _unpack(archive: IO[bytes], target: Path) -> None:
-    """Write the regular files of an archive that have a name below the folder."""
-    target.mkdir()
-    before, mark, _ = archive.read(_GREETING_BYTES).partition(node.ARCHIVE_MARK)
-    archive.seek(len(before) + len(mark))
-    with gzip.GzipFile(fileobj=archive) as packed, tarfile.open(fileobj=packed, mode="r|") as members:
-        for member in members:
-            name = PurePosixPath(member.name)
-            source = members.extractfile(member) if member.isfile() else None
-            if source is None or name.is_absolute() or ".." in name.parts:
-                continue
-            path = target / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as file:
-                shutil.copyfileobj(source, file)
-        while packed.read(_GREETING_BYTES):  # to its end, where the checksum is
-            pass
-
-
-def _replace(part: Path, target: Path) -> None:
-    """Move a folder to where there may be one already."""
-    if target.exists():
-        target.rename(part.with_name("old"))
-    part.rename(target)
+def _copy(source: Readable, target: Writable, size: int, filling: bytes = b"") -> None:
+    """Copy as many bytes, of `filling` where the source has fewer; without it raise ArchiveError."""
+    while size:
+        count = min(size, _CHUNK_BYTES)
+        chunk = source.read(count) or filling * count
+        if not chunk:
+            raise ArchiveError("ends early")
+        target.write(chunk)
+        size -= len(chunk)

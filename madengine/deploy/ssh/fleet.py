@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from madengine import programs
-from madengine.deploy.ssh.host_result import HostOutcome
+from madengine.deploy.ssh.host_result import HostOutcome, one_line
 from madengine.deploy.ssh.options import SshOptions
 from madengine.deploy.ssh.progress import Board
 from madengine.deploy.ssh.remote_node import RemoteNode
@@ -111,6 +111,9 @@ def _work_safely(work: HostWork, remote: RemoteNode) -> HostOutcome:
         return work(remote)
     except (MadengineError, OSError) as error:
         return finish(remote, HostOutcome(remote.name, "failed", None, str(error)))
+    except Exception as error:  # an answer that breaks our code must not cost the other hosts their results
+        logger.debug("unusable answer", exc_info=True)
+        return finish(remote, HostOutcome(remote.name, "failed", None, one_line(f"unusable answer: {error!r}")))
     finally:
         remote.hang_up()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -16,11 +16,14 @@ from madengine.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RUN_FAILED
 from madengine.files import read_json
 from madengine.records import FAILURE
 from madengine.results.failed_hosts import failed_rows
+from madengine.results.perf_csv import Table
 from madengine.results.table import printable
 from madengine.run.selection import narrowed
 
 STATES = {EXIT_DONE: "done", EXIT_RUN_FAILED: "failed", EXIT_INTERRUPTED: "stopped"}
 _ERROR_MARK = "madengine: error: "
+_LOG_BYTES = 64 << 10
+_REASON_LENGTH = 500
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,18 @@ class HostOutcome:
 
     @property
     def is_good(self) -> bool:
-        return self.code == EXIT_DONE
+        return self.state == "done" and self.code == EXIT_DONE
 
     @property
     def line(self) -> list[str]:
         """The cells of its line in a table."""
         seconds = f"{self.seconds:.1f}" if self.seconds else ""
         return [self.host, self.state, str(self.rows or ""), seconds, printable(self.reason)]
+
+
+def one_line(reason: str) -> str:
+    """Return a reason as a row and a terminal take it: redacted, without control characters, not too long."""
+    return printable(" ".join(programs.redact(reason).split()))[:_REASON_LENGTH]
 
 
 def host_exit_code(folder: Path) -> int | None:
@@ -65,29 +73,35 @@ def failure_reason(folder: Path, code: int | None) -> str:
     if code == EXIT_RUN_FAILED:
         rows = host_rows(folder)
         return f"{sum(row['status'] == FAILURE for row in rows)} of {len(rows)} rows are failures"
-    with suppress(OSError):
-        lines = (folder / node.LOG).read_text(encoding="utf-8", errors="replace").splitlines()
-        for line in reversed(lines):
-            if line.startswith(_ERROR_MARK):
-                return programs.redact(line.removeprefix(_ERROR_MARK))
+    for line in reversed(_log_end(folder)):
+        if line.startswith(_ERROR_MARK):
+            return one_line(line.removeprefix(_ERROR_MARK))
     return "killed, or the machine went down" if code is None else f"exit code {code}"
 
 
 def host_rows(folder: Path) -> list[dict[str, str]]:
     """Return the rows of a host's folder."""
-    try:
-        with (folder / "perf.csv").open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
+    path = folder / "perf.csv"
+    if not path.exists():
         return []
+    with Table(path) as table:
+        return [dict(zip(table.columns, row, strict=True)) for row in table if len(row) == len(table.columns)]
+
+
+def _log_end(folder: Path) -> list[str]:
+    """Return the last lines of a run's log."""
+    with suppress(OSError), (folder / node.LOG).open("rb") as log:
+        log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_BYTES))
+        return log.read(_LOG_BYTES).decode(errors="replace").splitlines()
+    return []
 
 
 def recorded_manifest(folder: Path) -> Manifest:
     """Return the images that a run which was started earlier was to run, by its host's own record.
 
-    Raises ConfigurationError for a manifest or record that can't be used.
+    Raises ConfigurationError for a manifest that can't be used.
     """
-    record = read_json(folder / node.RECORD)
+    record = read_json(folder / node.RECORD, missing={})
     return narrowed(load_manifest(folder / node.MANIFEST), record.get("tags", []))
 
 

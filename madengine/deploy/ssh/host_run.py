@@ -10,8 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from madengine import programs
 from madengine.config.manifest import Manifest
+from madengine.deploy.returned_files import set_aside_broken_files
 from madengine.deploy.ssh import node
 from madengine.deploy.ssh.fleet import Interruption, finish
 from madengine.deploy.ssh.host_result import (
@@ -20,17 +20,21 @@ from madengine.deploy.ssh.host_result import (
     failure_reason,
     host_exit_code,
     host_rows,
+    one_line,
     recorded_manifest,
     rows_of_missing_models,
 )
 from madengine.deploy.ssh.options import HostRun
-from madengine.deploy.ssh.remote_node import LostError, RemoteNode, StoppedError
+from madengine.deploy.ssh.reconnect import LostError, StoppedError
+from madengine.deploy.ssh.remote_node import RemoteNode
+from madengine.deploy.ssh.transfer import UnusableError
 from madengine.deploy.ssh.upload import Upload
-from madengine.errors import MadengineError, RunError
+from madengine.errors import ConfigurationError, MadengineError, RunError
 from madengine.programs import preflight
 from madengine.results.failed_hosts import failed_rows
 from madengine.results.merge import merge
 from madengine.results.perf_csv import append_rows
+from madengine.results.table import printable
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +53,7 @@ class LocalTable:
         with self._lock:
             merged = merge([folder], self.path, folder.parent / "results.json")
         for problem in merged.problems:
-            logger.info(problem)
+            logger.info(printable(problem))
 
 
 @dataclass(frozen=True)
@@ -96,11 +100,14 @@ def run_on_host(remote: RemoteNode, job: Job) -> HostOutcome:
         return _lost(remote, _reason(error), job.run_id, started)
     except MadengineError as error:
         if not job.interruption.requested.is_set():
-            return _not_run(remote, job, str(error), folder)
+            return _fail(remote, folder, job.table, job.manifest, str(error))
         if not started:
             return finish(remote, HostOutcome(remote.name, "stopped", None, "interrupted before it started"))
         remote = _stop(remote, job)
-    return _bring_back(remote, job.run_id, folder, job.table, job.manifest, began, has_files)
+    except Exception as error:  # an answer that breaks our code costs its host's rows only
+        logger.debug("unusable answer", exc_info=True)
+        return _fail(remote, folder, job.table, job.manifest, f"unusable answer: {error!r}")
+    return _bring_back(remote, folder, job.table, job.manifest, began, has_files)
 
 
 def fetch_from_host(remote: RemoteNode, run_id: str, table: LocalTable) -> HostOutcome:
@@ -111,9 +118,9 @@ def fetch_from_host(remote: RemoteNode, run_id: str, table: LocalTable) -> HostO
         remote.tell(f"run {run_id}")
         folder = RESULTS / run_id / remote.connection.host.folder
         has_files = remote.follow(run_id, folder)
-    except (RunError, LostError, StoppedError) as error:
+    except (RunError, LostError, StoppedError, UnusableError) as error:
         return finish(remote, HostOutcome(remote.name, "failed", None, str(error)))
-    return _bring_back(remote, run_id, folder, table, None, began, has_files)
+    return _bring_back(remote, folder, table, None, began, has_files)
 
 
 def run_words(run_id: str, prefix: str, run: HostRun) -> list[str]:
@@ -144,14 +151,14 @@ def _prepare(remote: RemoteNode, job: Job) -> Sequence[int]:
     examination = remote.examine(
         incoming, job.upload.digests, job.ports, job.run.engine, job.images if job.ports else ()
     )
-    needs_none = examination["has_images"] or examination["machine"] == preflight.machine()
-    if examination["port_problem"] and not needs_none:
+    needs_none = examination.has_images or examination.machine == preflight.machine()
+    if examination.port_problem and not needs_none:
         raise RunError(
-            f"{examination['port_problem']}: the registry on this machine's loopback is tunnelled to that port of the "
+            f"{examination.port_problem}: the registry on this machine's loopback is tunnelled to that port of the "
             "node, which has to be free; free it, or push to an address that the nodes reach"
         )
     remote.tell("copying")
-    remote.copy(job.upload.missing(examination["has"]), incoming)
+    remote.copy(job.upload.missing(examination.has), incoming)
     return () if needs_none else job.ports
 
 
@@ -164,46 +171,45 @@ def _stop(remote: RemoteNode, job: Job) -> RemoteNode:
     return replace(remote, stopping=threading.Event())
 
 
-def _not_run(remote: RemoteNode, job: Job, reason: str, folder: Path) -> HostOutcome:
-    """Add a failure of each model, with the reason, for a host that could not run them."""
-    reason = programs.redact(reason)
-    rows = failed_rows(job.manifest, job.run_id, remote.name, reason)
-    append_rows(folder / "perf.csv", rows)
-    job.table.add(folder)
-    return finish(remote, HostOutcome(remote.name, "failed", None, reason, len(rows), folder=str(folder)))
-
-
 def _lost(remote: RemoteNode, reason: str, run_id: str, started: bool) -> HostOutcome:
     fetch = f"`madengine fetch --host {remote.name} --run-id {run_id}`"
     later = f"the run may still be going on there: {fetch}" if started else ""
     return finish(remote, HostOutcome(remote.name, "lost", None, f"{reason}; {later}".rstrip("; ")))
 
 
+def _fail(remote: RemoteNode, folder: Path, table: LocalTable, manifest: Manifest | None, reason: str) -> HostOutcome:
+    """Add a failure of each model, with the reason, for a host that could not run them or whose answer is unusable."""
+    reason = one_line(reason)
+    rows = failed_rows(manifest, folder.parent.name, remote.name, reason) if manifest else []
+    append_rows(folder / "perf.csv", rows)
+    table.add(folder)
+    return finish(remote, HostOutcome(remote.name, "failed", None, reason, len(rows), folder=str(folder)))
+
+
 def _bring_back(
-    remote: RemoteNode,
-    run_id: str,
-    folder: Path,
-    table: LocalTable,
-    manifest: Manifest | None,
-    began: float,
-    has_files: bool,
+    remote: RemoteNode, folder: Path, table: LocalTable, manifest: Manifest | None, began: float, has_files: bool
 ) -> HostOutcome:
-    """Fetch a run's files unless `has_files`, add a row for each model without one, and merge.
+    """Fetch a run's files to the folder unless `has_files`, add a row for each model without one, and merge.
 
     Without a manifest the models are those that the host has recorded.
     """
+    run_id = folder.parent.name
     try:
         if not has_files:
             remote.fetch(run_id, folder)
     except (RunError, LostError, StoppedError, OSError) as error:
         return _lost(remote, _reason(error), run_id, started=True)
+    except UnusableError as error:
+        return _fail(remote, folder, table, manifest, str(error))
+    problems = set_aside_broken_files(folder, run_id)
     code = host_exit_code(folder)
-    reason = failure_reason(folder, code)
-    if code not in STATES:
-        expected = manifest or recorded_manifest(folder)
-        append_rows(folder / "perf.csv", rows_of_missing_models(folder, expected, run_id, remote.name, reason))
+    reason = "; ".join(problems) or failure_reason(folder, code)
+    if problems or code not in STATES:
+        with suppress(ConfigurationError):  # the models of a run that was started earlier are known to its host only
+            expected = manifest or recorded_manifest(folder)
+            append_rows(folder / "perf.csv", rows_of_missing_models(folder, expected, run_id, remote.name, reason))
     table.add(folder)
-    state = "failed" if code is None else STATES.get(code, "failed")
+    state = "failed" if problems or code is None else STATES.get(code, "failed")
     seconds = round(time.monotonic() - began, 3)
     return finish(remote, HostOutcome(remote.name, state, code, reason, len(host_rows(folder)), seconds, str(folder)))
 

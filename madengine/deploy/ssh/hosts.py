@@ -14,6 +14,7 @@ from madengine.errors import ConfigurationError
 from madengine.programs import ssh
 from madengine.programs.engine import is_loopback
 
+_NAME_LENGTH = 200
 _FOLDER = re.compile(r"[A-Za-z0-9_./~@%+=,-]+")
 
 
@@ -45,10 +46,18 @@ def parse_hosts(names: Sequence[str], file: Path | None) -> tuple[ssh.Host, ...]
             raise ConfigurationError(f"{file}: can't be read: {getattr(error, 'strerror', None) or error}") from None
         entries = [line.partition("#")[0] for line in lines]
     words = [word.strip() for text in (*names, *entries) for word in text.split(",")]
-    hosts = tuple(dict.fromkeys(ssh.host(word) for word in words if word))
+    hosts = tuple(dict.fromkeys(_parse_host(word) for word in words if word))
     if not hosts:
         raise ConfigurationError(f"{file or '--host'}: names no host")
     return hosts
+
+
+def _parse_host(text: str) -> ssh.Host:
+    host = ssh.host(text)
+    # The name is that of a folder of results, too.
+    if not host.folder.strip(".") or len(host.folder) > _NAME_LENGTH:
+        raise ConfigurationError(f"invalid host {text[:100]!r}; write [user@]host[:port], or a name of your ssh config")
+    return host
 
 
 def remote_folder(text: str) -> str:

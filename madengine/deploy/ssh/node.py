@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from madengine.deploy.ssh.archive import pack
 from madengine.errors import EXIT_CONFIGURATION, EXIT_DONE, EXIT_FAILURE
 from madengine.files import write_json, write_whole
 
@@ -38,6 +39,7 @@ def main(words: Sequence[str]) -> int:
     order, *rest = words
     orders: dict[str, Callable[..., int]] = {
         "accept": _accept,
+        "doctor": _doctor,
         "pull": _pull,
         "run": _run,
         "follow": _follow_and_pack,
@@ -65,6 +67,11 @@ def _accept(folder: str) -> int:
             path.replace(path.name)
     Path(folder).rmdir()
     return EXIT_DONE
+
+
+def _doctor(*words: str) -> int:
+    """Run `madengine doctor` of the node's folder."""
+    return os.spawnv(os.P_WAIT, sys.executable, [sys.executable, BUNDLE, "doctor", *words])
 
 
 def _pull(run_id: str, *words: str) -> int:
@@ -264,27 +271,24 @@ def _stop(run_id: str, seconds: str) -> int:
 
 
 def _pack(run_id: str) -> int:
-    """Print the run's files as a compressed tar archive."""
+    """Print the run's files as a compressed stream."""
     import gzip
-    import tarfile
 
-    folder = RUNS / run_id
     sys.stdout.buffer.write(ARCHIVE_MARK)
     # Logs shrink well at this level, and the node's processors are left to its runs.
-    packed = gzip.GzipFile(fileobj=sys.stdout.buffer, mode="wb", compresslevel=1)
-    with packed, tarfile.open(fileobj=packed, mode="w|") as archive:
-        for path in _files(folder):
-            name = path.relative_to(folder)
-            with suppress(PermissionError, FileNotFoundError):
-                archive.add(path, str(name if str(name) in TOP_FILES else RUNS / run_id / name), recursive=False)
+    with gzip.GzipFile(fileobj=sys.stdout.buffer, mode="wb", compresslevel=1) as stream:
+        pack(_files(run_id), stream)
     return EXIT_DONE
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(run_id: str) -> Iterator[tuple[str, Path]]:
+    """Yield the name and the path of each file that comes back."""
+    folder = RUNS / run_id
     for path in sorted(folder.rglob("*")):
         is_private = path.parent == folder and (path.name in _PRIVATE or path.name.startswith("."))
         if not is_private and path.is_file() and not path.is_symlink():
-            yield path
+            name = path.relative_to(folder)
+            yield str(name if str(name) in TOP_FILES else RUNS / run_id / name), path
 
 
 def _newest() -> int:

@@ -5,28 +5,26 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from madengine import programs
-from madengine.config.package import own_file
-from madengine.deploy.ssh import node
-from madengine.deploy.ssh.archive import archive_for, is_unpacked, receive_archive
+from madengine.deploy.names import checked_run_id
+from madengine.deploy.ssh import node, orders
+from madengine.deploy.ssh.examination import Examination, parse_examination
 from madengine.deploy.ssh.options import NodeSettings
-from madengine.errors import CommandError, MadengineError, RunError
+from madengine.deploy.ssh.reconnect import Reconnection
+from madengine.deploy.ssh.transfer import LimitedFile, archive_for, is_unpacked
+from madengine.errors import RunError
 from madengine.programs import Answer, ssh
 from madengine.records import ENGINE_NAMES
 
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
 
-OLDEST_PYTHON = (3, 10)
-# What a run writes beside its images; with less it would fail half way.
-LEAST_DISK = 64 * 2**20
 # How long a node gets to end its containers.
 STOP_SECONDS = 90
 _EXAMINE_SECONDS = 120.0
@@ -36,21 +34,8 @@ _FIRST_TRIES = 4
 _CONNECTING = threading.Semaphore(min(8, 2 * (os.cpu_count() or 1)))
 # Hosts that are down must not keep the others waiting.
 _TURN_SECONDS = 2.0
-_LONGEST_PAUSE = 15.0
-_LONGEST_ATTEMPT = 60.0
-# The order's words follow; `-I`, so that nothing in the folder or the home takes the place of our modules.
-_BOOT = (
-    "import os, sys; os.chdir(sys.argv[1]); sys.path.insert(0, os.path.abspath(sys.argv[2])); "
-    "from madengine.deploy.ssh import node; sys.exit(node.main(sys.argv[3:]))"
-)
-
-
-class LostError(MadengineError):
-    """A node that can't be reached any more; its run may still be going on."""
-
-
-class StoppedError(MadengineError):
-    """Ctrl-C was pressed meanwhile."""
+_PROBE_SECONDS = 30.0
+_DOCTOR_SECONDS = 300.0
 
 
 @dataclass
@@ -81,37 +66,26 @@ class RemoteNode:
         ports: Sequence[int],
         engine: str = "auto",
         images: Sequence[str] = (),
-    ) -> Mapping[str, Any]:
+    ) -> Examination:
         """Open the connection, make the folder `incoming` there, and return what the node says of itself.
 
-        What the node's folder has of `files` (by name, with the SHA-256 of each) is linked into `incoming`, and named
-        by the answer's `has`; `has_images` says whether the engine has all `images`.
-
-        Raises RunError with the reason where it isn't reached, or can't run models.
+        What the node's folder has of `files` (by name, with the SHA-256 of each) is linked into `incoming`.
+        Raises MadengineError with the reason where the node isn't reached, can't run models, or answers nonsense.
         """
         digests = ",".join(f"{name}={digest}" for name, digest in files.items())
         engines = ",".join(ENGINE_NAMES) if engine == "auto" else engine
-        words = ("-", self.folder, f"{self.folder}/{incoming}", digests, ",".join(map(str, ports)), engines, *images)
-        answer = self._open(self.connection(self.settings.python, *words), _preflight())
-        examination = _last_json(answer.out)
+        words = (self.folder, f"{self.folder}/{incoming}", digests, ",".join(map(str, ports)), engines, *images)
+        answer = self._open(orders.examine(words))
+        examination = parse_examination(answer.out)
         if examination is None:
             raise RunError(f"{self.settings.python}: {answer.last_line}; --remote-python names another")
-        version = str(examination["python"])
-        if tuple(map(int, version.split(".")[:2])) < OLDEST_PYTHON:
-            raise RunError(
-                f"{self.settings.python} is {version}; madengine needs 3.10 or newer: --remote-python names another"
-            )
-        if examination.get("problem"):
-            raise RunError(str(examination["problem"]))
-        free = examination["free_bytes"]
-        if free < LEAST_DISK:
-            raise RunError(f"{self.folder}: {free // 2**20} MiB free there; make room, or --remote-path")
+        examination.check(self.settings.python, self.folder)
         return examination
 
-    def _open(self, command: BaseCommand, stdin: str) -> Answer:
+    def _open(self, order: bytes) -> Answer:
         for tries in range(1, _FIRST_TRIES + 1):
             with _turn_to_connect():
-                answer = programs.attempt(command, seconds=_EXAMINE_SECONDS, stdin=stdin)
+                answer = self._send(order, _EXAMINE_SECONDS)
             if not ssh.is_broken(answer):
                 return answer
             if tries == _FIRST_TRIES or not ssh.may_pass(answer):
@@ -124,16 +98,15 @@ class RemoteNode:
         """Copy files there, if there are any. Raises RunError where that fails for another reason than the network."""
         if not sources:
             return
-        command = self.connection.copy(sources, f"{self.folder}/{incoming}")
-        answer = self._retry(lambda: programs.attempt(command, seconds=None))
+        order = orders.receive(f"{self.folder}/{incoming}", sources)
+        answer = self._retry(lambda: self._send(order, None))
         if answer.code != 0:
-            raise RunError(f"scp: {answer.last_line}")
+            raise RunError(f"copying: {answer.last_line}")
 
     def accept(self, incoming: str) -> None:
         """Move the files of an upload into the node's folder."""
-        answer = self._retry(
-            lambda: programs.attempt(self._order("accept", incoming, bundle=f"{incoming}/{node.BUNDLE}"))
-        )
+        order = self._order("accept", incoming, bundle=f"{incoming}/{node.BUNDLE}")
+        answer = self._retry(lambda: self._send(order))
         if answer.code != 0:
             raise RunError(answer.last_line)
 
@@ -149,14 +122,14 @@ class RemoteNode:
         return answer.code == 0
 
     def _try_pull(self, run_id: str, ports: Sequence[int], words: Sequence[str]) -> Answer:
-        answer = programs.attempt(self.connection("true"))
+        answer = self._probe()
         for port in ports if answer.code == 0 else ():
             answer = programs.attempt(self.connection.tunnel(port))
             if answer.code != 0:
                 return answer
         if answer.code != 0:
             return answer
-        return programs.attempt(self._order("pull", run_id, *words, bundle=_bundle(run_id)), seconds=None)
+        return self._send(self._order("pull", run_id, *words, bundle=_bundle(run_id)), None)
 
     def run(self, run_id: str, request: Mapping[str, Any], target: Path) -> bool:
         """Start a run and follow it to its end; may be called for one that was started before.
@@ -193,8 +166,8 @@ class RemoteNode:
             other.clear()
             before = lines
             with archive.open("wb") as file:
-                command = self._order(*order(lines), bundle=_bundle(run_id))
-                answer = ssh.follow(command, line_seen, node.ARCHIVE_MARK, file)
+                stdin = self._order(*order(lines), bundle=_bundle(run_id))
+                answer = ssh.follow(self._starter(), stdin, line_seen, node.ARCHIVE_MARK, LimitedFile(file))
             return Answer(answer.code, "contact" if lines > before else "", "".join(other) + answer.err)
 
         with archive_for(target) as archive:
@@ -206,75 +179,65 @@ class RemoteNode:
     def stop(self, run_id: str) -> bool:
         """End a run as on Ctrl-C; whether it has ended."""
         order = self._order("stop", run_id, str(STOP_SECONDS), bundle=_bundle(run_id))
-        return programs.attempt(order, seconds=STOP_SECONDS + 30).code == 0
+        return self._send(order, STOP_SECONDS + 30).code == 0
 
     def newest(self) -> str:
         """Return the id of the run that was started last.
 
-        Raises RunError where there is none, or the node isn't reached.
+        Raises RunError where there is none, its id is invalid, or the node isn't reached.
         """
-        answer = self._open(self._order("newest", bundle=node.BUNDLE), "")
+        answer = self._open(self._order("newest", bundle=node.BUNDLE))
         if answer.code != 0:
             is_bare = "No module named" in answer.err or "No such file" in answer.err
             raise RunError(f"{self.folder}: no run was started there over ssh" if is_bare else answer.last_line)
-        return answer.out.strip().rsplit("\n", 1)[-1]
+        return checked_run_id(answer.out.strip().rsplit("\n", 1)[-1])
 
     def fetch(self, run_id: str, target: Path) -> None:
         """Bring a run's files into the folder `target`, in place of what it has.
 
-        Raises RunError where there is no such run, LostError where the node isn't reached for too long.
+        Raises RunError where there is no such run, LostError where the node isn't reached for too long, UnusableError
+        for files that no madengine sends.
         """
         order = self._order("pack", run_id, bundle=_bundle(run_id))
+
+        def once() -> Answer:
+            with archive.open("wb") as file:
+                return Answer(ssh.receive(self._starter(), order, LimitedFile(file)), "", "")
+
         with archive_for(target) as archive:
-            answer = self._retry(lambda: receive_archive(order, archive))
+            answer = self._retry(once)
             if answer.code != 0 or not is_unpacked(archive, target):
                 raise RunError(f"run {run_id} can't be fetched from {self.folder}: exit code {answer.code}")
 
     def doctor(self, words: Sequence[str]) -> Answer:
         """Run the node's own `madengine doctor`."""
-        return programs.attempt(
-            self.connection(self.settings.python, f"{self.folder}/{node.BUNDLE}", "doctor", *words), seconds=300
-        )
+        return self._send(self._order("doctor", *words, bundle=node.BUNDLE), _DOCTOR_SECONDS)
 
     def hang_up(self) -> None:
         """Close the connection, if there is one."""
         if self.connection.is_open:
             programs.attempt(self.connection.close(), seconds=10)
 
-    def _order(self, *words: str, bundle: str) -> BaseCommand:
-        return self.connection(self.settings.python, "-I", "-c", _BOOT, self.folder, bundle, *words)
+    def _starter(self) -> BaseCommand:
+        """Return the command that reads an order from stdin and carries it out."""
+        return self.connection(self.settings.python, *orders.STARTER)
+
+    def _order(self, *words: str, bundle: str) -> bytes:
+        return orders.order(self.folder, bundle, words)
+
+    def _send(self, order: bytes, seconds: float | None = programs.ANSWER_SECONDS) -> Answer:
+        return programs.attempt(self._starter(), seconds=seconds, stdin=order.decode(errors="surrogateescape"))
+
+    def _probe(self) -> Answer:
+        return programs.attempt(self.connection("true"), seconds=_PROBE_SECONDS)
 
     def _retry(self, attempt: Callable[[], Answer]) -> Answer:
         """Return the answer, however often the connection is lost meanwhile.
 
-        Raises LostError where the node wasn't reached for `patience` seconds.
+        Raises LostError where the node wasn't reached for `patience` seconds, RunError where it refuses.
         """
-        lost, pause = 0.0, 0.5
-        while True:
-            began = time.monotonic()
-            answer = self._unless_stopped(attempt)
-            if not ssh.is_broken(answer):
-                return answer
-            now = time.monotonic()
-            # No attempt to connect takes longer: there was a connection.
-            if not lost or answer.out or now - began > _LONGEST_ATTEMPT:
-                lost, pause = now, 0.5
-            if now - lost >= self.settings.patience:
-                raise LostError(ssh.explain(answer))
-            self.tell(f"connection lost: {ssh.explain(answer)}; retry in {pause:g} s")
-            self.stopping.wait(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
-
-    def _unless_stopped(self, attempt: Callable[[], Answer]) -> Answer:
-        try:
-            answer = attempt()
-        except CommandError:
-            if not self.stopping.is_set():
-                raise
-            raise StoppedError("interrupted") from None
-        if self.stopping.is_set():
-            raise StoppedError("interrupted")
-        return answer
+        patience, is_reachable = self.settings.patience, lambda: self._probe().code == 0
+        return Reconnection(is_reachable, patience, self.tell, self.stopping).attempt(attempt)
 
 
 @contextmanager
@@ -289,17 +252,3 @@ def _turn_to_connect() -> Iterator[None]:
 
 def _bundle(run_id: str) -> str:
     return f"{node.RUNS}/{run_id}/{node.BUNDLE}"
-
-
-def _preflight() -> str:
-    return own_file("programs/preflight.py").decode()
-
-
-def _last_json(text: str) -> dict[str, Any] | None:
-    """Return the last line that is a JSON object; before it may be what a login prints."""
-    for line in reversed(text.splitlines()):
-        with suppress(ValueError):
-            value = json.loads(line)
-            if isinstance(value, dict):
-                return value
-    return None

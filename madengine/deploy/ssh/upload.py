@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,9 @@ class Upload:
     #: SHA-256 of those that nodes keep from one run to the next, by name
     digests: Mapping[str, str]
 
-    def missing(self, names: object) -> list[Path]:
-        """Return the files that a node, which has those of these names, needs."""
-        there = names if isinstance(names, list) else []
-        return [file for file in self.files if file.name not in there]
+    def missing(self, names: Sequence[str]) -> list[Path]:
+        """Return the files that a node needs which has those of these names."""
+        return [file for file in self.files if file.name not in names]
 
 
 def sources(manifest: Path, context: Path | None, secrets_from: Path | None) -> dict[str, Path]:

@@ -11,7 +11,8 @@ from madengine.deploy.ssh.fleet import connected, finish
 from madengine.deploy.ssh.host_result import HostOutcome
 from madengine.deploy.ssh.host_run import RESULTS, LocalTable, fetch_from_host
 from madengine.deploy.ssh.options import SshOptions
-from madengine.deploy.ssh.remote_node import LostError, RemoteNode, StoppedError
+from madengine.deploy.ssh.reconnect import LostError, StoppedError
+from madengine.deploy.ssh.remote_node import RemoteNode
 from madengine.deploy.ssh.report import Show, conclude, exit_code, show_outcomes
 from madengine.deploy.ssh.upload import Upload, report_secrets, sources, upload_of
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, RunError
@@ -61,7 +62,7 @@ def _ship_to_host(remote: RemoteNode, upload: Upload) -> HostOutcome:
     try:
         examination = remote.examine(incoming, upload.digests, ())
         remote.tell("copying")
-        remote.copy(upload.missing(examination["has"]), incoming)
+        remote.copy(upload.missing(examination.has), incoming)
         remote.accept(incoming)
     except (RunError, LostError, StoppedError) as error:
         return finish(remote, HostOutcome(remote.name, "failed", None, str(error)))
@@ -73,5 +74,5 @@ def _examine_host(remote: RemoteNode, upload: Upload, words: Sequence[str]) -> H
     if not outcome.is_good:
         return outcome
     answer = remote.doctor(words)
-    report = answer.out.rstrip() or ssh.explain(answer)
+    report = answer.out.strip() or ssh.explain(answer)
     return HostOutcome(outcome.host, "done", answer.code, report)

@@ -1,4 +1,4 @@
-"""The command lines for ssh and scp, and what their failures mean."""
+"""The command lines for ssh, and what its failures mean."""
 
 from __future__ import annotations
 
@@ -43,13 +43,6 @@ def test_words_for_the_host_are_quoted_once() -> None:
     ]  # fmt: skip
 
 
-def test_a_copy_can_not_take_a_local_name_for_a_host() -> None:
-    connection = ssh.Connection(ssh.host("h"), ())
-    assert connection.copy([Path("/tmp/a:b")], "madengine").formulate() == [
-        "scp", "-q", "--", "/tmp/a:b", "h:madengine/",
-    ]  # fmt: skip
-
-
 def test_a_tunnel_is_ordered_of_the_connection_that_is_open() -> None:
     connection = ssh.Connection(ssh.host("h"), ("-o", "ControlPath=/s", "-o", "ClearAllForwardings=yes"))
     assert programs.shell_line(connection.tunnel(5000)) == (
@@ -91,7 +84,7 @@ def test_two_names_of_one_host_are_refused(stand_ins: StandIns) -> None:
     [
         (255, "client_loop: send disconnect: Broken pipe", True),
         (None, "", True),
-        (1, "scp: Connection closed", True),
+        (1, "pulling: connection reset by peer", False),
         (0, "Connection to h closed by remote host.", False),
         (1, "No space left on device", False),
         (127, "python3: command not found", False),

@@ -115,6 +115,12 @@ def test_ctrl_c_ends_it_with_us(here: Path, stand_ins: StandIns, script: str, se
     assert time.monotonic() - began < seconds
 
 
+def test_ctrl_c_while_it_starts_ends_it_too(here: Path, stand_ins: StandIns) -> None:
+    stand_ins.add("ansible-playbook", "kill -TERM $PPID; echo up; exec sleep 60")
+    with run_alone([sys.executable, "-c", ALONE]) as process:
+        assert process.communicate(timeout=30)[0] == "up\nexit code 130\n"
+
+
 def run_alone(line: Sequence[str]) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)

@@ -14,7 +14,9 @@ from tests.unit.deploy.ssh.conftest import manifest_of
 def test_a_host_that_was_killed_owes_a_row_of_each_chosen_model_that_has_none(tmp_path: Path) -> None:
     save_manifest(manifest_of("r/a", "r/b", "r/c", "r/d"), tmp_path / node.MANIFEST)
     (tmp_path / node.RECORD).write_text(json.dumps({"tags": ["m0", "m1", "m2"]}))
-    (tmp_path / "perf.csv").write_text("model,status\nm0,SUCCESS\nm1_train,SUCCESS\n")
+    (tmp_path / "perf.csv").write_text(
+        "model,performance,metric,status\nm0,1,x,SUCCESS\nm1_train,1,x,SUCCESS\nm2,cut\n"
+    )
     rows = rows_of_missing_models(tmp_path, recorded_manifest(tmp_path), "r1", "h1", "killed")
     assert [(row["model"], row["status"], row["reason"], row["machine_name"]) for row in rows] == [
         ("m2", "FAILURE", "killed", "h1")

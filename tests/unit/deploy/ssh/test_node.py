@@ -5,12 +5,12 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import tarfile
 from pathlib import Path
 
 import pytest
 
 from madengine.deploy.ssh import node
+from madengine.deploy.ssh.archive import unpack
 
 
 @pytest.fixture
@@ -46,9 +46,11 @@ def test_what_is_packed_has_the_results_and_neither_secrets_nor_the_bundle(
     packed = capfdbinary.readouterr().out
     assert packed.startswith(node.ARCHIVE_MARK)
     content = gzip.decompress(packed.removeprefix(node.ARCHIVE_MARK))
-    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-        names = archive.getnames()
-    assert sorted(names) == ["exit_code", "node.log", "perf.csv", "runs/r1/model/log", "runs/r1/results.json"]
+    target = ended.parent / "unpacked"
+    target.mkdir()
+    unpack(io.BytesIO(content), target)
+    names = sorted(str(path.relative_to(target)) for path in target.rglob("*") if path.is_file())
+    assert names == ["exit_code", "node.log", "perf.csv", "runs/r1/model/log", "runs/r1/results.json"]
 
 
 def test_the_newest_run_is_the_one_that_started_last(ended: Path, capfd: pytest.CaptureFixture[str]) -> None:
