@@ -87,7 +87,7 @@ def test_a_script_that_no_image_has_is_taken_from_here_or_named(
     words = ["--execution-config", str(tmp_path / "asked.json")]
     generated(tmp_path, manifest({}, **built), *words)
     [line] = [line for line in capsys.readouterr().err.splitlines() if "hooks " in line]
-    assert "hooks scripts/site/new.sh: not in the images, which carry" in line
+    assert "hooks scripts/site/new.sh: not in the images, which contain" in line
     (tmp_path / "models.json").write_text("[]")
     (tmp_path / "scripts/site").mkdir(parents=True)
     (tmp_path / "scripts/site/new.sh").write_text("echo new\n\techo more")
@@ -121,15 +121,27 @@ def test_a_runner_is_told_the_whole_context(tmp_path: Path) -> None:
     ("card", "context", "warning"),
     [
         ({"cred": "AMD_GITHUB"}, {}, "dummy: cred AMD_GITHUB: its script expects AMD_GITHUB_<KEY>, such as"),
-        ({"cred": "G", "url": "https://x/y"}, {}, "unless only its url needed it, whose code is in the image; --env"),
-        ({"artifacts": ["a/**", "*.json"]}, {"artifacts": ["b"]}, "artifacts a/**, *.json, b: not brought back"),
-        ({}, {"tools": ["rocprof"]}, "artifacts rocprof_output: not brought back"),
-        ({"skip_gpu_arch": "A100"}, {}, "dummy: skip_gpu_arch 'A100': nobody knows a pod's GPU before it runs"),
-        ({"additional_docker_run_options": "--ipc=host"}, {}, "'--ipc=host' mean nothing to a pod"),
-        ({}, {"docker_gpus": "0,1", "slurm": {"x": 1}}, "context: docker_gpus, slurm: not acted on in pods"),
-        ({}, {"gen_sys_env_details": True}, "context: gen_sys_env_details: not acted on in pods"),
-        ({}, {"multi_node_args": {"MASTER_ADDR": "n0"}}, "multi_node_args.MASTER_ADDR: left out, pods have addresses"),
-        ({}, {"multi_node_args": {"NNODES": 2, "RUNNER": "mpirun"}}, "no pod has an sshd by itself"),
+        (
+            {"cred": "G", "url": "https://x/y"},
+            {},
+            "unless they are only for its url, whose code is in the image; name a Secret",
+        ),
+        ({"artifacts": ["a/**", "*.json"]}, {"artifacts": ["b"]}, "artifacts a/**, *.json, b: not collected"),
+        ({}, {"tools": ["rocprof"]}, "artifacts rocprof_output: not collected"),
+        ({"skip_gpu_arch": "A100"}, {}, "ignored: dummy: skip_gpu_arch 'A100': a pod's GPU is unknown until it runs"),
+        (
+            {"additional_docker_run_options": "--ipc=host"},
+            {},
+            "ignored: dummy: additional_docker_run_options '--ipc=host'",
+        ),
+        ({}, {"docker_gpus": "0,1", "slurm": {"x": 1}}, "ignored in pods: context: docker_gpus, slurm"),
+        ({}, {"gen_sys_env_details": True}, "ignored in pods: context: gen_sys_env_details"),
+        (
+            {},
+            {"multi_node_args": {"MASTER_ADDR": "n0"}},
+            "ignored: multi_node_args.MASTER_ADDR: pods have their own addresses",
+        ),
+        ({}, {"multi_node_args": {"NNODES": 2, "RUNNER": "mpirun"}}, "pods have no sshd by default"),
     ],
 )
 def test_what_a_pod_does_not_get_is_one_line(
@@ -161,7 +173,7 @@ def test_a_wrong_size_is_named(tmp_path: Path, capsys: Said) -> None:
     path = tmp_path / "m.json"
     path.write_text(json.dumps(manifest({}, SHM_SIZE="much")))
     assert main(["generate", "k8s", "--manifest-file", str(path)]) == 4
-    assert "context: SHM_SIZE: 'much' is wrong: write a size, such as 16g" in capsys.readouterr().err
+    assert "context: SHM_SIZE: expected a size such as 16g, got 'much'" in capsys.readouterr().err
 
 
 def test_one_pod_has_the_runner_of_a_host(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_what_goes_beyond_baseline_says_so(
     [space] = of_kind(written["namespace"], "Namespace")
     assert space["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "baseline"
     found = generated(tmp_path, manifest({}, docker_mounts={"/data": "/srv/data"}), "--host-path", "--host-ipc")
-    assert "--host-ipc, --host-path: Pod Security baseline forbids it" in capsys.readouterr().err
+    assert "--host-ipc, --host-path: forbidden by Pod Security baseline" in capsys.readouterr().err
     [job] = of_kind(found, "Job")
     assert {"name": "mount-0", "hostPath": {"path": "/srv/data"}} in job["spec"]["template"]["spec"]["volumes"]
     assert job["spec"]["template"]["spec"]["hostIPC"] is True
@@ -294,20 +294,29 @@ def test_jobs_of_any_names_have_valid_and_different_names(texts: list[str]) -> N
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--namespace", "Bad_Name"], "--namespace 'Bad_Name' is not a namespace"),
-        (["--memory", "12Q"], "--memory '12Q' is not an amount of memory or storage"),
-        (["--memory", "0"], "--memory '0' is not an amount"),
-        (["--cpu", "many"], "--cpu 'many' is not a number of CPUs"),
-        (["--gpu-resource", "a b"], "--gpu-resource 'a b' is not a name like amd.com/gpu"),
-        (["--node-selector", "zone"], "--node-selector 'zone' is not KEY=VALUE"),
-        (["--toleration", "a:Never"], "'Never' is not NoSchedule"),
-        (["--queue", "A"], "--queue 'A' is no object's name"),
-        (["--ttl", "60"], "--ttl 60: with the Job go its pods and their logs; 86400 or more"),
-        (["--run-id", "a b"], "--run-id 'a b'"),
+        (
+            ["--namespace", "Bad_Name"],
+            "--namespace: expected up to 63 lower-case letters, digits and '-', got 'Bad_Name'",
+        ),
+        (["--memory", "12Q"], "--memory: expected an amount of memory or storage such as 512Mi or 64Gi, got '12Q'"),
+        (["--memory", "0"], "--memory: expected an amount of memory or storage such as 512Mi or 64Gi, got '0'"),
+        (["--cpu", "many"], "--cpu: expected a number of CPUs such as 8 or 500m, got 'many'"),
+        (["--gpu-resource", "a b"], "--gpu-resource: expected a name such as amd.com/gpu, got 'a b'"),
+        (["--node-selector", "zone"], "--node-selector: expected KEY=VALUE, got 'zone'"),
+        (
+            ["--toleration", "a:Never"],
+            "--toleration: expected the effect NoSchedule, PreferNoSchedule or NoExecute, got 'Never' in 'a:Never'",
+        ),
+        (["--queue", "A"], "--queue: expected an object's name (lower-case letters, digits, '-', '.'), got 'A'"),
+        (["--ttl", "60"], "--ttl: expected 86400 or more, got 60; a Job's pods and logs are deleted with it"),
+        (["--run-id", "a b"], "--run-id: expected up to 100 letters, digits, '-', '_', '.', got 'a b'"),
         (["--tags", "nothing"], "no model named or tagged 'nothing'"),
-        (["--data-volume", "x"], "--data-volume 'x' is not NAME=pvc:CLAIM[/PATH]"),
-        (["--engine-host", "tcp://x"], "--engine-host: only --mode runner has an engine"),
-        (["--gpu-vendor", "nvidia"], "none of its images is for gpu_vendor NVIDIA"),
+        (
+            ["--data-volume", "x"],
+            "--data-volume: expected NAME=pvc:CLAIM[/PATH], NAME=nfs:SERVER:/PATH or NAME=hostpath:/PATH, got 'x'",
+        ),
+        (["--engine-host", "tcp://x"], "--engine-host: requires --mode runner"),
+        (["--gpu-vendor", "nvidia"], "no image for gpu_vendor NVIDIA"),
         (["--template-dir", "nowhere"], "nowhere: no such folder"),
     ],
 )
@@ -325,8 +334,8 @@ def test_a_wrong_option_is_one_line_and_writes_nothing(
 @pytest.mark.parametrize(
     ("image", "complaint"),
     [
-        ({"registry_digest": ""}, "ci-m0_ubuntu_amd was never pushed, and a cluster can only pull"),
-        ({"self_contained": False}, "an older manifest, whose images don't carry their scripts"),
+        ({"registry_digest": ""}, "ci-m0_ubuntu_amd: not in a registry, which a cluster pulls from"),
+        ({"self_contained": False}, "an image without its scripts, of an older madengine"),
     ],
 )
 def test_an_image_that_no_pod_could_run_is_refused(
@@ -371,7 +380,7 @@ def test_a_folder_of_the_node_needs_the_option_that_says_so(tmp_path: Path, caps
         (tmp_path / "m.json").write_text(json.dumps(content))
         data = ["--data-config-file-name", str(tmp_path / "data.json")]
         assert main(["generate", "k8s", "--manifest-file", str(tmp_path / "m.json"), *data]) == 4
-        assert "which Pod Security baseline forbids; --host-path allows it" in capsys.readouterr().err
+        assert "which Pod Security baseline forbids; use --data-volume" in capsys.readouterr().err
 
 
 def test_a_sites_own_template_comes_first_and_a_kustomization_is_written(tmp_path: Path) -> None:
@@ -414,10 +423,10 @@ def test_without_a_manifest_the_package_says_what_there_is(
     assert main(["init", "package"]) == 0
     monkeypatch.chdir(tmp_path / "package")
     assert main(["generate", "k8s", "--tags", "dummy"]) == 4
-    assert "say with --registry where the images are" in capsys.readouterr().err
+    assert "name the images' registry with --registry" in capsys.readouterr().err
     assert main(["generate", "k8s", "--tags", "dummy", "--registry", "reg.example.com"]) == 0
     jobs = list(objects(Path("k8s-madengine-job.yaml")))
     assert next(one["metadata"]["name"] for one in jobs) == "madengine-dummy-job"
     assert model_container(jobs[0])["image"] == "reg.example.com/ci-dummy_ubuntu_amd"
     assert model_container(jobs[0])["imagePullPolicy"] == "Always"
-    assert "nobody knows the images' digests" in capsys.readouterr().err
+    assert "no manifest, so digests are unknown" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Kubernetes: the files of a run, what its pods report, and how the results come back."""
+"""Kubernetes: the files of a run, the reports of its pods, and the collection of results."""
 
-# Seconds that scheduling and pulling may take beside the script.
+# Seconds that scheduling and pulling may take in addition to the script.
 SLACK_SECONDS = 3600

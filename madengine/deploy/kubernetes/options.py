@@ -1,4 +1,4 @@
-"""What a user may want of the files, and what is no value for it."""
+"""The options of `generate k8s`, checked."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SERVICE_ACCOUNT = "madengine"
 
 @dataclass(frozen=True)
 class Options:
-    """The options of `generate k8s`; `madengine.command_line.kubernetes_arguments` says what each means.
+    """The options of `generate k8s`; `madengine.cli.kubernetes_arguments` describes each.
 
-    Times are in seconds; None is unset, as is an empty text; `nodes` 0 is what the context says.
+    Times are in seconds; None and the empty string are unset; `nodes` 0 is the context's NNODES.
     """
 
     namespace: str = "madengine"
@@ -54,10 +54,12 @@ class Options:
     template_dir: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuse, naming the option, what no cluster would take."""
+        """Raise ConfigurationError, naming the option, for what no cluster would accept."""
         names.check_namespace(self.namespace)
         if self.run_id and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", self.run_id):
-            raise ConfigurationError(f"--run-id {self.run_id!r}: up to 100 letters, digits, '-', '_', '.'")
+            raise ConfigurationError(
+                f"--run-id: expected up to 100 letters, digits, '-', '_', '.', got {self.run_id!r}"
+            )
         for option, text in (("--memory", self.memory), ("--shm-size", self.shm_size)):
             if text:
                 names.check_bytes(option, text)
@@ -69,17 +71,19 @@ class Options:
         if self.queue:
             names.check_name("--queue", self.queue)
             names.check_label("--queue", self.queue)
-        for option, given in (
+        for option, objects in (
             ("--image-pull-secret", self.image_pull_secret),
             ("--env-secret", self.env_secret),
             ("--service-account", (self.service_account,) if self.service_account else ()),
         ):
-            for name in given:
+            for name in objects:
                 names.check_name(option, name)
         if self.ttl is not None and self.ttl < 86400:
-            raise ConfigurationError(f"--ttl {self.ttl}: with the Job go its pods and their logs; 86400 or more")
+            raise ConfigurationError(
+                f"--ttl: expected 86400 or more, got {self.ttl}; a Job's pods and logs are deleted with it"
+            )
         if self.engine_host and self.mode != "runner":
-            raise ConfigurationError("--engine-host: only --mode runner has an engine")
+            raise ConfigurationError("--engine-host: requires --mode runner")
 
     @property
     def node_labels(self) -> dict[str, str]:
@@ -88,7 +92,7 @@ class Options:
         for text in self.node_selector:
             key, equals, value = text.partition("=")
             if not equals:
-                raise ConfigurationError(f"--node-selector {text!r} is not KEY=VALUE")
+                raise ConfigurationError(f"--node-selector: expected KEY=VALUE, got {text!r}")
             names.check_key("--node-selector", key)
             names.check_label("--node-selector", value)
             labels[key] = value
@@ -96,7 +100,7 @@ class Options:
 
     @property
     def tolerations(self) -> list[dict[str, str]]:
-        """The tolerations, as a pod has them."""
+        """The tolerations of the pods."""
         return [_toleration(text) for text in self.toleration]
 
     @property
@@ -111,6 +115,8 @@ def _toleration(text: str) -> dict[str, str]:
     names.check_key("--toleration", key)
     names.check_label("--toleration", value)
     if colon and effect not in ("NoSchedule", "PreferNoSchedule", "NoExecute"):
-        raise ConfigurationError(f"--toleration {text!r}: {effect!r} is not NoSchedule, PreferNoSchedule or NoExecute")
-    matched = {"key": key, "operator": "Equal", "value": value} if equals else {"key": key, "operator": "Exists"}
-    return {**matched, **({"effect": effect} if colon else {})}
+        raise ConfigurationError(
+            f"--toleration: expected the effect NoSchedule, PreferNoSchedule or NoExecute, got {effect!r} in {text!r}"
+        )
+    taint = {"key": key, "operator": "Equal", "value": value} if equals else {"key": key, "operator": "Exists"}
+    return {**taint, **({"effect": effect} if colon else {})}

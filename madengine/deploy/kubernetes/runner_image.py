@@ -25,19 +25,19 @@ _BUILD_SECONDS = 3600.0
 
 
 def push(registry: str, base: str, engine_name: str, root: Path, environ: Mapping[str, str]) -> str:
-    """Build the image on `base`, push it as `<registry>/madengine/runner:<version>`, and give what pins it.
+    """Build the image on `base`, push it as `<registry>/madengine/runner:<version>`, and return its pinned name.
 
-    Raises MadengineError where there is no engine, the build fails, or the registry refuses.
+    Raises MadengineError if there is no engine, the build fails, or the registry refuses the push.
     """
     registry = registry_name(registry)
-    found = load_credentials(root, environ)
-    programs.hide(secret_values(found))
+    credentials = load_credentials(root, environ)
+    programs.hide(secret_values(credentials))
     engine = find_engine(engine_name)
     name = f"{registry}/madengine/runner:{__version__}"
-    login = registry_login(found, registry)
+    login = registry_login(credentials, registry)
     with logged_in(engine, [login]) if login else nullcontext(engine) as private:
         _build(private, name, base)
-        return _pushed(private, name, root, found, registry)
+        return _push(private, name, root, credentials, registry)
 
 
 def _build(engine: Docker, name: str, base: str) -> None:
@@ -54,8 +54,8 @@ def _build(engine: Docker, name: str, base: str) -> None:
         programs.ask(command, seconds=_BUILD_SECONDS)
 
 
-def _pushed(engine: Docker, name: str, root: Path, found: Credentials, registry: str) -> str:
-    builder = DockerBuilder(engine, root, Context(), found, registry)
+def _push(engine: Docker, name: str, root: Path, credentials: Credentials, registry: str) -> str:
+    builder = DockerBuilder(engine, root, Context(), credentials, registry)
     with open(os.devnull, "w") as log:
         image = builder.push(Image(key="runner", docker_image=name), [name], log)
     return f"{repository(name)}@{image.registry_digest}"
