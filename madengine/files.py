@@ -1,15 +1,18 @@
-"""Files that appear whole, JSON files whose errors have a place, and locks that end with their holder."""
+"""Files that appear whole, JSON with located errors, files that someone else can replace, and locks."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import math
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import IO, Any
 
 from madengine.errors import ConfigurationError, MadengineError
 
@@ -84,6 +87,99 @@ def read_json(path: Path, error: type[MadengineError] = ConfigurationError, miss
 
 def _lower(message: str) -> str:
     return message[:1].lower() + message[1:]
+
+
+# --- what a container, a node or a pod may have written, or replaced by something else ---
+
+
+@contextmanager
+def untrusted_folder(folder: Path, path: str | PurePath = "") -> Iterator[int]:
+    """Open the folder at `path` below `folder`, following no symbolic link below it; yield the descriptor.
+
+    Raises OSError, also for an absolute path and for "..".
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in _parts(path):
+            inner = _open_at(handle, part, path, os.O_DIRECTORY)
+            os.close(handle)
+            handle = inner
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def open_untrusted(folder: Path, path: str | PurePath, limit: int) -> IO[bytes]:
+    """Open the regular file at `path` below `folder`, following no symbolic link below it.
+
+    It never blocks: a pipe or a device is refused unread. Raises OSError, also for an absolute path, for "..", and
+    for a file of more than `limit` bytes.
+    """
+    parts = _parts(path)
+    with untrusted_folder(folder, PurePath(*parts[:-1])) as parent:
+        handle = _open_at(parent, "".join(parts[-1:]) or ".", path)
+    status = os.fstat(handle)
+    problem = (errno.EINVAL, "not a regular file") if not stat.S_ISREG(status.st_mode) else None
+    if not problem and status.st_size > limit:
+        problem = (errno.EFBIG, f"larger than {limit} bytes")
+    if problem:
+        os.close(handle)
+        raise OSError(*problem, str(path))
+    return os.fdopen(handle, "rb")
+
+
+def read_untrusted(folder: Path, path: str | PurePath, limit: int) -> bytes:
+    """Return the content of the regular file at `path` below `folder`, as `open_untrusted` opens it."""
+    with open_untrusted(folder, path, limit) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(path))
+    return content
+
+
+def _parts(path: str | PurePath) -> tuple[str, ...]:
+    parts = PurePath(path).parts
+    if PurePath(path).is_absolute() or ".." in parts or "\0" in str(path):
+        raise OSError(errno.EINVAL, "not a path below its folder", str(path))
+    return parts
+
+
+def _open_at(parent: int, name: str, path: str | PurePath, flags: int = 0) -> int:
+    try:
+        # Without O_NONBLOCK a pipe would wait for a writer.
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | flags, dir_fd=parent)
+    except OSError as error:
+        text = "a symbolic link is in the path" if error.errno in (errno.ELOOP, errno.ENOTDIR) else error.strerror
+        raise OSError(error.errno, text, str(path)) from None
+    except ValueError:
+        raise OSError(errno.EINVAL, "not a valid path", str(path)) from None
+
+
+def untrusted_json(text: str | bytes, depth: int = 32) -> Any:
+    """Parse JSON of finite numbers, nested at most `depth` deep. Raises ValueError with the reason in one line."""
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError(f"nested more than {depth} deep") from None
+    level = [value]
+    for _ in range(depth):
+        if any(isinstance(item, float) and not math.isfinite(item) for item in level):
+            raise ValueError("a number is not finite")
+        level = [item for outer in level for item in _items(outer)]
+        if not level:
+            return value
+    raise ValueError(f"nested more than {depth} deep")
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _items(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        yield from value.values()
+    elif isinstance(value, list):
+        yield from value
 
 
 @contextmanager

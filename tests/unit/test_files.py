@@ -16,7 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from madengine.errors import ConfigurationError, DiscoveryError, MadengineError
-from madengine.files import locked, read_json, write_json, write_whole
+from madengine.files import (
+    locked,
+    open_untrusted,
+    read_json,
+    read_untrusted,
+    untrusted_folder,
+    untrusted_json,
+    write_json,
+    write_whole,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -255,3 +264,97 @@ def test_the_descriptor_is_closed_with_the_lock_also_after_an_error(tmp_path: Pa
 def test_a_json_file_is_the_same_for_other_readers(tmp_path: Path) -> None:
     write_json(tmp_path / "m.json", {"a": "\udce9", "b": "é", "c": "\\u00e9"})
     assert json.loads((tmp_path / "m.json").read_text()) == {"a": "\udce9", "b": "é", "c": "\\u00e9"}
+
+
+# --- what someone else may have replaced ---
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A folder with a regular file two folders down, and a secret beside the folder."""
+    folder = tmp_path / "workspace"
+    (folder / "a/b").mkdir(parents=True)
+    (folder / "a/b/log").write_bytes(b"text\n")
+    (tmp_path / "secret").write_bytes(b"secret\n")
+    return folder
+
+
+def test_a_regular_file_of_the_folder_is_read(workspace: Path) -> None:
+    with open_untrusted(workspace, "a/b/log", 100) as file:
+        assert file.read() == b"text\n"
+    assert read_untrusted(workspace, Path("a/b/log"), 5) == b"text\n"
+
+
+@pytest.mark.parametrize("path", ["../secret", "a/../../secret", "a/b/../b/log", "/etc/passwd", "", ".", "a", "a\0b"])
+def test_a_path_that_is_no_file_below_the_folder_is_refused(workspace: Path, path: str) -> None:
+    with pytest.raises(OSError):
+        open_untrusted(workspace, path, 100)
+
+
+@pytest.mark.parametrize("link", ["log", "folder"])
+@pytest.mark.parametrize("target", ["../secret", "/dev/zero", "a/b/log"])
+def test_no_link_in_any_component_is_followed(workspace: Path, link: str, target: str) -> None:
+    (workspace / "log").symlink_to(target)
+    (workspace / "folder").symlink_to("a/b" if target == "a/b/log" else "..")
+    path = "log" if link == "log" else "folder/log" if target == "a/b/log" else "folder/secret"
+    with pytest.raises(OSError, match="a symbolic link is in the path") as caught:
+        read_untrusted(workspace, path, 100)
+    assert path.startswith(caught.value.filename)
+
+
+def test_a_pipe_is_refused_and_does_not_block(workspace: Path) -> None:
+    os.mkfifo(workspace / "pipe")
+    with pytest.raises(OSError, match="not a regular file"):
+        open_untrusted(workspace, "pipe", 100)
+
+
+def test_a_large_file_is_refused_unread(workspace: Path) -> None:
+    with (workspace / "sparse").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(OSError, match="larger than 100 bytes"):
+        read_untrusted(workspace, "sparse", 100)
+
+
+def descriptors() -> int:
+    return len([*Path("/proc/self/fd").iterdir()])
+
+
+def test_nothing_stays_open_after_a_refusal(workspace: Path) -> None:
+    os.mkfifo(workspace / "pipe")
+    (workspace / "link").symlink_to("a")
+    before = descriptors()
+    for path in ("pipe", "link/b/log", "a/b", "a/none", "a/b/log/x"):
+        with pytest.raises(OSError):
+            open_untrusted(workspace, path, 100)
+    with untrusted_folder(workspace, "a/b") as handle:
+        assert [entry.name for entry in os.scandir(handle)] == ["log"]
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "NaN",
+        '{"a": Infinity}',
+        "[1e999]",
+        "9" * 5000,
+        "[" * 40 + "]" * 40,
+        "[" * 100_000,
+        '{"a":' * 33 + "1" + "}" * 33,
+        "{",
+        "",
+    ],
+)
+def test_json_that_would_break_a_reader_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        untrusted_json(text)
+
+
+def test_json_that_is_not_utf_8_is_refused() -> None:
+    with pytest.raises(ValueError):
+        untrusted_json(b'"\xff\xfe\xfa"')
+
+
+def test_other_json_is_parsed() -> None:
+    assert untrusted_json('{"a": [1, 2.5, null, "x"], "b": {"c": -0.0}}') == {"a": [1, 2.5, None, "x"], "b": {"c": 0.0}}
+    assert untrusted_json("[" * 32 + "]" * 32)
