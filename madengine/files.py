@@ -89,6 +89,59 @@ def _lower(message: str) -> str:
     return message[:1].lower() + message[1:]
 
 
+@contextmanager
+def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[int]:
+    """Open `path` for reading and appending (made if missing) and hold its exclusive lock; gives the descriptor.
+
+    `waiting` is called again and again while somebody else holds it; it pauses, and may raise.
+    Raises OSError where it can't be opened.
+    """
+    handle = _opened_and_locked(path, waiting)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _opened_and_locked(path: Path, waiting: Callable[[], None] | None) -> int:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            _lock(handle, waiting)
+            if _is_at(path, handle):
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        # Another file has taken its place meanwhile: who opens the path now would not meet our lock.
+        os.close(handle)
+
+
+def _lock(handle: int, waiting: Callable[[], None] | None) -> None:
+    while waiting:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            waiting()
+    fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+def human_size(size: int) -> str:
+    """A size in bytes as docker prints it: three digits, decimal units (`1.2GB`, `72.8MB`)."""
+    value, units = float(size), ["B", "kB", "MB", "GB", "TB", "PB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.3g}{units[0]}"
+
+
 # --- what a container, a node or a pod may have written, or replaced by something else ---
 
 
@@ -155,20 +208,24 @@ def _open_at(parent: int, name: str, path: str | PurePath, flags: int = 0) -> in
         raise OSError(errno.EINVAL, "not a valid path", str(path)) from None
 
 
-def untrusted_json(text: str | bytes, depth: int = 32) -> Any:
-    """Parse JSON of finite numbers, nested at most `depth` deep. Raises ValueError with the reason in one line."""
+#: objects and lists inside each other
+NESTING_LIMIT = 50
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON of finite numbers that is nested at most NESTING_LIMIT deep. Raises ValueError with the reason."""
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except RecursionError:
-        raise ValueError(f"nested more than {depth} deep") from None
+        raise ValueError(f"nested more than {NESTING_LIMIT} levels deep") from None
     level = [value]
-    for _ in range(depth):
+    for _ in range(NESTING_LIMIT):
         if any(isinstance(item, float) and not math.isfinite(item) for item in level):
             raise ValueError("a number is not finite")
         level = [item for outer in level for item in _items(outer)]
         if not level:
             return value
-    raise ValueError(f"nested more than {depth} deep")
+    raise ValueError(f"nested more than {NESTING_LIMIT} levels deep")
 
 
 def _refuse_constant(name: str) -> Any:
@@ -180,56 +237,3 @@ def _items(value: Any) -> Iterator[Any]:
         yield from value.values()
     elif isinstance(value, list):
         yield from value
-
-
-@contextmanager
-def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[int]:
-    """Open `path` for reading and appending (made if missing) and hold its exclusive lock; gives the descriptor.
-
-    `waiting` is called again and again while somebody else holds it; it pauses, and may raise.
-    Raises OSError where it can't be opened.
-    """
-    handle = _opened_and_locked(path, waiting)
-    try:
-        yield handle
-    finally:
-        os.close(handle)
-
-
-def _opened_and_locked(path: Path, waiting: Callable[[], None] | None) -> int:
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            _lock(handle, waiting)
-            if _is_at(path, handle):
-                return handle
-        except BaseException:
-            os.close(handle)
-            raise
-        # Another file has taken its place meanwhile: who opens the path now would not meet our lock.
-        os.close(handle)
-
-
-def _lock(handle: int, waiting: Callable[[], None] | None) -> None:
-    while waiting:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            waiting()
-    fcntl.flock(handle, fcntl.LOCK_EX)
-
-
-def _is_at(path: Path, handle: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(handle))
-    except FileNotFoundError:
-        return False
-
-
-def human_size(size: int) -> str:
-    """A size in bytes as docker prints it: three digits, decimal units (`1.2GB`, `72.8MB`)."""
-    value, units = float(size), ["B", "kB", "MB", "GB", "TB", "PB"]
-    while value >= 999.5 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.3g}{units[0]}"
