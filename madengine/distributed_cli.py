@@ -197,7 +197,7 @@ def _collect(options: argparse.Namespace) -> int:
 def _collect_kubernetes(options: argparse.Namespace) -> int:
     """Collect out of a cluster; the exit code says whether a model failed there."""
     from madengine.deploy.kubernetes import names
-    from madengine.deploy.kubernetes.collect import collected
+    from madengine.deploy.kubernetes.collect import collect_results
     from madengine.programs.kubectl import Kubectl
     from madengine.results.merge import tables
 
@@ -205,7 +205,7 @@ def _collect_kubernetes(options: argparse.Namespace) -> int:
         raise ConfigurationError("--kubernetes: not together with folders or --failed")
     names.check_namespace(options.namespace)
     kubectl = Kubectl(options.namespace, options.kube_context)
-    came = collected(kubectl, options.output, options.results, options.run_id, options.wait)
+    came = collect_results(kubectl, options.output, options.results, options.run_id, options.wait)
     merged = came.merged
     for problem in merged.problems:
         logger.info(problem)

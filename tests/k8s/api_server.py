@@ -38,6 +38,7 @@ KINDS = (
     ("v1", "serviceaccounts", "ServiceAccount", True),
     ("v1", "services", "Service", True),
     ("v1", "pods", "Pod", True),
+    ("v1", "events", "Event", True),
     ("batch/v1", "jobs", "Job", True),
     ("rbac.authorization.k8s.io/v1", "roles", "Role", True),
     ("rbac.authorization.k8s.io/v1", "rolebindings", "RoleBinding", True),
@@ -290,14 +291,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _listed(self, version: str, plural: str, namespace: str, kind: str) -> Any:
         query = parse_qs(urlsplit(self.path).query)
-        wanted = dict(pair.split("=") for pair in ",".join(query.get("labelSelector", [])).split(",") if "=" in pair)
+        labels, fields = (_pairs(query.get(name, [])) for name in ("labelSelector", "fieldSelector"))
         with self.cluster.lock:
             items = [
                 one
                 for (what, where, _), one in sorted(self.cluster.objects.items())
                 if what == plural
                 and where == namespace
-                and wanted.items() <= (one["metadata"].get("labels") or {}).items()
+                and labels.items() <= (one["metadata"].get("labels") or {}).items()
+                and all(_field(one, path) == value for path, value in fields.items())
             ]
         return {"kind": f"{kind}List", "apiVersion": version, "metadata": {"resourceVersion": "1"}, "items": items}
 
@@ -308,6 +310,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+def _pairs(selectors: list[str]) -> dict[str, str]:
+    return dict(pair.split("=") for pair in ",".join(selectors).split(",") if "=" in pair)
+
+
+def _field(one: Object, path: str) -> Any:
+    value: Any = one
+    for name in path.split("."):
+        value = value.get(name, "")
+    return value
 
 
 def _namespace(body: bytes) -> Object:

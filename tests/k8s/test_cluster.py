@@ -93,7 +93,7 @@ def test_a_pod_killed_for_memory_has_a_row_with_the_reason(cluster: Cluster) -> 
     cluster.apply()
     [row] = cluster.reported
     assert (row["status"], row["performance"]) == ("FAILURE", "")
-    assert row["reason"] == "killed before its script had ended, without a warning: out of memory, as a rule"
+    assert row["reason"] == "killed before its script ended, without a warning: usually out of memory"
     assert cluster.collect(check=False).code == 3
     [row] = cluster.rows
     assert (row["reason"], row["exit_code"]) == ("out of memory: the kernel killed it", "137")
@@ -131,7 +131,7 @@ def test_a_job_without_any_pod_has_a_failure_with_its_own_reason(cluster: Cluste
     cluster.apply()
     assert cluster.collect(check=False).code == 3
     [row] = cluster.rows
-    assert row["reason"].startswith("its pods are gone, and left nothing: PodFailurePolicy: exit code")
+    assert row["reason"].startswith("none of its pods is left: PodFailurePolicy: exit code")
     assert row["engine"].endswith("/madengine-bad-job (job)")
 
 

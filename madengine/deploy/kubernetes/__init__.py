@@ -2,3 +2,6 @@
 
 # Seconds that scheduling and pulling may take in addition to the script.
 SLACK_SECONDS = 3600
+
+# The label of all objects that madengine writes.
+SELECTOR = "app.kubernetes.io/name=madengine"

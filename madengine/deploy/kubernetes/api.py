@@ -36,11 +36,10 @@ class ConfigMap:
     name: str
     account: Path = ACCOUNT
 
-    def size_without(self, prefix: str) -> int:
-        """Return the size in bytes of the values whose keys don't begin with the prefix."""
+    def read(self) -> dict[str, str]:
+        """Return the values of all keys; those of `binaryData` in base64."""
         configmap = json.loads(self._request("GET"))
-        entries = [*(configmap.get("data") or {}).items(), *(configmap.get("binaryData") or {}).items()]
-        return sum(len(value.encode()) for key, value in entries if not key.startswith(prefix))
+        return {**(configmap.get("data") or {}), **(configmap.get("binaryData") or {})}
 
     def merge(self, patch: Mapping[str, Any]) -> None:
         """Set the keys of the patch and remove those that are null; others stay."""
