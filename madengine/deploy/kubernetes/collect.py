@@ -18,7 +18,7 @@ from madengine import programs
 from madengine.deploy.kubernetes import SELECTOR
 from madengine.deploy.kubernetes.attempts import Attempt, PodInspector, origin
 from madengine.deploy.kubernetes.delivery import LIMIT
-from madengine.deploy.kubernetes.objects import ConfigMapData, Job, PodStatus, maps_of, pods_of
+from madengine.deploy.kubernetes.objects import PRUNED, ConfigMapData, Job, PodStatus, maps_of, pods_of
 from madengine.deploy.kubernetes.options import RESULTS
 from madengine.deploy.kubernetes.ranks import join_ranks
 from madengine.deploy.kubernetes.reports import Reports, read_reports
@@ -43,8 +43,9 @@ class Collected:
     #: The Jobs whose last attempt failed, and those that are unfinished.
     failed: tuple[str, ...]
     unfinished: tuple[str, ...]
-    #: The pods whose reports in the ConfigMap are in perf.csv now.
+    #: The pods whose reports in the ConfigMap are in perf.csv now, and their Jobs that have ended.
     pods: tuple[str, ...] = ()
+    jobs: tuple[str, ...] = ()
 
 
 def collect_results(kubectl: Kubectl, output: Path, results_output: Path, run_id: str, wait: bool) -> Collected:
@@ -70,12 +71,14 @@ def collect_results(kubectl: Kubectl, output: Path, results_output: Path, run_id
             logger.info(f"{attempt.pod or attempt.job}: {attempt.summary} (from {attempt.channel})")
         _log_shortage(results, reports)
         merged = _merge(_unknown(attempts, output), Path(scratch) / "collected", output, results_output)
+    removable = _removable(reports, attempts, jobs)
     return Collected(
         attempts=len(attempts),
         merged=replace(merged, problems=(*problems, *merged.problems)),
         failed=_failed(attempts),
         unfinished=tuple(job.name for job in jobs.values() if not job.condition),
-        pods=_collected_pods(reports, attempts, jobs),
+        pods=tuple(report.pod for report in removable),
+        jobs=tuple(sorted({report.job for report in removable if report.job in jobs and jobs[report.job].condition})),
     )
 
 
@@ -114,7 +117,7 @@ def _of_silent_jobs(
 ) -> list[Attempt]:
     """Return an attempt for each Job that has ended and has none."""
     with_attempt = {attempt.job for attempt in attempts}
-    silent = [job for job in jobs.values() if job.condition and job.name not in with_attempt]
+    silent = [job for job in jobs.values() if job.condition and job.name not in with_attempt and not job.pruned]
     watch.look_back(silent)
     return [attempt for job in silent if (attempt := inspector.of_job(job))]
 
@@ -170,14 +173,14 @@ def _failed(attempts: Iterable[Attempt]) -> tuple[str, ...]:
 # --- emptying the ConfigMap ---
 
 
-def _collected_pods(reports: Reports, attempts: Iterable[Attempt], jobs: Mapping[str, Job]) -> tuple[str, ...]:
-    """Return the pods whose reports are not needed any more."""
+def _removable(reports: Reports, attempts: Iterable[Attempt], jobs: Mapping[str, Job]) -> list[Attempt]:
+    """Return the reports that are not needed any more; those of several nodes are, until their Job has ended."""
     ended = {attempt.pod for attempt in attempts}
-    return tuple(
-        report.pod
+    return [
+        report
         for report in reports.attempts
         if report.pod in ended or (report.nodes > 1 and (report.job not in jobs or jobs[report.job].condition))
-    )
+    ]
 
 
 def prune(kubectl: Kubectl, collected: Collected) -> list[str]:
@@ -195,6 +198,8 @@ def prune(kubectl: Kubectl, collected: Collected) -> list[str]:
         if data.component == "input" and data.name not in in_use and data.created and data.created < latest
     ]
     lines = []
+    if collected.jobs:
+        programs.ask(kubectl("annotate", "jobs", "--overwrite", *collected.jobs, f"{PRUNED}=true"))
     if collected.pods:
         keys = {f"{pod}.{name}": None for pod in collected.pods for name in _KEYS}
         packed = {f"{pod}.perf.csv.gz": None for pod in collected.pods}

@@ -14,6 +14,8 @@ from madengine.errors import MadengineError
 
 logger = logging.getLogger(__name__)
 
+#: The annotation of a Job whose results were collected and removed.
+PRUNED = "madengine/pruned"
 _DIGEST = re.compile(r"@(sha256:[0-9a-f]{64})$")
 _REASON_LIMIT = 500
 _Typed = TypeVar("_Typed")
@@ -34,6 +36,8 @@ class Job:
     condition: str = ""
     #: Why it failed, as the Job controller says.
     reason: str = ""
+    #: Whether its results were collected and removed.
+    pruned: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,7 @@ def _job(item: Any) -> Job:
         started=_time(item, "status", "startTime"),
         condition=_text(ended, "type"),
         reason=_reason(ended),
+        pruned=PRUNED in annotations,
     )
 
 
