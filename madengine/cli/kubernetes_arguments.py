@@ -75,13 +75,25 @@ def _placing(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="pods of each model that run as one (default: NNODES of the context's multi_node_args, else 1)",
     )
+    group.add_argument(
+        "--may-share-nodes", action="store_true", help="let pods of one run share a node (default: each has its own)"
+    )
     group.add_argument("--cpu", default="2", metavar="N", help="CPUs that a pod asks for (default: 2)")
-    group.add_argument("--memory", default="", metavar="SIZE", help="request and limit (default: 4Gi, no limit)")
+    group.add_argument("--cpu-limit", default="", metavar="N", help="CPU limit of a pod's model (default: none)")
+    group.add_argument(
+        "--memory", default="", metavar="SIZE", help="request and limit, or none (default: request 4Gi, no limit)"
+    )
     group.add_argument("--ephemeral-storage", default="", metavar="SIZE", help="request and limit, for files")
     group.add_argument("--shm-size", default="", metavar="SIZE", help="/dev/shm (default: half of --memory, else 16Gi)")
     group.add_argument("--node-selector", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     group.add_argument("--toleration", nargs="+", action="extend", default=[], metavar="KEY[=VALUE][:EFFECT]")
     group.add_argument("--queue", default="", metavar="NAME", help="Kueue's local queue")
+    group.add_argument("--priority-class", default="", metavar="NAME", help="priority class of the pods")
+    group.add_argument(
+        "--do-not-disrupt", action="store_true", help="ask Karpenter and the cluster autoscaler not to evict the pods"
+    )
+    group.add_argument("--run-as", default="", metavar="UID[:GID]", help="user of the model (default: the image's)")
+    group.add_argument("--drop-capabilities", action="store_true", help="drop all capabilities of the model")
     group.add_argument("--image-pull-secret", nargs="+", action="extend", default=[], metavar="NAME")
     group.add_argument(
         "--env-secret",

@@ -48,6 +48,20 @@ OPTIONS: Mapping[str, list[str]] = {
     "repeats": ["--repeats", "5", "--parallel", "2"],
     "nodes": ["--nodes", "4", "--gpus-per-node", "8"],
     "nodes and repeats": ["--nodes", "2", "--repeats", "2"],
+    "shared nodes": ["--nodes", "2", "--may-share-nodes"],
+    "cpu limit": ["--cpu-limit", "8"],
+    "no memory": ["--memory", "none"],
+    "restricted": ["--drop-capabilities", "--run-as", "1000:1000", "--create-namespace"],
+    "undisturbed": ["--priority-class", "benchmarks", "--do-not-disrupt"],
+    "undisturbed runner": [
+        "--mode",
+        "runner",
+        "--priority-class",
+        "benchmarks",
+        "--do-not-disrupt",
+        "--memory",
+        "none",
+    ],
     "endings": ["--timeout", "60", "--slack", "10", "--retries", "0", "--ttl", "86400", "--run-id", "night_7."],
     "no limit": ["--timeout", "0"],
     "host ipc": ["--host-ipc", "--create-namespace"],
@@ -178,8 +192,8 @@ def test_a_models_image_runs_by_digest_with_its_gpus_and_limits(written: Mapping
     model = model_container(jobs["madengine-dummy-job"])
     assert model["image"] == f"reg.example.com/ci-m0_ubuntu_amd@{DIGEST}"
     assert model["command"] == ["/opt/madengine/entry.sh"]
-    assert model["resources"]["limits"] == {"memory": "64Gi", "ephemeral-storage": "50Gi", "amd.com/gpu": 8}
-    assert model_container(jobs["madengine-m1-ubuntu-nvidia-job"])["resources"]["limits"]["nvidia.com/gpu"] == 8
+    assert model["resources"]["limits"] == {"memory": "64Gi", "ephemeral-storage": "50Gi", "amd.com/gpu": "8"}
+    assert model_container(jobs["madengine-m1-ubuntu-nvidia-job"])["resources"]["limits"]["nvidia.com/gpu"] == "8"
     assert "gpu" not in json.dumps(model_container(jobs["madengine-two-job"])["resources"])
     spec = jobs["madengine-dummy-job"]["spec"]
     assert {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "32Gi"}} in spec["template"]["spec"][
@@ -226,6 +240,65 @@ def test_nodes_find_each_other_by_a_headless_service(written: Mapping[str, list[
     assert known["MASTER_ADDR"] == "madengine-dummy-job-0.madengine-dummy"
     assert (known["NNODES"], known["NPROC_PER_NODE"], known["MASTER_PORT"]) == ("4", "8", "6006")
     assert len({one["metadata"]["name"] for one in of_kind(written["nodes and repeats"], "Job")}) == 6
+
+
+def test_each_pod_of_a_run_has_a_node_of_its_own_unless_it_may_share(
+    written: Mapping[str, list[dict[str, Any]]],
+) -> None:
+    for job in of_kind(written["nodes"], "Job"):
+        [term] = job["spec"]["template"]["spec"]["affinity"]["podAntiAffinity"].values()
+        labels = {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
+        assert term == [{"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": labels}}]
+    for name in ("shared nodes", "repeats", "none"):
+        assert "affinity" not in json.dumps(written[name])
+
+
+def test_what_a_site_may_require_of_pods_is_an_option(written: Mapping[str, list[dict[str, Any]]]) -> None:
+    job = of_kind(written["restricted"], "Job")[0]
+    assert model_container(job)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "runAsUser": 1000,
+        "runAsNonRoot": True,
+        "runAsGroup": 1000,
+    }
+    pod = of_kind(written["cpu limit"], "Job")[0]["spec"]["template"]["spec"]
+    assert all("cpu" in one["resources"]["limits"] for one in (*pod["initContainers"], *pod["containers"]))
+    assert "memory" not in model_container(of_kind(written["no memory"], "Job")[0])["resources"]["requests"]
+    for name in ("undisturbed", "undisturbed runner"):
+        template = of_kind(written[name], "Job")[0]["spec"]["template"]
+        assert template["spec"]["priorityClassName"] == "benchmarks"
+        assert template["metadata"]["annotations"]["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+
+
+def test_the_input_of_many_models_is_split_into_what_kubectl_apply_accepts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = {"owner": "someone@example.com", "args": "--batch 64", "tags": ["<pyt>", "train"]}
+    content = manifest(*({"name": f"pyt_model_{number}", **more} for number in range(250)))
+    found = generated(tmp_path, content)
+    configs = {one["metadata"]["name"]: one for one in of_kind(found, "ConfigMap") if one.get("immutable")}
+    assert len(configs) > 1
+    for one in configs.values():
+        applied = json.dumps(one).replace("<", "\\u003c").replace(">", "\\u003e")
+        assert len(applied) < 262_144
+    jobs = of_kind(found, "Job")
+    assert len(jobs) == 250
+    for job in jobs:
+        config = configs[job["metadata"]["annotations"]["madengine/config"]]
+        facts = json.loads(config["data"]["jobs.json"])[job["metadata"]["name"]]
+        assert facts["image"] in json.loads(config["data"]["manifest.json"])["built_images"]
+        volumes = job["spec"]["template"]["spec"]["volumes"]
+        assert {"name": "config", "configMap": {"name": config["metadata"]["name"]}} in volumes
+    assert f"the input is in {len(configs)} ConfigMaps, so that `kubectl apply` accepts" in capsys.readouterr().err
+    assert "server-side" not in (tmp_path / "k8s-madengine-configmap.yaml").read_text()
+    content = manifest(*({"name": f"pyt_model_{number}", **more} for number in range(500)))
+    generated(tmp_path, content, "--mode", "runner")
+    assert (
+        "larger than `kubectl apply` accepts (262,144 bytes); use `kubectl apply --server-side`"
+        in capsys.readouterr().err
+    )
+    assert "kubectl apply --server-side -f k8s" in (tmp_path / "k8s-madengine-configmap.yaml").read_text()
 
 
 def test_the_same_input_makes_the_same_files(tmp_path: Path) -> None:
@@ -308,6 +381,9 @@ def test_jobs_of_any_names_have_valid_and_different_names(texts: list[str]) -> N
             "--toleration: expected the effect NoSchedule, PreferNoSchedule or NoExecute, got 'Never' in 'a:Never'",
         ),
         (["--queue", "A"], "--queue: expected an object's name (lower-case letters, digits, '-', '.'), got 'A'"),
+        (["--run-as", "root"], "--run-as: expected UID or UID:GID in numbers, got 'root'"),
+        (["--cpu-limit", "x"], "--cpu-limit: expected a number of CPUs such as 8 or 500m, got 'x'"),
+        (["--nodes", "20000"], "--nodes: expected up to 10000, got 20000"),
         (["--ttl", "60"], "--ttl: expected 86400 or more, got 60; a Job's pods and logs are deleted with it"),
         (["--run-id", "a b"], "--run-id: expected up to 100 letters, digits, '-', '_', '.', got 'a b'"),
         (["--tags", "nothing"], "no model named or tagged 'nothing'"),

@@ -8,7 +8,7 @@ from typing import Any
 from madengine.deploy.ansible import Generated
 from madengine.deploy.kubernetes.input_config import RUNNER_JOB
 from madengine.deploy.kubernetes.jobs import job_annotations, job_values, labels, shared_values
-from madengine.deploy.kubernetes.options import Options
+from madengine.deploy.kubernetes.options import NONE, Options
 from madengine.deploy.kubernetes.plan import Plan, PlanInput, load_plan
 from madengine.deploy.kubernetes.tasks import time_limit
 from madengine.deploy.render import render
@@ -50,11 +50,11 @@ def _values(plan: Plan) -> dict[str, Any]:
     shared = shared_values(options, plan.pods, plan.runner_image)
     values = {
         **shared,
-        "config": plan.config.name,
-        "entries": plan.config.entries,
+        "configs": plan.configs,
+        "server_side": any(config.too_large_to_apply for config in plan.configs),
         "create_namespace": options.create_namespace,
         "own_account": shared["reports"] and not options.service_account,
-        "jobs": [job_values(task, options, plan.config.name) for task in plan.tasks],
+        "jobs": [job_values(task, options, plan.config_of(task.name)) for task in plan.tasks],
     }
     return {**values, "job": _runner(plan)} if options.mode == "runner" else values
 
@@ -66,7 +66,8 @@ def _runner(plan: Plan) -> dict[str, Any]:
     return {
         "name": RUNNER_JOB,
         "labels": {**labels(models[0], options), "madengine/model": "all"},
-        "annotations": job_annotations(options, plan.config.name),
+        "config": plan.config_of(RUNNER_JOB),
+        "annotations": job_annotations(options, plan.config_of(RUNNER_JOB)),
         "command": [
             "python3",
             "-m",
@@ -78,6 +79,6 @@ def _runner(plan: Plan) -> dict[str, Any]:
         ],
         "queue": options.queue,
         "deadline": sum(limits) + (plan.hook_seconds + options.slack) * len(limits) if all(limits) else None,
-        "requests": {"cpu": options.cpu, "memory": options.memory or "1Gi"},
+        "requests": {"cpu": options.cpu, **({} if options.memory == NONE else {"memory": options.memory or "1Gi"})},
         "tolerations": options.tolerations,
     }

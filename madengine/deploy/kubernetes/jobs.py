@@ -8,7 +8,7 @@ from typing import Any
 
 from madengine.build import payload
 from madengine.deploy.kubernetes import launch, names
-from madengine.deploy.kubernetes.options import RESULTS, SERVICE_ACCOUNT, Options
+from madengine.deploy.kubernetes.options import NONE, RESULTS, SERVICE_ACCOUNT, Options
 from madengine.deploy.kubernetes.tasks import TERMINATION_MESSAGE, Task, service_name
 from madengine.records import Model
 
@@ -34,12 +34,14 @@ def job_values(task: Task, options: Options, config: str) -> dict[str, Any]:
     several = options.nodes > 1
     return {
         "name": task.name,
+        "config": config,
         "image_key": task.image.key,
         "labels": labels(task.model, options),
         "annotations": {"madengine/model": task.model.name, **job_annotations(options, config)},
         "queue": options.queue,
         "service": service_name(task.name) if several else "",
         "several": several,
+        "spread": several and not options.may_share_nodes,
         "indexed": several or options.repeats > 1,
         "completions": options.nodes if several else options.repeats,
         "parallelism": options.nodes if several else min(options.parallel, options.repeats),
@@ -78,6 +80,10 @@ def shared_values(options: Options, pods: int, runner_image: str) -> dict[str, A
         # The user's own, ours if the sidecar needs one, else the namespace's default.
         "service_account": options.service_account or (SERVICE_ACCOUNT if options.results == "configmap" else ""),
         "host_ipc": options.host_ipc,
+        "priority_class": options.priority_class,
+        "do_not_disrupt": options.do_not_disrupt,
+        "cpu_limit": options.cpu_limit,
+        "security": _security(options),
         "beyond_baseline": options.beyond_baseline,
         "termination_message": TERMINATION_MESSAGE,
         "workspace": payload.WORKSPACE,
@@ -89,6 +95,7 @@ def labels(model: Model, options: Options) -> dict[str, str]:
     """Return the labels of a Job and its pods."""
     return {
         "app.kubernetes.io/name": "madengine",
+        "app.kubernetes.io/managed-by": "madengine",
         "app.kubernetes.io/component": "model",
         "madengine/model": names.label(model.name),
         **({"madengine/run": names.label(options.run_id)} if options.run_id else {}),
@@ -107,12 +114,26 @@ def _gpu_tolerations(task: Task) -> list[Mapping[str, str]]:
 
 def _requests(options: Options) -> dict[str, str]:
     storage = {"ephemeral-storage": options.ephemeral_storage} if options.ephemeral_storage else {}
-    return {"cpu": options.cpu, "memory": options.memory or "4Gi", **storage}
+    memory = {} if options.memory == NONE else {"memory": options.memory or "4Gi"}
+    return {"cpu": options.cpu, **memory, **storage}
+
+
+def _security(options: Options) -> dict[str, Any]:
+    """Return the securityContext of the model's container."""
+    user, _, group = options.run_as.partition(":")
+    return {
+        "allowPrivilegeEscalation": False,
+        **({"capabilities": {"drop": ["ALL"]}} if options.drop_capabilities else {}),
+        **({"runAsUser": int(user), "runAsNonRoot": user != "0"} if user else {}),
+        **({"runAsGroup": int(group)} if group else {}),
+    }
 
 
 def _limits(task: Task, options: Options) -> dict[str, Any]:
     return {
-        **({"memory": options.memory} if options.memory else {}),
+        **({"cpu": options.cpu_limit} if options.cpu_limit else {}),
+        **({"memory": options.memory} if options.has_memory else {}),
         **({"ephemeral-storage": options.ephemeral_storage} if options.ephemeral_storage else {}),
-        **({task.gpu_resource: task.gpus} if task.gpus else {}),
+        # A server keeps it as a string: as a number, `kubectl apply` would find a change each time.
+        **({task.gpu_resource: str(task.gpus)} if task.gpus else {}),
     }

@@ -11,6 +11,9 @@ from madengine.errors import ConfigurationError
 
 RESULTS = "madengine-results"
 SERVICE_ACCOUNT = "madengine"
+#: --memory without a request and a limit
+NONE = "none"
+_NODES_LIMIT = 10_000
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,12 @@ class Options:
     ttl: int | None = None
     host_ipc: bool = False
     host_path: bool = False
+    may_share_nodes: bool = False
+    cpu_limit: str = ""
+    priority_class: str = ""
+    drop_capabilities: bool = False
+    run_as: str = ""
+    do_not_disrupt: bool = False
     create_namespace: bool = False
     kustomize: bool = False
     template_dir: Path | None = None
@@ -61,11 +70,17 @@ class Options:
                 f"--run-id: expected up to 100 letters, digits, '-', '_', '.', got {self.run_id!r}"
             )
         for option, text in (("--memory", self.memory), ("--shm-size", self.shm_size)):
-            if text:
+            if text and (option, text) != ("--memory", NONE):
                 names.check_bytes(option, text)
         if self.ephemeral_storage:
             names.check_bytes("--ephemeral-storage", self.ephemeral_storage)
         names.check_cpus("--cpu", self.cpu)
+        if self.cpu_limit:
+            names.check_cpus("--cpu-limit", self.cpu_limit)
+        if self.run_as and not re.fullmatch(r"[0-9]{1,10}(:[0-9]{1,10})?", self.run_as):
+            raise ConfigurationError(f"--run-as: expected UID or UID:GID in numbers, got {self.run_as!r}")
+        if not 0 <= self.nodes <= _NODES_LIMIT:
+            raise ConfigurationError(f"--nodes: expected up to {_NODES_LIMIT}, got {self.nodes}")
         if self.gpu_resource:
             names.check_key("--gpu-resource", self.gpu_resource)
         if self.queue:
@@ -74,6 +89,7 @@ class Options:
         for option, objects in (
             ("--image-pull-secret", self.image_pull_secret),
             ("--env-secret", self.env_secret),
+            ("--priority-class", (self.priority_class,) if self.priority_class else ()),
             ("--service-account", (self.service_account,) if self.service_account else ()),
         ):
             for name in objects:
@@ -84,6 +100,10 @@ class Options:
             )
         if self.engine_host and self.mode != "runner":
             raise ConfigurationError("--engine-host: requires --mode runner")
+
+    @property
+    def has_memory(self) -> bool:
+        return self.memory not in ("", NONE)
 
     @property
     def node_labels(self) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from madengine.data_sets.mounts import Data
 from madengine.deploy.ansible import configured
 from madengine.deploy.kubernetes import launch, names
 from madengine.deploy.kubernetes.hook_files import definitions, hook_files
-from madengine.deploy.kubernetes.input_config import InputConfig, job_config, runner_config
+from madengine.deploy.kubernetes.input_config import InputConfig, job_configs, runner_config
 from madengine.deploy.kubernetes.options import Options
 from madengine.deploy.kubernetes.tasks import Settings, Task, plan_tasks, vendor
 from madengine.deploy.kubernetes.unsupported import plan_warnings
@@ -124,12 +124,16 @@ class Plan:
     manifest: Manifest
     #: The Jobs' tasks; none if one runner runs the whole manifest.
     tasks: tuple[Task, ...]
-    config: InputConfig
+    configs: tuple[InputConfig, ...]
     #: The image of the sidecar, or of the runner; empty if there is neither.
     runner_image: str
     #: Seconds that the hooks of one model may take.
     hook_seconds: int
     warnings: tuple[str, ...]
+
+    def config_of(self, job: str) -> str:
+        """Return the name of a Job's input ConfigMap."""
+        return next(config.name for config in self.configs if job in config.jobs)
 
     @property
     def pods(self) -> int:
@@ -150,13 +154,14 @@ def load_plan(source: PlanInput, options: Options, data_file: Path | None = None
     tools = definitions(manifest, source.root)
     settings = Settings(options, context, hook_files(manifest, context, tools, None if runner else source.root))
     tasks = () if runner else plan_tasks(manifest, job_names, settings, data)
-    config = runner_config(manifest, settings, tools) if runner else job_config(manifest, tasks, settings)
+    configs = (runner_config(manifest, settings, tools),) if runner else job_configs(manifest, tasks, settings)
     lines = [
         *plan_warnings(manifest, settings, runner_image),
         *(f"ignored: {key}" for key in data.ignored_keys),
+        *_size_warnings(configs),
     ]
     hook_seconds = settings.hooks.hooks.seconds
-    return Plan(options, manifest, tasks, config, runner_image, hook_seconds, tuple(map(names.one_line, lines)))
+    return Plan(options, manifest, tasks, configs, runner_image, hook_seconds, tuple(map(names.one_line, lines)))
 
 
 def name_jobs(manifest: Manifest) -> dict[str, str]:
@@ -195,6 +200,19 @@ def with_args(manifest: Manifest, context: Context) -> Manifest:
         return manifest
     models: dict[str, Model] = {key: replace(model, args=context.model_args) for key, model in manifest.models.items()}
     return replace(manifest, models=models)
+
+
+def _size_warnings(configs: Sequence[InputConfig]) -> list[str]:
+    if any(config.too_large_to_apply for config in configs):
+        return [
+            "the input ConfigMap is larger than `kubectl apply` accepts (262,144 bytes); use `kubectl apply "
+            "--server-side`"
+        ]
+    if len(configs) > 1:
+        return [
+            f"the input is in {len(configs)} ConfigMaps, so that `kubectl apply` accepts them without --server-side"
+        ]
+    return []
 
 
 def _runner_image(manifest: Manifest, options: Options) -> str:

@@ -163,7 +163,7 @@ def _gpu_resource(image: Image, model: Model, settings: Settings) -> str:
 
 
 def _shared_memory(context: Context, options: Options) -> str:
-    half = names.half(options.memory) if options.memory else _SHARED_MEMORY
+    half = names.half(options.memory) if options.has_memory else _SHARED_MEMORY
     return options.shm_size or names.of_docker(context.shm_size) or half
 
 
