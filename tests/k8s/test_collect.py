@@ -38,7 +38,7 @@ __all__ = ["target"]
 NAMESPACE = "madengine"
 JOB = "madengine-dummy-job"
 MESSAGE = f"{ENTRY}\nperformance: 7 tokens\n\nend\n"
-Said = pytest.CaptureFixture[str]
+Captured = pytest.CaptureFixture[str]
 
 
 DONE = Remains(parse_entry(ENTRY), Measurement((Metric("5", "tokens"),)))
@@ -147,7 +147,7 @@ def container(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", ["/evil.csv", "../../evil.csv", "a/../../../evil.csv"])
-def test_no_path_of_a_configmap_is_written(space: Space, capsys: Said, path: str) -> None:
+def test_no_path_of_a_configmap_is_written(space: Space, capsys: Captured, path: str) -> None:
     space.apply(manifest({"multiple_results": "r.csv"}), "--results", "pull")
     [config] = [one for (kind, _, _), one in space.server.cluster.objects.items() if kind == "configmaps"]
     hostile = path.replace("/evil", f"{space.folder}/evil") if path.startswith("/") else path
@@ -162,7 +162,7 @@ def test_no_path_of_a_configmap_is_written(space: Space, capsys: Said, path: str
 UIDS = ("../../evil", "/evil", "a/b", "", "x" * 200, "a\nb")
 
 
-def test_a_job_with_an_invalid_uid_costs_itself_alone(space: Space, capsys: Said) -> None:
+def test_a_job_with_an_invalid_uid_costs_itself_alone(space: Space, capsys: Captured) -> None:
     space.apply(manifest({}, *({"name": f"m{number}"} for number in range(len(UIDS)))))
     space.pod("p", ended())
     for number, uid in enumerate(UIDS):
@@ -239,7 +239,7 @@ PACKED: Mapping[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("has_pods", [True, False])
-def test_a_broken_report_costs_one_row_at_most(space: Space, capsys: Said, has_pods: bool) -> None:
+def test_a_broken_report_costs_one_row_at_most(space: Space, capsys: Captured, has_pods: bool) -> None:
     space.apply(manifest({}, {"name": "two"}), "--run-id", "r")
     space.report("madengine-two-job-x", "madengine-two-job")
     problems = {}
@@ -279,7 +279,7 @@ MESSAGES = {
 CODES = (10**30, -(2**40), 1.5, "7", None)
 
 
-def test_a_hostile_end_of_a_pod_costs_one_row(space: Space, capsys: Said) -> None:
+def test_a_hostile_end_of_a_pod_costs_one_row(space: Space, capsys: Captured) -> None:
     space.apply(manifest({}, {"name": "two"}), "--results", "pull", "--run-id", "r")
     space.pod("good", ended(), "madengine-two-job")
     for number, message in enumerate(MESSAGES):
@@ -304,7 +304,7 @@ def test_a_hostile_end_of_a_pod_costs_one_row(space: Space, capsys: Said) -> Non
 FACTS = ("[]", "{", '{"JOB": 7}', '{"JOB": {"image": "IMAGE", "timeout": "x"}}', '{"JOB": {"image": "IMAGE"}}')
 
 
-def test_a_broken_input_configmap_is_one_line(space: Space, capsys: Said) -> None:
+def test_a_broken_input_configmap_is_one_line(space: Space, capsys: Captured) -> None:
     space.apply(manifest({}), "--results", "pull")
     [config] = [one for (kind, _, _), one in space.server.cluster.objects.items() if kind == "configmaps"]
     space.pod("p", ended())
@@ -319,7 +319,7 @@ def test_a_broken_input_configmap_is_one_line(space: Space, capsys: Said) -> Non
 # --- a full ConfigMap ---
 
 
-def test_rows_that_did_not_fit_are_taken_from_the_pod(space: Space, capsys: Said) -> None:
+def test_rows_that_did_not_fit_are_taken_from_the_pod(space: Space, capsys: Captured) -> None:
     space.apply(manifest({}, {"name": "two"}), "--run-id", "r")
     for name, job in (("p", JOB), ("q", "madengine-two-job")):
         report = space.report(name, job)
@@ -354,7 +354,7 @@ def test_logs_of_other_pods_make_room_for_rows_the_oldest_first(server: ApiServe
     assert {"p2.log", "p3.log"} <= data.keys()
 
 
-def test_what_was_collected_can_be_removed_and_nothing_else(space: Space, capsys: Said) -> None:
+def test_what_was_collected_can_be_removed_and_nothing_else(space: Space, capsys: Captured) -> None:
     space.apply(manifest({}, {"name": "two"}), "--run-id", "r")
     space.report("p")
     space.store({"p.log": "log", "other.log": "log", "foreign.result.json": "{", "q.perf.csv": ""})
@@ -427,7 +427,7 @@ def test_a_pod_that_failed_before_its_container_started_has_the_kubelets_reason(
     assert space.rows["p"]["reason"] == "UnexpectedAdmissionError: no GPU is left"
 
 
-def test_a_sidecar_that_could_not_report_says_why(space: Space, capsys: Said) -> None:
+def test_a_sidecar_that_could_not_report_says_why(space: Space, capsys: Captured) -> None:
     space.apply(manifest({}), "--run-id", "r")
     terminated = {"exitCode": 1, "message": "not reported: PATCH madengine-results: 403: forbidden"}
     sidecar = {**container("report"), "state": {"terminated": terminated}}
@@ -456,7 +456,7 @@ UNSCHEDULABLE = {"phase": "Pending", "conditions": [NOT_SCHEDULED]}
 
 
 def test_while_waiting_it_says_once_why_pods_do_not_start_and_the_row_says_it_too(
-    space: Space, capsys: Said, monkeypatch: pytest.MonkeyPatch
+    space: Space, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space.apply(manifest({}, {"name": "two"}, {"name": "three"}), "--run-id", "r")
     space.pod("p", UNSCHEDULABLE)

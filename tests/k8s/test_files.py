@@ -104,8 +104,8 @@ def manifest(*cards: Mapping[str, Any], registry: str = "reg.example.com", **con
             "registry_image": f"{registry}/{key}",
             "registry_digest": DIGEST,
         }
-        given = {name: value for name, value in card.items() if name != "vendor"}
-        models[key] = {"name": "dummy", "dockerfile": "docker/x", "scripts": "scripts/x", **given}
+        entry = {name: value for name, value in card.items() if name != "vendor"}
+        models[key] = {"name": "dummy", "dockerfile": "docker/x", "scripts": "scripts/x", **entry}
     return {"built_images": images, "built_models": models, "registry": registry, "context": context}
 
 
@@ -125,8 +125,8 @@ def objects(path: Path) -> Iterator[dict[str, Any]]:
     return (one for one in yaml.load_all(path.read_text(encoding="utf-8"), loader) if one)
 
 
-def of_kind(found: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    return [one for one in found if one["kind"] == kind]
+def of_kind(resources: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [one for one in resources if one["kind"] == kind]
 
 
 def model_container(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,8 +150,8 @@ def test_the_output_of_every_option_is_strictly_valid(
     written: Mapping[str, list[dict[str, Any]]], version: str
 ) -> None:
     checked = 0
-    for name, found in written.items():
-        for one in found:
+    for name, resources in written.items():
+        for one in resources:
             problems = list(_validator(version, one["kind"], one["apiVersion"]).iter_errors(one))
             assert not problems, (name, one["kind"], problems[0].message, list(problems[0].path))
             checked += 1
@@ -179,9 +179,9 @@ def test_what_goes_beyond_baseline_says_so(
     assert space["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "privileged"
     [space] = of_kind(written["namespace"], "Namespace")
     assert space["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "baseline"
-    found = generated(tmp_path, manifest({}, docker_mounts={"/data": "/srv/data"}), "--host-path", "--host-ipc")
+    resources = generated(tmp_path, manifest({}, docker_mounts={"/data": "/srv/data"}), "--host-path", "--host-ipc")
     assert "--host-ipc, --host-path: forbidden by Pod Security baseline" in capsys.readouterr().err
-    [job] = of_kind(found, "Job")
+    [job] = of_kind(resources, "Job")
     assert {"name": "mount-0", "hostPath": {"path": "/srv/data"}} in job["spec"]["template"]["spec"]["volumes"]
     assert job["spec"]["template"]["spec"]["hostIPC"] is True
 
@@ -276,13 +276,13 @@ def test_the_input_of_many_models_is_split_into_what_kubectl_apply_accepts(
 ) -> None:
     more = {"owner": "someone@example.com", "args": "--batch 64", "tags": ["<pyt>", "train"]}
     content = manifest(*({"name": f"pyt_model_{number}", **more} for number in range(250)))
-    found = generated(tmp_path, content)
-    configs = {one["metadata"]["name"]: one for one in of_kind(found, "ConfigMap") if one.get("immutable")}
+    resources = generated(tmp_path, content)
+    configs = {one["metadata"]["name"]: one for one in of_kind(resources, "ConfigMap") if one.get("immutable")}
     assert len(configs) > 1
     for one in configs.values():
         applied = json.dumps(one).replace("<", "\\u003c").replace(">", "\\u003e")
         assert len(applied) < 262_144
-    jobs = of_kind(found, "Job")
+    jobs = of_kind(resources, "Job")
     assert len(jobs) == 250
     for job in jobs:
         config = configs[job["metadata"]["annotations"]["madengine/config"]]
@@ -332,8 +332,8 @@ def test_hostile_names_arguments_and_variables_arrive_as_they_are(
     content = manifest({"name": name}, docker_env_vars=values)
     config = tmp_path / "args.json"
     config.write_text(json.dumps({"context": {"model_args": shlex.join(words), "docker_env_vars": values}}))
-    found = generated(tmp_path, content, "--execution-config", str(config))
-    [job] = of_kind(found, "Job")
+    resources = generated(tmp_path, content, "--execution-config", str(config))
+    [job] = of_kind(resources, "Job")
     container = model_container(job)
     env = {one["name"]: one["value"] for one in container["env"] if "value" in one}
     known: dict[str, str] = {}
@@ -345,7 +345,7 @@ def test_hostile_names_arguments_and_variables_arrive_as_they_are(
     assert job["metadata"]["annotations"]["madengine/model"] == name
     problems = list(_validator(VERSIONS[-1], "Job", "batch/v1").iter_errors(job))
     assert not problems, problems[0].message
-    config_map = next(one for one in of_kind(found, "ConfigMap") if one.get("immutable"))
+    config_map = next(one for one in of_kind(resources, "ConfigMap") if one.get("immutable"))
     [card] = json.loads(config_map["data"]["manifest.json"])["built_models"].values()
     assert card["name"] == name
 
@@ -402,8 +402,8 @@ def test_a_wrong_option_is_one_line_and_writes_nothing(
     path = tmp_path / "m.json"
     path.write_text(json.dumps(manifest({})))
     assert main(["generate", "k8s", "--manifest-file", str(path), "--output", str(tmp_path), *words]) == 4
-    said = capsys.readouterr().err.strip()
-    assert complaint in said and "\n" not in said
+    errors = capsys.readouterr().err.strip()
+    assert complaint in errors and "\n" not in errors
     assert [one.name for one in tmp_path.iterdir()] == ["m.json"]
 
 
@@ -462,8 +462,8 @@ def test_a_folder_of_the_node_needs_the_option_that_says_so(tmp_path: Path, caps
 def test_a_sites_own_template_comes_first_and_a_kustomization_is_written(tmp_path: Path) -> None:
     (tmp_path / "mine/k8s").mkdir(parents=True)
     (tmp_path / "mine/k8s/job.yaml").write_text("kind: Mine\nname: [[ namespace ]]\n")
-    found = generated(tmp_path, manifest({}), "--template-dir", str(tmp_path / "mine"), "--kustomize")
-    assert found[-1] == {"kind": "Mine", "name": "madengine"}
+    resources = generated(tmp_path, manifest({}), "--template-dir", str(tmp_path / "mine"), "--kustomize")
+    assert resources[-1] == {"kind": "Mine", "name": "madengine"}
     [kustomization] = objects(tmp_path / "kustomization.yaml")
     assert kustomization["resources"] == ["k8s-madengine-configmap.yaml", "k8s-madengine-job.yaml"]
 
@@ -486,8 +486,8 @@ def test_the_files_are_laid_out_as_yamllint_wants(tmp_path: Path, name: str) -> 
     for path in tmp_path.glob("k*.yaml"):
         text = path.read_text(encoding="utf-8")
         # How long a value is, is not ours to choose.
-        found = [one for one in linter.run(text, settings) if one.rule != "line-length"]
-        assert not [f"{path.name}:{one.line}: {one.desc}" for one in found]
+        problems = [one for one in linter.run(text, settings) if one.rule != "line-length"]
+        assert not [f"{path.name}:{one.line}: {one.desc}" for one in problems]
 
 
 def test_without_a_manifest_the_package_says_what_there_is(

@@ -47,10 +47,10 @@ def stored(server: ApiServer) -> dict[str, Any]:
 
 
 def table(server: ApiServer) -> list[dict[str, str]]:
-    found = stored(server)
-    text = found.get("data", {}).get(f"{POD}.perf.csv")
+    configmap = stored(server)
+    text = configmap.get("data", {}).get(f"{POD}.perf.csv")
     if text is None:
-        text = gzip.decompress(base64.b64decode(found["binaryData"][f"{POD}.perf.csv.gz"])).decode()
+        text = gzip.decompress(base64.b64decode(configmap["binaryData"][f"{POD}.perf.csv.gz"])).decode()
     return list(csv.DictReader(io.StringIO(text)))
 
 
@@ -75,7 +75,7 @@ def test_what_others_have_reported_stays(server: ApiServer, target: ConfigMap) -
 
 
 @pytest.mark.parametrize(
-    ("failures", "complaint", "asked"),
+    ("failures", "complaint", "requests"),
     [([403] * 9, "403", 5), ([401] * 9, "401", 5), ([404] * 9, "404", 5)],
 )
 def test_a_right_that_stays_missing_is_said_and_not_asked_for_for_ever(
@@ -83,13 +83,13 @@ def test_a_right_that_stays_missing_is_said_and_not_asked_for_for_ever(
     target: ConfigMap,
     failures: list[int | str],
     complaint: str,
-    asked: int,
+    requests: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     server.cluster.failures = [*failures]
     assert complaint in deliver(target, POD, Report(rows(), DOCUMENT), 100_000)
-    assert len(server.cluster.requests) == asked
+    assert len(server.cluster.requests) == requests
 
 
 def test_a_server_that_is_away_is_given_up_in_time(server: ApiServer, target: ConfigMap) -> None:
@@ -120,13 +120,13 @@ def test_many_rows_are_packed_and_none_is_lost(server: ApiServer, target: Config
 def test_rows_that_do_not_fit_at_all_are_counted(server: ApiServer, target: ConfigMap) -> None:
     noise = [{"model": os.urandom(60).hex(), "performance": "1"} for _ in range(500)]
     problem = deliver(target, POD, Report(noise, DOCUMENT, b"log", 3), 20_000)
-    kept = len(table(server))
-    assert 50 < kept < 500
+    stored_rows = len(table(server))
+    assert 50 < stored_rows < 500
     document = json.loads(stored(server)["data"][f"{POD}.result.json"])
-    assert document["truncated"] == f"{500 - kept} of 500 rows are left out"
-    assert document["rows_omitted"] == 500 - kept
+    assert document["truncated"] == f"{500 - stored_rows} of 500 rows are left out"
+    assert document["rows_omitted"] == 500 - stored_rows
     assert problem.startswith(
-        f"{500 - kept} of 500 rows don't fit into configmap madengine-results: other pods use 0 of"
+        f"{500 - stored_rows} of 500 rows don't fit into configmap madengine-results: other pods use 0 of"
     )
 
 
@@ -161,7 +161,7 @@ def test_a_configmap_that_is_full_keeps_what_it_has(server: ApiServer, target: C
     assert len(stored(server)["data"]["old"]) == 890 * 1024
 
 
-def told(folder: Path, content: Mapping[str, Any] | None = None, **files: str) -> Report:
+def report_of(folder: Path, content: Mapping[str, Any] | None = None, **files: str) -> Report:
     """What a sidecar says of a workspace with these files."""
     made = generated(folder, content or manifest({}))
     config = next(one for one in of_kind(made, "ConfigMap") if one.get("immutable"))
@@ -216,7 +216,7 @@ def entry(code: int, flag: str) -> str:
     ],
 )
 def test_what_a_sidecar_says_of_a_pod(tmp_path: Path, files: dict[str, str], status: str, reason: str) -> None:
-    [row] = told(tmp_path, None, **files).rows
+    [row] = report_of(tmp_path, None, **files).rows
     assert row["status"] == status
     assert row["reason"].startswith(reason) and bool(row["reason"]) == bool(reason)
     assert (row["performance"] == "7") == (status == "SUCCESS")
@@ -235,15 +235,15 @@ def test_a_runner_reports_the_table_that_madengine_left(tmp_path: Path) -> None:
     assert (silent.rows, silent.document["problem"]) == ([], "madengine left no perf.csv; see the pod's log")
     (workspace / "perf.csv").write_text("model,performance,metric,status\ndummy,3,tokens,SUCCESS\n")
     (workspace / "runs/r/results.json").write_text(json.dumps(DOCUMENT))
-    found = build_report(environ, workspace, tmp_path, datetime.now(timezone.utc))
-    assert found.rows == [{"model": "dummy", "performance": "3", "metric": "tokens", "status": "SUCCESS"}]
-    assert (found.document["run_id"], found.document["pod"]["job"]) == ("r", "madengine-runner-job")
+    built = build_report(environ, workspace, tmp_path, datetime.now(timezone.utc))
+    assert built.rows == [{"model": "dummy", "performance": "3", "metric": "tokens", "status": "SUCCESS"}]
+    assert (built.document["run_id"], built.document["pod"]["job"]) == ("r", "madengine-runner-job")
 
 
 def test_the_gpus_of_a_pod_are_those_that_it_saw(tmp_path: Path) -> None:
     noted = "gpu: 0, GPU-1b2c, 00000000:18:00.0, 550.54, 81559, NVIDIA H100 80GB HBM3\n"
-    found = told(tmp_path, _gpus=noted, entry_json=ENTRY, model_run_live_log="performance: 7 tokens\n")
-    [row] = found.rows
+    built = report_of(tmp_path, _gpus=noted, entry_json=ENTRY, model_run_live_log="performance: 7 tokens\n")
+    [row] = built.rows
     assert (row["gpus"], row["gpu_architecture"]) == ("0", "H100")
-    [result] = found.document["results"]
+    [result] = built.document["results"]
     assert result["gpus"][0]["uuid"] == "GPU-1b2c"

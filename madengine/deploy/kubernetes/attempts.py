@@ -17,6 +17,7 @@ from madengine.deploy.kubernetes.pod_outcome import pod_document, pod_result, po
 from madengine.deploy.kubernetes.remains import Measurement, Remains, parse_report, scan_text
 from madengine.deploy.kubernetes.waiting import Watch
 from madengine.errors import MadengineError
+from madengine.files import parse_json
 from madengine.programs.engine import State
 from madengine.programs.kubectl import Kubectl
 from madengine.records import FAILURE, SUCCESS, RunResult
@@ -175,11 +176,13 @@ class PodInspector:
             if config not in self.maps:
                 raise MadengineError(f"configmap {one_line(config, 80)}, which describes it, is gone")
             path = self.scratch / "manifest.json"
-            path.write_text(self.maps[config].texts.get("manifest.json", ""), encoding="utf-8", errors="replace")
+            text = self.maps[config].texts.get("manifest.json", "")
+            path.write_text(text, encoding="utf-8", errors="replace")
             try:
+                parse_json(text)  # deep nesting would break the readers of its rows
                 self._manifests[config] = load_manifest(path)
-            except MadengineError as error:
-                raise MadengineError(str(error).replace(str(path), f"configmap {config}")) from None
+            except (MadengineError, ValueError) as error:
+                raise MadengineError(f"configmap {config}: {str(error).replace(f'{path}: ', '')}") from None
         return self._manifests[config]
 
     def _remains(self, pod: Pod, message: str) -> tuple[Remains, str]:

@@ -132,7 +132,7 @@ def check_variable(name: str, value: str) -> None:
 
 
 def check_text(where: str, text: str) -> None:
-    """Check that a container can be given the text as an argument or a variable."""
+    """Check that the text can be an argument or a variable of a container."""
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
         raise ConfigurationError(f"{where}: contains a null character or a lone surrogate, which no container accepts")
 

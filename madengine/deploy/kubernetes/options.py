@@ -69,20 +69,7 @@ class Options:
             raise ConfigurationError(
                 f"--run-id: expected up to 100 letters, digits, '-', '_', '.', got {self.run_id!r}"
             )
-        for option, text in (("--memory", self.memory), ("--shm-size", self.shm_size)):
-            if text and (option, text) != ("--memory", NONE):
-                names.check_bytes(option, text)
-        if self.ephemeral_storage:
-            names.check_bytes("--ephemeral-storage", self.ephemeral_storage)
-        names.check_cpus("--cpu", self.cpu)
-        if self.cpu_limit:
-            names.check_cpus("--cpu-limit", self.cpu_limit)
-        if self.run_as and not re.fullmatch(r"[0-9]{1,10}(:[0-9]{1,10})?", self.run_as):
-            raise ConfigurationError(f"--run-as: expected UID or UID:GID in numbers, got {self.run_as!r}")
-        if not 0 <= self.nodes <= _NODES_LIMIT:
-            raise ConfigurationError(f"--nodes: expected up to {_NODES_LIMIT}, got {self.nodes}")
-        if self.gpu_resource:
-            names.check_key("--gpu-resource", self.gpu_resource)
+        self._check_resources()
         if self.queue:
             names.check_name("--queue", self.queue)
             names.check_label("--queue", self.queue)
@@ -100,6 +87,22 @@ class Options:
             )
         if self.engine_host and self.mode != "runner":
             raise ConfigurationError("--engine-host: requires --mode runner")
+
+    def _check_resources(self) -> None:
+        for option, text in (("--memory", self.memory), ("--shm-size", self.shm_size)):
+            if text and (option, text) != ("--memory", NONE):
+                names.check_bytes(option, text)
+        if self.ephemeral_storage:
+            names.check_bytes("--ephemeral-storage", self.ephemeral_storage)
+        names.check_cpus("--cpu", self.cpu)
+        if self.cpu_limit:
+            names.check_cpus("--cpu-limit", self.cpu_limit)
+        if self.run_as and not re.fullmatch(r"[0-9]{1,10}(:[0-9]{1,10})?", self.run_as):
+            raise ConfigurationError(f"--run-as: expected UID or UID:GID in numbers, got {self.run_as!r}")
+        if not 0 <= self.nodes <= _NODES_LIMIT:
+            raise ConfigurationError(f"--nodes: expected up to {_NODES_LIMIT}, got {self.nodes}")
+        if self.gpu_resource:
+            names.check_key("--gpu-resource", self.gpu_resource)
 
     @property
     def has_memory(self) -> bool:

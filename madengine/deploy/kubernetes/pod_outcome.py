@@ -29,32 +29,16 @@ def pod_result(pod: Pod, remains: Remains, state: State | None = None, reason: s
     `state` is the end of its container, if the cluster knows that; a `reason` comes before what the remains say;
     `known` are further fields of the result.
     """
-    entry, measurement = remains.entry, remains.measurement
-    code = entry.get("exit_code", state.exit_code if state else None)
-    if not entry and not state:
-        code, unfinished = _unfinished(remains)
-        reason = reason or unfinished
-    elif entry and _is_stopped(remains) and not entry.get("timed_out"):
-        # A script that was told to stop has not succeeded, whatever its exit code.
-        code, reason = code or _SIGTERM, reason or STOPPED
-    reason = reason or remains.problem or why_failed(entry, state, code, pod.timeout, "")
-    if not reason and pod.hooked and "failed_hook" not in entry:
-        reason = _OLD_ENTRY
-    # Only the first of several nodes measures.
-    reason = reason or ("" if pod.is_worker else measurement.problem) or remains.log_error
-    if reason and remains.disk_full:
-        reason += "; the disk of the workspace is full"
-    elif reason and entry.get("log_complete") is False:
-        reason += "; the log is incomplete"
+    code, reason = _judge(pod, remains, state, reason)
     result = RunResult(
         run_id=pod.run_id,
         model=pod.model,
         image=pod.image,
         status=FAILURE if reason else SUCCESS,
         reason=reason,
-        metrics=measurement.metrics,
+        metrics=remains.measurement.metrics,
         exit_code=code,
-        test_duration=round(max(0.0, entry.get("ended", 0.0) - entry.get("started", 0.0)), 3),
+        test_duration=round(max(0.0, remains.entry.get("ended", 0.0) - remains.entry.get("started", 0.0)), 3),
         machine_name=pod.node,
         gpu_vendor=remains.gpus[0].vendor if remains.gpus else pod.image.gpu_vendor,
         gpu_architecture=remains.gpus[0].architecture if remains.gpus else "",
@@ -69,6 +53,28 @@ def pod_result(pod: Pod, remains: Remains, state: State | None = None, reason: s
         gpus=remains.gpus,
     )
     return replace(result, **known)
+
+
+def _judge(pod: Pod, remains: Remains, state: State | None, reason: str) -> tuple[int | None, str]:
+    """Return the exit code of a pod's script, and why it failed; empty if it didn't."""
+    entry = remains.entry
+    code = entry.get("exit_code", state.exit_code if state else None)
+    if not entry and not state:
+        code, unfinished = _unfinished(remains)
+        reason = reason or unfinished
+    elif entry and _is_stopped(remains) and not entry.get("timed_out"):
+        # A script that had to stop has not succeeded, whatever its exit code.
+        code, reason = code or _SIGTERM, reason or STOPPED
+    reason = reason or remains.problem or why_failed(entry, state, code, pod.timeout, "")
+    if not reason and pod.hooked and "failed_hook" not in entry:
+        reason = _OLD_ENTRY
+    # Only the first of several nodes measures.
+    reason = reason or ("" if pod.is_worker else remains.measurement.problem) or remains.log_error
+    if reason and remains.disk_full:
+        reason += "; the disk of the workspace is full"
+    elif reason and entry.get("log_complete") is False:
+        reason += "; the log is incomplete"
+    return code, reason
 
 
 def _is_stopped(remains: Remains) -> bool:

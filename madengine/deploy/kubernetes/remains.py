@@ -53,7 +53,7 @@ class Remains:
     entry: Mapping[str, Any] = field(default_factory=dict)
     measurement: Measurement = field(default_factory=Measurement)
     gpus: tuple[Gpu, ...] = ()
-    #: Whether entry.sh began, and whether it was told to stop.
+    #: Whether entry.sh began, and whether it had to stop.
     started: bool = True
     stopped: bool = False
     #: Why entry.sh or the sidecar gave up.

@@ -73,7 +73,7 @@ class Task:
 
 
 def plan_tasks(manifest: Manifest, job_names: Mapping[str, str], settings: Settings, data: Data) -> tuple[Task, ...]:
-    """Return the tasks of a manifest's images. Raises ConfigurationError for what no pod could be given."""
+    """Return the tasks of a manifest's images. Raises ConfigurationError for what no pod can have."""
     options = settings.options
     overrides = sources_of_options(options.data_volume)
     folders = mounted_folders(settings.context.docker_mounts, options.host_path)
