@@ -255,7 +255,7 @@ def _add_failed_hosts(values: Values) -> None:
 
 def _collect_kubernetes(values: Values) -> int:
     """Collect from a cluster; the exit code says whether a model failed there."""
-    from madengine.deploy.kubernetes.collect import collected
+    from madengine.deploy.kubernetes.collect import collect_results
     from madengine.deploy.kubernetes.names import check_namespace
     from madengine.deploy.kubernetes.target import report_collected
     from madengine.programs.kubectl import Kubectl
@@ -264,7 +264,7 @@ def _collect_kubernetes(values: Values) -> int:
         raise ConfigurationError("--kubernetes: can't be combined with folders or --failed")
     check_namespace(values["namespace"])
     kubectl = Kubectl(values["namespace"], values["kube_context"])
-    result = collected(kubectl, values["output"], values["results"], values["run_id"], values["wait"])
+    result = collect_results(kubectl, values["output"], values["results"], values["run_id"], values["wait"])
     return report_collected(result, values["output"], show)
 
 

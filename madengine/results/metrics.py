@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from madengine.errors import RunError
@@ -181,31 +181,36 @@ def read_multiple_results(path: Path) -> tuple[Metric, ...]:
     Raises RunError (with the file and the column or line) if the file can't be read as that.
     """
     try:
-        rows = list(_rows(path))
+        metrics = tuple(_metrics(path))
     except OSError as error:
         raise RunError(f"{path}: can't be read: {error.strerror or error}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise RunError(f"{path}: not a CSV file in UTF-8: {error}; see multiple_results in models.json") from error
-    if not rows:
+    if not metrics:
         raise RunError(f"{path}: no row below its header; the script must write one for each result")
-    return tuple(_result(row) for row in rows)
+    return metrics
 
 
-def _rows(path: Path) -> Iterator[dict[str, str]]:
+def _metrics(path: Path) -> Iterator[Metric]:
     if not path.is_file():
         raise RunError(f"{path}: no such file; the script must write it (multiple_results)")
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, skipinitialspace=True, strict=True)
-        header = _header(path, next(reader, []))
-        for cells in reader:
-            row = [cell.strip() for cell in cells]
-            if any(row):
-                if any(row[len(header) :]):
-                    raise RunError(
-                        f"{path}: line {reader.line_num}: expected {len(header)} cells, got {len(row)}; "
-                        "quote a cell that holds a comma"
-                    )
-                yield dict(zip(header, row + [""] * len(header), strict=False))
+        yield from parse_multiple_results(file, path)
+
+
+def parse_multiple_results(lines: Iterable[str], path: Path) -> Iterator[Metric]:
+    """Yield the metric of each row. Raises RunError, csv.Error, and what the lines raise."""
+    reader = csv.reader(lines, skipinitialspace=True, strict=True)
+    header = _header(path, next(reader, []))
+    for cells in reader:
+        row = [cell.strip() for cell in cells]
+        if any(row):
+            if any(row[len(header) :]):
+                raise RunError(
+                    f"{path}: line {reader.line_num}: expected {len(header)} cells, got {len(row)}; "
+                    "quote a cell that holds a comma"
+                )
+            yield _result(dict(zip(header, row + [""] * len(header), strict=False)))
 
 
 def _header(path: Path, cells: list[str]) -> list[str]:

@@ -44,7 +44,7 @@ def run_outcome(
     seconds = max(0.0, entry.get("ended", 0.0) - entry.get("started", 0.0))
     code = entry.get("exit_code", state.exit_code if state else None)
     result = replace(result, exit_code=code, test_duration=round(seconds, 3))
-    reason = reason or _failure_reason(entry, state, code, limit, engine_output)
+    reason = reason or why_failed(entry, state, code, limit, engine_output)
     if not reason and hooked and "failed_hook" not in entry:
         reason = "the image's entry.sh is of an older madengine, which ran no hooks and no tools; build the image again"
     metrics: tuple[Metric, ...] = ()
@@ -98,9 +98,8 @@ def tidy_workspace(result: RunResult, with_model_directory: bool) -> None:
         shutil.rmtree(workspace / name, ignore_errors=True)
 
 
-def _failure_reason(
-    entry: Mapping[str, Any], state: State | None, code: int | None, limit: int, engine_output: str
-) -> str:
+def why_failed(entry: Mapping[str, Any], state: State | None, code: int | None, limit: int, engine_output: str) -> str:
+    """Return why a script failed, by what entry.sh and the engine report; empty if it didn't."""
     if entry.get("timed_out"):
         return f"timeout: the script ran longer than {limit} s"
     if entry.get("failed_hook"):

@@ -1,4 +1,4 @@
-"""A stand-in for a Kubernetes API server: HTTPS on loopback, as much of it as kubectl and a pod's sidecar ask for.
+"""A stand-in for a Kubernetes API server: HTTPS on loopback, as much of it as kubectl and a pod's sidecar use.
 
 It holds objects, merges patches, counts resource versions, asks for tokens, and refuses as the real one does: what has
 no namespace, a name that is taken or invalid, fields that no schema knows, an immutable or too large ConfigMap, a
@@ -38,6 +38,7 @@ KINDS = (
     ("v1", "serviceaccounts", "ServiceAccount", True),
     ("v1", "services", "Service", True),
     ("v1", "pods", "Pod", True),
+    ("v1", "events", "Event", True),
     ("batch/v1", "jobs", "Job", True),
     ("rbac.authorization.k8s.io/v1", "roles", "Role", True),
     ("rbac.authorization.k8s.io/v1", "rolebindings", "RoleBinding", True),
@@ -119,13 +120,13 @@ class Cluster:
 
     def delete(self, plural: str, namespace: str, name: str) -> Object:
         with self.lock:
-            found = self.get(plural, namespace, name)
+            deleted = self.get(plural, namespace, name)
             del self.objects[plural, namespace, name]
-            uid = found["metadata"]["uid"]
+            uid = deleted["metadata"]["uid"]
             for key, one in list(self.objects.items()):
                 if any(owner.get("uid") == uid for owner in one["metadata"].get("ownerReferences", ())):
                     del self.objects[key]
-            return found
+            return deleted
 
     def set_status(self, plural: str, namespace: str, name: str, status: Mapping[str, Any]) -> None:
         """What a controller or a kubelet says of an object."""
@@ -216,7 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PATCH = do_DELETE = _answer
 
     def _fail(self) -> None:
-        """What was asked to go wrong, once for each time that it was asked for."""
+        """Fail as the next entry of `failures` says."""
         with self.cluster.lock:
             failure = self.cluster.failures.pop(0) if self.cluster.failures else None
         if failure == "reset":
@@ -282,22 +283,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _log(self, namespace: str, name: str) -> bytes:
         pod = self.cluster.get("pods", namespace, name)
-        asked = parse_qs(urlsplit(self.path).query).get("container", ["model"])[0]
-        path = pod["metadata"].get("annotations", {}).get(f"log/{asked}", "")
+        container = parse_qs(urlsplit(self.path).query).get("container", ["model"])[0]
+        path = pod["metadata"].get("annotations", {}).get(f"log/{container}", "")
         if not path:
             raise Refusal(400, "BadRequest", "no log")
         return Path(path).read_bytes()
 
     def _listed(self, version: str, plural: str, namespace: str, kind: str) -> Any:
         query = parse_qs(urlsplit(self.path).query)
-        wanted = dict(pair.split("=") for pair in ",".join(query.get("labelSelector", [])).split(",") if "=" in pair)
+        labels, fields = (_pairs(query.get(name, [])) for name in ("labelSelector", "fieldSelector"))
         with self.cluster.lock:
             items = [
                 one
                 for (what, where, _), one in sorted(self.cluster.objects.items())
                 if what == plural
                 and where == namespace
-                and wanted.items() <= (one["metadata"].get("labels") or {}).items()
+                and labels.items() <= (one["metadata"].get("labels") or {}).items()
+                and all(_field(one, path) == value for path, value in fields.items())
             ]
         return {"kind": f"{kind}List", "apiVersion": version, "metadata": {"resourceVersion": "1"}, "items": items}
 
@@ -310,21 +312,32 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+def _pairs(selectors: list[str]) -> dict[str, str]:
+    return dict(pair.split("=") for pair in ",".join(selectors).split(",") if "=" in pair)
+
+
+def _field(one: Object, path: str) -> Any:
+    value: Any = one
+    for name in path.split("."):
+        value = value.get(name, "")
+    return value
+
+
 def _namespace(body: bytes) -> Object:
     """`kubectl create namespace` sends it as protobuf: an envelope, in it metadata, in it the name."""
     if not body.startswith(b"k8s\0"):
-        found: Object = json.loads(body)
-        return found
+        namespace: Object = json.loads(body)
+        return namespace
     name = _part(_part(_part(body[4:], 2), 1), 1).decode()
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
 
 
-def _part(message: bytes, wanted: int) -> bytes:
+def _part(message: bytes, field: int) -> bytes:
     """A field of a protobuf message of nothing but short texts and messages."""
     at = 0
     while at < len(message):
         number, size = message[at] >> 3, message[at + 1]
-        if number == wanted:
+        if number == field:
             return message[at + 2 : at + 2 + size]
         at += 2 + size
     raise ValueError("no such field")
@@ -337,8 +350,8 @@ def _split(path: str) -> tuple[str, list[str]]:
 
 def _group(version: str) -> Object:
     name, _, number = version.partition("/")
-    told = {"groupVersion": version, "version": number}
-    return {"name": name, "versions": [told], "preferredVersion": told}
+    entry = {"groupVersion": version, "version": number}
+    return {"name": name, "versions": [entry], "preferredVersion": entry}
 
 
 def _resources(version: str) -> Object:

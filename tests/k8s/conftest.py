@@ -45,8 +45,8 @@ def server(tmp_path: Path) -> Iterator[ApiServer]:
     folder = tmp_path / "api"
     folder.mkdir()
     folder.chmod(0o755)
-    with serving(folder) as found:
-        yield found
+    with serving(folder) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -109,10 +109,10 @@ def built(
             )
             package.add("scripted", script='eval "$SCRIPT"\n', n_gpus="0")
             madengine("build", "--registry", registry.address, cwd=folder, docker=docker)
-            said = madengine(
+            pushed = madengine(
                 "runner-image", "--registry", registry.address, "--base", python_image, cwd=folder, docker=docker
             )
-            (shared / "runner-image").write_text(said.stdout.strip(), encoding="utf-8")
+            (shared / "runner-image").write_text(pushed.stdout.strip(), encoding="utf-8")
     return Built(folder, (shared / "runner-image").read_text(encoding="utf-8"))
 
 
@@ -181,8 +181,8 @@ class Cluster:
     @property
     def results(self) -> dict[str, str]:
         """The keys of the ConfigMap madengine-results."""
-        found = self.kubectl("get", "configmap", "madengine-results", "-n", NAMESPACE, "-o", "json").stdout
-        data: dict[str, str] = json.loads(found).get("data", {})
+        output = self.kubectl("get", "configmap", "madengine-results", "-n", NAMESPACE, "-o", "json").stdout
+        data: dict[str, str] = json.loads(output).get("data", {})
         return data
 
     @property

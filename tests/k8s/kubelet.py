@@ -27,12 +27,12 @@ _REFERENCE = re.compile(r"\$(\$|\(([^)]*)\))")
 
 def expanded(text: str, known: Mapping[str, str]) -> str:
     """What the kubelet makes of a variable or an argument: `$$` is `$`, `$(NAME)` a variable that is known."""
-    return _REFERENCE.sub(lambda found: "$" if found[1] == "$" else known.get(found[2], found[0]), text)
+    return _REFERENCE.sub(lambda match: "$" if match[1] == "$" else known.get(match[2], match[0]), text)
 
 
 @dataclass
 class Kubelet:
-    """Runs every Job that the server is given, a pod after another; `node` is its name."""
+    """Runs every Job that the server receives, a pod after another; `node` is its name."""
 
     server: ApiServer
     docker: Engine
@@ -124,16 +124,16 @@ class Kubelet:
             self.docker("kill", "--signal=TERM", sidecar, check=False)
             self.docker("wait", sidecar)
             self.problems += [line for line in self.docker("logs", sidecar).stderr.splitlines() if "Traceback" in line]
-        told = message.read_text(encoding="utf-8", errors="replace")
-        if not told and code and model["terminationMessagePolicy"] == "FallbackToLogsOnError":
-            told = logs.stdout[-2048:]
+        text = message.read_text(encoding="utf-8", errors="replace")
+        if not text and code and model["terminationMessagePolicy"] == "FallbackToLogsOnError":
+            text = logs.stdout[-2048:]
         reason = "OOMKilled" if out_of_memory else "Error" if code else "Completed"
         terminated = {
             "exitCode": code,
             "reason": reason,
             "startedAt": began,
             "finishedAt": ended,
-            "message": told[-4096:],
+            "message": text[-4096:],
         }
         state = {"name": "model", "imageID": model["image"], "state": {"terminated": terminated}}
         status = {"phase": "Failed" if code else "Succeeded", "startTime": began, "containerStatuses": [state]}
@@ -183,10 +183,10 @@ class Kubelet:
                 continue
             path: str = variable["valueFrom"]["fieldRef"]["fieldPath"]
             part, _, rest = path.partition("[")
-            found: Any = pod
+            value: Any = pod
             for step in part.split("."):
-                found = found[step]
-            known[variable["name"]] = found[rest.strip("]'")] if rest else found
+                value = value[step]
+            known[variable["name"]] = value[rest.strip("]'")] if rest else value
         return known
 
     def _volumes(self, pod: Object) -> dict[str, str]:
@@ -201,12 +201,12 @@ class Kubelet:
                 folder = self.server.account(namespace, pod["spec"].get("serviceAccountName", "default"))
             elif "configMap" in volume:
                 folder.mkdir()
-                found = self.server.cluster.get("configmaps", namespace, volume["configMap"]["name"])
-                everything = [{"key": key, "path": key} for key in found["data"]]
+                config = self.server.cluster.get("configmaps", namespace, volume["configMap"]["name"])
+                everything = [{"key": key, "path": key} for key in config["data"]]
                 for item in volume["configMap"].get("items", everything):
                     path = folder / item["path"]
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_text(found["data"][item["key"]], encoding="utf-8")
+                    path.write_text(config["data"][item["key"]], encoding="utf-8")
                     path.chmod(volume["configMap"].get("defaultMode", 0o644))
             elif "hostPath" in volume:
                 folder = Path(volume["hostPath"]["path"])

@@ -48,6 +48,20 @@ OPTIONS: Mapping[str, list[str]] = {
     "repeats": ["--repeats", "5", "--parallel", "2"],
     "nodes": ["--nodes", "4", "--gpus-per-node", "8"],
     "nodes and repeats": ["--nodes", "2", "--repeats", "2"],
+    "shared nodes": ["--nodes", "2", "--may-share-nodes"],
+    "cpu limit": ["--cpu-limit", "8"],
+    "no memory": ["--memory", "none"],
+    "restricted": ["--drop-capabilities", "--run-as", "1000:1000", "--create-namespace"],
+    "undisturbed": ["--priority-class", "benchmarks", "--do-not-disrupt"],
+    "undisturbed runner": [
+        "--mode",
+        "runner",
+        "--priority-class",
+        "benchmarks",
+        "--do-not-disrupt",
+        "--memory",
+        "none",
+    ],
     "endings": ["--timeout", "60", "--slack", "10", "--retries", "0", "--ttl", "86400", "--run-id", "night_7."],
     "no limit": ["--timeout", "0"],
     "host ipc": ["--host-ipc", "--create-namespace"],
@@ -90,8 +104,8 @@ def manifest(*cards: Mapping[str, Any], registry: str = "reg.example.com", **con
             "registry_image": f"{registry}/{key}",
             "registry_digest": DIGEST,
         }
-        given = {name: value for name, value in card.items() if name != "vendor"}
-        models[key] = {"name": "dummy", "dockerfile": "docker/x", "scripts": "scripts/x", **given}
+        entry = {name: value for name, value in card.items() if name != "vendor"}
+        models[key] = {"name": "dummy", "dockerfile": "docker/x", "scripts": "scripts/x", **entry}
     return {"built_images": images, "built_models": models, "registry": registry, "context": context}
 
 
@@ -111,8 +125,8 @@ def objects(path: Path) -> Iterator[dict[str, Any]]:
     return (one for one in yaml.load_all(path.read_text(encoding="utf-8"), loader) if one)
 
 
-def of_kind(found: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    return [one for one in found if one["kind"] == kind]
+def of_kind(resources: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [one for one in resources if one["kind"] == kind]
 
 
 def model_container(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,8 +150,8 @@ def test_the_output_of_every_option_is_strictly_valid(
     written: Mapping[str, list[dict[str, Any]]], version: str
 ) -> None:
     checked = 0
-    for name, found in written.items():
-        for one in found:
+    for name, resources in written.items():
+        for one in resources:
             problems = list(_validator(version, one["kind"], one["apiVersion"]).iter_errors(one))
             assert not problems, (name, one["kind"], problems[0].message, list(problems[0].path))
             checked += 1
@@ -165,9 +179,9 @@ def test_what_goes_beyond_baseline_says_so(
     assert space["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "privileged"
     [space] = of_kind(written["namespace"], "Namespace")
     assert space["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "baseline"
-    found = generated(tmp_path, manifest({}, docker_mounts={"/data": "/srv/data"}), "--host-path", "--host-ipc")
-    assert "--host-ipc, --host-path: Pod Security baseline forbids it" in capsys.readouterr().err
-    [job] = of_kind(found, "Job")
+    resources = generated(tmp_path, manifest({}, docker_mounts={"/data": "/srv/data"}), "--host-path", "--host-ipc")
+    assert "--host-ipc, --host-path: forbidden by Pod Security baseline" in capsys.readouterr().err
+    [job] = of_kind(resources, "Job")
     assert {"name": "mount-0", "hostPath": {"path": "/srv/data"}} in job["spec"]["template"]["spec"]["volumes"]
     assert job["spec"]["template"]["spec"]["hostIPC"] is True
 
@@ -178,8 +192,8 @@ def test_a_models_image_runs_by_digest_with_its_gpus_and_limits(written: Mapping
     model = model_container(jobs["madengine-dummy-job"])
     assert model["image"] == f"reg.example.com/ci-m0_ubuntu_amd@{DIGEST}"
     assert model["command"] == ["/opt/madengine/entry.sh"]
-    assert model["resources"]["limits"] == {"memory": "64Gi", "ephemeral-storage": "50Gi", "amd.com/gpu": 8}
-    assert model_container(jobs["madengine-m1-ubuntu-nvidia-job"])["resources"]["limits"]["nvidia.com/gpu"] == 8
+    assert model["resources"]["limits"] == {"memory": "64Gi", "ephemeral-storage": "50Gi", "amd.com/gpu": "8"}
+    assert model_container(jobs["madengine-m1-ubuntu-nvidia-job"])["resources"]["limits"]["nvidia.com/gpu"] == "8"
     assert "gpu" not in json.dumps(model_container(jobs["madengine-two-job"])["resources"])
     spec = jobs["madengine-dummy-job"]["spec"]
     assert {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "32Gi"}} in spec["template"]["spec"][
@@ -228,6 +242,65 @@ def test_nodes_find_each_other_by_a_headless_service(written: Mapping[str, list[
     assert len({one["metadata"]["name"] for one in of_kind(written["nodes and repeats"], "Job")}) == 6
 
 
+def test_each_pod_of_a_run_has_a_node_of_its_own_unless_it_may_share(
+    written: Mapping[str, list[dict[str, Any]]],
+) -> None:
+    for job in of_kind(written["nodes"], "Job"):
+        [term] = job["spec"]["template"]["spec"]["affinity"]["podAntiAffinity"].values()
+        labels = {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
+        assert term == [{"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": labels}}]
+    for name in ("shared nodes", "repeats", "none"):
+        assert "affinity" not in json.dumps(written[name])
+
+
+def test_what_a_site_may_require_of_pods_is_an_option(written: Mapping[str, list[dict[str, Any]]]) -> None:
+    job = of_kind(written["restricted"], "Job")[0]
+    assert model_container(job)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "runAsUser": 1000,
+        "runAsNonRoot": True,
+        "runAsGroup": 1000,
+    }
+    pod = of_kind(written["cpu limit"], "Job")[0]["spec"]["template"]["spec"]
+    assert all("cpu" in one["resources"]["limits"] for one in (*pod["initContainers"], *pod["containers"]))
+    assert "memory" not in model_container(of_kind(written["no memory"], "Job")[0])["resources"]["requests"]
+    for name in ("undisturbed", "undisturbed runner"):
+        template = of_kind(written[name], "Job")[0]["spec"]["template"]
+        assert template["spec"]["priorityClassName"] == "benchmarks"
+        assert template["metadata"]["annotations"]["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+
+
+def test_the_input_of_many_models_is_split_into_what_kubectl_apply_accepts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = {"owner": "someone@example.com", "args": "--batch 64", "tags": ["<pyt>", "train"]}
+    content = manifest(*({"name": f"pyt_model_{number}", **more} for number in range(250)))
+    resources = generated(tmp_path, content)
+    configs = {one["metadata"]["name"]: one for one in of_kind(resources, "ConfigMap") if one.get("immutable")}
+    assert len(configs) > 1
+    for one in configs.values():
+        applied = json.dumps(one).replace("<", "\\u003c").replace(">", "\\u003e")
+        assert len(applied) < 262_144
+    jobs = of_kind(resources, "Job")
+    assert len(jobs) == 250
+    for job in jobs:
+        config = configs[job["metadata"]["annotations"]["madengine/config"]]
+        facts = json.loads(config["data"]["jobs.json"])[job["metadata"]["name"]]
+        assert facts["image"] in json.loads(config["data"]["manifest.json"])["built_images"]
+        volumes = job["spec"]["template"]["spec"]["volumes"]
+        assert {"name": "config", "configMap": {"name": config["metadata"]["name"]}} in volumes
+    assert f"the input is in {len(configs)} ConfigMaps, so that `kubectl apply` accepts" in capsys.readouterr().err
+    assert "server-side" not in (tmp_path / "k8s-madengine-configmap.yaml").read_text()
+    content = manifest(*({"name": f"pyt_model_{number}", **more} for number in range(500)))
+    generated(tmp_path, content, "--mode", "runner")
+    assert (
+        "larger than `kubectl apply` accepts (262,144 bytes); use `kubectl apply --server-side`"
+        in capsys.readouterr().err
+    )
+    assert "kubectl apply --server-side -f k8s" in (tmp_path / "k8s-madengine-configmap.yaml").read_text()
+
+
 def test_the_same_input_makes_the_same_files(tmp_path: Path) -> None:
     texts = []
     for name in ("a", "b"):
@@ -259,8 +332,8 @@ def test_hostile_names_arguments_and_variables_arrive_as_they_are(
     content = manifest({"name": name}, docker_env_vars=values)
     config = tmp_path / "args.json"
     config.write_text(json.dumps({"context": {"model_args": shlex.join(words), "docker_env_vars": values}}))
-    found = generated(tmp_path, content, "--execution-config", str(config))
-    [job] = of_kind(found, "Job")
+    resources = generated(tmp_path, content, "--execution-config", str(config))
+    [job] = of_kind(resources, "Job")
     container = model_container(job)
     env = {one["name"]: one["value"] for one in container["env"] if "value" in one}
     known: dict[str, str] = {}
@@ -272,7 +345,7 @@ def test_hostile_names_arguments_and_variables_arrive_as_they_are(
     assert job["metadata"]["annotations"]["madengine/model"] == name
     problems = list(_validator(VERSIONS[-1], "Job", "batch/v1").iter_errors(job))
     assert not problems, problems[0].message
-    config_map = next(one for one in of_kind(found, "ConfigMap") if one.get("immutable"))
+    config_map = next(one for one in of_kind(resources, "ConfigMap") if one.get("immutable"))
     [card] = json.loads(config_map["data"]["manifest.json"])["built_models"].values()
     assert card["name"] == name
 
@@ -294,20 +367,32 @@ def test_jobs_of_any_names_have_valid_and_different_names(texts: list[str]) -> N
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--namespace", "Bad_Name"], "--namespace 'Bad_Name' is not a namespace"),
-        (["--memory", "12Q"], "--memory '12Q' is not an amount of memory or storage"),
-        (["--memory", "0"], "--memory '0' is not an amount"),
-        (["--cpu", "many"], "--cpu 'many' is not a number of CPUs"),
-        (["--gpu-resource", "a b"], "--gpu-resource 'a b' is not a name like amd.com/gpu"),
-        (["--node-selector", "zone"], "--node-selector 'zone' is not KEY=VALUE"),
-        (["--toleration", "a:Never"], "'Never' is not NoSchedule"),
-        (["--queue", "A"], "--queue 'A' is no object's name"),
-        (["--ttl", "60"], "--ttl 60: with the Job go its pods and their logs; 86400 or more"),
-        (["--run-id", "a b"], "--run-id 'a b'"),
+        (
+            ["--namespace", "Bad_Name"],
+            "--namespace: expected up to 63 lower-case letters, digits and '-', got 'Bad_Name'",
+        ),
+        (["--memory", "12Q"], "--memory: expected an amount of memory or storage such as 512Mi or 64Gi, got '12Q'"),
+        (["--memory", "0"], "--memory: expected an amount of memory or storage such as 512Mi or 64Gi, got '0'"),
+        (["--cpu", "many"], "--cpu: expected a number of CPUs such as 8 or 500m, got 'many'"),
+        (["--gpu-resource", "a b"], "--gpu-resource: expected a name such as amd.com/gpu, got 'a b'"),
+        (["--node-selector", "zone"], "--node-selector: expected KEY=VALUE, got 'zone'"),
+        (
+            ["--toleration", "a:Never"],
+            "--toleration: expected the effect NoSchedule, PreferNoSchedule or NoExecute, got 'Never' in 'a:Never'",
+        ),
+        (["--queue", "A"], "--queue: expected an object's name (lower-case letters, digits, '-', '.'), got 'A'"),
+        (["--run-as", "root"], "--run-as: expected UID or UID:GID in numbers, got 'root'"),
+        (["--cpu-limit", "x"], "--cpu-limit: expected a number of CPUs such as 8 or 500m, got 'x'"),
+        (["--nodes", "20000"], "--nodes: expected up to 10000, got 20000"),
+        (["--ttl", "60"], "--ttl: expected 86400 or more, got 60; a Job's pods and logs are deleted with it"),
+        (["--run-id", "a b"], "--run-id: expected up to 100 letters, digits, '-', '_', '.', got 'a b'"),
         (["--tags", "nothing"], "no model named or tagged 'nothing'"),
-        (["--data-volume", "x"], "--data-volume 'x' is not NAME=pvc:CLAIM[/PATH]"),
-        (["--engine-host", "tcp://x"], "--engine-host: only --mode runner has an engine"),
-        (["--gpu-vendor", "nvidia"], "none of its images is for gpu_vendor NVIDIA"),
+        (
+            ["--data-volume", "x"],
+            "--data-volume: expected NAME=pvc:CLAIM[/PATH], NAME=nfs:SERVER:/PATH or NAME=hostpath:/PATH, got 'x'",
+        ),
+        (["--engine-host", "tcp://x"], "--engine-host: requires --mode runner"),
+        (["--gpu-vendor", "nvidia"], "no image for gpu_vendor NVIDIA"),
         (["--template-dir", "nowhere"], "nowhere: no such folder"),
     ],
 )
@@ -317,16 +402,16 @@ def test_a_wrong_option_is_one_line_and_writes_nothing(
     path = tmp_path / "m.json"
     path.write_text(json.dumps(manifest({})))
     assert main(["generate", "k8s", "--manifest-file", str(path), "--output", str(tmp_path), *words]) == 4
-    said = capsys.readouterr().err.strip()
-    assert complaint in said and "\n" not in said
+    errors = capsys.readouterr().err.strip()
+    assert complaint in errors and "\n" not in errors
     assert [one.name for one in tmp_path.iterdir()] == ["m.json"]
 
 
 @pytest.mark.parametrize(
     ("image", "complaint"),
     [
-        ({"registry_digest": ""}, "ci-m0_ubuntu_amd was never pushed, and a cluster can only pull"),
-        ({"self_contained": False}, "an older manifest, whose images don't carry their scripts"),
+        ({"registry_digest": ""}, "ci-m0_ubuntu_amd: not in a registry, which a cluster pulls from"),
+        ({"self_contained": False}, "an image without its scripts, of an older madengine"),
     ],
 )
 def test_an_image_that_no_pod_could_run_is_refused(
@@ -371,14 +456,14 @@ def test_a_folder_of_the_node_needs_the_option_that_says_so(tmp_path: Path, caps
         (tmp_path / "m.json").write_text(json.dumps(content))
         data = ["--data-config-file-name", str(tmp_path / "data.json")]
         assert main(["generate", "k8s", "--manifest-file", str(tmp_path / "m.json"), *data]) == 4
-        assert "which Pod Security baseline forbids; --host-path allows it" in capsys.readouterr().err
+        assert "which Pod Security baseline forbids; use --data-volume" in capsys.readouterr().err
 
 
 def test_a_sites_own_template_comes_first_and_a_kustomization_is_written(tmp_path: Path) -> None:
     (tmp_path / "mine/k8s").mkdir(parents=True)
     (tmp_path / "mine/k8s/job.yaml").write_text("kind: Mine\nname: [[ namespace ]]\n")
-    found = generated(tmp_path, manifest({}), "--template-dir", str(tmp_path / "mine"), "--kustomize")
-    assert found[-1] == {"kind": "Mine", "name": "madengine"}
+    resources = generated(tmp_path, manifest({}), "--template-dir", str(tmp_path / "mine"), "--kustomize")
+    assert resources[-1] == {"kind": "Mine", "name": "madengine"}
     [kustomization] = objects(tmp_path / "kustomization.yaml")
     assert kustomization["resources"] == ["k8s-madengine-configmap.yaml", "k8s-madengine-job.yaml"]
 
@@ -401,8 +486,8 @@ def test_the_files_are_laid_out_as_yamllint_wants(tmp_path: Path, name: str) -> 
     for path in tmp_path.glob("k*.yaml"):
         text = path.read_text(encoding="utf-8")
         # How long a value is, is not ours to choose.
-        found = [one for one in linter.run(text, settings) if one.rule != "line-length"]
-        assert not [f"{path.name}:{one.line}: {one.desc}" for one in found]
+        problems = [one for one in linter.run(text, settings) if one.rule != "line-length"]
+        assert not [f"{path.name}:{one.line}: {one.desc}" for one in problems]
 
 
 def test_without_a_manifest_the_package_says_what_there_is(
@@ -414,10 +499,10 @@ def test_without_a_manifest_the_package_says_what_there_is(
     assert main(["init", "package"]) == 0
     monkeypatch.chdir(tmp_path / "package")
     assert main(["generate", "k8s", "--tags", "dummy"]) == 4
-    assert "say with --registry where the images are" in capsys.readouterr().err
+    assert "name the images' registry with --registry" in capsys.readouterr().err
     assert main(["generate", "k8s", "--tags", "dummy", "--registry", "reg.example.com"]) == 0
     jobs = list(objects(Path("k8s-madengine-job.yaml")))
     assert next(one["metadata"]["name"] for one in jobs) == "madengine-dummy-job"
     assert model_container(jobs[0])["image"] == "reg.example.com/ci-dummy_ubuntu_amd"
     assert model_container(jobs[0])["imagePullPolicy"] == "Always"
-    assert "nobody knows the images' digests" in capsys.readouterr().err
+    assert "no manifest, so digests are unknown" in capsys.readouterr().err

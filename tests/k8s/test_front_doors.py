@@ -26,16 +26,16 @@ def test_it_is_the_whole_chain_and_says_what_failed(cluster: Cluster, registry: 
         ended = outcome(line, environment, cwd=cluster.folder, check=False)
         return ended.code, ended.stderr
 
-    code, said = chain("tags=bad,good", "run-id=first")
-    assert code == 3, said
+    code, errors = chain("tags=bad,good", "run-id=first")
+    assert code == 3, errors
     # Rows come as pods end.
     assert sorted((row["model"], row["status"], row["run_id"]) for row in cluster.rows) == [
         ("bad", "FAILURE", "first"),
         ("good", "SUCCESS", "first"),
     ]
     # The Jobs of the run before make room, its results stay.
-    code, said = chain("manifest-file=build_manifest.json", "tags=good")
-    assert code == 0, said
+    code, errors = chain("manifest-file=build_manifest.json", "tags=good")
+    assert code == 0, errors
     assert sorted(row["status"] for row in cluster.rows) == ["FAILURE", "SUCCESS", "SUCCESS"]
     assert len({row["run_id"] for row in cluster.rows}) == 2
     results = cluster.server.cluster.get("configmaps", "fresh", "madengine-results")["data"]

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from madengine.deploy.kubernetes import generate
+from madengine.deploy.kubernetes import input_config, plan
 from madengine.distributed_cli import main
 from tests.k8s.test_files import DIGEST, manifest
 
@@ -66,7 +66,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, of a madengine whose version never changes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MODEL_DIR", raising=False)
-    monkeypatch.setattr(generate, "__version__", "0.0.0")
+    for module in (input_config, plan):
+        monkeypatch.setattr(module, "__version__", "0.0.0")
     return tmp_path
 
 

@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
-from madengine.deploy.kubernetes import report
 from madengine.deploy.kubernetes.api import ConfigMap
-from madengine.deploy.kubernetes.report import Report
+from madengine.deploy.kubernetes.delivery import Report, deliver
+from madengine.deploy.kubernetes.report import build_report
 from madengine.results.rows import COLUMNS
 from tests.k8s.api_server import ApiServer
 from tests.k8s.test_files import generated, manifest, of_kind
 
 POD = "madengine-dummy-job-abcde"
-DOCUMENT = {"run_id": "r", "results": [{"metrics": []}]}
+DOCUMENT = {"run_id": "r", "environment": {}, "results": [{"metrics": []}]}
 
 
 @pytest.fixture
@@ -47,10 +47,10 @@ def stored(server: ApiServer) -> dict[str, Any]:
 
 
 def table(server: ApiServer) -> list[dict[str, str]]:
-    found = stored(server)
-    text = found.get("data", {}).get(f"{POD}.perf.csv")
+    configmap = stored(server)
+    text = configmap.get("data", {}).get(f"{POD}.perf.csv")
     if text is None:
-        text = gzip.decompress(base64.b64decode(found["binaryData"][f"{POD}.perf.csv.gz"])).decode()
+        text = gzip.decompress(base64.b64decode(configmap["binaryData"][f"{POD}.perf.csv.gz"])).decode()
     return list(csv.DictReader(io.StringIO(text)))
 
 
@@ -60,7 +60,7 @@ def test_it_arrives_in_spite_of(
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     server.cluster.failures = [*failures]
-    assert report.delivered(target, POD, Report(rows(2), DOCUMENT, b"the log\n", 8), 100_000) == ""
+    assert deliver(target, POD, Report(rows(2), DOCUMENT, b"the log\n", 8), 100_000) == ""
     assert [row["model"] for row in table(server)] == ["m0", "m1"]
     assert list(table(server)[0]) == list(COLUMNS)
     assert json.loads(stored(server)["data"][f"{POD}.result.json"]) == DOCUMENT
@@ -70,12 +70,12 @@ def test_it_arrives_in_spite_of(
 
 def test_what_others_have_reported_stays(server: ApiServer, target: ConfigMap) -> None:
     for pod in ("a", "b"):
-        assert report.delivered(target, pod, Report(rows(), DOCUMENT), 100_000) == ""
+        assert deliver(target, pod, Report(rows(), DOCUMENT), 100_000) == ""
     assert {key.partition(".")[0] for key in stored(server)["data"]} == {"a", "b"}
 
 
 @pytest.mark.parametrize(
-    ("failures", "complaint", "asked"),
+    ("failures", "complaint", "requests"),
     [([403] * 9, "403", 5), ([401] * 9, "401", 5), ([404] * 9, "404", 5)],
 )
 def test_a_right_that_stays_missing_is_said_and_not_asked_for_for_ever(
@@ -83,18 +83,18 @@ def test_a_right_that_stays_missing_is_said_and_not_asked_for_for_ever(
     target: ConfigMap,
     failures: list[int | str],
     complaint: str,
-    asked: int,
+    requests: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     server.cluster.failures = [*failures]
-    assert complaint in report.delivered(target, POD, Report(rows(), DOCUMENT), 100_000)
-    assert len(server.cluster.requests) == asked
+    assert complaint in deliver(target, POD, Report(rows(), DOCUMENT), 100_000)
+    assert len(server.cluster.requests) == requests
 
 
 def test_a_server_that_is_away_is_given_up_in_time(server: ApiServer, target: ConfigMap) -> None:
     server.cluster.failures = ["reset"] * 50
-    problem = report.delivered(target, POD, Report(rows(), DOCUMENT), 100_000, patience=0.1)
+    problem = deliver(target, POD, Report(rows(), DOCUMENT), 100_000, patience=0.1)
     assert problem.startswith("GET madengine-results: ")
 
 
@@ -111,9 +111,7 @@ def test_a_pod_may_do_nothing_else(server: ApiServer, target: ConfigMap) -> None
 
 
 def test_many_rows_are_packed_and_none_is_lost(server: ApiServer, target: ConfigMap) -> None:
-    assert (
-        report.delivered(target, POD, Report(rows(500, reason="x" * 100), DOCUMENT, b"log" * 9000, 27000), 40_000) == ""
-    )
+    assert deliver(target, POD, Report(rows(500, reason="x" * 100), DOCUMENT, b"log" * 9000, 27000), 40_000) == ""
     assert len(table(server)) == 500
     used = sum(map(len, [*stored(server)["data"].values(), *stored(server)["binaryData"].values()]))
     assert used <= 40_000
@@ -121,16 +119,20 @@ def test_many_rows_are_packed_and_none_is_lost(server: ApiServer, target: Config
 
 def test_rows_that_do_not_fit_at_all_are_counted(server: ApiServer, target: ConfigMap) -> None:
     noise = [{"model": os.urandom(60).hex(), "performance": "1"} for _ in range(500)]
-    assert report.delivered(target, POD, Report(noise, DOCUMENT, b"log", 3), 20_000) == ""
-    kept = len(table(server))
-    assert 50 < kept < 500
-    said = json.loads(stored(server)["data"][f"{POD}.result.json"])["truncated"]
-    assert said == f"{500 - kept} of 500 rows are left out"
+    problem = deliver(target, POD, Report(noise, DOCUMENT, b"log", 3), 20_000)
+    stored_rows = len(table(server))
+    assert 50 < stored_rows < 500
+    document = json.loads(stored(server)["data"][f"{POD}.result.json"])
+    assert document["truncated"] == f"{500 - stored_rows} of 500 rows are left out"
+    assert document["rows_omitted"] == 500 - stored_rows
+    assert problem.startswith(
+        f"{500 - stored_rows} of 500 rows don't fit into configmap madengine-results: other pods use 0 of"
+    )
 
 
 def test_a_long_log_is_cut_and_says_so(server: ApiServer, target: ConfigMap) -> None:
     log = b"\xff\n" * 20_000
-    assert report.delivered(target, POD, Report(rows(), DOCUMENT, log[-16384:], len(log)), 6000) == ""
+    assert deliver(target, POD, Report(rows(), DOCUMENT, log[-16384:], len(log)), 6000) == ""
     text = stored(server)["data"][f"{POD}.log"]
     assert text.startswith("[") and "bytes before this are left out; `kubectl logs` has more]" in text
     assert sum(len(value.encode()) for value in stored(server)["data"].values()) <= 6000
@@ -146,18 +148,20 @@ def test_what_the_server_finds_too_large_gets_smaller(server: ApiServer, target:
 
     small = Small(target.server, target.namespace, target.name, target.account)
     noise = [{"model": os.urandom(60).hex(), "performance": "1"} for _ in range(200)]
-    assert report.delivered(small, POD, Report(noise, DOCUMENT), 100_000) == ""
+    assert "of 200 rows don't fit into configmap madengine-results" in deliver(
+        small, POD, Report(noise, DOCUMENT), 100_000
+    )
     assert 0 < len(table(server)) < 200
 
 
 def test_a_configmap_that_is_full_keeps_what_it_has(server: ApiServer, target: ConfigMap) -> None:
     server.cluster.patch("configmaps", "madengine", "madengine-results", {"data": {"old": "x" * 890 * 1024}})
-    assert report.delivered(target, POD, Report(rows(3), DOCUMENT, b"log", 3), 900 * 1024) == ""
+    assert deliver(target, POD, Report(rows(3), DOCUMENT, b"log", 3), 900 * 1024) == ""
     assert len(table(server)) == 3
     assert len(stored(server)["data"]["old"]) == 890 * 1024
 
 
-def told(folder: Path, content: Mapping[str, Any] | None = None, **files: str) -> Report:
+def report_of(folder: Path, content: Mapping[str, Any] | None = None, **files: str) -> Report:
     """What a sidecar says of a workspace with these files."""
     made = generated(folder, content or manifest({}))
     config = next(one for one in of_kind(made, "ConfigMap") if one.get("immutable"))
@@ -174,7 +178,7 @@ def told(folder: Path, content: Mapping[str, Any] | None = None, **files: str) -
         "NODE_NAME": "n",
         "MADENGINE_RUN_ID": "r",
     }
-    return report.build_report(environ, workspace, folder, datetime.now(timezone.utc))
+    return build_report(environ, workspace, folder, datetime.now(timezone.utc))
 
 
 ENTRY = '{"exit_code": 0, "timed_out": false, "out_of_memory": false, "started": 1, "ended": 3, "log_complete": true}'
@@ -188,8 +192,8 @@ def entry(code: int, flag: str) -> str:
     ("files", "status", "reason"),
     [
         ({}, "FAILURE", "the image's entry.sh never started"),
-        ({"_gpus": ""}, "FAILURE", "killed before its script had ended, without a warning: out of memory, as a rule"),
-        ({"_gpus": "", "_stopped": ""}, "FAILURE", "stopped before its script had ended: evicted, deleted, or past"),
+        ({"_gpus": ""}, "FAILURE", "killed before its script ended, without a warning: usually out of memory"),
+        ({"_gpus": "", "_stopped": ""}, "FAILURE", "stopped before its script ended: evicted, deleted, or past"),
         ({"_failed": "entry.sh: run.sh: not in the payload\n"}, "FAILURE", "entry.sh: run.sh: not in the payload"),
         ({"_gpus": "", "entry_json": ENTRY}, "FAILURE", 'no line "performance: <number> <metric>" in the log'),
         (
@@ -212,7 +216,7 @@ def entry(code: int, flag: str) -> str:
     ],
 )
 def test_what_a_sidecar_says_of_a_pod(tmp_path: Path, files: dict[str, str], status: str, reason: str) -> None:
-    [row] = told(tmp_path, None, **files).rows
+    [row] = report_of(tmp_path, None, **files).rows
     assert row["status"] == status
     assert row["reason"].startswith(reason) and bool(row["reason"]) == bool(reason)
     assert (row["performance"] == "7") == (status == "SUCCESS")
@@ -227,19 +231,19 @@ def test_a_runner_reports_the_table_that_madengine_left(tmp_path: Path) -> None:
     environ = {"MADENGINE_JOB": "madengine-runner-job", "POD_NAMESPACE": "madengine", "POD_NAME": POD}
     workspace = tmp_path / "workspace"
     (workspace / "runs/r").mkdir(parents=True)
-    silent = report.build_report(environ, workspace, tmp_path, datetime.now(timezone.utc))
+    silent = build_report(environ, workspace, tmp_path, datetime.now(timezone.utc))
     assert (silent.rows, silent.document["problem"]) == ([], "madengine left no perf.csv; see the pod's log")
     (workspace / "perf.csv").write_text("model,performance,metric,status\ndummy,3,tokens,SUCCESS\n")
     (workspace / "runs/r/results.json").write_text(json.dumps(DOCUMENT))
-    found = report.build_report(environ, workspace, tmp_path, datetime.now(timezone.utc))
-    assert found.rows == [{"model": "dummy", "performance": "3", "metric": "tokens", "status": "SUCCESS"}]
-    assert (found.document["run_id"], found.document["pod"]["job"]) == ("r", "madengine-runner-job")
+    built = build_report(environ, workspace, tmp_path, datetime.now(timezone.utc))
+    assert built.rows == [{"model": "dummy", "performance": "3", "metric": "tokens", "status": "SUCCESS"}]
+    assert (built.document["run_id"], built.document["pod"]["job"]) == ("r", "madengine-runner-job")
 
 
 def test_the_gpus_of_a_pod_are_those_that_it_saw(tmp_path: Path) -> None:
     noted = "gpu: 0, GPU-1b2c, 00000000:18:00.0, 550.54, 81559, NVIDIA H100 80GB HBM3\n"
-    found = told(tmp_path, _gpus=noted, entry_json=ENTRY, model_run_live_log="performance: 7 tokens\n")
-    [row] = found.rows
+    built = report_of(tmp_path, _gpus=noted, entry_json=ENTRY, model_run_live_log="performance: 7 tokens\n")
+    [row] = built.rows
     assert (row["gpus"], row["gpu_architecture"]) == ("0", "H100")
-    [result] = found.document["results"]
+    [result] = built.document["results"]
     assert result["gpus"][0]["uuid"] == "GPU-1b2c"

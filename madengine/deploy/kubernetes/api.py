@@ -1,4 +1,4 @@
-"""A ConfigMap behind the API server, with the rights and the means of a pod: the standard library."""
+"""A ConfigMap behind the API server, with a pod's rights; needs only the standard library."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOO_LARGE = frozenset((413, 422))
 
 
 class Refused(MadengineError):
-    """What the API server answered in place of doing it; `code` is HTTP's, 0 where it was not reached."""
+    """The API server refused a request; `code` is the HTTP status, 0 if the server was not reached."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -36,17 +36,16 @@ class ConfigMap:
     name: str
     account: Path = ACCOUNT
 
-    def size_without(self, prefix: str) -> int:
-        """The bytes that the keys of others take."""
-        found = json.loads(self._ask("GET"))
-        kept = [*(found.get("data") or {}).items(), *(found.get("binaryData") or {}).items()]
-        return sum(len(value.encode()) for key, value in kept if not key.startswith(prefix))
+    def read(self) -> dict[str, str]:
+        """Return the values of all keys; those of `binaryData` in base64."""
+        configmap = json.loads(self._request("GET"))
+        return {**(configmap.get("data") or {}), **(configmap.get("binaryData") or {})}
 
     def merge(self, patch: Mapping[str, Any]) -> None:
-        """Set the keys of the patch, and remove those that are null; others stay."""
-        self._ask("PATCH", json.dumps(patch).encode())
+        """Set the keys of the patch and remove those that are null; others stay."""
+        self._request("PATCH", json.dumps(patch).encode())
 
-    def _ask(self, method: str, body: bytes | None = None) -> bytes:
+    def _request(self, method: str, body: bytes | None = None) -> bytes:
         # Read each time: the kubelet renews the token.
         token = (self.account / "token").read_text().strip()
         request = urllib.request.Request(
@@ -65,16 +64,16 @@ class ConfigMap:
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trust)
         )
         try:
-            with opener.open(request, timeout=20) as answer:
-                found: bytes = answer.read()
-                return found
+            with opener.open(request, timeout=20) as response:
+                content: bytes = response.read()
+                return content
         except urllib.error.HTTPError as error:
-            raise Refused(error.code, f"{method} {self.name}: {error.code}: {_said(error.read())}") from None
+            raise Refused(error.code, f"{method} {self.name}: {error.code}: {_message(error.read())}") from None
         except (OSError, ValueError) as error:
             raise Refused(0, f"{method} {self.name}: {error}") from None
 
 
-def _said(body: bytes) -> str:
+def _message(body: bytes) -> str:
     with suppress(ValueError, AttributeError):
         return str(json.loads(body).get("message", ""))[:300]
     return body[:300].decode(errors="replace").strip()

@@ -1,218 +1,258 @@
-"""One pod's try at a model, and what the pod, its log or its Job tell of it where the ConfigMap doesn't."""
+"""One pod's attempt at a model: what its sidecar reported, else what the pod, its log or its Job say."""
 
 from __future__ import annotations
 
+import io
 import logging
-import re
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from madengine.config.manifest import load_manifest
-from madengine.deploy.kubernetes.pod import (
-    KILLED,
-    LOG,
-    OUT_OF_MEMORY,
-    Pod,
-    describe_pod,
-    pod_document,
-    pod_result,
-    pod_rows,
-    unpack_report,
-)
+from madengine.config.manifest import Manifest, load_manifest
+from madengine.deploy.kubernetes.names import one_line
+from madengine.deploy.kubernetes.objects import ConfigMapData, Job, PodStatus
+from madengine.deploy.kubernetes.pod import Pod, describe_pod
+from madengine.deploy.kubernetes.pod_outcome import pod_document, pod_result, pod_rows
+from madengine.deploy.kubernetes.remains import Measurement, Remains, parse_report, scan_text
+from madengine.deploy.kubernetes.waiting import Watch
 from madengine.errors import MadengineError
+from madengine.files import parse_json
 from madengine.programs.engine import State
 from madengine.programs.kubectl import Kubectl
-from madengine.records import FAILURE, RunResult
+from madengine.records import FAILURE, SUCCESS, RunResult
 
 logger = logging.getLogger(__name__)
 
-Object = Mapping[str, Any]
 MARK = ":::MADENGINE "
-_DIGEST = re.compile(r"@(sha256:[0-9a-f]{64})$")
+_STOPPED = (137, 143)
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A pod's rows and result, and the channel that told them; a Job that never had a pod is an attempt too."""
+    """A pod's rows and result; a Job that never had a pod is an attempt too."""
 
     job: str
     pod: str
     index: int | None
+    #: Where they come from: configmap, termination message, log or job.
     channel: str
     rows: Sequence[Mapping[str, str]]
     document: Mapping[str, Any] = field(default_factory=dict)
+    #: How many pods are one run.
+    nodes: int = 1
+    #: Rows that did not fit into the ConfigMap.
+    omitted: int = 0
+
+    @property
+    def run_id(self) -> str:
+        return str(self.document.get("run_id", ""))
 
     @property
     def started(self) -> str:
         return max((row.get("started", "") for row in self.rows), default="")
 
     @property
+    def failed(self) -> bool:
+        return any(row["status"] != SUCCESS for row in self.rows)
+
+    @property
+    def machine(self) -> str:
+        """The name of its node."""
+        environment = self.document.get("environment") or {}
+        return str(environment.get("machine_name", ""))
+
+    @property
     def summary(self) -> str:
         """Its outcome in one line."""
-        outcomes = [f"{row['status']} {row['reason'] or _figure(row)}".strip() for row in self.rows]
+        outcomes = [_outcome(row) for row in self.rows]
         more = f" (and {len(outcomes) - 1} rows more)" if len(outcomes) > 1 else ""
-        return f"{outcomes[0]}{more}" if outcomes else "done; another pod of its run measures"
+        return one_line(f"{outcomes[0]}{more}") if outcomes else "done; another pod of its run measures"
+
+    def with_rows(self, cells: Mapping[str, str], fields: Mapping[str, Any]) -> Attempt:
+        """Return the attempt with other cells in its rows, and other fields in its results."""
+        results = [{**result, **fields} for result in self.document.get("results", ())]
+        document = {**self.document, "results": results} if results else self.document
+        return replace(self, rows=[{**row, **cells} for row in self.rows], document=document)
 
 
-def _figure(row: Mapping[str, str]) -> str:
-    return f"{row['performance']} {row['metric']}"
+def _outcome(row: Mapping[str, str]) -> str:
+    measured = f"{row['performance']} {row['metric']}"
+    return f"{row['status']} {row['reason'] or measured}".strip()
 
 
 def origin(engine: str) -> str:
-    """The pod in a row's `engine`, without the channel that the row came from."""
+    """Return the pod in a row's `engine`, without the channel of the row."""
     return engine.partition(" (")[0]
 
 
-def job_of(pod: Object) -> str:
-    labels = pod["metadata"].get("labels") or {}
-    name: str = labels.get("batch.kubernetes.io/job-name") or labels.get("job-name") or ""
-    return name
+def stop_reason(status: PodStatus | None, job: Job | None) -> str:
+    """Return why the cluster stopped a pod; empty if it didn't or doesn't say so."""
+    if status and status.reason:
+        return status.reason
+    return job.reason if job and job.reason.startswith("DeadlineExceeded") else ""
 
 
-def terminated(pod: Object) -> Object:
-    """How the model's container ended, with its imageID; empty where it has not, or nobody knows."""
-    for one in (pod.get("status") or {}).get("containerStatuses") or ():
-        if one.get("name") == "model":
-            ended = (one.get("state") or {}).get("terminated") or {}
-            return {**ended, "imageID": one.get("imageID", "")} if ended else {}
-    return {}
-
-
-def from_document(pod: str, document: Mapping[str, Any], rows: Sequence[dict[str, str]], ended: Object) -> Attempt:
-    """An attempt as its sidecar has reported it; the kubelet knows of memory what a sidecar can only guess."""
-    where = document.get("pod") or {}
-    known = {"reason": OUT_OF_MEMORY, "exit_code": "137"} if ended.get("reason") == "OOMKilled" else {}
-    digest = _DIGEST.search(ended.get("imageID", ""))
-    told = [
-        {
-            **row,
-            **(known if row["reason"] == KILLED else {}),
-            "image_digest": row["image_digest"] or (digest[1] if digest else ""),
-            "engine": f"{row['engine']} (configmap)",
-        }
-        for row in rows
-    ]
-    return Attempt(where.get("job", ""), pod, where.get("index"), "configmap", told, document)
-
-
-@dataclass(frozen=True)
+@dataclass
 class PodInspector:
-    """Asks pods and Jobs; `maps` are the namespace's ConfigMaps of ours, `scratch` a folder for what they tell."""
+    """Asks pods and Jobs, and the input ConfigMaps that describe them."""
 
     kubectl: Kubectl
-    maps: Mapping[str, Object]
+    maps: Mapping[str, ConfigMapData]
+    #: A folder for temporary files.
     scratch: Path
+    watch: Watch
+    _manifests: dict[str, Manifest] = field(default_factory=dict)
 
-    def of_pod(self, pod: Object, job: Object) -> Iterator[Attempt]:
-        """What a pod that has ended tells by its termination message, else by its log; nothing while it runs."""
-        ended, status = terminated(pod), pod.get("status") or {}
-        if not ended and status.get("phase") != "Failed":
-            return
-        it = self._pod(job, pod)
-        if it is None:
-            return
-        folder = Path(tempfile.mkdtemp(dir=self.scratch))
-        message = str(ended.get("message") or "")
-        channel = "termination message"
-        if not unpack_report(message, folder, it.model) or it.log_errors.patterns:
-            whole = self._ask_log(it, folder)
-            channel = whole or channel
-            if it.log_errors.patterns and not whole:
-                logger.info(f"{it.name}: its log is gone, and nobody knows whether log_error_patterns were in it")
-        state = None
-        reason = ": ".join(filter(None, (str(status.get("reason") or ""), str(status.get("message") or ""))))
-        if ended:
-            # FallbackToLogsOnError: what is no report of entry.sh are the last lines of the log.
-            last = message.strip().rpartition("\n")[2] if not message.startswith("{") else ""
-            state = State(int(ended.get("exitCode", 0)), ended.get("reason") == "OOMKilled", last, False)
+    def of_pod(self, status: PodStatus, job: Job) -> Attempt | None:
+        """Return the attempt of a pod that has ended; None while it runs, or if nothing describes it."""
+        pod = self._describe(job, status) if status.ended else None
+        if pod is None:
+            return None
+        if status.sidecar_message:
+            logger.info(f"{pod.name}: {status.sidecar_message}")
+        message = status.ending.message if status.ending else ""
+        remains, channel = self._remains(pod, message)
+        ending, state, reason = status.ending, None, status.reason or "the pod failed before its container started"
+        if ending:
+            # FallbackToLogsOnError: what is no report of entry.sh is the end of the log.
+            last = "" if message.startswith("{") else one_line(message.strip().rpartition("\n")[2])
+            state = State(ending.exit_code, ending.out_of_memory, last, False)
             reason = last if last.startswith("entry.sh: ") else ""
-        digest = _DIGEST.search(str(ended.get("imageID", "")))
-        came = pod_result(
-            it,
-            folder,
+            stopped = (ending.exit_code in _STOPPED and not ending.out_of_memory) or remains.entry.get("stopped")
+            why = stop_reason(status, job)
+            reason = f"stopped: {why}" if stopped and why else reason
+        result = pod_result(
+            pod,
+            remains,
             state,
-            reason or ("" if state else "the pod failed before its container started"),
-            started=str(ended.get("startedAt") or status.get("startTime") or ""),
-            run_duration=_seconds(ended),
-            image_digest=it.image.registry_digest or (digest[1] if digest else ""),
+            reason,
+            started=(ending.started if ending else "") or status.started,
+            run_duration=ending.seconds if ending else 0.0,
+            image_digest=pod.image.registry_digest or (ending.image_digest if ending else ""),
         )
-        yield self._attempt(it, came, channel)
+        return _attempt(pod, result, channel)
 
-    def of_job(self, job: Object) -> Iterator[Attempt]:
-        """A Job that has ended and left no pod that tells anything: a failure with the Job's own reason."""
-        it = self._pod(job, None)
-        if it is None:
-            return
-        conditions = (job.get("status") or {}).get("conditions") or ()
-        ended: Object = next((one for one in conditions if one.get("type") in ("Failed", "Complete")), {})
-        reason = ": ".join(filter(None, (str(ended.get("reason") or ""), str(ended.get("message") or ""))))
-        came = RunResult(
-            run_id=it.run_id,
-            model=it.model,
-            image=it.image,
+    def of_job(self, job: Job, reason: str = "", name: str = "") -> Attempt | None:
+        """Return the failed attempt of a Job that has ended without a pod that says how, or of a pod that is gone."""
+        pod = self._describe(job, PodStatus(name or job.name, job.name))
+        if pod is None:
+            return None
+        blocker = self.watch.blockers.get(job.name)
+        details = "; ".join(filter(None, (blocker, job.reason))) or "the Job has no reason"
+        result = RunResult(
+            run_id=pod.run_id,
+            model=pod.model,
+            image=pod.image,
             status=FAILURE,
-            reason=f"its pods are gone, and left nothing: {reason or 'the Job says nothing'}",
-            n_gpus=str(it.gpus),
-            engine=f"kubernetes {it.namespace}/{it.name}",
-            image_digest=it.image.registry_digest,
-            git_commit=it.image.git_commit,
-            started=str((job.get("status") or {}).get("startTime") or ""),
+            reason=reason or f"{'never started' if blocker else 'none of its pods is left'}: {details}",
+            n_gpus=str(pod.gpus),
+            engine=f"kubernetes {pod.namespace}/{pod.name}",
+            image_digest=pod.image.registry_digest,
+            git_commit=pod.image.git_commit,
+            started=job.started,
         )
-        yield self._attempt(it, came, "job")
+        return _attempt(pod, result, "job")
 
-    def _attempt(self, it: Pod, came: RunResult, channel: str) -> Attempt:
-        return Attempt(it.job, it.name, it.index, channel, pod_rows(it, came, channel), pod_document(it, came, {}))
-
-    def _pod(self, job: Object, pod: Object | None) -> Pod | None:
-        """What is known of a pod, or of a Job without one; None, with a word of why, where that is not enough."""
-        metadata = job["metadata"]
-        notes = metadata.get("annotations") or {}
-        config = (self.maps.get(str(notes.get("madengine/config")), {})).get("data") or {}
-        path = self.scratch / f"{metadata['uid']}.json"
-        path.write_text(str(config.get("manifest.json", "")), encoding="utf-8")
-        about = (pod or job)["metadata"]
-        index = str((about.get("annotations") or {}).get("batch.kubernetes.io/job-completion-index", ""))
+    def _describe(self, job: Job, status: PodStatus) -> Pod | None:
+        """Return what is known of a pod; None, with one line that says why, if that is not enough."""
         try:
             return describe_pod(
-                load_manifest(path),
-                str(config.get("jobs.json", "")),
-                metadata["name"],
-                namespace=metadata["namespace"],
-                name=about["name"],
-                run_id=str(notes.get("madengine/run-id") or metadata["uid"]),
-                node=str(((pod or {}).get("spec") or {}).get("nodeName") or ""),
-                index=int(index) if index.isdigit() else None,
+                self._manifest(job.config),
+                self.maps[job.config].texts.get("jobs.json", "") if job.config in self.maps else "",
+                job.name,
+                namespace=job.namespace,
+                name=status.name,
+                run_id=job.run_id,
+                node=status.node,
+                index=status.index,
             )
         except MadengineError as error:
-            said = str(error).replace(str(path), f"configmap {notes.get('madengine/config')}")
-            logger.info(f"{about['name']}: nobody knows what it ran: {said}")
+            logger.info(f"{status.name}: {one_line(str(error), 400)}")
             return None
 
-    def _ask_log(self, it: Pod, folder: Path) -> str:
-        """Take what entry.sh reported, and the metric, out of the pod's log; gives the channel's name if it has one."""
-        path, asked = folder / LOG, folder / "asked"
-        if not self.kubectl.keep_log(it.name, "model", asked):
-            return ""
-        asked.replace(path)
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
-        marked = [line.removeprefix(MARK) for line in text.splitlines() if line.startswith(MARK)]
-        starts = [number for number, line in enumerate(marked) if line.startswith('{"exit_code":')]
-        if starts:
-            unpack_report("\n".join(marked[starts[-1] :]), folder, it.model)
-            if it.model.multiple_results:
-                # What entry.sh repeats there is no output of the model's.
-                text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith(MARK))
-            path.write_text(text, encoding="utf-8", errors="surrogateescape")
-        return "log"
+    def _manifest(self, config: str) -> Manifest:
+        if config not in self._manifests:
+            if config not in self.maps:
+                raise MadengineError(f"configmap {one_line(config, 80)}, which describes it, is gone")
+            path = self.scratch / "manifest.json"
+            text = self.maps[config].texts.get("manifest.json", "")
+            path.write_text(text, encoding="utf-8", errors="replace")
+            try:
+                parse_json(text)  # deep nesting would break the readers of its rows
+                self._manifests[config] = load_manifest(path)
+            except (MadengineError, ValueError) as error:
+                raise MadengineError(f"configmap {config}: {str(error).replace(f'{path}: ', '')}") from None
+        return self._manifests[config]
+
+    def _remains(self, pod: Pod, message: str) -> tuple[Remains, str]:
+        """Return what a pod left, by its termination message, else by its log, and which of them it was."""
+        remains, complete = _parse(message, pod)
+        patterns = bool(pod.log_errors.patterns)
+        if complete and not patterns:
+            return remains, "termination message"
+        log = self._log(pod)
+        if log is None:
+            return _without_log(remains, complete, pod), "termination message"
+        marked = [line.removeprefix(MARK) for line in log if line.startswith(MARK)]
+        output = "\n".join(line for line in log if not line.startswith(MARK))
+        if not complete:
+            remains, complete = _parse(_last_report(marked) or message, pod)
+        if not complete:
+            remains = _without_report(remains, output, pod)
+        log_error = pod.log_errors.first_in(io.BytesIO(output.encode("utf-8", "replace")))
+        return replace(remains, log_error=log_error or _unchecked(remains, output, patterns)), "log"
+
+    def _log(self, pod: Pod) -> list[str] | None:
+        path = self.scratch / "log"
+        if not self.kubectl.keep_log(pod.name, "model", path):
+            return None
+        return path.read_text(encoding="utf-8", errors="replace").split("\n")
 
 
-def _seconds(ended: Object) -> float:
+def _attempt(pod: Pod, result: RunResult, channel: str) -> Attempt:
+    rows, document = pod_rows(pod, result, channel), pod_document(pod, result, {})
+    return Attempt(pod.job, pod.name, pod.index, channel, rows, document, pod.nodes)
+
+
+def _parse(text: str, pod: Pod) -> tuple[Remains, bool]:
+    """Return what a report says, and whether it is complete."""
+    if not text.startswith('{"exit_code":'):
+        return Remains(), False
     try:
-        times = [datetime.fromisoformat(str(ended[key]).replace("Z", "+00:00")) for key in ("startedAt", "finishedAt")]
-    except (KeyError, ValueError):
-        return 0.0
-    return max(0.0, (times[1] - times[0]).total_seconds())
+        return parse_report(text, pod)
+    except ValueError as error:
+        return Remains(problem=f"invalid report of its end: {one_line(str(error))}"), False
+
+
+def _last_report(lines: Sequence[str]) -> str:
+    starts = [number for number, line in enumerate(lines) if line.startswith('{"exit_code":')]
+    return "\n".join(lines[starts[-1] :]) if starts else ""
+
+
+def _without_log(remains: Remains, complete: bool, pod: Pod) -> Remains:
+    if not complete and remains.entry:
+        problem = "its results are unknown: the termination message is cut off, and its log is gone"
+        return replace(remains, measurement=Measurement(problem=problem))
+    unchecked = "log_error_patterns: not checked, its log is gone" if remains.entry and pod.log_errors.patterns else ""
+    return replace(remains, log_error=unchecked)
+
+
+def _without_report(remains: Remains, output: str, pod: Pod) -> Remains:
+    """Return the remains with what the log alone says of the results."""
+    if not pod.model.multiple_results:
+        return replace(remains, measurement=scan_text(output, pod))
+    problem = "its results are unknown: the termination message is cut off, and the log has no complete report"
+    return replace(remains, measurement=Measurement(problem=problem))
+
+
+def _unchecked(remains: Remains, output: str, patterns: bool) -> str:
+    """Return the reason for patterns that were not looked for in all of the log: kubelets rotate it away."""
+    size = remains.entry.get("log_bytes", 0)
+    have = len(output.encode("utf-8", "replace"))
+    if not patterns or have >= size:
+        return ""
+    return (
+        f"log_error_patterns: not checked, the log has {have} of {size} bytes, the kubelet rotated the rest away; use "
+        "--results configmap"
+    )

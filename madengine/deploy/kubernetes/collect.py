@@ -1,191 +1,214 @@
-"""What the pods of a namespace reported -> rows of perf.csv: from the ConfigMap, else from the pods themselves."""
+"""The results of a namespace's pods -> rows of perf.csv: from the ConfigMap, else from the pods themselves."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import csv
-import gzip
-import io
 import json
 import logging
 import sys
 import tempfile
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from madengine.deploy.kubernetes import attempts
-from madengine.deploy.kubernetes.attempts import Attempt
+from madengine import programs
+from madengine.deploy.kubernetes import SELECTOR
+from madengine.deploy.kubernetes.attempts import Attempt, PodInspector, origin
+from madengine.deploy.kubernetes.delivery import LIMIT
+from madengine.deploy.kubernetes.objects import PRUNED, ConfigMapData, Job, PodStatus, maps_of, pods_of
 from madengine.deploy.kubernetes.options import RESULTS
-from madengine.errors import CommandError
+from madengine.deploy.kubernetes.ranks import join_ranks
+from madengine.deploy.kubernetes.reports import Reports, read_reports
+from madengine.deploy.kubernetes.waiting import Watch
 from madengine.files import write_json
 from madengine.programs.kubectl import Kubectl
-from madengine.records import SUCCESS
 from madengine.results.merge import Merged, merge
 from madengine.results.perf_csv import append_rows, check_perf_csv
 from madengine.results.results_json import SCHEMA_VERSION
 
 logger = logging.getLogger(__name__)
 
-SELECTOR = "app.kubernetes.io/name=madengine"
-POLL_SECONDS = 5.0
-# An API server that is being upgraded is away for some minutes.
-_PATIENCE_SECONDS = 900.0
-
-Object = Mapping[str, Any]
+_KEYS = ("perf.csv", "result.json", "log")
+_MIN_AGE = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What was found: how many attempts, the merge into perf.csv, the Jobs of which the last one failed, what runs."""
+    """What was collected."""
 
     attempts: int
     merged: Merged
+    #: The Jobs whose last attempt failed, and those that are unfinished.
     failed: tuple[str, ...]
     unfinished: tuple[str, ...]
+    #: The pods whose reports in the ConfigMap are in perf.csv now, and their Jobs that have ended.
+    pods: tuple[str, ...] = ()
+    jobs: tuple[str, ...] = ()
 
 
-def collected(kubectl: Kubectl, output: Path, results_output: Path, run_id: str, wait: bool) -> Collected:
-    """Append to perf.csv what the Jobs of a namespace (of one run, where `run_id` says it) have measured, each once.
+def collect_results(kubectl: Kubectl, output: Path, results_output: Path, run_id: str, wait: bool) -> Collected:
+    """Append to perf.csv what the Jobs of a namespace have measured, each result once; of one run, if `run_id` is set.
 
-    Raises MadengineError where kubectl can't tell, or perf.csv can't be written.
+    What can't be read costs only itself, and is a problem of the outcome. Raises MadengineError if kubectl fails, or
+    perf.csv can't be written.
     """
     check_perf_csv(output)
     csv.field_size_limit(sys.maxsize)  # a cell may hold arguments or a reason of any length
-    jobs = _jobs(kubectl, run_id)
-    if wait:
-        jobs = _ended(kubectl, run_id)
-    maps = {_name(one): one for one in kubectl.objects("configmaps", SELECTOR)}
-    pods = kubectl.objects("pods", SELECTOR)
-    found = list(_reported(maps.get(RESULTS, {}), pods, run_id))
-    told = {attempt.pod for attempt in found}
+    watch = Watch(kubectl, run_id)
+    jobs = {job.name: job for job in (watch.wait() if wait else watch.jobs())}
+    maps = {data.name: data for data in maps_of(kubectl.objects("configmaps", SELECTOR))}
+    pods = {status.name: status for status in pods_of(kubectl.objects("pods", SELECTOR))}
+    watch.look(jobs.values(), pods.values())
+    results = maps.get(RESULTS, ConfigMapData(RESULTS, {}, {}))
+    reports = read_reports(results, pods, jobs, run_id)
     with tempfile.TemporaryDirectory(prefix="madengine-") as scratch:
-        asked = attempts.PodInspector(kubectl, maps, Path(scratch))
-        mine = {_name(job): job for job in jobs}
-        for pod in pods:
-            job = attempts.job_of(pod)
-            if job in mine and _name(pod) not in told:
-                found += asked.of_pod(pod, mine[job])
-        have_rows = {attempt.job for attempt in found}
-        for one in jobs:
-            if _name(one) not in have_rows and condition(one):
-                found += asked.of_job(one)
-        unfinished = tuple(name for name, job in mine.items() if not condition(job))
-        for attempt in found:
+        inspector = PodInspector(kubectl, maps, Path(scratch), watch)
+        attempts, problems = _attempts(reports, jobs, pods, inspector)
+        attempts = join_ranks([*attempts, *_of_silent_jobs(attempts, jobs, inspector, watch)], jobs)
+        for attempt in attempts:
             logger.info(f"{attempt.pod or attempt.job}: {attempt.summary} (from {attempt.channel})")
-        merged = _merged(_unknown(found, output), Path(scratch) / "found", output, results_output)
-    return Collected(len(found), merged, _failed(found), unfinished)
+        _log_shortage(results, reports)
+        merged = _merge(_unknown(attempts, output), Path(scratch) / "collected", output, results_output)
+    removable = _removable(reports, attempts, jobs)
+    return Collected(
+        attempts=len(attempts),
+        merged=replace(merged, problems=(*problems, *merged.problems)),
+        failed=_failed(attempts),
+        unfinished=tuple(job.name for job in jobs.values() if not job.condition),
+        pods=tuple(report.pod for report in removable),
+        jobs=tuple(sorted({report.job for report in removable if report.job in jobs and jobs[report.job].condition})),
+    )
 
 
-def condition(job: Object) -> Object:
-    """The condition that says that a Job has ended; empty where it goes on."""
-    for one in (job.get("status") or {}).get("conditions") or ():
-        if one.get("type") in ("Complete", "Failed") and one.get("status") == "True":
-            found: Object = one
-            return found
-    return {}
+def _attempts(
+    reports: Reports, jobs: Mapping[str, Job], pods: Mapping[str, PodStatus], inspector: PodInspector
+) -> tuple[list[Attempt], list[str]]:
+    """Return an attempt for each pod that says anything, and a line for each whose results are lost."""
+    partial = {attempt.pod: attempt for attempt in reports.attempts if attempt.omitted}
+    attempts = {attempt.pod: attempt for attempt in reports.attempts if not attempt.omitted}
+    for status in pods.values():
+        if status.job in jobs and status.name not in attempts:
+            attempt = inspector.of_pod(status, jobs[status.job])
+            least = len(partial[status.name].rows) if status.name in partial else 0
+            if attempt and len(attempt.rows) >= least:
+                attempts[status.name] = attempt
+    problems = []
+    for name, attempt in partial.items():
+        if name not in attempts:
+            attempts[name] = attempt
+            problems.append(f"{name}: {attempt.omitted} rows are lost: they didn't fit into configmap {RESULTS}")
+    for name, problem in reports.problems.items():
+        reason = f"invalid report in configmap {RESULTS}: {problem}"
+        logger.info(f"{name}: {reason}")
+        if name not in attempts:
+            job = next((job for job in jobs.values() if name.startswith(f"{job.name}-")), None)
+            lost = inspector.of_job(job, reason, name) if job else None
+            if lost:
+                attempts[name] = lost
+            elif not inspector.watch.run_id:
+                problems.append(f"{name}: {reason}")
+    return [*attempts.values()], problems
 
 
-def _jobs(kubectl: Kubectl, run_id: str) -> list[Object]:
-    jobs = kubectl.objects("jobs", SELECTOR)
-    if not run_id:
-        return jobs
-    return [job for job in jobs if (job["metadata"].get("annotations") or {}).get("madengine/run-id") == run_id]
+def _of_silent_jobs(
+    attempts: Iterable[Attempt], jobs: Mapping[str, Job], inspector: PodInspector, watch: Watch
+) -> list[Attempt]:
+    """Return an attempt for each Job that has ended and has none."""
+    with_attempt = {attempt.job for attempt in attempts}
+    silent = [job for job in jobs.values() if job.condition and job.name not in with_attempt and not job.pruned]
+    watch.look_back(silent)
+    return [attempt for job in silent if (attempt := inspector.of_job(job))]
 
 
-def _ended(kubectl: Kubectl, run_id: str) -> list[Object]:
-    """The Jobs, once all have ended: each has a deadline of its own, and Ctrl-C ends the waiting."""
-    going: list[str] | None = None
-    heard = time.monotonic()
-    while True:
-        try:
-            jobs = _jobs(kubectl, run_id)
-            heard = time.monotonic()
-        except CommandError as error:
-            if time.monotonic() - heard > _PATIENCE_SECONDS:
-                raise
-            logger.info(f"{error}; asking again")
-            time.sleep(POLL_SECONDS)
-            continue
-        still = [_name(job) for job in jobs if not condition(job)]
-        if not still:
-            return jobs
-        if still != going:
-            logger.info(
-                f"waiting for {len(still)} of {len(jobs)} Jobs: {', '.join(still[:5])}{' …' if len(still) > 5 else ''}"
-            )
-        going = still
-        time.sleep(POLL_SECONDS)
-
-
-# --- the ConfigMap ---
-
-
-def _reported(configmap: Object, pods: Iterable[Object], run_id: str) -> Iterator[Attempt]:
-    """What the sidecars have put into the ConfigMap."""
-    data, binary = configmap.get("data") or {}, configmap.get("binaryData") or {}
-    states = {_name(pod): attempts.terminated(pod) for pod in pods}
-    for key in sorted(data):
-        name = key.removesuffix(".result.json")
-        if name == key:
-            continue
-        try:
-            document = json.loads(data[key])
-            rows = _rows(data.get(f"{name}.perf.csv"), binary.get(f"{name}.perf.csv.gz"))
-            attempt = attempts.from_document(name, document, rows, states.get(name) or {})
-        except (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, csv.Error, binascii.Error) as error:
-            logger.info(f"configmap {RESULTS}: {key} is broken: {error}; asking the pod")
-            continue
-        if document.get("truncated"):
-            logger.info(f"{name}: {document['truncated']}")
-        if not run_id or document.get("run_id") == run_id:
-            yield attempt
-
-
-def _rows(table: str | None, packed: str | None) -> list[dict[str, str]]:
-    text = table if packed is None else gzip.decompress(base64.b64decode(packed)).decode()
-    return [dict(row) for row in csv.DictReader(io.StringIO(text or "", newline=""))]
+def _log_shortage(results: ConfigMapData, reports: Reports) -> None:
+    """Say what fills the ConfigMap, and how to empty it, if reports don't fit into it."""
+    sizes = results.sizes
+    total = sum(sizes.values())
+    if total < LIMIT * 0.9 and not any(attempt.omitted for attempt in reports.attempts):
+        return
+    logs = sum(size for key, size in sizes.items() if key.endswith(".log"))
+    logger.info(
+        f"configmap {RESULTS} is full: {total} of {LIMIT} bytes, {logs} of them logs, of {len(reports.attempts)} pods; "
+        "empty it with `madengine collect --kubernetes --prune`"
+    )
 
 
 # --- into perf.csv ---
 
 
-def _unknown(found: Iterable[Attempt], output: Path) -> list[Attempt]:
-    """The attempts that perf.csv has no row of, from whichever channel that came."""
+def _unknown(attempts: Iterable[Attempt], output: Path) -> list[Attempt]:
+    """Return the attempts that perf.csv has no row of, from any channel."""
     known = set()
     with suppress(FileNotFoundError), output.open(newline="", encoding="utf-8-sig", errors="backslashreplace") as file:
-        known = {(row.get("run_id"), attempts.origin(row.get("engine") or "")) for row in csv.DictReader(file)}
+        known = {(row.get("run_id"), origin(row.get("engine") or "")) for row in csv.DictReader(file)}
     return [
         attempt
-        for attempt in found
-        if not any((row["run_id"], attempts.origin(row["engine"])) in known for row in attempt.rows)
+        for attempt in attempts
+        if not any((row["run_id"], origin(row["engine"])) in known for row in attempt.rows)
     ]
 
 
-def _merged(found: Iterable[Attempt], folder: Path, output: Path, results_output: Path) -> Merged:
-    found = list(found)
+def _merge(attempts: Iterable[Attempt], folder: Path, output: Path, results_output: Path) -> Merged:
+    attempts = [attempt for attempt in attempts if attempt.rows]
     folder.mkdir()
-    append_rows(folder / "perf.csv", [row for attempt in found for row in attempt.rows])
-    runs = [attempt.document for attempt in found if attempt.rows and "results" in attempt.document]
+    append_rows(folder / "perf.csv", [row for attempt in attempts for row in attempt.rows])
+    runs = [attempt.document for attempt in attempts if "results" in attempt.document]
     if runs:
         write_json(folder / "results.json", {"schema_version": SCHEMA_VERSION, "runs": runs})
     merged = merge([folder] if any(folder.iterdir()) else [], output, results_output)
-    # A copy of these rows came out of results.json: a name in the scratch folder helps nobody.
+    # The rows came out of results.json: a path in the temporary folder helps no one.
     return replace(merged, problems=tuple(problem.replace(f"{folder}/", "") for problem in merged.problems))
 
 
-def _failed(found: Iterable[Attempt]) -> tuple[str, ...]:
-    """The models whose last attempt, of each index of a Job, has a row that is no success."""
+def _failed(attempts: Iterable[Attempt]) -> tuple[str, ...]:
+    """Return the Jobs of which the last attempt, of any index, failed."""
     last: dict[tuple[str, Any], Attempt] = {}
-    for attempt in sorted(found, key=lambda one: one.started):
+    for attempt in sorted(attempts, key=lambda one: one.started):
         last[attempt.job, attempt.index] = attempt
-    return tuple(attempt.job for attempt in last.values() if any(row["status"] != SUCCESS for row in attempt.rows))
+    return tuple(attempt.job for attempt in last.values() if attempt.failed)
 
 
-def _name(one: Object) -> str:
-    name: str = one["metadata"]["name"]
-    return name
+# --- emptying the ConfigMap ---
+
+
+def _removable(reports: Reports, attempts: Iterable[Attempt], jobs: Mapping[str, Job]) -> list[Attempt]:
+    """Return the reports that are not needed any more; those of several nodes are, until their Job has ended."""
+    ended = {attempt.pod for attempt in attempts}
+    return [
+        report
+        for report in reports.attempts
+        if report.pod in ended or (report.nodes > 1 and (report.job not in jobs or jobs[report.job].condition))
+    ]
+
+
+def prune(kubectl: Kubectl, collected: Collected) -> list[str]:
+    """Remove from the cluster what `collected` has brought into perf.csv; return a line for each removal.
+
+    These are the reports in the ConfigMap of the results, and the input ConfigMaps that no Job refers to.
+    """
+    maps = maps_of(kubectl.objects("configmaps", SELECTOR))
+    in_use = {job.config for job in Watch(kubectl).jobs()}
+    latest = (datetime.now(timezone.utc) - _MIN_AGE).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # A new one may be applied a moment before its Jobs.
+    unused = [
+        data.name
+        for data in maps
+        if data.component == "input" and data.name not in in_use and data.created and data.created < latest
+    ]
+    lines = []
+    if collected.jobs:
+        programs.ask(kubectl("annotate", "jobs", "--overwrite", *collected.jobs, f"{PRUNED}=true"))
+    if collected.pods:
+        keys = {f"{pod}.{name}": None for pod in collected.pods for name in _KEYS}
+        packed = {f"{pod}.perf.csv.gz": None for pod in collected.pods}
+        patch = json.dumps({"data": keys, "binaryData": packed})
+        words = ("patch", "configmap", RESULTS, "--type=merge", "--patch-file=/dev/stdin")
+        programs.ask(kubectl(*words), stdin=patch)
+        lines.append(f"configmap {RESULTS}: removed the reports of {len(collected.pods)} pods")
+    if unused:
+        programs.ask(kubectl("delete", "configmap", "--ignore-not-found", *unused))
+        lines += [f"removed configmap {name}" for name in unused]
+    return lines

@@ -1,4 +1,4 @@
-"""The hooks of a run as entries of the input ConfigMap, and the folder of a pod that holds them."""
+"""The hooks of a run as entries of the input ConfigMap, and as a folder of the pod."""
 
 from __future__ import annotations
 
@@ -19,46 +19,45 @@ _MODE = 0o555
 
 @dataclass(frozen=True)
 class HookFiles:
-    """The hooks of all pods.
-
-    `paths` gives each file below `FOLDER` its key in the ConfigMap, `texts` each key its text; `missing` are scripts
-    that are in neither, nor in the images.
-    """
+    """The hooks of all pods."""
 
     hooks: Hooks = field(default_factory=Hooks)
+    #: The key in the ConfigMap of each file below `FOLDER`.
     paths: Mapping[str, str] = field(default_factory=dict)
+    #: The text of each key.
     texts: Mapping[str, str] = field(default_factory=dict)
+    #: Scripts that are neither here nor in the images.
     missing: tuple[str, ...] = ()
 
     @property
     def environment(self) -> dict[str, str]:
-        """What tells entry.sh where they are."""
+        """The variable by which entry.sh finds the hooks."""
         return {"MADENGINE_HOOKS": FOLDER} if self.hooks else {}
 
     @property
     def mounts(self) -> list[dict[str, Any]]:
-        """The mounts of the model's container, as a pod has them."""
+        """The mounts of the model's container."""
         return [{"name": _VOLUME, "mountPath": FOLDER, "readOnly": True}] if self.hooks else []
 
     def volumes(self, config: str) -> list[dict[str, Any]]:
-        """The volumes of a pod, out of the ConfigMap of that name; a key there holds no "/", a path does."""
+        """Return the volumes of a pod out of the ConfigMap `config`; its keys can't contain "/", paths do."""
         if not self.hooks:
             return []
         items = [{"key": key, "path": path} for path, key in self.paths.items()]
         return [{"name": _VOLUME, "configMap": {"name": config, "defaultMode": _MODE, "items": items}}]
 
 
-def hook_files(kept: Manifest, context: Context, tools: Mapping[str, Any], root: Path | None) -> HookFiles:
-    """The hooks that the context asks for; scripts that the images lack come from the package at `root`, if any.
+def hook_files(manifest: Manifest, context: Context, tools: Mapping[str, Any], root: Path | None) -> HookFiles:
+    """Return the context's hooks; scripts that the images lack come from the package at `root`, if any.
 
-    Raises ConfigurationError for a tool that nobody defines and for hooks that are wrong.
+    Raises ConfigurationError for an undefined tool and for invalid hooks.
     """
     hooks = resolve_hooks(context, tool_catalogue(tools))
     if not hooks:
         return HookFiles(hooks)
     files = hook_texts(hooks)
     missing = []
-    for path in _not_in_image(hooks, kept, files):
+    for path in _not_in_image(hooks, manifest, files):
         text = _text(root / path) if root else None
         if text is None:
             missing.append(path)
@@ -75,25 +74,25 @@ def hook_files(kept: Manifest, context: Context, tools: Mapping[str, Any], root:
     )
 
 
-def definitions(kept: Manifest, root: Path | None) -> Mapping[str, Any]:
-    """The tools that the package here defines, else those that the manifest was built with."""
-    return hook_definitions(None, root) or kept.extra.get("tools") or {}
+def definitions(manifest: Manifest, root: Path | None) -> Mapping[str, Any]:
+    """Return the tools that the package defines, else those that the manifest was built with."""
+    return hook_definitions(None, root) or manifest.extra.get("tools") or {}
 
 
-def _not_in_image(hooks: Hooks, kept: Manifest, files: Mapping[str, str]) -> list[str]:
-    """The scripts that no build has put into the images: only what its own context named travels with them."""
-    built = resolve_hooks(Context(kept.context), tool_catalogue(kept.extra.get("tools") or {}))
-    there = {script.path for script in built.scripts}
+def _not_in_image(hooks: Hooks, manifest: Manifest, files: Mapping[str, str]) -> list[str]:
+    """Return the scripts that the images lack: a build packs only those that its own context names."""
+    built = resolve_hooks(Context(manifest.context), tool_catalogue(manifest.extra.get("tools") or {}))
+    packed = {script.path for script in built.scripts}
     paths = dict.fromkeys(script.path for script in hooks.scripts)
     return [
         path
         for path in paths
-        if path not in there and f"workspace/{path}" not in files and not path.startswith(("/", f"{SHARED_SCRIPTS}/"))
+        if path not in packed and f"workspace/{path}" not in files and not path.startswith(("/", f"{SHARED_SCRIPTS}/"))
     ]
 
 
 def _text(path: Path) -> str | None:
-    """A script that a ConfigMap can hold as text."""
+    """Return a script as text; None if a ConfigMap can't hold it as such."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError):

@@ -1,108 +1,69 @@
-"""An image and what the user wants -> the values of its Job."""
+"""A task -> the values of its Job, and the facts that its rows need."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from madengine.build import payload
-from madengine.config.log_errors import LogErrors
 from madengine.deploy.kubernetes import launch, names
-from madengine.deploy.kubernetes.hook_files import HookFiles
-from madengine.deploy.kubernetes.options import RESULTS, SERVICE_ACCOUNT, Options
-from madengine.deploy.kubernetes.volumes import Volumes
-from madengine.errors import ConfigurationError
-from madengine.records import Image, Model
-
-LOG = f"{payload.WORKSPACE}/model.run.live.log"
-TERMINATION_MESSAGE = "/dev/termination-log"
-_RESOURCES = {"AMD": "amd.com/gpu", "NVIDIA": "nvidia.com/gpu"}
-_SHARED_MEMORY = "16Gi"
-
-
-@dataclass(frozen=True)
-class Task:
-    """What one Job runs: an image of a model with its data and environment; `repeat` numbers those of several nodes.
-
-    `multi_node` is the context's multi_node_args, `shm_size` its SHM_SIZE as a quantity; `log_errors` is what in a log
-    makes a failure.
-    """
-
-    image: Image
-    model: Model
-    name: str
-    environment: Mapping[str, str]
-    data: Volumes
-    repeat: int = 0
-    given_args: bool = False
-    hooks: HookFiles = field(default_factory=HookFiles)
-    multi_node: Mapping[str, Any] = field(default_factory=dict)
-    shm_size: str = ""
-    log_errors: LogErrors = field(default_factory=LogErrors)
-
-    @property
-    def reference(self) -> str:
-        """The image's name in its registry, by digest where the manifest has one."""
-        return self.image.pinned or self.image.registry_image
+from madengine.deploy.kubernetes.options import NONE, RESULTS, SERVICE_ACCOUNT, Options
+from madengine.deploy.kubernetes.tasks import TERMINATION_MESSAGE, Task, service_name
+from madengine.records import Model
 
 
 def facts(task: Task, options: Options) -> dict[str, Any]:
-    """What the sidecar and `collect` have to know of a Job to make its rows."""
+    """Return what the sidecar and `collect` need to know of a Job to write its rows."""
     return {
         "image": task.image.key,
-        "timeout": limit(task.model, options),
+        "timeout": task.timeout,
         "nodes": options.nodes,
-        "gpus": gpu_count(task, options),
+        "gpus": task.gpus,
         "dataname": task.data.dataname,
         "data_provider_type": task.data.provider,
-        "launcher": launch.launcher(task.multi_node, options.nodes),
+        "launcher": task.launcher,
         "hooked": bool(task.hooks.hooks),
         "has_pre_scripts": bool(task.hooks.hooks.pre_scripts),
         "log_errors": asdict(task.log_errors),
     }
 
 
-def values(task: Task, options: Options, config: str) -> dict[str, Any]:
-    """What the template of a Job is filled with."""
-    gpus = gpu_count(task, options)
-    resource = gpu_resource(task, options) if gpus else ""
+def job_values(task: Task, options: Options, config: str) -> dict[str, Any]:
+    """Return the values of a Job's template; `config` is the name of the input ConfigMap."""
     several = options.nodes > 1
-    service = task.name.removesuffix("-job") if several else ""
     return {
         "name": task.name,
+        "config": config,
         "image_key": task.image.key,
         "labels": labels(task.model, options),
-        "annotations": {
-            "madengine/model": task.model.name,
-            "madengine/config": config,
-            **({"madengine/run-id": options.run_id} if options.run_id else {}),
-        },
+        "annotations": {"madengine/model": task.model.name, **job_annotations(options, config)},
         "queue": options.queue,
-        "service": service,
+        "service": service_name(task.name) if several else "",
         "several": several,
+        "spread": several and not options.may_share_nodes,
         "indexed": several or options.repeats > 1,
         "completions": options.nodes if several else options.repeats,
         "parallelism": options.nodes if several else min(options.parallel, options.repeats),
-        "deadline": deadline(task.model, options, task.hooks.hooks.seconds),
-        "timeout": limit(task.model, options),
+        "deadline": task.deadline,
+        "timeout": task.timeout,
         "reference": task.reference,
         "pull_policy": "IfNotPresent" if task.image.registry_digest else "Always",
-        "args": [names.literal(word) for word in _words(task)],
+        "args": task.arguments,
         "fields": launch.fields(several),
-        "environment": _environment(task, options, gpus, service),
-        "gpu_resource": resource,
+        "environment": task.environment,
+        "gpu_resource": task.gpu_resource,
         "requests": _requests(options),
-        "limits": _limits(options, resource, gpus),
-        "shared_memory": _shared_memory(task, options),
+        "limits": _limits(task, options),
+        "shared_memory": task.shared_memory,
         "volumes": [*task.data.volumes, *task.hooks.volumes(config)],
         "mounts": [*task.data.mounts, *task.hooks.mounts],
-        "tolerations": [*_own_toleration(resource), *options.tolerations],
+        "tolerations": [*_gpu_tolerations(task), *options.tolerations],
     }
 
 
-def shared(options: Options, pods: int, runner_image: str) -> dict[str, Any]:
-    """The values that all Jobs of a file have in common."""
+def shared_values(options: Options, pods: int, runner_image: str) -> dict[str, Any]:
+    """Return the values that all Jobs of a file have in common."""
     return {
         "namespace": options.namespace,
         "reports": options.results == "configmap",
@@ -116,8 +77,13 @@ def shared(options: Options, pods: int, runner_image: str) -> dict[str, Any]:
         "node_labels": options.node_labels,
         "pull_secrets": options.image_pull_secret,
         "env_secrets": options.env_secret,
-        "service_account": account(options),
+        # The user's own, ours if the sidecar needs one, else the namespace's default.
+        "service_account": options.service_account or (SERVICE_ACCOUNT if options.results == "configmap" else ""),
         "host_ipc": options.host_ipc,
+        "priority_class": options.priority_class,
+        "do_not_disrupt": options.do_not_disrupt,
+        "cpu_limit": options.cpu_limit,
+        "security": _security(options),
         "beyond_baseline": options.beyond_baseline,
         "termination_message": TERMINATION_MESSAGE,
         "workspace": payload.WORKSPACE,
@@ -125,119 +91,49 @@ def shared(options: Options, pods: int, runner_image: str) -> dict[str, Any]:
     }
 
 
-def account(options: Options) -> str:
-    """The service account of the pods: the user's own, ours where the sidecar needs one, else the namespace's."""
-    return options.service_account or (SERVICE_ACCOUNT if options.results == "configmap" else "")
-
-
 def labels(model: Model, options: Options) -> dict[str, str]:
-    """The labels of a Job and its pods."""
+    """Return the labels of a Job and its pods."""
     return {
         "app.kubernetes.io/name": "madengine",
+        "app.kubernetes.io/managed-by": "madengine",
         "app.kubernetes.io/component": "model",
         "madengine/model": names.label(model.name),
         **({"madengine/run": names.label(options.run_id)} if options.run_id else {}),
     }
 
 
-def limit(model: Model, options: Options) -> int:
-    """Seconds that the script may take; 0 is no limit."""
-    return model.time_limit(options.timeout)
+def job_annotations(options: Options, config: str) -> dict[str, str]:
+    """Return the annotations by which `collect` finds a Job's input and run."""
+    return {"madengine/config": config, **({"madengine/run-id": options.run_id} if options.run_id else {})}
 
 
-def deadline(model: Model, options: Options, hooks: int = 0) -> int | None:
-    """Seconds after which Kubernetes gives the Job up: scripts, hooks, pulls and queues, one after another."""
-    seconds = limit(model, options)
-    if not seconds:
-        return None
-    rounds = 1 if options.nodes > 1 else -(-options.repeats // options.parallel) * (1 + options.retries)
-    return (seconds + hooks + options.slack) * rounds
-
-
-def gpu_count(task: Task, options: Options) -> int:
-    """How many GPUs each pod asks for: the card's `n_gpus`, as on a host, where a card without it gets one."""
-    if vendor(task.image, options) == "NONE":
-        return 0
-    if task.model.n_gpus == "-1":
-        return options.gpus_per_node or 1
-    if not task.model.n_gpus:
-        return 1 if vendor(task.image, options) or options.gpu_resource else 0
-    return int(task.model.n_gpus)
-
-
-def vendor(image: Image, options: Options) -> str:
-    """AMD, NVIDIA or NONE; empty where neither the image nor the user says."""
-    return image.vendor or options.gpu_vendor
-
-
-def gpu_resource(task: Task, options: Options) -> str:
-    """The resource that GPUs are asked for by."""
-    if options.gpu_resource:
-        return options.gpu_resource
-    named = vendor(task.image, options)
-    if named not in _RESOURCES:
-        raise ConfigurationError(
-            f"{task.image.key}: wants {task.model.n_gpus} GPUs, and doesn't say whose; --gpu-resource says it"
-        )
-    return _RESOURCES[named]
-
-
-def _own_toleration(resource: str) -> Sequence[Mapping[str, str]]:
-    # GPU nodes are commonly kept free of others by a taint of their resource's name.
-    return [{"key": resource, "operator": "Exists", "effect": "NoSchedule"}] if resource else []
+def _gpu_tolerations(task: Task) -> list[Mapping[str, str]]:
+    # GPU nodes commonly have a taint named like their resource.
+    return [{"key": task.gpu_resource, "operator": "Exists", "effect": "NoSchedule"}] if task.gpu_resource else []
 
 
 def _requests(options: Options) -> dict[str, str]:
-    stored = {"ephemeral-storage": options.ephemeral_storage} if options.ephemeral_storage else {}
-    return {"cpu": options.cpu, "memory": options.memory or "4Gi", **stored}
+    storage = {"ephemeral-storage": options.ephemeral_storage} if options.ephemeral_storage else {}
+    memory = {} if options.memory == NONE else {"memory": options.memory or "4Gi"}
+    return {"cpu": options.cpu, **memory, **storage}
 
 
-def _shared_memory(task: Task, options: Options) -> str:
-    half = names.half(options.memory) if options.memory else _SHARED_MEMORY
-    return options.shm_size or task.shm_size or half
-
-
-def _limits(options: Options, resource: str, gpus: int) -> dict[str, Any]:
+def _security(options: Options) -> dict[str, Any]:
+    """Return the securityContext of the model's container."""
+    user, _, group = options.run_as.partition(":")
     return {
-        **({"memory": options.memory} if options.memory else {}),
+        "allowPrivilegeEscalation": False,
+        **({"capabilities": {"drop": ["ALL"]}} if options.drop_capabilities else {}),
+        **({"runAsUser": int(user), "runAsNonRoot": user != "0"} if user else {}),
+        **({"runAsGroup": int(group)} if group else {}),
+    }
+
+
+def _limits(task: Task, options: Options) -> dict[str, Any]:
+    return {
+        **({"cpu": options.cpu_limit} if options.cpu_limit else {}),
+        **({"memory": options.memory} if options.has_memory else {}),
         **({"ephemeral-storage": options.ephemeral_storage} if options.ephemeral_storage else {}),
-        **({resource: gpus} if gpus else {}),
+        # A server keeps it as a string: as a number, `kubectl apply` would find a change each time.
+        **({task.gpu_resource: str(task.gpus)} if task.gpus else {}),
     }
-
-
-def _words(task: Task) -> list[str]:
-    """Arguments in place of the card's, which the image has itself."""
-    if not task.given_args:
-        return []
-    return ["--", *payload.split(task.model.args, task.model)]
-
-
-def _environment(task: Task, options: Options, gpus: int, service: str) -> dict[str, str]:
-    """The variables of the model's container; the user's come before ours, but not before what reports its end."""
-    model = task.model
-    told = {
-        "MAD_MODEL_NAME": model.name,
-        "JENKINS_BUILD_NUMBER": "0",
-        "MAD_DEPLOYMENT_TYPE": "kubernetes",
-        "MAD_K8S_JOB": "true",
-        "MAD_GPU_VENDOR": vendor(task.image, options) or "NONE",
-        "MAD_SYSTEM_NGPUS": str(gpus),
-        "MAD_RUNTIME_NGPUS": str(gpus),
-        # Where NVIDIA's runtime is the default one, an image without a limit would see every GPU of the node.
-        **({} if gpus else {"NVIDIA_VISIBLE_DEVICES": "void"}),
-        **({"MAD_OUTPUT_CSV": model.multiple_results} if model.multiple_results else {}),
-        **task.data.environment,
-        **task.hooks.hooks.environment,
-        **task.environment,
-    }
-    ours = {
-        "MADENGINE_LOG": LOG,
-        "MADENGINE_REPORT": TERMINATION_MESSAGE,
-        "MADENGINE_TIMEOUT": str(limit(model, options)),
-        **task.hooks.environment,
-    }
-    for name, value in told.items():
-        names.check_variable(name, value)
-    written = {name: names.literal(value) for name, value in {**told, **ours}.items()}
-    # The only one in which the kubelet is meant to fill something in.
-    return {**launch.variables(task.multi_node, task.name, service, options.nodes, gpus), **written}

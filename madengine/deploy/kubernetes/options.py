@@ -1,4 +1,4 @@
-"""What a user may want of the files, and what is no value for it."""
+"""The options of `generate k8s`, checked."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from madengine.errors import ConfigurationError
 
 RESULTS = "madengine-results"
 SERVICE_ACCOUNT = "madengine"
+#: --memory without a request and a limit
+NONE = "none"
+_NODES_LIMIT = 10_000
 _COUNT = whole_number("pods, GPUs or runs", 1, 100_000)
 _SECONDS = whole_number("seconds", 0, 10**9)
 
@@ -77,7 +80,33 @@ class Options(RunIdOptions, TimeoutOptions, TemplateOptions):
     )  # fmt: skip
     cpu: str = option("--cpu", default="2", group=_K8S, metavar="N", help="CPUs that a pod requests (default: 2)")
     memory: str = option(
-        "--memory", default="", group=_K8S, metavar="SIZE", help="request and limit (default: 4Gi, no limit)"
+        "--memory",
+        default="",
+        group=_K8S,
+        metavar="SIZE",
+        help="request and limit, or none (default: request 4Gi, no limit)",
+    )
+    may_share_nodes: bool = option(
+        "--may-share-nodes",
+        default=False,
+        group=_K8S,
+        help="let pods of one run share a node (default: each has its own)",
+    )
+    cpu_limit: str = option(
+        "--cpu-limit", default="", group=_K8S, metavar="N", help="CPU limit of a pod's model (default: none)"
+    )
+    priority_class: str = option(
+        "--priority-class", default="", group=_K8S, metavar="NAME", help="priority class of the pods"
+    )
+    do_not_disrupt: bool = option(
+        "--do-not-disrupt", default=False, group=_K8S,
+        help="ask Karpenter and the cluster autoscaler not to evict the pods",
+    )  # fmt: skip
+    run_as: str = option(
+        "--run-as", default="", group=_K8S, metavar="UID[:GID]", help="user of the model (default: the image's)"
+    )
+    drop_capabilities: bool = option(
+        "--drop-capabilities", default=False, group=_K8S, help="drop all capabilities of the model"
     )
     ephemeral_storage: str = option(
         "--ephemeral-storage", default="", group=_K8S, metavar="SIZE", help="request and limit, for files"
@@ -146,32 +175,50 @@ class Options(RunIdOptions, TimeoutOptions, TemplateOptions):
     )
 
     def __post_init__(self) -> None:
-        """Refuse, naming the option, what no cluster would take."""
+        """Raise ConfigurationError, naming the option, for what no cluster would accept."""
         names.check_namespace(self.namespace)
         if self.run_id and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", self.run_id):
-            raise ConfigurationError(f"--run-id {self.run_id!r}: up to 100 letters, digits, '-', '_', '.'")
+            raise ConfigurationError(
+                f"--run-id: expected up to 100 letters, digits, '-', '_', '.', got {self.run_id!r}"
+            )
+        self._check_resources()
+        if self.queue:
+            names.check_name("--queue", self.queue)
+            names.check_label("--queue", self.queue)
+        for flag, objects in (
+            ("--image-pull-secret", self.image_pull_secret),
+            ("--env-secret", self.env_secret),
+            ("--priority-class", (self.priority_class,) if self.priority_class else ()),
+            ("--service-account", (self.service_account,) if self.service_account else ()),
+        ):
+            for name in objects:
+                names.check_name(flag, name)
+        if self.ttl is not None and self.ttl < 86400:
+            raise ConfigurationError(
+                f"--ttl: expected 86400 or more, got {self.ttl}; a Job's pods and logs are deleted with it"
+            )
+        if self.engine_host and self.mode != "runner":
+            raise ConfigurationError("--engine-host: requires --mode runner")
+
+    def _check_resources(self) -> None:
         for flag, text in (("--memory", self.memory), ("--shm-size", self.shm_size)):
-            if text:
+            if text and (flag, text) != ("--memory", NONE):
                 names.check_bytes(flag, text)
         if self.ephemeral_storage:
             names.check_bytes("--ephemeral-storage", self.ephemeral_storage)
         names.check_cpus("--cpu", self.cpu)
+        if self.cpu_limit:
+            names.check_cpus("--cpu-limit", self.cpu_limit)
+        if self.run_as and not re.fullmatch(r"[0-9]{1,10}(:[0-9]{1,10})?", self.run_as):
+            raise ConfigurationError(f"--run-as: expected UID or UID:GID in numbers, got {self.run_as!r}")
+        if not 0 <= self.nodes <= _NODES_LIMIT:
+            raise ConfigurationError(f"--nodes: expected up to {_NODES_LIMIT}, got {self.nodes}")
         if self.gpu_resource:
             names.check_key("--gpu-resource", self.gpu_resource)
-        if self.queue:
-            names.check_name("--queue", self.queue)
-            names.check_label("--queue", self.queue)
-        for flag, names_given in (
-            ("--image-pull-secret", self.image_pull_secret),
-            ("--env-secret", self.env_secret),
-            ("--service-account", (self.service_account,) if self.service_account else ()),
-        ):
-            for name in names_given:
-                names.check_name(flag, name)
-        if self.ttl is not None and self.ttl < 86400:
-            raise ConfigurationError(f"--ttl {self.ttl}: with the Job go its pods and their logs; 86400 or more")
-        if self.engine_host and self.mode != "runner":
-            raise ConfigurationError("--engine-host: only --mode runner has an engine")
+
+    @property
+    def has_memory(self) -> bool:
+        return self.memory not in ("", NONE)
 
     @property
     def node_labels(self) -> dict[str, str]:
@@ -180,7 +227,7 @@ class Options(RunIdOptions, TimeoutOptions, TemplateOptions):
         for text in self.node_selector:
             key, equals, value = text.partition("=")
             if not equals:
-                raise ConfigurationError(f"--node-selector {text!r} is not KEY=VALUE")
+                raise ConfigurationError(f"--node-selector: expected KEY=VALUE, got {text!r}")
             names.check_key("--node-selector", key)
             names.check_label("--node-selector", value)
             labels[key] = value
@@ -188,7 +235,7 @@ class Options(RunIdOptions, TimeoutOptions, TemplateOptions):
 
     @property
     def tolerations(self) -> list[dict[str, str]]:
-        """The tolerations, as a pod has them."""
+        """The tolerations of the pods."""
         return [_toleration(text) for text in self.toleration]
 
     @property
@@ -203,6 +250,8 @@ def _toleration(text: str) -> dict[str, str]:
     names.check_key("--toleration", key)
     names.check_label("--toleration", value)
     if colon and effect not in ("NoSchedule", "PreferNoSchedule", "NoExecute"):
-        raise ConfigurationError(f"--toleration {text!r}: {effect!r} is not NoSchedule, PreferNoSchedule or NoExecute")
-    matched = {"key": key, "operator": "Equal", "value": value} if equals else {"key": key, "operator": "Exists"}
-    return {**matched, **({"effect": effect} if colon else {})}
+        raise ConfigurationError(
+            f"--toleration: expected the effect NoSchedule, PreferNoSchedule or NoExecute, got {effect!r} in {text!r}"
+        )
+    taint = {"key": key, "operator": "Equal", "value": value} if equals else {"key": key, "operator": "Exists"}
+    return {**taint, **({"effect": effect} if colon else {})}

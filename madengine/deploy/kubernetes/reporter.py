@@ -1,6 +1,6 @@
-"""The sidecar of a pod: waits for the model's container to end, and puts its rows and result into a ConfigMap.
+"""The sidecar of a pod: wait for the model's container to end, then put its rows and result into a ConfigMap.
 
-`python3 -m madengine.deploy.kubernetes.reporter`, in a pod; needs nothing but the standard library and this package.
+`python3 -m madengine.deploy.kubernetes.reporter`, in a pod; needs only the standard library and this package.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _ended = threading.Event()
 
 
 def main() -> int:
-    """Listen to TERM before all else: to the first process of a container one that comes earlier is lost."""
+    """Handle TERM before anything else: the kernel discards it for a container's first process without a handler."""
     signal.signal(signal.SIGTERM, lambda number, frame: _ended.set())
-    with open(READY, "w"):  # the model's container is started when this is there
+    with open(READY, "w"):  # the model's container starts once this exists
         pass
     from madengine.deploy.kubernetes import report
 

@@ -19,7 +19,7 @@ from madengine.config.common_options import (
 )
 from madengine.config.manifest import load_manifest
 from madengine.config.option import from_options
-from madengine.deploy.kubernetes.collect import Collected, collected
+from madengine.deploy.kubernetes.collect import Collected, collect_results
 from madengine.deploy.kubernetes.generate import CONFIGMAP, JOB, generate_kubernetes
 from madengine.deploy.kubernetes.options import KubeContextOptions, Options, SidecarOptions
 from madengine.deploy.kubernetes.plan import PlanInput
@@ -135,7 +135,7 @@ class KubernetesTarget:
         return self.run.folder / JOB
 
     def _collect(self, wait: bool) -> Collected:
-        return collected(self._kubectl, self.run.output, self.run.results, self.options.run_id, wait)
+        return collect_results(self._kubectl, self.run.output, self.run.results, self.options.run_id, wait)
 
     def _lines(self) -> tuple[str, ...]:
         kubectl, line = self._kubectl, programs.shell_line

@@ -1,4 +1,4 @@
-"""What a manifest, a card or the context asks for and a pod does not get, a line each."""
+"""What pods don't support, and what a user should know before applying the files, a line each."""
 
 from __future__ import annotations
 
@@ -8,55 +8,65 @@ from madengine.config import artifacts
 from madengine.config.context import Context
 from madengine.config.manifest import Manifest
 from madengine.deploy.kubernetes import launch
-from madengine.deploy.kubernetes.hook_files import HookFiles
 from madengine.deploy.kubernetes.options import Options
+from madengine.deploy.kubernetes.tasks import Settings, gpu_count, vendor
+from madengine.programs.engine import is_loopback
 from madengine.records import Model
 
 
-def warnings(kept: Manifest, context: Context, hooks: HookFiles, options: Options) -> list[str]:
-    """The lines; Jobs of single images lack more than a runner, which has an engine.
+def plan_warnings(manifest: Manifest, settings: Settings, runner_image: str) -> list[str]:
+    """Return the lines. Raises ConfigurationError for invalid artifacts and multi_node_args."""
+    models = list({model.name: model for model in (manifest.models[image.key] for image in manifest.images)}.values())
+    lines = _of_files(models, settings)
+    if settings.options.mode == "job":  # a runner has an engine
+        lines += _of_entries(models)
+        lines += _of_context(settings.context)
+        lines += launch.warnings(settings.context.multi_node_args, settings.options.nodes)
+        lines += _of_gpus(manifest, settings)
+    return [*lines, *_of_images(manifest), *_of_cluster(manifest, settings.options, runner_image)]
 
-    Raises ConfigurationError for artifacts and multi_node_args that are wrong.
-    """
-    models = list({model.name: model for model in (kept.models[image.key] for image in kept.images)}.values())
-    found = [] if options.env_secret else [_credential(model) for model in models if model.cred]
+
+def _of_files(models: Sequence[Model], settings: Settings) -> list[str]:
+    """Return the lines about files that pods need or leave."""
+    options, hooks = settings.options, settings.hooks
+    lines = [] if options.env_secret else [_credential(model) for model in models if model.cred]
     patterns = dict.fromkeys(
-        pattern for model in models for pattern in artifacts.patterns_for(model, context, hooks.hooks.artifacts)
+        pattern
+        for model in models
+        for pattern in artifacts.patterns_for(model, settings.context, hooks.hooks.artifacts)
     )
     if patterns:
-        found.append(
-            f"artifacts {', '.join(patterns)}: not brought back, a pod's files go with it; --kustomize can patch a "
-            "volume in for the workspace"
+        lines.append(
+            f"artifacts {', '.join(patterns)}: not collected, a pod's files are deleted with it; mount a volume on the "
+            "workspace with a patch (--kustomize)"
         )
     if hooks.missing:
-        way_out = "build with this context" + (", or generate in the package" if options.mode == "job" else "")
-        found.append(
-            f"hooks {', '.join(hooks.missing)}: not in the images, which carry scripts/common and what the context of "
-            f"`build` names; {way_out}"
+        remedy = "build with this context" + (", or generate in the package" if options.mode == "job" else "")
+        lines.append(
+            f"hooks {', '.join(hooks.missing)}: not in the images, which contain scripts/common and the scripts that "
+            f"the context of `build` names; {remedy}"
         )
-    if options.mode == "runner":
-        return found
-    return [*found, *_of_cards(models), *_of_context(context), *launch.warnings(context.multi_node_args, options.nodes)]
+    return lines
 
 
 def _credential(model: Model) -> str:
-    code = ", unless only its url needed it, whose code is in the image" if model.url else ""
+    code = ", unless they are only for its url, whose code is in the image" if model.url else ""
     return (
         f"{model.name}: cred {model.cred}: its script expects {model.cred}_<KEY>, such as {model.cred}_USERNAME and "
-        f"{model.cred}_PASSWORD{code}; --env-secret names a Secret with these keys"
+        f"{model.cred}_PASSWORD{code}; name a Secret with these keys with --env-secret"
     )
 
 
-def _of_cards(models: Sequence[Model]) -> list[str]:
+def _of_entries(models: Sequence[Model]) -> list[str]:
     engine_options = [
-        f"{model.name}: additional_docker_run_options {model.additional_docker_run_options!r} mean nothing to a "
-        "pod; see --shm-size, --host-ipc, and --kustomize to patch"
+        f"ignored: {model.name}: additional_docker_run_options {model.additional_docker_run_options!r}; pods have "
+        "--shm-size and --host-ipc, and --kustomize for patches"
         for model in models
         if model.additional_docker_run_options.strip()
     ]
     architectures = [
-        f"{model.name}: skip_gpu_arch {model.skip_gpu_arch!r}: nobody knows a pod's GPU before it runs; "
-        "--node-selector keeps it off such nodes"
+        f"ignored: {model.name}: skip_gpu_arch {model.skip_gpu_arch!r}: a pod's GPU is unknown until it runs; exclude "
+        "such nodes with --node-selector"
         for model in models
         if model.skip_gpu_arch.strip()
     ]
@@ -65,4 +75,40 @@ def _of_cards(models: Sequence[Model]) -> list[str]:
 
 def _of_context(context: Context) -> list[str]:
     keys = context.ignored_in_pods
-    return [f"context: {', '.join(keys)}: not acted on in pods"] if keys else []
+    return [f"ignored in pods: context: {', '.join(keys)}"] if keys else []
+
+
+def _of_gpus(manifest: Manifest, settings: Settings) -> list[str]:
+    vendors = sorted({vendor(image, settings.gpu_vendor) or "any" for image in manifest.images})
+    lines = []
+    if len(vendors) > 1:
+        lines.append(f"images for GPUs of {', '.join(vendors)}: a Job for each; select with --gpu-vendor")
+    pairs = [(image, manifest.models[image.key]) for image in manifest.images]
+    unlimited = {model.name for image, model in pairs if model.n_gpus == "-1" and gpu_count(image, model, settings)}
+    if unlimited and not settings.options.gpus_per_node:
+        lines.append(
+            f"{', '.join(sorted(unlimited))}: n_gpus -1 means all GPUs of a node, which Kubernetes can't express: each "
+            "pod requests 1; set the GPUs of a node with --gpus-per-node"
+        )
+    return lines
+
+
+def _of_images(manifest: Manifest) -> list[str]:
+    lines = []
+    if any(not image.registry_digest for image in manifest.images):
+        lines.append("no manifest, so digests are unknown: pods run whatever the images' tags point to at that time")
+    if manifest.registry and is_loopback(manifest.registry):
+        lines.append(f"{manifest.registry}: on a node this is the node itself; use --registry with a reachable address")
+    return lines
+
+
+def _of_cluster(manifest: Manifest, options: Options, runner_image: str) -> list[str]:
+    lines = []
+    if options.beyond_baseline:
+        lines.append(
+            f"{', '.join(options.beyond_baseline)}: forbidden by Pod Security baseline; label the namespace "
+            "pod-security.kubernetes.io/enforce=privileged"
+        )
+    if runner_image and not options.runner_image:
+        lines.append(f"required: {runner_image}; `madengine runner-image --registry {manifest.registry}` pushes it")
+    return lines

@@ -1,10 +1,10 @@
-"""Where a model's data lies for a pod: claims, NFS exports and folders of the node."""
+"""Where a pod finds a model's data: claims, NFS exports and folders of the node."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ KINDS = ("pvc", "nfs", "hostpath")
 
 @dataclass(frozen=True)
 class Volumes:
-    """A pod's data: volumes and mounts as a pod has them, and what the model and its rows are told of them."""
+    """A pod's data: volumes and mounts of the pod, variables of the model, cells of its rows."""
 
     volumes: tuple[Mapping[str, Any], ...] = ()
     mounts: tuple[Mapping[str, Any], ...] = ()
@@ -27,17 +27,21 @@ class Volumes:
     dataname: str = ""
     provider: str = ""
 
+    def plus(self, folders: Volumes) -> Volumes:
+        """Return these and the volumes and mounts of others."""
+        return replace(self, volumes=(*self.volumes, *folders.volumes), mounts=(*self.mounts, *folders.mounts))
 
-def volumes(model: Model, data: Data, given: Mapping[str, Mapping[str, Any]], host_path: bool) -> Volumes:
-    """The data sets of a model; `given` comes before data.json, `host_path` says that folders of the node may be used.
 
-    Raises ConfigurationError where a data set has no place that a pod can mount.
+def volumes(model: Model, data: Data, overrides: Mapping[str, Mapping[str, Any]], host_path: bool) -> Volumes:
+    """Return the data sets of a model; `overrides` come before data.json, `host_path` allows folders of the node.
+
+    Raises ConfigurationError if a data set has no source that a pod can mount.
     """
-    wanted = tuple(dict.fromkeys(name.strip() for name in model.data.split(",") if name.strip()))
-    if not wanted:
+    dataset_names = tuple(dict.fromkeys(name.strip() for name in model.data.split(",") if name.strip()))
+    if not dataset_names:
         return Volumes()
-    chosen = [_chosen(name, model, data, given, host_path) for name in wanted]
-    homes = [_home(data.sources.get(name, {}), index, len(wanted)) for index, name in enumerate(wanted)]
+    chosen = [_choose(name, model, data, overrides, host_path) for name in dataset_names]
+    homes = [_home(data.sources.get(name, {}), index, len(dataset_names)) for index, name in enumerate(dataset_names)]
     return Volumes(
         tuple({"name": f"data-{index}", **_volume(kind, config)} for index, (kind, config) in enumerate(chosen)),
         tuple(
@@ -49,19 +53,19 @@ def volumes(model: Model, data: Data, given: Mapping[str, Mapping[str, Any]], ho
             }
             for index, ((kind, config), home) in enumerate(zip(chosen, homes, strict=True))
         ),
-        {"MAD_DATAHOME": ",".join(homes), "MAD_DATANAME": ",".join(wanted)},
-        ",".join(wanted),
+        {"MAD_DATAHOME": ",".join(homes), "MAD_DATANAME": ",".join(dataset_names)},
+        ",".join(dataset_names),
         ",".join("local" if kind == "hostpath" else kind for kind, _ in chosen),
     )
 
 
 def mounted_folders(folders: Mapping[str, str], host_path: bool) -> Volumes:
-    """The context's docker_mounts: folders of the node. Raises ConfigurationError where they may not be used."""
+    """Return the context's docker_mounts, folders of the node. Raises ConfigurationError if these are not allowed."""
     if folders and not host_path:
         inside, host = next(iter(folders.items()))
         raise ConfigurationError(
-            f"docker_mounts {inside}: a pod would need the node's {host}, which Pod Security baseline forbids; "
-            "--host-path allows it, --data-volume names a better place"
+            f"docker_mounts {inside}: requires the node's folder {host}, which Pod Security baseline forbids; "
+            "use --data-volume, or allow it with --host-path"
         )
     places = [(f"mount-{index}", inside, host) for index, (inside, host) in enumerate(folders.items())]
     return Volumes(
@@ -70,53 +74,54 @@ def mounted_folders(folders: Mapping[str, str], host_path: bool) -> Volumes:
     )
 
 
-def on_command_line(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """`NAME=pvc:CLAIM[/PATH]`, `NAME=nfs:SERVER:/PATH` and `NAME=hostpath:/PATH` as data.json would have them."""
-    found: dict[str, dict[str, Any]] = {}
+def sources_of_options(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return `NAME=pvc:CLAIM[/PATH]`, `NAME=nfs:SERVER:/PATH` and `NAME=hostpath:/PATH` in the form of data.json."""
+    sources: dict[str, dict[str, Any]] = {}
     for text in texts:
         name, equals, place = text.partition("=")
         kind, colon, rest = place.partition(":")
         if not (name and equals and colon and rest and kind in KINDS):
             raise ConfigurationError(
-                f"--data-volume {text!r} is not NAME=pvc:CLAIM[/PATH], NAME=nfs:SERVER:/PATH or NAME=hostpath:/PATH"
+                "--data-volume: expected NAME=pvc:CLAIM[/PATH], NAME=nfs:SERVER:/PATH or NAME=hostpath:/PATH, got "
+                f"{text!r}"
             )
         if kind == "pvc":
             claim, _, path = rest.partition("/")
-            found[name] = {"pvc": {"claim": claim, "path": path}}
+            sources[name] = {"pvc": {"claim": claim, "path": path}}
         elif kind == "nfs":
             server, _, path = rest.rpartition(":")
-            found[name] = {"nfs": {"server": server, "path": path}}
+            sources[name] = {"nfs": {"server": server, "path": path}}
         else:
-            found[name] = {"local": {"path": rest}}
-    return found
+            sources[name] = {"local": {"path": rest}}
+    return sources
 
 
-def _chosen(
-    name: str, model: Model, data: Data, given: Mapping[str, Mapping[str, Any]], host_path: bool
+def _choose(
+    name: str, model: Model, data: Data, overrides: Mapping[str, Mapping[str, Any]], host_path: bool
 ) -> tuple[str, Mapping[str, Any]]:
-    """The kind of a data set's place, and its configuration: a claim before an export before a folder."""
-    mine = data.sources.get(name, {})
-    places = given.get(name) or mine
-    if not places:
-        known = ", ".join(sorted({*data.sources, *given})) or "none"
+    """Return the kind of a data set's source and its configuration: a claim before an export before a folder."""
+    listed = data.sources.get(name, {})
+    sources = overrides.get(name) or listed
+    if not sources:
+        known = ", ".join(sorted({*data.sources, *overrides})) or "none"
         raise ConfigurationError(
-            f"model {model.name}: no data {name!r} in {data.path}; known: {known}; --data-volume {name}=… adds it"
+            f"model {model.name}: no data {name!r} in {data.path}; known: {known}; add it with --data-volume {name}=…"
         )
-    more = {key: value for key, value in mine.get("local", {}).items() if key == "readwrite"}
+    shared = {key: value for key, value in listed.get("local", {}).items() if key == "readwrite"}
     for kind in ("pvc", "nfs"):
-        if kind in places:
-            return kind, {**more, **places[kind]}
-    if "local" not in places:
+        if kind in sources:
+            return kind, {**shared, **sources[kind]}
+    if "local" not in sources:
         raise ConfigurationError(
-            f"model {model.name}: data {name!r}: no pod mounts {', '.join(sorted(places))}; give it a pvc or nfs in "
-            f"{data.path}, or --data-volume {name}=…"
+            f"model {model.name}: data {name!r}: a pod can't mount {', '.join(sorted(sources))}; add a pvc or nfs to "
+            f"{data.path}, or use --data-volume {name}=…"
         )
     if not host_path:
         raise ConfigurationError(
             f"model {model.name}: data {name!r} is a folder of the node, which Pod Security baseline forbids; "
-            f"--host-path allows it, --data-volume {name}=pvc:CLAIM is better"
+            f"use --data-volume {name}=pvc:CLAIM, or allow it with --host-path"
         )
-    return "hostpath", {**more, **places["local"]}
+    return "hostpath", {**shared, **sources["local"]}
 
 
 def _volume(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,19 +133,19 @@ def _volume(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "nfs":
         server = str(config.get("server", ""))
         if not re.fullmatch(r"[A-Za-z0-9.:\[\]_-]+", server):
-            raise ConfigurationError(f"nfs server {server!r} is no host")
+            raise ConfigurationError(f"invalid nfs server {server!r}")
         return {"nfs": {"server": server, "path": _absolute(str(config.get("path", ""))), "readOnly": not writable}}
     return {"hostPath": {"path": _absolute(str(config["path"])), "type": "Directory"}}
 
 
 def _absolute(path: str) -> str:
     if not path.startswith("/") or ".." in Path(path).parts or "\0" in path:
-        raise ConfigurationError(f"{path!r}: a volume's path has to be absolute, without ..")
+        raise ConfigurationError(f"volume: expected an absolute path without .., got {path!r}")
     return path
 
 
-def _home(places: Mapping[str, Mapping[str, Any]], index: int, count: int) -> str:
-    """Where a data set appears in the container, as in a run on a host."""
-    given = next((str(config["home"]) for config in places.values() if "home" in config), "")
-    home = (given or DEFAULT_HOME).rstrip("/")
-    return home if given and count == 1 else f"{home}_{index}"
+def _home(sources: Mapping[str, Mapping[str, Any]], index: int, count: int) -> str:
+    """Return where a data set appears in the container, as in a run on a host."""
+    configured_home = next((str(config["home"]) for config in sources.values() if "home" in config), "")
+    home = (configured_home or DEFAULT_HOME).rstrip("/")
+    return home if configured_home and count == 1 else f"{home}_{index}"

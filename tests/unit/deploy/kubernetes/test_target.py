@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from madengine.deploy.kubernetes.collect import Collected, collected
+from madengine.deploy.kubernetes.collect import Collected, collect_results
 from madengine.deploy.kubernetes.options import Options
 from madengine.deploy.kubernetes.plan import PlanInput
 from madengine.deploy.kubernetes.target import KubernetesRun, KubernetesTarget
@@ -91,7 +91,7 @@ def test_ctrl_c_deletes_the_jobs_and_collects_what_there_is(
     def interrupted(kubectl: Kubectl, output: Path, results: Path, run_id: str, wait: bool) -> Collected:
         if wait:
             raise KeyboardInterrupt
-        return collected(kubectl, output, results, run_id, wait)
+        return collect_results(kubectl, output, results, run_id, wait)
 
     monkeypatch.setattr("madengine.deploy.kubernetes.target.collected", interrupted)
     assert run_on(target()) == 130

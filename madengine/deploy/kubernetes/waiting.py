@@ -1,0 +1,98 @@
+"""Waits until Jobs have ended, and says meanwhile why pods don't start."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from madengine import programs
+from madengine.deploy.kubernetes import SELECTOR
+from madengine.deploy.kubernetes.objects import Event, Job, PodStatus, events_of, jobs_of, pods_of
+from madengine.errors import CommandError, MadengineError
+from madengine.programs.kubectl import Kubectl
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 5.0
+# An API server that is being upgraded is away for some minutes.
+_PATIENCE_SECONDS = 900.0
+
+
+@dataclass
+class Watch:
+    """The Jobs of a namespace, of one run if `run_id` is not empty, and why their pods don't start."""
+
+    kubectl: Kubectl
+    run_id: str = ""
+    #: The last reason by the Job's name.
+    blockers: dict[str, str] = field(default_factory=dict)
+    _logged: set[tuple[str, str]] = field(default_factory=set)
+
+    def jobs(self) -> list[Job]:
+        """Return the Jobs. Raises MadengineError if kubectl fails."""
+        jobs = jobs_of(self.kubectl.objects("jobs", SELECTOR))
+        return [job for job in jobs if self.run_id in ("", job.run_id)]
+
+    def wait(self) -> list[Job]:
+        """Return the Jobs once all have ended; each has a deadline of its own, and Ctrl-C ends the waiting."""
+        waiting: list[str] | None = None
+        reached = time.monotonic()
+        while True:
+            try:
+                jobs = self.jobs()
+                unfinished = [job.name for job in jobs if not job.condition]
+                if not unfinished:
+                    return jobs
+                self.look(jobs, pods_of(self.kubectl.objects("pods", SELECTOR)))
+                reached = time.monotonic()
+            except CommandError as error:
+                if time.monotonic() - reached > _PATIENCE_SECONDS:
+                    raise
+                logger.info(f"{error}; retrying")
+                time.sleep(POLL_SECONDS)
+                continue
+            if unfinished != waiting:
+                logger.info(f"waiting for {len(unfinished)} of {len(jobs)} Jobs: {_some(unfinished)}")
+            waiting = unfinished
+            time.sleep(POLL_SECONDS)
+
+    def look(self, jobs: Iterable[Job], pods: Iterable[PodStatus]) -> None:
+        """Log why pods don't start, once each, and remember it."""
+        unfinished = {job.name for job in jobs if not job.condition}
+        for event in self._events("involvedObject.kind=Job,reason=FailedCreate"):
+            if event.name in unfinished:
+                self._note(event.name, event.name, event.text)
+        for pod in pods:
+            for blocker in pod.blockers:
+                if pod.job in unfinished:
+                    self._note(pod.job, pod.name, blocker)
+
+    def look_back(self, jobs: Iterable[Job]) -> None:
+        """Remember the last warning about the Jobs or their pods that are gone; the cluster keeps these for an hour."""
+        names = sorted((job.name for job in jobs if job.name not in self.blockers), key=len, reverse=True)
+        for event in self._events("type=Warning") if names else ():
+            for name in names:
+                if event.kind in ("Job", "Pod") and f"{event.name}-".startswith(f"{name}-"):
+                    self.blockers[name] = event.text
+                    break
+
+    def _note(self, job: str, name: str, text: str) -> None:
+        self.blockers[job] = text
+        if (name, text) not in self._logged:
+            self._logged.add((name, text))
+            logger.info(f"{name}: {text}")
+
+    def _events(self, selector: str) -> list[Event]:
+        """Return the events; none if the user may not list them."""
+        words = ("get", "events", "--request-timeout=30s", "--field-selector", selector, "--output", "json")
+        try:
+            return events_of(json.loads(programs.ask(self.kubectl(*words)))["items"])
+        except (MadengineError, ValueError, LookupError, TypeError):
+            return []
+
+
+def _some(names: list[str]) -> str:
+    return f"{', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
