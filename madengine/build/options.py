@@ -51,7 +51,7 @@ class BuildOptions(BuildAndRunOptions, SelectionOptions):
         help="pass the models' credentials as build arguments too; they stay readable in the images",
     )  # fmt: skip
     batch: Path | None = option(
-        "--batch-manifest", default=None, group=Group.SELECTION, parse=Path, metavar="FILE", exists=True,
+        "--batch-manifest", default=None, group=Group.SELECTION, parse=Path, metavar="FILE", exists="file",
         help="JSON in place of --tags: which models are built, and which are only listed",
     )  # fmt: skip
     #: The summary becomes part of a larger one, and only that one is named in messages.

@@ -61,7 +61,7 @@ class ContextOptions:
     )  # fmt: skip
     additional_context_file: Path | None = option(
         "--additional-context-file", "-f", default=None, group=Group.SELECTION, parse=Path, metavar="FILE",
-        help="context as a JSON file", on_hosts=OnHosts.COPIED, exists=True,
+        help="context as a JSON file", on_hosts=OnHosts.COPIED, exists="file",
     )  # fmt: skip
 
 
@@ -141,7 +141,7 @@ class DataFileOptions:
 
     data_file: Path | None = option(
         "--data-config-file-name", "--data-config", default=None, group=Group.RUN, parse=Path, metavar="FILE",
-        help="data sets (default: data.json)", on_hosts=OnHosts.REFUSED, exists=True,
+        help="data sets (default: data.json)", on_hosts=OnHosts.REFUSED, exists="file",
     )  # fmt: skip
 
 
@@ -172,7 +172,7 @@ class TemplateOptions:
     """Whose templates are used."""
 
     template_dir: Path | None = option(
-        "--template-dir", default=None, group=Group.OUTPUT, parse=Path, metavar="DIR", exists=True,
+        "--template-dir", default=None, group=Group.OUTPUT, parse=Path, metavar="DIR", exists="folder",
         help="a folder whose templates (ansible/playbook.yml, k8s/*.yaml) replace madengine's own",
     )  # fmt: skip
 
@@ -182,7 +182,7 @@ class ExecutionConfigOptions:
     """Which execution configuration; None is execution_config.json where it exists."""
 
     execution_config: Path | None = option(
-        "--execution-config", default=None, group=Group.SELECTION, parse=Path, metavar="FILE", exists=True,
+        "--execution-config", default=None, group=Group.SELECTION, parse=Path, metavar="FILE", exists="file",
         help="what export-config wrote (default: execution_config.json)",
     )  # fmt: skip
 
@@ -198,5 +198,5 @@ class BuildAndRunOptions(TagOptions, RegistryOptions, DryRunOptions, SummaryOpti
     tools_file: Path | None = option(
         "--tools-json-file-name", "--tools-config", default=None, group=Group.RUN, parse=Path, metavar="FILE",
         help="definitions of tools beside madengine's own (default: scripts/common/tools.json)",
-        on_hosts=OnHosts.REFUSED, exists=True,
+        on_hosts=OnHosts.REFUSED, exists="file",
     )  # fmt: skip

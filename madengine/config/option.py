@@ -61,8 +61,8 @@ class Option:
     #: The value of the flag alone; None where a value has to follow.
     bare: Any = None
     on_hosts: OnHosts = OnHosts.LOCAL
-    #: The value names a file, or a folder, that has to exist before the first step.
-    exists: bool = False
+    #: `file` or `folder`: the value names one that has to exist before the first step.
+    exists: str = ""
 
     @property
     def flag(self) -> str:
@@ -120,11 +120,11 @@ def refuse_on_hosts(classes: Iterable[type], values: Mapping[str, Any]) -> None:
 
 
 def check_existing(declared: Mapping[str, tuple[Option, Any]], values: Mapping[str, Any]) -> None:
-    """Raise ConfigurationError for a file that an option names and that does not exist."""
+    """Raise ConfigurationError for a file or folder that an option names and that does not exist."""
     for name, (how, default) in declared.items():
         value = values.get(name)
         if how.exists and value is not None and value != default and not Path(value).exists():
-            raise ConfigurationError(f"{value}: no such file; {how.flag} names an existing one")
+            raise ConfigurationError(f"{value}: no such {how.exists}; {how.flag} names an existing one")
 
 
 def _option_fields(cls: type) -> Iterator[Field[Any]]:

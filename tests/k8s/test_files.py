@@ -385,7 +385,6 @@ def test_jobs_of_any_names_have_valid_and_different_names(texts: list[str]) -> N
         (["--cpu-limit", "x"], "--cpu-limit: expected a number of CPUs such as 8 or 500m, got 'x'"),
         (["--nodes", "20000"], "--nodes: expected up to 10000, got 20000"),
         (["--ttl", "60"], "--ttl: expected 86400 or more, got 60; a Job's pods and logs are deleted with it"),
-        (["--run-id", "a b"], "--run-id: expected up to 100 letters, digits, '-', '_', '.', got 'a b'"),
         (["--tags", "nothing"], "no model named or tagged 'nothing'"),
         (
             ["--data-volume", "x"],

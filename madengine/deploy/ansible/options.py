@@ -47,7 +47,7 @@ class AnsibleOptions(PlaybookOptions, ForksOptions):
         help="variables of the playbook, also as JSON or @FILE",
     )  # fmt: skip
     vault_password_file: Path | None = option(
-        "--vault-password-file", default=None, group=_ANSIBLE, parse=Path, metavar="FILE", exists=True,
+        "--vault-password-file", default=None, group=_ANSIBLE, parse=Path, metavar="FILE", exists="file",
         help="the password of an Ansible vault",
     )  # fmt: skip
     ask_vault_pass: bool = option(
@@ -67,7 +67,7 @@ class AnsibleOptions(PlaybookOptions, ForksOptions):
         "--become-method", default="", group=_ANSIBLE, metavar="NAME", help="how (default: sudo)"
     )
     become_password_file: Path | None = option(
-        "--become-password-file", default=None, group=_ANSIBLE, parse=Path, metavar="FILE", exists=True,
+        "--become-password-file", default=None, group=_ANSIBLE, parse=Path, metavar="FILE", exists="file",
         help="the password of --become",
     )  # fmt: skip
     check: bool = option("--check", default=False, group=_ANSIBLE, help="change nothing on the nodes, only check them")

@@ -28,7 +28,7 @@ class HostOptions(ForksOptions):
         parse=Path,
         metavar="FILE",
         help="hosts, one a line",
-        exists=True,
+        exists="file",
     )
     remote_path: str = option(
         "--remote-path", default="madengine", group=Group.HOSTS, metavar="DIR",
@@ -40,7 +40,7 @@ class HostOptions(ForksOptions):
     )  # fmt: skip
     ssh_config: Path | None = option(
         "--ssh-config", default=None, group=Group.HOSTS, parse=Path, metavar="FILE", help="in place of ~/.ssh/config",
-        exists=True,
+        exists="file",
     )  # fmt: skip
     #: Seconds.
     reconnect: float = option(

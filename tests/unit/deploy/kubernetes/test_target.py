@@ -93,7 +93,7 @@ def test_ctrl_c_deletes_the_jobs_and_collects_what_there_is(
             raise KeyboardInterrupt
         return collect_results(kubectl, output, results, run_id, wait)
 
-    monkeypatch.setattr("madengine.deploy.kubernetes.target.collected", interrupted)
+    monkeypatch.setattr("madengine.deploy.kubernetes.target.collect_results", interrupted)
     assert run_on(target()) == 130
     assert changes(stand_ins)[-1] == (
         "kubectl --namespace bench delete --filename k8s-madengine-job.yaml --ignore-not-found "
