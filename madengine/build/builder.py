@@ -17,24 +17,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from madengine import __version__, programs
-from madengine.build import dockerfiles, locks, payload, source_code
+from madengine.build import dockerfiles, locks, payload
 from madengine.build.build_log import BuildLog, open_log, show_end
 from madengine.build.image_names import hashed
 from madengine.build.options import BuildOptions
 from madengine.build.push import Pusher
 from madengine.build.recipes import Recipe, explain
-from madengine.build.source_code import ModelCode
 from madengine.config.credentials import Credentials, model_secrets
 from madengine.config.package import template
 from madengine.errors import BuildError, CommandError, MadengineError
 from madengine.programs.engine import STORE_ATTEMPTS, Docker, is_store_race, repo_digest
-from madengine.records import Image
+from madengine.records import Image, Model
 from madengine.results.rows import FailedBuild
 
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
+
+    from madengine.build.source_code import ModelCode
 
 _ID_FILE = "image_id"
 # Stands in a printed push for the image's id, which only the printed build will know.
@@ -103,7 +104,7 @@ class DockerBuilder:
         yield programs.shell_line(self._base_command(recipe, base_name))
         yield shlex.join(["rm", "-rf", str(scratch)])
         yield from payload.shell_lines(self._payload(recipe), f"{scratch}/payload")
-        yield from source_code.shell_lines(recipe.model, f"{scratch}/payload/code")
+        yield from _code_lines(recipe.model, f"{scratch}/payload/code")
         yield from payload.file_lines(f"{scratch}/Dockerfile", template("image/Dockerfile"))
         yield programs.shell_line(self._payload_command(recipe, base_name, scratch))
         yield programs.shell_line(self.engine.untag(base_name))
@@ -269,6 +270,13 @@ class DockerBuilder:
 
 def _base_name(recipe: Recipe) -> str:
     return f"{recipe.key}:base-{os.urandom(6).hex()}"
+
+
+def _code_lines(model: Model, target: str) -> Iterator[str]:
+    if model.url:
+        from madengine.build.source_code import shell_lines
+
+        yield from shell_lines(model, target)
 
 
 def _facts(image: Image) -> str:

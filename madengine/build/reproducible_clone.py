@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from madengine.data_sets.fetch import Client
 from madengine.programs import git
+
+if TYPE_CHECKING:
+    from madengine.data_sets.fetch import Client
 
 # What this machine noted at this hour, and its own hooks.
 _NOTES = ("index", "logs", "FETCH_HEAD", "ORIG_HEAD", "hooks")

@@ -8,18 +8,21 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from madengine import programs
 from madengine.build.reproducible_clone import settle
 from madengine.config.credentials import FILE, Credentials, model_secrets
-from madengine.data_sets.fetch import Client
 from madengine.errors import CommandError, ConfigurationError
 from madengine.programs import git, secret_files
 from madengine.programs.secret_files import Answers
 from madengine.records import Model
 
 logger = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from madengine.data_sets.fetch import Client
 
 _REFUSES_DEPTH = re.compile(r"shallow|depth|unadvertised|not our ref|did not contain", re.IGNORECASE)
 

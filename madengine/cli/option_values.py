@@ -230,7 +230,9 @@ def source(options: argparse.Namespace) -> PlanInput:
 
 
 def _architectures(given: Sequence[str] | None) -> tuple[str, ...]:
+    if not given:
+        return ()
     from madengine.machine.gpus import architecture_name
 
-    names = (name.strip() for word in given or () for name in word.split(","))
+    names = (name.strip() for word in given for name in word.split(","))
     return tuple(dict.fromkeys(architecture_name(name) for name in names if name))

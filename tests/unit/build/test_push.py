@@ -124,7 +124,7 @@ def test_a_name_that_another_build_took_is_taken_back_and_pushed_again(tmp_path:
 
 def test_a_name_that_is_taken_again_and_again_is_a_failure(stand_ins: StandIns) -> None:
     stand_ins.add("docker", TAKEN.replace("touch FOLDER/ours", ":"))
-    with pytest.raises(BuildError, match="reg:5/a: another build took the name during each of 10 pushes"):
+    with pytest.raises(BuildError, match="reg:5/a: other builds took the name during each of 10 pushes"):
         pushed("sha256:ours")
 
 
