@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from madengine import __version__, programs
 from madengine.build import dockerfiles, locks, payload
 from madengine.build.build_log import BuildLog, open_log, show_end
-from madengine.build.image_names import hashed
+from madengine.build.image_names import hashed, image_id
 from madengine.build.options import BuildOptions
 from madengine.build.push import Pusher
 from madengine.build.recipes import Recipe, explain
@@ -252,7 +252,7 @@ class DockerBuilder:
         return replace(
             image,
             docker_sha=repo_digest(digests, image.base_docker),
-            image_id=_image_id(str(records[0]["Id"])),
+            image_id=image_id(records[0]),
             size_bytes=int(records[0].get("Size") or 0),
         )
 
@@ -285,10 +285,6 @@ def _facts(image: Image) -> str:
         f"Build Duration: {image.build_duration:.3f} seconds\nMAD_CONTAINER_IMAGE is {image.key}\n"
         f"BASE DOCKER is {image.base_docker}\nBASE DOCKER SHA is {image.docker_sha}\n"
     )
-
-
-def _image_id(text: str) -> str:
-    return text if text.startswith("sha256:") else f"sha256:{text}"
 
 
 def _one_line(text: str) -> str:

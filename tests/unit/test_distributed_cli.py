@@ -244,7 +244,7 @@ def test_wrong_arguments_are_one_line_and_exit_4(
         (["build", "--batch-manifest", "no.json"], "no.json: no such file"),
         (["build", "--batch-manifest", "b.json", "--tags", "x"], "--tags x: not together with --batch-manifest"),
         (["build", "--batch-manifest", "b.json", "--use-image", "i"], "i: not together with --batch-manifest"),
-        (["build", "--use-image", "auto"], "--use-image auto: the card of 'dummy' names no image"),
+        (["build", "--use-image", "auto"], "--use-image auto: model 'dummy' names no image"),
         (["full", "--tools-json-file-name", "no.json"], "no.json: no such file"),
         (["run", "--host=h", "--tools-config", "t.json"], "--tools-json-file-name t.json: not together with --host"),
     ],

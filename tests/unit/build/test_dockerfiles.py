@@ -50,5 +50,5 @@ def test_the_builds_folder_is_the_cards_or_docker_or_the_dockerfiles(tmp_path: P
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "docker").rmdir()
     assert build_directory(tmp_path, model(dockerfile="elsewhere/m")) == "elsewhere"
-    with pytest.raises(BuildError, match="nowhere: no such folder; the card of 'm' names it as dockercontext"):
+    with pytest.raises(BuildError, match="nowhere: no such folder; model 'm' names it as dockercontext"):
         build_directory(tmp_path, model(dockercontext="nowhere"))

@@ -113,7 +113,7 @@ def test_a_script_beside_models_json_takes_no_other_file_along(tmp_path: Path) -
 
 
 def test_a_missing_script_is_named_with_its_card(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match=r"scripts/m/run\.sh: no such file; the card of 'm' names it"):
+    with pytest.raises(BuildError, match=r"scripts/m/run\.sh: no such file; model 'm' names it"):
         payload.payload(model(), tmp_path)
 
 
@@ -123,7 +123,7 @@ def test_an_open_quote_in_the_arguments_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_null_in_the_arguments_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="the card of 'm' holds a null character"):
+    with pytest.raises(BuildError, match="model 'm' holds a null character"):
         payload.payload(model(args="a\0b"), package(tmp_path))
 
 

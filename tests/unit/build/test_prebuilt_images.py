@@ -32,11 +32,11 @@ def test_an_entry_lacks_what_it_likes_but_its_name(tmp_path: Path, entry: Any, e
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ([], "a batch manifest is a list"),
-        ({"model_name": "a"}, "a batch manifest is a list"),
-        ([{"model_name": "a"}, {"name": "b"}], "[1]: model_name is missing"),
-        ([{"model_name": "a", "build_new": "yes"}], "[0]: build_new: 'yes' is wrong: it is true or false"),
-        ([{"model_name": "a", "registry": 3}], "[0]: registry: 3 is wrong: it is a text"),
+        ([], "expected a batch manifest such as [{"),
+        ({"model_name": "a"}, "expected a batch manifest such as [{"),
+        ([{"model_name": "a"}, {"name": "b"}], "[1]: no model_name"),
+        ([{"model_name": "a", "build_new": "yes"}], "[0]: build_new: expected true or false, got 'yes'"),
+        ([{"model_name": "a", "registry": 3}], "[0]: registry: expected a string, got 3"),
     ],
 )
 def test_what_is_wrong_in_a_batch_manifest_is_named(tmp_path: Path, content: Any, said: str) -> None:
@@ -49,7 +49,7 @@ def test_what_is_wrong_in_a_batch_manifest_is_named(tmp_path: Path, content: Any
 def test_a_card_may_name_its_image() -> None:
     named = Model(**{**vars(MODEL), "extra": {"env_vars": {"DOCKER_IMAGE_NAME": "r/x:1"}}})
     assert image_named_by(named) == "r/x:1"
-    with pytest.raises(ConfigurationError, match="--use-image auto: the card of 'm' names no image"):
+    with pytest.raises(ConfigurationError, match="--use-image auto: model 'm' names no image"):
         image_named_by(MODEL)
 
 

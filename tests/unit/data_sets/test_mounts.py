@@ -134,19 +134,19 @@ def test_each_provider_is_listed_with_why_it_failed_in_the_order_they_are_tried(
         "model dummy: no provider of data 'x' can be used: "
         f"custom: {tmp_path}/x: no such file; local: /no/such folder does not exist; "
         "nas: no NAS_NODES in credential.json or the environment; "
-        "http: path: 'x', expected an address such as https://host/file; "
-        "pvc: only a pod mounts it; a run on a host needs one of local, custom, minio, nas, aws, http"
+        "http: path: expected a URL such as https://host/file, got 'x'; "
+        "pvc: only a pod can mount it; a run on a host needs one of local, custom, minio, nas, aws, http"
     )
 
 
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        ({"minoi": {"path": "b"}}, "no provider 'minoi'; there are minio, "),
-        ({"local": {"paht": "/x"}}, ".local: no key 'paht'; there are path, "),
-        ({"aws": {"path": "b/x", "regoin": "eu"}}, ".aws: no key 'regoin'; there are region, "),
-        ({"nas": {"path": "/x", "cred": "web"}}, ".nas: no key 'cred'; there are "),
-        ({"pvc": {"clam": "sets"}}, ".pvc: no key 'clam'; there are claim, "),
+        ({"minoi": {"path": "b"}}, "unknown provider 'minoi'; expected one of minio, "),
+        ({"local": {"paht": "/x"}}, ".local: unknown key 'paht'; expected one of path, "),
+        ({"aws": {"path": "b/x", "regoin": "eu"}}, ".aws: unknown key 'regoin'; expected one of region, "),
+        ({"nas": {"path": "/x", "cred": "web"}}, ".nas: unknown key 'cred'; expected one of "),
+        ({"pvc": {"clam": "sets"}}, ".pvc: unknown key 'clam'; expected one of claim, "),
     ],
 )
 def test_what_nobody_knows_is_refused_with_the_known_ones(tmp_path: Path, entry: dict[str, Any], said: str) -> None:
@@ -250,15 +250,15 @@ def test_a_wrong_sha256_is_no_data(tmp_path: Path) -> None:
     text = "echo 1 >numbers\n"
     right = hashlib.sha256(b"1\n").hexdigest()
     wrong = data(tmp_path, x=script(tmp_path, text, sha256="0" * 64))
-    assert f"its sha256 is {right}, not {'0' * 64}" in run_error(wrong, "x")
-    assert f"its sha256 is {right}, not {'0' * 64}" in run_error(wrong, "x")
+    assert f"expected sha256 {'0' * 64}, got {right}" in run_error(wrong, "x")
+    assert f"expected sha256 {'0' * 64}, got {right}" in run_error(wrong, "x")
     for sha256 in (right, {"numbers": right.upper()}):
         assert data(tmp_path, x=script(tmp_path, text, sha256=sha256)).mounts(model("x"), "").data_size == "2B"
     missing = data(tmp_path, x=script(tmp_path, text, sha256={"other": right}))
     assert "other: no such file, and sha256 names it" in run_error(missing, "x")
     (tmp_path / "set").mkdir()
     (tmp_path / "set/numbers").write_text("2\n")
-    assert "its sha256 is" in run_error(data(tmp_path, x=local("set", sha256=right)), "x")
+    assert ": expected sha256 " in run_error(data(tmp_path, x=local("set", sha256=right)), "x")
 
 
 def test_a_second_fetch_waits_for_the_first(tmp_path: Path) -> None:
@@ -329,12 +329,24 @@ def test_a_file_in_place_of_the_folder_and_no_provider_at_all_are_told_apart(tmp
         ("[]", "data.json: expected an object of data sets by name"),
         ('{"x": []}', "data.json: x: expected an object such as"),
         ('{"x": {"local": "/data"}}', "data.json: x.local: expected an object such as"),
-        ('{"x": {"local": {}}}', "data.json: x.local.path: None, expected a folder on the host"),
-        ('{"x": {"local": {"path": 1}}}', "x.local.path: 1, expected a folder on the host"),
-        ('{"x": {"local": {"path": "/a", "home": "data"}}}', "x.local.home: 'data', expected an absolute path"),
-        ('{"x": {"local": {"path": "/a", "home": "/"}}}', "x.local.home: '/', expected an absolute path"),
-        ('{"x": {"local": {"path": "/a", "home": "/a,b"}}}', "x.local.home: '/a,b', expected an absolute path"),
-        ('{"x": {"local": {"path": "/a", "readwrite": "yes"}}}', "x.local.readwrite: 'yes', expected"),
+        ('{"x": {"local": {}}}', "data.json: x.local.path: expected a folder on the host, got None"),
+        ('{"x": {"local": {"path": 1}}}', "x.local.path: expected a folder on the host, got 1"),
+        (
+            '{"x": {"local": {"path": "/a", "home": "data"}}}',
+            "x.local.home: expected an absolute path in the container without , or :, got 'data'",
+        ),
+        (
+            '{"x": {"local": {"path": "/a", "home": "/"}}}',
+            "x.local.home: expected an absolute path in the container without , or :, got '/'",
+        ),
+        (
+            '{"x": {"local": {"path": "/a", "home": "/a,b"}}}',
+            "x.local.home: expected an absolute path in the container without , or :, got '/a,b'",
+        ),
+        (
+            '{"x": {"local": {"path": "/a", "readwrite": "yes"}}}',
+            'x.local.readwrite: expected "true" or "false", got \'yes\'',
+        ),
         ('{"x": {"local": {"path": "/a", "mirrorlocal": "/m"}}}', "x.local.mirrorlocal: a local folder has no mirror"),
     ],
 )
