@@ -1,4 +1,4 @@
-"""A session: the model package, what the user said, and the engine with its logins."""
+"""A session: the model package, the user's settings, and the engine with its logins."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class Session:
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
     def context(self, detected: Mapping[str, Any], manifest_context: Mapping[str, Any]) -> Context:
-        """Merge what was detected, the manifest's context and the user's."""
+        """Merge what was detected, the manifest's context and the user's, which wins."""
         context = load_context(detected, manifest_context, self.context_file, self.context_text)
         for key, known in context.mistyped:
-            logger.info(f"context: {key}: nothing reads it; did you mean {known}?")
+            logger.info(f"context: {key}: unknown, and ignored; did you mean {known}?")
         return context
 
     def credentials(self, names: Iterable[str] = ()) -> Credentials:

@@ -192,7 +192,7 @@ def test_tags_may_be_written_in_every_way(
 
 def test_an_unknown_tag_is_one_line_with_the_closest(package: Path, capfd: pytest.CaptureFixture[str]) -> None:
     found = said(capfd, "discover", "--tags", "dumy")
-    assert found == Said(1, "", "madengine: error: no model has the name or tag 'dumy'; the closest known: dummy\n")
+    assert found == Said(1, "", "madengine: error: no model has the name or tag 'dumy'; did you mean dummy?\n")
 
 
 def test_empty_tags_are_not_all(package: Path, capfd: pytest.CaptureFixture[str]) -> None:
