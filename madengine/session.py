@@ -58,7 +58,7 @@ class Session:
 
     @contextmanager
     def engine_search(self) -> Iterator[None]:
-        """Look for the engine while the block does what needs none yet."""
+        """Look for the engine while the block does what takes as long; `engine` has it at once afterwards."""
         # Imports plumbum: two threads that import at once only hold each other up.
         Docker()("version")
         search = self._search

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from madengine.build.source_code import ModelCode
 
 _ID_FILE = "image_id"
-# Stands in a printed push for the image's id, which only the printed build will know.
+# Stands for the image's id in a printed push: the printed build will write it.
 _ID = "@IMAGE_ID@"
 
 
@@ -66,7 +66,7 @@ class DockerBuilder:
     def build_all(
         self, recipes: Sequence[Recipe], jobs: int, done: Callable[[Recipe, Image | FailedBuild], None]
     ) -> None:
-        """Build and push the recipes, `jobs` at a time; `done` hears of each as it ends, one at a time.
+        """Build and push the recipes, `jobs` at a time; `done` gets the result of each as it ends, one at a time.
 
         Ctrl-C ends what runs and is passed on.
         """
@@ -77,7 +77,7 @@ class DockerBuilder:
             self._remove_base_names()
 
     def make(self, recipe: Recipe) -> Image | FailedBuild:
-        """Build one image and push it; a failure is an answer, its log's last lines are shown."""
+        """Build one image and push it; the last lines of a failure's log are shown."""
         log_file = self.options.log_directory / f"{recipe.log_name}.build.live.log"
         image = None
         try:
@@ -244,7 +244,7 @@ class DockerBuilder:
         )
 
     def _described(self, image: Image) -> Image:
-        """Add what the engine's record says of an image, and the digest of its base where the engine knows one."""
+        """Add what the engine's record has of an image, and the digest of its base if it has one."""
         records = self.engine.images(image.image_id, *filter(None, [image.base_docker]))
         if not records:
             raise BuildError(f"{image.key}: built, but {self.engine.name} doesn't list it")

@@ -52,19 +52,18 @@ def build(session: Session, options: BuildOptions, detected: Mapping[str, Any] |
     planner = Planner(session.root, context, credentials, registry, _architectures(options.architectures, context))
     image = options.use_image or context.container_image
     with session.engine_search():
-        plan = choice.plan(planner, image, is_of_context=bool(context.container_image))
         from madengine.build.execution import execute, shell_lines
         from madengine.build.outcome import BuildOutcome
 
-        registries = [registry, *choice.registries]
-        with _builder(session, options, credentials, hooks, registries, choice.models) as builder:
-            for failure in plan.failures:
-                logger.info(f"{failure.model_name}: {failure.error}")
-            if options.dry_run:
-                for line in shell_lines(builder, plan, registry):
-                    session.show(redact(line))
-                return BuildOutcome((), tuple(plan.failures))
-            outcome = execute(builder, plan)
+        plan = choice.plan(planner, image, is_of_context=bool(context.container_image))
+    with _builder(session, options, credentials, hooks, [registry, *choice.registries], choice.models) as builder:
+        for failure in plan.failures:
+            logger.info(f"{failure.model_name}: {failure.error}")
+        if options.dry_run:
+            for line in shell_lines(builder, plan, registry):
+                session.show(redact(line))
+            return BuildOutcome((), tuple(plan.failures))
+        outcome = execute(builder, plan)
     summary = outcome.summary(registry, time.monotonic() - started)
     _save(outcome.manifest(registry, context, tools, choice.models), summary, options)
     _report(session, outcome, summary, options)
