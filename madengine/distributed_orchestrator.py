@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DistributedOrchestrator:
-    """Carries out the phases; what one does without is not loaded for it.
+    """Runs the phases of a session, and imports only what each needs.
 
     Every phase returns the command's exit code, and raises MadengineError for what keeps it from starting.
     """
@@ -38,7 +38,7 @@ class DistributedOrchestrator:
         return build(self.session, options, detected)
 
     def push_phase(self, manifest_file: Path, registry: str, dry_run: bool) -> int:
-        """Push what a manifest names and its registry doesn't have yet; the manifest then pins it."""
+        """Push the images of a manifest that its registry doesn't have yet; the manifest then pins them."""
         from madengine.build.push import push
 
         return push(self.session, manifest_file, registry, dry_run)
@@ -50,29 +50,31 @@ class DistributedOrchestrator:
         not_built: Iterable[FailedBuild] = (),
         gpus: tuple[Gpu, ...] | None = None,
     ) -> int:
-        """Run a manifest's models on this machine, one after another; every one gets a row."""
+        """Run a manifest's models on this machine; every one gets a row."""
         from madengine.run.phase import run_manifest
 
         return run_manifest(self.session, manifest_file, options, not_built, gpus)
 
     def full_phase(self, build: BuildOptions, options: RunOptions) -> int:
-        """Build for this machine's GPUs, then run what was built."""
+        """Build for this machine's GPUs, then run the images."""
         from madengine.machine.gpus import detected_vendor, find_gpus
         from madengine.results.perf_csv import check_perf_csv
 
         gpus = find_gpus()
         vendor = {"gpu_vendor": detected_vendor(gpus)}
         check_perf_csv(options.output)
-        whole = options.summary_output
-        build_part, run_part = (whole.with_name(f"{whole.stem}.{part}{whole.suffix}") for part in ("build", "run"))
+        summary = options.summary_output
+        build_part, run_part = (
+            summary.with_name(f"{summary.stem}.{part}{summary.suffix}") for part in ("build", "run")
+        )
         build = replace(build, summary_output=build_part, is_part=True)
         options = replace(options, summary_output=run_part, is_part=True, tags=())
         if not build.dry_run:
-            check_writable(whole)
+            check_writable(summary)
         outcome = self.build_phase(build, vendor)
         if build.dry_run:
             logger.info(
-                "the run's lines need the manifest that these make: `madengine run --manifest-file … --dry-run`"
+                "the run's lines need the manifest that these write: `madengine run --manifest-file … --dry-run`"
             )
             return outcome.exit_code
         code = EXIT_FAILURE
@@ -80,20 +82,12 @@ class DistributedOrchestrator:
             code = self.run_phase(build.manifest_output, options, outcome.failures, gpus)
             code = outcome.exit_code or code
         finally:
-            # Of a run that was interrupted something is known too.
-            self._join_summaries(whole, {"build_phase": build_part, "run_phase": run_part}, code)
+            # An interrupted run has a summary too.
+            _join_summaries(summary, {"build_phase": build_part, "run_phase": run_part}, code)
         return code
 
-    def _join_summaries(self, whole: Path, parts: Mapping[str, Path], code: int) -> None:
-        # One that could not be written, on a full disk say, has been reported where that happened.
-        joined = {name: read_json(path, missing={}) for name, path in parts.items()}
-        write_json(whole, {**joined, "overall_success": code == EXIT_DONE})
-        for path in parts.values():
-            path.unlink(missing_ok=True)
-        logger.info(f"summary: {whole}")
-
     def export_config(self, tags: Sequence[str], output: Path, ignore_deprecated: bool) -> int:
-        """Write what other tools need to plan: models, context and the names of the credentials; asks no GPU."""
+        """Write what other tools need to plan: models, context and the names of the credentials; needs no GPU."""
         from madengine.config.models_json import entry_of
         from madengine.config.validation import log_ignored_keys
         from madengine.tools.discover_models import DiscoverModels
@@ -116,3 +110,12 @@ class DistributedOrchestrator:
         )
         logger.info(f"execution configuration of {len(models)} model{'s' * (len(models) != 1)}: {output}")
         return EXIT_DONE
+
+
+def _join_summaries(summary: Path, parts: Mapping[str, Path], code: int) -> None:
+    # A part that could not be written, as on a full disk, was reported then.
+    contents = {name: read_json(path, missing={}) for name, path in parts.items()}
+    write_json(summary, {**contents, "overall_success": code == EXIT_DONE})
+    for path in parts.values():
+        path.unlink(missing_ok=True)
+    logger.info(f"summary: {summary}")

@@ -1,4 +1,4 @@
-"""The builder under the name that the documentation uses."""
+"""DockerBuilder under the name that the documentation uses."""
 
 from madengine.build.builder import DockerBuilder
 

@@ -1,18 +1,21 @@
-"""A session: the model package, what the user said, and the engine with its logins."""
+"""A session: the model package, the user's settings, and the engine with its logins."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from madengine.config.context import Context, load_context
 from madengine.config.credentials import Credentials, load_credentials, registry_login
 from madengine.config.package import lists_models, package_root
+from madengine.programs import halt
 from madengine.programs.engine import Docker
 from madengine.programs.engine_finder import find_engine
 from madengine.programs.engine_logins import logged_in
@@ -40,7 +43,7 @@ class Session:
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
     def context(self, detected: Mapping[str, Any], manifest_context: Mapping[str, Any]) -> Context:
-        """Merge what was detected, the manifest's context and the user's."""
+        """Merge what was detected, the manifest's context and the user's, which wins."""
         return load_context(detected, manifest_context, self.context_file, self.context_text)
 
     def credentials(self, names: Iterable[str] = ()) -> Credentials:
@@ -51,12 +54,23 @@ class Session:
         return credentials
 
     @contextmanager
+    def engine_search(self) -> Iterator[None]:
+        """Look for the engine while the block does what takes as long; `engine` has it at once afterwards."""
+        # Imports plumbum: two threads that import at once only hold each other up.
+        Docker()("version")
+        search = self._search
+        try:
+            yield
+        finally:
+            wait([search])
+
+    @contextmanager
     def engine(self, credentials: Credentials, registries: Sequence[str], dry_run: bool) -> Iterator[Docker]:
         """Find the engine and log in, privately and until the block ends, where a registry has a login.
 
         Raises EngineError where no engine answers.
         """
-        engine = find_engine(self.engine_name)
+        engine = self._found_engine()
         if self.engine_name == "auto":
             logger.info(f"engine: {engine.name} {engine.version}")
         logins = dict.fromkeys(filter(None, (registry_login(credentials, registry) for registry in registries)))
@@ -65,6 +79,20 @@ class Session:
             return
         with logged_in(engine, logins) as private:
             yield private
+
+    @cached_property
+    def _search(self) -> Future[Docker]:
+        pool = ThreadPoolExecutor(max_workers=1)
+        search = pool.submit(find_engine, self.engine_name)
+        pool.shutdown(wait=False)
+        return search
+
+    def _found_engine(self) -> Docker:
+        try:
+            return self._search.result()
+        except KeyboardInterrupt:
+            halt()
+            raise
 
 
 def open_session(environ: Mapping[str, str], cwd: Path, may_be_starter: bool, **more: Any) -> Session:

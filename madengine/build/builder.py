@@ -17,18 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from madengine import __version__, programs
-from madengine.build import dockerfiles, locks, payload, source_code
+from madengine.build import dockerfiles, locks, payload
 from madengine.build.build_log import BuildLog, open_log, show_end
-from madengine.build.image_names import hashed
+from madengine.build.image_names import hashed, image_id
 from madengine.build.options import BuildOptions
 from madengine.build.push import Pusher
 from madengine.build.recipes import Recipe, explain
-from madengine.build.source_code import ModelCode
 from madengine.config.credentials import Credentials, model_secrets
 from madengine.config.package import template
 from madengine.errors import BuildError, CommandError, MadengineError
 from madengine.programs.engine import STORE_ATTEMPTS, Docker, is_store_race, repo_digest
-from madengine.records import Image
+from madengine.records import Image, Model
 from madengine.results.summaries import FailedBuild
 
 logger = logging.getLogger(__name__)
@@ -36,8 +35,10 @@ logger = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
 
+    from madengine.build.source_code import ModelCode
+
 _ID_FILE = "image_id"
-# Stands in a printed push for the image's id, which only the printed build will know.
+# Stands for the image's id in a printed push: the printed build will write it.
 _ID = "@IMAGE_ID@"
 
 
@@ -65,7 +66,7 @@ class DockerBuilder:
     def build_all(
         self, recipes: Sequence[Recipe], jobs: int, done: Callable[[Recipe, Image | FailedBuild], None]
     ) -> None:
-        """Build and push the recipes, `jobs` at a time; `done` hears of each as it ends, one at a time.
+        """Build and push the recipes, `jobs` at a time; `done` gets the result of each as it ends, one at a time.
 
         Ctrl-C ends what runs and is passed on.
         """
@@ -76,7 +77,7 @@ class DockerBuilder:
             self._remove_base_names()
 
     def make(self, recipe: Recipe) -> Image | FailedBuild:
-        """Build one image and push it; a failure is an answer, its log's last lines are shown."""
+        """Build one image and push it; the last lines of a failure's log are shown."""
         log_file = self.options.log_directory / f"{recipe.log_name}.build.live.log"
         image = None
         try:
@@ -103,7 +104,7 @@ class DockerBuilder:
         yield programs.shell_line(self._base_command(recipe, base_name))
         yield shlex.join(["rm", "-rf", str(scratch)])
         yield from payload.shell_lines(self._payload(recipe), f"{scratch}/payload")
-        yield from source_code.shell_lines(recipe.model, f"{scratch}/payload/code")
+        yield from _code_lines(recipe.model, f"{scratch}/payload/code")
         yield from payload.file_lines(f"{scratch}/Dockerfile", template("image/Dockerfile"))
         yield programs.shell_line(self._payload_command(recipe, base_name, scratch))
         yield programs.shell_line(self.engine.untag(base_name))
@@ -243,7 +244,7 @@ class DockerBuilder:
         )
 
     def _described(self, image: Image) -> Image:
-        """Add what the engine's record says of an image, and the digest of its base where the engine knows one."""
+        """Add what the engine's record has of an image, and the digest of its base if it has one."""
         records = self.engine.images(image.image_id, *filter(None, [image.base_docker]))
         if not records:
             raise BuildError(f"{image.key}: built, but {self.engine.name} doesn't list it")
@@ -251,7 +252,7 @@ class DockerBuilder:
         return replace(
             image,
             docker_sha=repo_digest(digests, image.base_docker),
-            image_id=_image_id(str(records[0]["Id"])),
+            image_id=image_id(records[0]),
             size_bytes=int(records[0].get("Size") or 0),
         )
 
@@ -271,16 +272,19 @@ def _base_name(recipe: Recipe) -> str:
     return f"{recipe.key}:base-{os.urandom(6).hex()}"
 
 
+def _code_lines(model: Model, target: str) -> Iterator[str]:
+    if model.url:
+        from madengine.build.source_code import shell_lines
+
+        yield from shell_lines(model, target)
+
+
 def _facts(image: Image) -> str:
     """The lines of a log that older tools look for."""
     return (
         f"Build Duration: {image.build_duration:.3f} seconds\nMAD_CONTAINER_IMAGE is {image.key}\n"
         f"BASE DOCKER is {image.base_docker}\nBASE DOCKER SHA is {image.docker_sha}\n"
     )
-
-
-def _image_id(text: str) -> str:
-    return text if text.startswith("sha256:") else f"sha256:{text}"
 
 
 def _one_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A model's Dockerfiles: which they are, what they are for, what they build on and in which folder."""
+"""A model's Dockerfiles: their paths, their CONTEXT headers, their base images and their build folders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SUFFIX = ".dockerfile"
 
 
 def candidates(root: Path, model: Model) -> list[Path]:
-    """The Dockerfiles of a model, relative to the package: every `<prefix>.*.Dockerfile`, or the one it names whole."""
+    """Return a model's Dockerfiles, relative to the package: `<prefix>.*.Dockerfile`, or the one it names whole."""
     prefix = Path(model.dockerfile)
     if (root / prefix).is_file():
         return [prefix]
@@ -30,18 +30,18 @@ def candidates(root: Path, model: Model) -> list[Path]:
 
 
 def header(root: Path, path: Path) -> dict[str, Any]:
-    """What a Dockerfile says that it is for.
+    """Return a Dockerfile's CONTEXT header.
 
-    Raises BuildError where it says nothing, or can't be read.
+    Raises BuildError where it has none, or can't be read.
     """
-    found = parse_header(read(root / path), str(path))
-    if found is None:
+    header = parse_header(read(root / path), str(path))
+    if header is None:
         raise BuildError(f"{path}: no `# CONTEXT {{…}}` in its first 5 lines; `# CONTEXT {{}}` fits every context")
-    return found
+    return header
 
 
 def base_docker(text: str, build_args: Mapping[str, str]) -> str:
-    """The base image: the argument BASE_DOCKER where the Dockerfile has it, else what its last FROM comes down to."""
+    """Return the base image: the argument BASE_DOCKER where the Dockerfile has it, else what its last FROM means."""
     args: dict[str, str] = {}
     for name, default in re.findall(r"^\s*ARG\s+(\w+)(?:=(\S*))?", text, re.MULTILINE | re.IGNORECASE):
         args[name] = build_args.get(name, default.strip("\"'"))
@@ -58,18 +58,18 @@ def base_docker(text: str, build_args: Mapping[str, str]) -> str:
 
 
 def build_directory(root: Path, model: Model) -> str:
-    """The build's context directory: the card's `dockercontext`, else `docker` as in older versions.
+    """Return the build's context directory: the model's `dockercontext`, else `docker` as in older versions.
 
-    Raises BuildError where it isn't there.
+    Raises BuildError where there is no such folder.
     """
-    named = model.dockercontext or ("docker" if (root / "docker").is_dir() else str(Path(model.dockerfile).parent))
-    if not (root / named).is_dir():
-        raise BuildError(f"{root / named}: no such folder; the card of {model.name!r} names it as dockercontext")
-    return named
+    directory = model.dockercontext or ("docker" if (root / "docker").is_dir() else str(Path(model.dockerfile).parent))
+    if not (root / directory).is_dir():
+        raise BuildError(f"{root / directory}: no such folder; model {model.name!r} names it as dockercontext")
+    return directory
 
 
 def read(path: Path) -> str:
-    """The text of a Dockerfile.
+    """Return the text of a Dockerfile.
 
     Raises BuildError where it can't be read.
     """

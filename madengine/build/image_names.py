@@ -1,11 +1,12 @@
-"""The names of images, of their logs and of their place in a registry, out of models and Dockerfiles."""
+"""The names of images, here and in a registry, and of their logs."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from pathlib import Path
+from typing import Any
 
 from madengine.config.credentials import Credentials, registry_image
 from madengine.records import Model, repository
@@ -14,24 +15,24 @@ _SUFFIX = ".dockerfile"
 
 
 def image_name(model: Model, dockerfile: Path) -> str:
-    """`ci-<model>_<os>_<vendor>`: the model's name and what the Dockerfile's has beyond its prefix."""
+    """Return `ci-<model>_<os>_<vendor>`: the model's name and what the Dockerfile's has after its prefix."""
     stem = _stem(dockerfile)
-    beyond = stem.removeprefix(Path(model.dockerfile).name).strip(".").replace(".", "_")
-    name = f"ci-{model.name.lower().replace('/', '_')}" + (f"_{beyond.lower()}" if beyond else "")
+    variant = stem.removeprefix(Path(model.dockerfile).name).strip(".").replace(".", "_")
+    name = f"ci-{model.name.lower().replace('/', '_')}" + (f"_{variant.lower()}" if variant else "")
     # What a repository's path may hold: https://github.com/distribution/reference
     valid = re.sub(r"[^a-z0-9._-]+", "_", name)
-    valid = re.sub(r"[._-]{2,}", lambda found: "__" if set(found[0]) == {"_"} else found[0][0], valid).strip("._-")
+    valid = re.sub(r"[._-]{2,}", lambda match: "__" if set(match[0]) == {"_"} else match[0][0], valid).strip("._-")
     return _short(valid, name)
 
 
 def image_path(name: str) -> str:
-    """A model's name as the path of a repository (`dir/model` stays a path)."""
+    """Return a model's name as the path of a repository (`dir/model` stays a path)."""
     parts = (re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") for part in name.split("/"))
     return _short("/".join(part for part in parts if part), name)
 
 
 def log_name(model: Model, dockerfile: Path) -> str:
-    """The stem of a build's log: `<model>_<Dockerfile without its suffix>`."""
+    """Return the stem of a build's log: `<model>_<Dockerfile without its suffix>`."""
     stem = _stem(dockerfile)
     name = f"{model.name}_{stem}"
     return _short(re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII), name)
@@ -51,6 +52,12 @@ def registry_names(
     return name, f"{registry}/madengine/{image_path(model_name)}:latest"
 
 
+def image_id(record: Mapping[str, Any]) -> str:
+    """Return the `sha256:…` of an engine's record of an image."""
+    text = str(record["Id"])
+    return text if text.startswith("sha256:") else f"sha256:{text}"
+
+
 def _is_docker_hub(registry: str) -> bool:
     return repository(registry).partition("/")[0] in ("docker.io", "dockerhub")
 
@@ -60,18 +67,18 @@ def _stem(dockerfile: Path) -> str:
     return name[: -len(_SUFFIX)] if name.lower().endswith(_SUFFIX) else name
 
 
-def free(name: str, taken: Container[str], identity: str) -> str:
-    """The name, with its identity at the end where somebody has it already."""
-    return name if name not in taken else f"{name}_{identity}"
+def free(name: str, others: Container[str], identity: str) -> str:
+    """Return the name, with the identity at the end where it is one of the others'."""
+    return name if name not in others else f"{name}_{identity}"
 
 
 def _short(name: str, meaning: str) -> str:
-    """A name that is neither empty nor too long for a tag, a repository or a file; what is cut off becomes a hash."""
+    """Shorten a name that is too long for a tag, a repository or a file, or name what is empty, with a hash."""
     if 0 < len(name) <= 110:
         return name
     return "_".join(filter(None, [name[:100].rstrip("._-/"), hashed(meaning)]))
 
 
 def hashed(*parts: str) -> str:
-    """Eight hex digits that stand for the texts."""
+    """Return eight hex digits that stand for the texts."""
     return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()[:8]

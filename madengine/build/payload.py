@@ -1,4 +1,4 @@
-"""What an image carries beside the model's own Dockerfile: scripts, card, entry.sh."""
+"""What an image carries besides the model's own Dockerfile: scripts, model entry, entry.sh."""
 
 from __future__ import annotations
 
@@ -29,23 +29,26 @@ _INTERPRETERS = {".sh": "bash", ".slurm": "bash", ".py": "python3"}
 
 @dataclass(frozen=True)
 class Payload:
-    """Texts (name -> content) and copies (name -> file or folder) that go to `DIRECTORY` in the image, and `code`."""
+    """What goes to `DIRECTORY` in an image."""
 
+    #: Contents by the file's name.
     texts: Mapping[str, str]
+    #: Files and folders by their names there.
     copies: Mapping[str, Path] = field(default_factory=dict)
+    #: The folder with what the model's url names.
     code: Path | None = None
 
 
 def payload(model: Model, root: Path, beside: Mapping[str, Path] | None = None, code: Path | None = None) -> Payload:
-    """The payload of a model of the package at `root`; `beside` is what its workspace gets beside its directory, `code`
-    the folder with what its url names.
+    """Return the payload of a model of the package at `root`; `beside` goes beside the model's directory in its
+    workspace, `code` is the folder with what its url names.
 
-    Raises BuildError where the scripts that the card names are not there.
+    Raises BuildError where the model's script is missing.
     """
     folder, script = scripts(model)
     source = root / folder
     if not (source / script).is_file():
-        raise BuildError(f'{source / script}: no such file; the card of {model.name!r} names it under "scripts"')
+        raise BuildError(f'{source / script}: no such file; model {model.name!r} names it under "scripts"')
     # A script beside models.json: its folder is the whole package, which is not what it needs.
     copies = {"scripts": source} if source.resolve() != root.resolve() else {f"scripts/{script}": source / script}
     copies.update({f"workspace/{name}": path for name, path in (beside or {}).items()})
@@ -59,7 +62,7 @@ def payload(model: Model, root: Path, beside: Mapping[str, Path] | None = None, 
 
 
 def scripts(model: Model) -> tuple[str, str]:
-    """The folder that a card's `scripts` means, and the script in it that is started."""
+    """Return the folder that a model's `scripts` means, and the script in it that is started."""
     path = Path(model.scripts)
     if path.suffix in _INTERPRETERS:
         return str(path.parent), path.name
@@ -67,15 +70,15 @@ def scripts(model: Model) -> tuple[str, str]:
 
 
 def model_directory(model: Model) -> str:
-    """The model's directory below the workspace: `run_directory`, or the last part of its url."""
+    """Return the model's directory below the workspace: `run_directory`, or the last part of its url."""
     last = re.split("[/:]", model.url.rstrip("/"))[-1]
     return last if last not in ("", ".", "..") else "run_directory"
 
 
 def model_sh(model: Model) -> str:
-    """The card as assignments for entry.sh, which has no JSON parser; every value is one quoted word.
+    """Return the model as assignments for entry.sh, which has no JSON parser; every value is one quoted word.
 
-    Raises BuildError for what no shell can hold.
+    Raises BuildError for a character that no shell can hold.
     """
     script = scripts(model)[1]
     values = {
@@ -91,14 +94,14 @@ def model_sh(model: Model) -> str:
     lines.append(f'[ "$arguments" = given ] || set -- {words}'.rstrip())
     text = "\n".join(lines) + "\n"
     if "\0" in text:
-        raise BuildError(f"the card of {model.name!r} holds a null character; take it out")
+        raise BuildError(f"model {model.name!r} holds a null character; remove it")
     return text
 
 
 def split(args: str, model: Model) -> list[str]:
-    """A card's arguments as words, by the shell's rules for quotes; nothing in them is expanded or run.
+    """Split a model's arguments into words by the shell's rules for quotes; nothing in them is expanded or run.
 
-    Raises BuildError where a quote is left open.
+    Raises BuildError for an unclosed quote.
     """
     try:
         return shlex.split(args)
@@ -110,7 +113,7 @@ def split(args: str, model: Model) -> list[str]:
 
 
 def write(content: Payload, directory: Path) -> None:
-    """Lay the payload out in a directory that is there.
+    """Write the payload into an existing directory.
 
     Raises BuildError where the scripts can't be read or the directory can't be written.
     """
@@ -130,13 +133,13 @@ def write(content: Payload, directory: Path) -> None:
             (directory / name).write_text(text, encoding="utf-8", errors="surrogateescape")
             (directory / name).chmod(0o755 if name.endswith(".sh") else 0o644)
     except OSError as error:
-        # copytree gathers its errors: (source, target, message) each
+        # copytree collects its errors: (source, target, message) each
         first = error.args[0][0][2] if isinstance(error, shutil.Error) else str(error)
-        raise BuildError(f"the payload can't be put together: {first}") from error
+        raise BuildError(f"the payload can't be written: {first}") from error
 
 
 def _linked(source: str, target: str) -> None:
-    """Give a file a second name where both are on one disk, and copy it elsewhere; a link stays a link."""
+    """Link a file where both are on one disk, else copy it; a symbolic link stays one."""
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError:
@@ -144,7 +147,7 @@ def _linked(source: str, target: str) -> None:
 
 
 def shell_lines(content: Payload, directory: str) -> Iterator[str]:
-    """The same as lines for a POSIX shell."""
+    """Yield the lines for a POSIX shell that write the payload into `directory`."""
     folders = sorted({posixpath.dirname(f"{directory}/{name}") for name in (*content.texts, *content.copies)})
     yield shlex.join(["mkdir", "-p", *folders])
     for name, source in content.copies.items():
@@ -156,14 +159,14 @@ def shell_lines(content: Payload, directory: str) -> Iterator[str]:
 def _hides(mark: str, line: str) -> bool:
     """Whether a here-document that ends at `mark` can't hold a line.
 
-    dash loses a byte where a line begins as the mark does and goes on with a character beyond ASCII.
+    dash loses a byte where a line starts like the mark and continues with a character beyond ASCII.
     """
-    begun = len(posixpath.commonprefix([mark, line]))
-    return line == mark or (begun > 0 and line[begun : begun + 1] > "\x7f")
+    shared = len(posixpath.commonprefix([mark, line]))
+    return line == mark or (shared > 0 and line[shared : shared + 1] > "\x7f")
 
 
 def file_lines(path: str, text: str) -> Iterator[str]:
-    """Lines for a POSIX shell that write a file; `text` ends in a newline."""
+    """Yield lines for a POSIX shell that write a file; `text` ends in a newline."""
     lines = text.split("\n")
     end = next((mark for mark in ("END", *ascii_uppercase) if not any(_hides(mark, line) for line in lines)), "END")
     while end in lines:

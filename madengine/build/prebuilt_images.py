@@ -1,4 +1,4 @@
-"""Images that somebody else has built: named by a batch manifest, by --use-image or by the context."""
+"""Images that are not built here: named by a batch manifest, by --use-image or by the context."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from madengine import programs
+from madengine.build.image_names import image_id
 from madengine.errors import BuildError, ConfigurationError
 from madengine.files import read_json
 from madengine.programs.engine import Docker, explain_engine_error
@@ -15,16 +16,19 @@ from madengine.records import Image, Model
 
 logger = logging.getLogger(__name__)
 
-# What older versions say of an image that no Dockerfile here stands for.
+# What older versions write for an image without a Dockerfile.
 NO_DOCKERFILE = "N/A (local image mode)"
 
 
 class BatchEntry(NamedTuple):
-    """One model of a batch manifest: built anew or taken as it is, and where its image goes or is."""
+    """One model of a batch manifest."""
 
     model_name: str
+    #: Whether it is built; otherwise its image is pulled.
     build_new: bool = False
+    #: The registry of the image in place of the command's.
     registry: str = ""
+    #: The image's name in place of ours.
     registry_image: str = ""
 
 
@@ -33,12 +37,12 @@ def load_batch(path: Path) -> tuple[BatchEntry, ...]:
 
     Raises ConfigurationError, naming the entry and the key.
     """
-    found = read_json(path)
-    if not isinstance(found, list) or not found:
+    entries = read_json(path)
+    if not isinstance(entries, list) or not entries:
         raise ConfigurationError(
-            f'{path}: a batch manifest is a list like [{{"model_name": "dummy", "build_new": true}}]'
+            f'{path}: expected a batch manifest such as [{{"model_name": "dummy", "build_new": true}}]'
         )
-    return tuple(_entry(entry, f"{path}: [{number}]") for number, entry in enumerate(found))
+    return tuple(_entry(entry, f"{path}: [{number}]") for number, entry in enumerate(entries))
 
 
 def _entry(entry: Any, where: str) -> BatchEntry:
@@ -47,19 +51,19 @@ def _entry(entry: Any, where: str) -> BatchEntry:
         or not isinstance(entry.get("model_name"), str)
         or not entry["model_name"].strip()
     ):
-        raise ConfigurationError(f"{where}: model_name is missing; every entry needs it")
+        raise ConfigurationError(f"{where}: no model_name; every entry needs one")
     build_new = entry.get("build_new", False)
     if not isinstance(build_new, bool):
-        raise ConfigurationError(f"{where}: build_new: {build_new!r} is wrong: it is true or false")
-    texts = {key: entry.get(key) or "" for key in ("registry", "registry_image")}
-    for key, value in texts.items():
+        raise ConfigurationError(f"{where}: build_new: expected true or false, got {build_new!r}")
+    names = {key: entry.get(key) or "" for key in ("registry", "registry_image")}
+    for key, value in names.items():
         if not isinstance(value, str):
-            raise ConfigurationError(f"{where}: {key}: {value!r} is wrong: it is a text")
-    return BatchEntry(entry["model_name"].strip(), build_new, **texts)
+            raise ConfigurationError(f"{where}: {key}: expected a string, got {value!r}")
+    return BatchEntry(entry["model_name"].strip(), build_new, **names)
 
 
 def image_named_by(model: Model) -> str:
-    """The image that a card names for itself, as madengine 2 reads it.
+    """Return the image that a model names for itself, as in madengine 2.
 
     Raises ConfigurationError where it names none.
     """
@@ -67,37 +71,37 @@ def image_named_by(model: Model) -> str:
     name = variables.get("DOCKER_IMAGE_NAME") if isinstance(variables, Mapping) else None
     if not isinstance(name, str) or not name.strip():
         raise ConfigurationError(
-            f"--use-image auto: the card of {model.name!r} names no image; give it env_vars.DOCKER_IMAGE_NAME"
+            f"--use-image auto: model {model.name!r} names no image; set its env_vars.DOCKER_IMAGE_NAME"
         )
     return name.strip()
 
 
-def prebuilt_image(engine: Docker, key: str, name: str, model: Model, marks: Mapping[str, Any]) -> Image:
-    """The image of that name, pulled where it is not here, as a manifest's entry that pins it.
+def prebuilt_image(engine: Docker, key: str, name: str, model: Model, extra: Mapping[str, Any]) -> Image:
+    """Pull the image of that name, unless it is on this machine, and return the manifest's entry that pins it.
 
-    It carries the model's scripts where an earlier madengine has put them in. `marks` are further keys of the entry.
-    Raises BuildError where it can't be had.
+    It is self-contained where an earlier madengine added the model's scripts. `extra` are further keys of the entry.
+    Raises BuildError where the pull fails.
     """
-    found = engine.images(name)
-    if not found:
+    records = engine.images(name)
+    if not records:
         logger.info(f"{key}: pulling {name}")
-        answer = programs.attempt(engine.pull(name), seconds=None)
-        if answer.code != 0:
-            raise BuildError(f"{name}: not on this machine, and can't be pulled: {explain_engine_error(answer.err)}")
-        found = engine.images(name)
-    digest = engine.digest_of(name, found[0])
-    labels = (found[0].get("Config") or {}).get("Labels") or {}
-    identity = str(found[0]["Id"])
+        reply = programs.attempt(engine.pull(name), seconds=None)
+        if reply.code != 0:
+            raise BuildError(f"{name}: not on this machine, and can't be pulled: {explain_engine_error(reply.err)}")
+        records = engine.images(name)
+    record = records[0]
+    digest = engine.digest_of(name, record)
+    labels = (record.get("Config") or {}).get("Labels") or {}
     return Image(
         key=key,
         docker_image=name,
         dockerfile=NO_DOCKERFILE,
         base_docker=name,
         docker_sha=digest,
-        image_id=identity if identity.startswith("sha256:") else f"sha256:{identity}",
+        image_id=image_id(record),
         registry_image=name if digest else "",
         registry_digest=digest,
         self_contained=labels.get("madengine.model") == model.name,
-        size_bytes=int(found[0].get("Size") or 0),
-        extra=dict(marks),
+        size_bytes=int(record.get("Size") or 0),
+        extra=dict(extra),
     )

@@ -7,6 +7,7 @@ import re
 import tempfile
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,8 +26,8 @@ logger = logging.getLogger(__name__)
 # Attempts at a push, and the pause before the second; it doubles each time.
 PUSH_ATTEMPTS = 4
 PUSH_PAUSE_SECONDS = 1.0
-# How often another build may move a name while it is being pushed.
-_MOVES = 10
+# How often a name is taken back from another build.
+_MOVES = 9
 # What registries and engines say to a user who has not logged in, or may not.
 _NO_LOGIN = re.compile(
     r"no basic auth credentials|authentication required|unauthorized|access .* denied", re.IGNORECASE
@@ -49,31 +50,34 @@ class Pusher:
         """
         if not names:
             return image
-        digest = self._push_image(names[0], image.image_id, log)
-        for name in names[1:]:
-            self._push(name, image.image_id, log)
-        logger.info(f"{image.key}: pushed {names[0]}@{digest}")
-        return replace(image, registry_image=names[0], registry_digest=digest)
-
-    def _push_image(self, name: str, image_id: str, log: BuildLog) -> str:
-        """Push that image under the name, and return its digest."""
-        with tempfile.TemporaryDirectory(prefix="madengine-") as scratch:
+        first, *others = names
+        with tempfile.TemporaryDirectory(prefix="madengine-") as scratch, ThreadPoolExecutor(max_workers=1) as aside:
             digest_file = Path(scratch) / "digest"
-            for _ in range(_MOVES):
-                last_line = self._push(name, image_id, log, digest_file)
-                if digest_file.exists():
-                    return digest_file.read_text().strip()
-                if digest := self._digest(name, image_id, last_line):
-                    return digest
-                logger.info(f"{name}: pushing again: another build took the name")
-                programs.ask(self.engine.tag(image_id, name))
-        raise BuildError(f"{name}: another build took the name during each of {_MOVES} pushes; push one at a time")
+            last_line = self._push(first, image.image_id, log, digest_file)
+            lookup = aside.submit(self._digest, first, image.image_id, last_line, digest_file)
+            for name in others:
+                self._push(name, image.image_id, log)
+            digest = lookup.result() or self._push_again(first, image.image_id, log, digest_file)
+        logger.info(f"{image.key}: pushed {first}@{digest}")
+        return replace(image, registry_image=first, registry_digest=digest)
 
-    def _digest(self, name: str, image_id: str, last_line: str) -> str:
-        """Return the digest of what was just pushed: what docker printed, or what the image's record says.
+    def _push_again(self, name: str, image_id: str, log: BuildLog, digest_file: Path) -> str:
+        """Take a name back from another build and push it, until the push was of that image; return its digest."""
+        for _ in range(_MOVES):
+            logger.info(f"{name}: pushing again: another build took the name")
+            programs.ask(self.engine.tag(image_id, name))
+            last_line = self._push(name, image_id, log, digest_file)
+            if digest := self._digest(name, image_id, last_line, digest_file):
+                return digest
+        raise BuildError(f"{name}: other builds took the name during each of {_MOVES + 1} pushes; push one at a time")
+
+    def _digest(self, name: str, image_id: str, last_line: str, digest_file: Path) -> str:
+        """Return the digest of what was just pushed: podman's file, what docker printed, or the image's record.
 
         It is empty where the name meant another image than `image_id`.
         """
+        if digest_file.exists():
+            return digest_file.read_text().strip()
         printed = _PUSHED.search(last_line)
         pushed = f"{repository(name)}@{printed[1]}" if printed else name
         records = self.engine.images(image_id or pushed, pushed)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
-from madengine.build import dockerfiles, payload, source_code
+from madengine.build import dockerfiles, payload
 from madengine.build.image_names import free, hashed, image_name, image_path, log_name, registry_names
 from madengine.config.context import Context, matches, mismatch
 from madengine.config.credentials import Credentials, model_secrets
@@ -62,7 +62,7 @@ class Planner:
         for model in models:
             try:
                 payload.payload(model, self.root)
-                source_code.check(model)
+                _check_url(model)
                 model_secrets(self.credentials, model)
                 for recipe in self._recipes(model):
                     recipes.append(_distinct(recipe, recipes))
@@ -118,6 +118,13 @@ def _distinct(recipe: Recipe, others: Sequence[Recipe]) -> Recipe:
         key=free(recipe.key, {other.key for other in others}, identity),
         log_name=free(recipe.log_name, {other.log_name for other in others}, identity),
     )
+
+
+def _check_url(model: Model) -> None:
+    if model.url:
+        from madengine.build.source_code import check
+
+        check(model)
 
 
 def explain(error: MadengineError | OSError, path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The code that a card's `url` names: cloned once, at a commit that is recorded."""
+"""The code that a model's `url` names: cloned once, at a commit that is recorded."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from madengine import programs
 from madengine.build.reproducible_clone import settle
 from madengine.config.credentials import FILE, Credentials, model_secrets
-from madengine.data_sets.fetch import Client
 from madengine.errors import CommandError, ConfigurationError
 from madengine.programs import git, secret_files
 from madengine.programs.secret_files import Answers
 from madengine.records import Model
 
 logger = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from madengine.data_sets.fetch import Client
 
 _REFUSES_DEPTH = re.compile(r"shallow|depth|unadvertised|not our ref|did not contain", re.IGNORECASE)
 
@@ -34,29 +37,31 @@ class Checkout:
 
 @dataclass(frozen=True)
 class ModelCode:
-    """Clones below `folder`, each repository once however many ask; `root` is where paths of keys start."""
+    """Clones each repository once, below `folder`; the paths of keys start at `root`."""
 
     folder: Path
     root: Path
     credentials: Credentials
     client: Client
-    _done: dict[tuple[str, str], Checkout] = field(default_factory=dict)
+    _checkouts: dict[tuple[str, str], Checkout] = field(default_factory=dict)
     _locks: dict[tuple[str, str], threading.Lock] = field(default_factory=dict)
 
     def checkout(self, model: Model) -> Checkout | None:
-        """The code of a model, None where its card names none.
+        """Return the code of a model, None where it has no url.
 
         Raises ConfigurationError where its credential is missing or the url holds a password, CommandError (without
-        secrets) where it can't be cloned.
+        secrets) where the clone fails.
         """
         if not model.url:
             return None
         check(model)
         key = (model.url, model.cred)
         with self._locks.setdefault(key, threading.Lock()):
-            if key not in self._done:
-                self._done[key] = self._cloned(model, self.folder / f"code{len(self._locks)}-{threading.get_ident()}")
-            return self._done[key]
+            if key not in self._checkouts:
+                self._checkouts[key] = self._cloned(
+                    model, self.folder / f"code{len(self._locks)}-{threading.get_ident()}"
+                )
+            return self._checkouts[key]
 
     def _cloned(self, model: Model, target: Path) -> Checkout:
         logger.info(f"{model.name}: cloning {model.url}")
@@ -83,7 +88,7 @@ class ModelCode:
         try:
             self.client.run(git.submodules(target, environment))
         except CommandError:
-            # Not every server gives a commit that no branch ends with.
+            # Not every server serves a commit that is no branch's end.
             self.client.run(git.submodules(target, environment, whole=True))
 
     def _answers(self, model: Model) -> Answers:
@@ -95,7 +100,7 @@ class ModelCode:
         host = parts.netloc.rpartition("@")[2]
         key = entry.get("ssh_key_file", "")
         return Answers(
-            # Hosts that take a token take it from a user of any name.
+            # Hosts that take a token accept any user name with it.
             username=entry.get("username", "") or ("oauth2" if "token" in entry else ""),
             password=entry.get("password", "") or entry.get("token", ""),
             key=str((self.root / Path(key).expanduser()).absolute()) if key else "",
@@ -105,19 +110,19 @@ class ModelCode:
 
 
 def check(model: Model) -> None:
-    """Raise ConfigurationError where a card's url holds a password: it would be in the image and the manifest."""
+    """Raise ConfigurationError where a model's url holds a password: it would be in the image and the manifest."""
     try:
         password = urlsplit(model.url).password
     except ValueError as error:
         raise ConfigurationError(f"url of {model.name!r}: {str(error).lower()}") from error
     if password:
         raise ConfigurationError(
-            f"url of {model.name!r}: holds a password; put it into {FILE} and name its entry as cred"
+            f"url of {model.name!r}: holds a password; put it into {FILE} and set cred to its entry"
         )
 
 
 def shell_lines(model: Model, target: str) -> Iterator[str]:
-    """The clone as lines for a POSIX shell; who pastes them logs in as git asks."""
+    """Yield the clone as lines for a POSIX shell, where git asks for the login."""
     if model.url:
         yield programs.shell_line(git.clone(model.url, Path(target), {}))
         yield programs.shell_line(git.submodules(Path(target), {}))

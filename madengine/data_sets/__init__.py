@@ -1,1 +1,1 @@
-"""Data sets of data.json: what may be said of them, who provides them, and how they come here."""
+"""The data sets of data.json: their file, their providers, and how they are fetched."""

@@ -1,4 +1,4 @@
-"""Data that is elsewhere becomes a folder here: once, whole, checked, and taken up again where it broke off."""
+"""Data from elsewhere in a folder here: fetched once, completely, verified, and resumed after a break."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ logger = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
 
-# A log without a terminal hears of a fetch so often.
+# How often the progress of a fetch is logged without a terminal.
 _LOG_SECONDS = 60.0
-_KEPT_LINES = 40
-_HASHED = 1 << 20
+_ERROR_LINES = 40
+_CHUNK_BYTES = 1 << 20
 _CAUSE = re.compile(r"no such|denied|refused|resolve|verification failed|no space", re.IGNORECASE)
-_TELLING = re.compile(r"error|fatal|failed", re.IGNORECASE)
+_ERROR = re.compile(r"error|fatal|failed", re.IGNORECASE)
 
 
 class Source(Protocol):
-    """Where data can be fetched from: one provider of one data set."""
+    """One provider of one data set, which fetches it."""
 
     @property
     def provider(self) -> str:
@@ -43,50 +43,52 @@ class Source(Protocol):
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """What tells these data from others, without a secret: it is kept beside them."""
+        """What identifies these data, without a secret: it is written beside them."""
 
     def fetch(self, target: Path, client: Client) -> None:
-        """Bring the data into a folder that is there; what an earlier fetch left in it is used.
+        """Fetch the data into an existing folder; what an earlier fetch left in it is used.
 
-        Raises RunError or CommandError with the reason where that doesn't work.
+        Raises RunError or CommandError with the reason where the fetch fails.
         """
 
     def shell_lines(self, target: Path) -> Iterator[str]:
-        """The same as lines for a POSIX shell, without secrets."""
+        """Yield the fetch as lines for a POSIX shell, without secrets."""
 
 
 @dataclass(frozen=True)
-class Fetched:
-    """Data that are here: their size in bytes, and the seconds that it took now to bring them."""
+class FetchResult:
+    """Data that are here."""
 
+    #: In bytes; -1 is unknown.
     size: int
+    #: How long the fetch took now.
     seconds: float
 
 
 @dataclass(frozen=True)
 class Client:
-    """Runs the programs that fetch; `say` takes lines for people, `stopping` ends the fetches of other threads."""
+    """Runs the programs that fetch."""
 
+    #: Set at Ctrl-C; ends the fetches of other threads.
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def run(self, command: BaseCommand, problem: str = "") -> list[str]:
-        """Run a program to its end; gives the last lines that it printed.
+        """Run a program to its end, and return the last lines that it printed.
 
-        Raises CommandError (`problem`, then what it said) where it fails.
+        Raises CommandError (`problem`, then its error line) where it fails.
         """
-        lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        lines: deque[str] = deque(maxlen=_ERROR_LINES)
         with self._may_be_stopped():
             code = programs.stream(command, lines.append)
         if self.stopping.is_set():
             raise KeyboardInterrupt
         if code != 0:
-            said = [line.strip() for line in lines if line.strip()]
-            what = f"{problem}: " if problem else ""
-            raise CommandError(f"{what}{_telling(said) or f'exit code {code}'}", code)
+            reason = _error_line([line.strip() for line in lines if line.strip()]) or f"exit code {code}"
+            raise CommandError(f"{problem}: {reason}" if problem else reason, code)
         return list(lines)
 
-    def run_on(self, command: BaseCommand, target: Path, broken: Container[int | None]) -> None:
-        """Run a program that takes up what is there; again while a broken line has brought at least something."""
+    def run_resuming(self, command: BaseCommand, target: Path, broken: Container[int | None]) -> None:
+        """Run a program that resumes a fetch; again after a network error (exit codes `broken`) that left more data."""
         while True:
             before = size(target)
             try:
@@ -95,22 +97,22 @@ class Client:
             except CommandError as error:
                 if error.code not in broken or size(target) <= before:
                     raise
-                logger.info(f"{error}; going on from {human_size(size(target))}")
+                logger.info(f"{error}; resuming from {human_size(size(target))}")
 
     def wait(self, seconds: float) -> None:
-        """Pause, unless somebody stops us."""
+        """Pause. Raises KeyboardInterrupt where `stopping` is set meanwhile."""
         if self.stopping.wait(seconds):
             raise KeyboardInterrupt
 
     @contextmanager
     def _may_be_stopped(self) -> Iterator[None]:
-        """End what this thread runs when another one says so."""
-        me, done = threading.get_ident(), threading.Event()
+        """End the program of this thread when `stopping` is set."""
+        thread, done = threading.get_ident(), threading.Event()
 
         def watch() -> None:
             while not done.wait(0.2):
                 if self.stopping.is_set():
-                    programs.end_programs_of(me, programs.GRACE_SECONDS)
+                    programs.end_programs_of(thread, programs.GRACE_SECONDS)
                     return
 
         watcher = threading.Thread(target=watch, daemon=True)
@@ -122,77 +124,77 @@ class Client:
             watcher.join()
 
 
-def fetched(name: str, source: Source, target: Path, sha256: Any, client: Client) -> Fetched:
-    """Make sure that a data set is in `target`; who finds it complete there from an earlier fetch takes it as it is.
+def fetch(name: str, source: Source, target: Path, sha256: Any, client: Client) -> FetchResult:
+    """Fetch a data set into `target`, unless an earlier fetch has completed it.
 
-    Raises MadengineError with the reason where it can't be had, or isn't what `sha256` says.
+    Raises MadengineError with the reason where the fetch fails, or the data don't match `sha256`.
     """
-    told = False
+    is_announced = False
 
     def waiting() -> None:
-        nonlocal told
-        if not told:
+        nonlocal is_announced
+        if not is_announced:
             logger.info(f"data {name}: waiting for another fetch of it")
-            told = True
+            is_announced = True
         client.wait(0.1)
 
     try:
         target.mkdir(parents=True, exist_ok=True)
         with locked(_beside(target, "lock"), waiting):
-            if (known := _complete(source, target, sha256)) is not None:
-                logger.info(f"data {name}: {human_size(known)} are in {target} since an earlier fetch")
-                return Fetched(known, 0.0)
+            if (complete_size := _complete_size(source, target, sha256)) is not None:
+                logger.info(f"data {name}: {human_size(complete_size)} in {target}, by an earlier fetch")
+                return FetchResult(complete_size, 0.0)
             return _fetch(name, source, target, sha256, client)
     except OSError as error:
         raise RunError(f"{error.filename or target}: {error.strerror or error}") from error
 
 
 def is_complete(source: Source, target: Path, sha256: Any) -> bool:
-    """Whether an earlier fetch has brought these very data."""
+    """Whether an earlier fetch has completed these data."""
     try:
-        return _complete(source, target, sha256) is not None
+        return _complete_size(source, target, sha256) is not None
     except MadengineError:
         return False
 
 
 def check(folder: Path, sha256: Any) -> None:
-    """Compare files with what data.json says of them: one hash for the only file, or one each by relative path.
+    """Verify files with data.json's hash of the only file, or its hashes by relative path.
 
-    Raises RunError, naming the file, where they differ.
+    Raises RunError, naming the file, where one differs.
     """
     if not sha256:
         return
-    expected = dict(sha256) if isinstance(sha256, Mapping) else {_only_file(folder): sha256}
-    for name, wanted in expected.items():
+    hashes = dict(sha256) if isinstance(sha256, Mapping) else {_only_file(folder): sha256}
+    for name, expected in hashes.items():
         path = folder / name
         if not path.is_file():
             raise RunError(f"{path}: no such file, and sha256 names it")
-        found = _sha256(path)
-        if found != str(wanted).lower():
-            raise RunError(f"{path}: its sha256 is {found}, not {wanted}")
+        digest = _sha256(path)
+        if digest != str(expected).lower():
+            raise RunError(f"{path}: expected sha256 {expected}, got {digest}")
 
 
-def size(folder: Path, most: int = sys.maxsize) -> int:
-    """The bytes of the files below a folder; -1 where there are more than `most` entries."""
+def size(folder: Path, limit: int = sys.maxsize) -> int:
+    """Return the bytes of the files below a folder; -1 where it has more than `limit` entries."""
     total, folders = 0, [folder]
     while folders:
         with suppress(OSError), os.scandir(folders.pop()) as entries:
             for entry in entries:
-                most -= 1
+                limit -= 1
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(Path(entry.path))
                 else:
                     total += entry.stat(follow_symlinks=False).st_size
-        if most < 0:
+        if limit < 0:
             return -1
     return total
 
 
-def _fetch(name: str, source: Source, target: Path, sha256: Any, client: Client) -> Fetched:
+def _fetch(name: str, source: Source, target: Path, sha256: Any, client: Client) -> FetchResult:
     record = _beside(target, "json")
-    began = time.monotonic()
-    if present := size(target):
-        logger.info(f"data {name}: {human_size(present)} are in {target} already, the rest follows")
+    started = time.monotonic()
+    if partial_size := size(target):
+        logger.info(f"data {name}: resuming from {human_size(partial_size)} in {target}")
     with _progress(f"data {name} from {source.provider}", target):
         source.fetch(target, client)
     try:
@@ -201,14 +203,14 @@ def _fetch(name: str, source: Source, target: Path, sha256: Any, client: Client)
         if isinstance(sha256, str):
             (target / _only_file(target)).unlink()
         raise
-    came = Fetched(size(target), round(time.monotonic() - began, 3))
-    write_json(record, {"data": name, "source": dict(source.identity), "sha256": sha256 or "", "size": came.size})
-    logger.info(f"data {name}: {human_size(came.size)} from {source.provider} in {came.seconds:.1f} s, in {target}")
-    return came
+    result = FetchResult(size(target), round(time.monotonic() - started, 3))
+    write_json(record, {"data": name, "source": dict(source.identity), "sha256": sha256 or "", "size": result.size})
+    logger.info(f"data {name}: {human_size(result.size)} from {source.provider} in {result.seconds:.1f} s, in {target}")
+    return result
 
 
-def _complete(source: Source, target: Path, sha256: Any) -> int | None:
-    """The size of the data where an earlier fetch has brought all of them.
+def _complete_size(source: Source, target: Path, sha256: Any) -> int | None:
+    """Return the size of the data where an earlier fetch has completed them, else None.
 
     Raises RunError where the folder holds other data.
     """
@@ -216,7 +218,7 @@ def _complete(source: Source, target: Path, sha256: Any) -> int | None:
     if not record or not target.is_dir():
         return None
     if record.get("source") != dict(source.identity):
-        raise RunError(f"{target} holds data of another source ({record.get('source')}); move it away, or remove it")
+        raise RunError(f"{target} holds data of another source ({record.get('source')}); move or remove it")
     return int(record["size"]) if record.get("sha256") == (sha256 or "") else None
 
 
@@ -224,56 +226,56 @@ def _beside(target: Path, suffix: str) -> Path:
     return target.with_name(f".{target.name}.{suffix}")
 
 
-def _telling(lines: list[str]) -> str:
-    """The line that tells most of what a program said before it failed."""
-    for telling in (_CAUSE, _TELLING):
-        found = [line for line in lines if telling.search(line) and not re.match(r"rsync (error|warning): ", line)]
-        if found:
-            return found[-1]
+def _error_line(lines: list[str]) -> str:
+    """Return the line that best explains a program's failure."""
+    for pattern in (_CAUSE, _ERROR):
+        matches = [line for line in lines if pattern.search(line) and not re.match(r"rsync (error|warning): ", line)]
+        if matches:
+            return matches[-1]
     return (lines or [""])[-1]
 
 
 def _only_file(folder: Path) -> str:
-    found = [path for path in folder.rglob("*") if path.is_file()]
-    if len(found) != 1:
-        raise RunError(f"{folder}: holds {len(found)} files; write sha256 as {{file: hash}}")
-    return str(found[0].relative_to(folder))
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    if len(files) != 1:
+        raise RunError(f"{folder}: one sha256 for {len(files)} files; write {{file: hash}}")
+    return str(files[0].relative_to(folder))
 
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_HASHED):
+        while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
 
 
 @contextmanager
 def _progress(what: str, target: Path) -> Iterator[None]:
-    """Tell how much has come: on a terminal in one line that changes, in a log once a minute."""
-    done, live = threading.Event(), sys.stderr.isatty()
+    """Show the progress: on a terminal in one line that changes, in a log once a minute."""
+    done, is_terminal = threading.Event(), sys.stderr.isatty()
     logger.info(f"{what}: fetching")
 
-    def tell() -> None:
-        began, pause, before = time.monotonic(), 1.0 if live else _LOG_SECONDS, size(target)
+    def show() -> None:
+        started, pause, first_size = time.monotonic(), 1.0 if is_terminal else _LOG_SECONDS, size(target)
         while not done.wait(pause):
-            asked = time.monotonic()
-            came = size(target)
-            rate = human_size(max(0, round((came - before) / (asked - began))))
-            line = f"{what}: {human_size(came)}, {rate}/s"
-            _draw(line) if live else logger.info(line)
-            # To count many files takes longer than it is worth every second.
-            pause = max(pause, 10 * (time.monotonic() - asked))
-        if live:
+            now = time.monotonic()
+            current_size = size(target)
+            rate = human_size(max(0, round((current_size - first_size) / (now - started))))
+            line = f"{what}: {human_size(current_size)}, {rate}/s"
+            _draw(line) if is_terminal else logger.info(line)
+            # Counting many files takes too long to be done every second.
+            pause = max(pause, 10 * (time.monotonic() - now))
+        if is_terminal:
             _draw("")
 
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
     try:
         yield
     finally:
         done.set()
-        teller.join()
+        thread.join()
 
 
 def _draw(line: str) -> None:
@@ -282,7 +284,7 @@ def _draw(line: str) -> None:
         sys.stderr.flush()
 
 
-def described(identity: Mapping[str, str]) -> str:
-    """A short name for a source, for a folder that no other source shares."""
+def identity_hash(identity: Mapping[str, str]) -> str:
+    """Return a short name for a source, for a folder that no other source shares."""
     text = json.dumps(dict(identity), sort_keys=True)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""What data.json says becomes the mounts and the environment of a model that needs data."""
+"""Data sets as the mounts and the environment of a model that needs data."""
 
 from __future__ import annotations
 
@@ -12,180 +12,187 @@ from pathlib import Path
 from typing import Any
 
 from madengine.config.credentials import Credentials
-from madengine.data_sets import data_file, fetch, providers
-from madengine.data_sets.data_file import DEFAULT_HOME, PROVIDERS
-from madengine.data_sets.fetch import Client, Fetched, Source
+from madengine.data_sets.data_file import DEFAULT_HOME, PROVIDERS, checked, data_sets
+from madengine.data_sets.fetch import Client, FetchResult, Source, check, fetch, identity_hash, is_complete, size
+from madengine.data_sets.providers import explain, source
 from madengine.errors import MadengineError, RunError
 from madengine.files import human_size
 from madengine.records import Model
 
 logger = logging.getLogger(__name__)
 
-# More files than these of a local folder are not counted for the row.
-_COUNTED = 100_000
+# A local folder with more files has no size in the row.
+_COUNTED_FILES = 100_000
 
 
 @dataclass(frozen=True)
 class Provided:
-    """A model's data: mounts as (host path, container path, read-only), and the variables that name them.
+    """A model's data on this host; all is empty without data."""
 
-    `dataname` and `data_provider_type` have one part per data set, joined by commas; empty without data, as are the
-    size (of all together) and the seconds that it took now to fetch them.
-    """
-
+    #: (host path, container path, read-only)
     mounts: tuple[tuple[str, str, bool], ...] = ()
+    #: The variables that name the container paths.
     environment: Mapping[str, str] = field(default_factory=dict)
+    #: The names of the data sets, joined by commas; so are the providers.
     dataname: str = ""
     data_provider_type: str = ""
+    #: Of all data sets together.
     data_size: str = ""
+    #: The seconds that the fetches took now.
     data_download_duration: str = ""
 
 
 @dataclass(frozen=True)
-class _Place:
-    """One data set and one of its providers: its folder on this host; `source` is None where nothing is fetched."""
+class _Location:
+    """One data set at one of its providers."""
 
     name: str
     provider: str
     config: Mapping[str, Any]
+    #: The folder on this host.
     folder: Path
+    #: None where nothing is fetched.
     source: Source | None
     is_mirror: bool = False
 
 
 @dataclass(frozen=True)
 class Data:
-    """The known data sets: {name: {provider: configuration}}; `path` is the file they come from.
+    """The known data sets."""
 
-    `cache` is where fetched data are kept, unless data.json or the command line names a mirror; `ignored_keys` are the
-    keys of other versions that this one ignores.
-    """
-
+    #: The configurations by data set and provider.
     sources: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    #: The file that they come from.
     path: Path = Path("data.json")
     credentials: Credentials = field(default_factory=Credentials)
+    #: Where data are fetched to, unless data.json or the command line names a mirror.
     cache: Path = Path("~/.cache/madengine/data")
+    #: Keys of other versions.
     ignored_keys: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, path: Path, extra: Mapping[str, Any], credentials: Credentials | None = None) -> Data:
         """Read a data.json (a missing one is empty); `extra`, the context's `data`, replaces entries of the same name.
 
-        Raises ConfigurationError, naming the position or the key, for what is broken or known to nobody.
+        Raises ConfigurationError, naming the position or the key, for a broken file or an unknown key.
         """
-        (here, strays), (given, more) = data_file.data_sets(path), data_file.checked(extra, "context data")
+        (of_file, ignored), (of_context, ignored_of_context) = data_sets(path), checked(extra, "context data")
         home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        cache = home / "madengine/data"
-        return cls({**here, **given}, path, credentials or Credentials(), cache, (*strays, *more))
+        return cls(
+            sources={**of_file, **of_context},
+            path=path,
+            credentials=credentials or Credentials(),
+            cache=home / "madengine/data",
+            ignored_keys=(*ignored, *ignored_of_context),
+        )
 
     def credential_names(self) -> set[str]:
-        """The entries of credential.json that data sets name."""
-        return {
-            str(config["cred"]) for known in self.sources.values() for config in known.values() if config.get("cred")
-        }
+        """Return the entries of credential.json that data sets name."""
+        configs = (config for providers in self.sources.values() for config in providers.values())
+        return {str(config["cred"]) for config in configs if config.get("cred")}
 
     def mounts(self, model: Model, force_mirror_local: str, client: Client | None = None) -> Provided:
-        """Have a model's data on this host, fetched where they are elsewhere; `force_mirror_local` is where they go.
+        """Fetch a model's data where they are elsewhere, into `force_mirror_local` if that is given.
 
-        Raises RunError where a name is unknown, or where none of its providers gives the data: it says what each said.
+        Raises RunError for an unknown name, or where all of its providers fail, with the reason of each.
         """
         client = client or Client()
-        return self._provided(model, lambda name: self._obtained(name, model, force_mirror_local, client))
+        return self._provided(model, lambda name: self._obtain(name, model, force_mirror_local, client))
 
     def planned(self, model: Model, force_mirror_local: str) -> tuple[Provided, list[str]]:
-        """What `mounts` would give, with the lines for a POSIX shell that fetch it.
+        """Return what `mounts` would, with the lines for a POSIX shell that fetch the data.
 
-        Raises RunError where a name is unknown, or none of its providers could be tried.
+        Raises RunError for an unknown name, or where none of its providers could be tried.
         """
         lines: list[str] = []
 
-        def plan(name: str) -> tuple[_Place, Fetched]:
-            place = self._first(name, model, force_mirror_local)
-            if place.source and not fetch.is_complete(place.source, place.folder, place.config.get("sha256")):
-                lines.append(shlex.join(["mkdir", "-p", str(place.folder)]))
-                lines.extend(place.source.shell_lines(place.folder))
-            return place, Fetched(-1, 0.0)
+        def plan(name: str) -> tuple[_Location, FetchResult]:
+            location = self._first(name, model, force_mirror_local)
+            if location.source and not _is_complete(location):
+                lines.append(shlex.join(["mkdir", "-p", str(location.folder)]))
+                lines.extend(location.source.shell_lines(location.folder))
+            return location, FetchResult(-1, 0.0)
 
         return self._provided(model, plan), lines
 
-    def _provided(self, model: Model, obtain: Callable[[str], tuple[_Place, Fetched]]) -> Provided:
+    def _provided(self, model: Model, obtain: Callable[[str], tuple[_Location, FetchResult]]) -> Provided:
         names = tuple(dict.fromkeys(name.strip() for name in model.data.split(",") if name.strip()))
         if not names:
             return Provided()
         for name in names:
             self._providers(name, model)
-        found = [obtain(name) for name in names]
-        places = [place for place, _ in found]
-        homes = [_home(place.config, index, len(names)) for index, place in enumerate(places)]
-        sizes = [came.size for _, came in found]
+        locations, results = zip(*(obtain(name) for name in names), strict=True)
+        homes = [_home(location.config, index, len(names)) for index, location in enumerate(locations)]
+        sizes = [result.size for result in results]
         return Provided(
-            tuple(
-                (str(place.folder), home, not _is_writable(place)) for place, home in zip(places, homes, strict=True)
+            mounts=tuple(
+                (str(location.folder), home, not _is_writable(location))
+                for location, home in zip(locations, homes, strict=True)
             ),
-            {"MAD_DATAHOME": ",".join(homes), "MAD_DATANAME": ",".join(names)},
-            ",".join(names),
-            ",".join(place.provider for place in places),
-            human_size(sum(sizes)) if min(sizes) >= 0 else "",
-            str(round(sum(came.seconds for _, came in found), 3)),
+            environment={"MAD_DATAHOME": ",".join(homes), "MAD_DATANAME": ",".join(names)},
+            dataname=",".join(names),
+            data_provider_type=",".join(location.provider for location in locations),
+            data_size=human_size(sum(sizes)) if min(sizes) >= 0 else "",
+            data_download_duration=str(round(sum(result.seconds for result in results), 3)),
         )
 
     # --- one data set ---
 
-    def _obtained(self, name: str, model: Model, mirror: str, client: Client) -> tuple[_Place, Fetched]:
-        """The first provider that gives a data set; a folder of an earlier fetch spares asking the others' machines."""
-        known = self._providers(name, model)
-        ready = self._ready(name, model, mirror)
-        tried = []
-        for provider in _ordered(known):
-            if ready and provider != ready and provider not in ("custom", "local"):
+    def _obtain(self, name: str, model: Model, mirror: str, client: Client) -> tuple[_Location, FetchResult]:
+        """Obtain a data set from its first provider that works; after a complete fetch no other machine is asked."""
+        providers = self._providers(name, model)
+        complete = self._complete_provider(name, model, mirror)
+        reasons = []
+        for provider in _ordered(providers):
+            if complete and provider != complete and provider not in ("custom", "local"):
                 continue
             try:
-                place = self._place(name, provider, known[provider], mirror)
-                return place, _here(place, client)
+                location = self._location(name, provider, providers[provider], mirror)
+                return location, _fetch(location, client)
             except MadengineError as error:
-                tried.append(f"{provider}: {providers.explain(provider, error)}")
+                reasons.append(f"{provider}: {explain(provider, error)}")
                 if provider != "local":
-                    logger.info(f"data {name}: {tried[-1]}")
-        raise _none_of(name, model, tried)
+                    logger.info(f"data {name}: {reasons[-1]}")
+        raise _no_provider(name, model, reasons)
 
-    def _first(self, name: str, model: Model, mirror: str) -> _Place:
-        """The provider that would be tried first, of those that can be judged without asking anybody."""
-        known = self._providers(name, model)
-        ready, tried = self._ready(name, model, mirror), []
-        for provider in [ready] if ready else _ordered(known):
+    def _first(self, name: str, model: Model, mirror: str) -> _Location:
+        """The provider that would be tried first, of those that can be judged without another machine."""
+        providers = self._providers(name, model)
+        complete, reasons = self._complete_provider(name, model, mirror), []
+        for provider in [complete] if complete else _ordered(providers):
             try:
-                place = self._place(name, provider, known[provider], mirror)
-                if place.source is None:
-                    _check_folder(place)
-                return place
+                location = self._location(name, provider, providers[provider], mirror)
+                if location.source is None:
+                    _check_folder(location)
+                return location
             except MadengineError as error:
-                tried.append(f"{provider}: {error}")
-        raise _none_of(name, model, tried)
+                reasons.append(f"{provider}: {error}")
+        raise _no_provider(name, model, reasons)
 
-    def _ready(self, name: str, model: Model, mirror: str) -> str:
-        """The first provider whose data an earlier fetch has brought; empty where there is none."""
-        known = self._providers(name, model)
-        for provider in _ordered(known):
+    def _complete_provider(self, name: str, model: Model, mirror: str) -> str:
+        """The first provider whose data an earlier fetch has completed; empty where there is none."""
+        providers = self._providers(name, model)
+        for provider in _ordered(providers):
             try:
-                place = self._place(name, provider, known[provider], mirror)
+                location = self._location(name, provider, providers[provider], mirror)
             except MadengineError:
                 continue
-            if place.source and fetch.is_complete(place.source, place.folder, place.config.get("sha256")):
+            if _is_complete(location):
                 return provider
         return ""
 
-    def _place(self, name: str, provider: str, config: Mapping[str, Any], mirror: str) -> _Place:
+    def _location(self, name: str, provider: str, config: Mapping[str, Any], mirror: str) -> _Location:
         if provider == "local":
-            # A relative path starts where the data file lies.
-            return _Place(name, provider, config, (self.path.parent / str(config["path"])).absolute(), None)
-        source = providers.source(provider, name, config, self.path.parent, self.credentials)
+            # A relative path starts at the data file's folder.
+            return _Location(name, provider, config, (self.path.parent / str(config["path"])).absolute(), None)
+        origin = source(provider, name, config, self.path.parent, self.credentials)
         mirror = mirror or str(config.get("mirrorlocal") or "")
         if mirror and not Path(mirror).is_dir():
             raise RunError(f"its mirror {mirror} does not exist; make the folder")
         slug = re.sub(r"[^A-Za-z0-9_.-]+", "_", name).lstrip(".") or "data"
         if mirror:
-            return _Place(name, provider, config, Path(mirror).absolute() / slug, source, is_mirror=True)
-        return _Place(name, provider, config, self.cache / f"{slug}-{fetch.described(source.identity)}", source)
+            return _Location(name, provider, config, Path(mirror).absolute() / slug, origin, is_mirror=True)
+        return _Location(name, provider, config, self.cache / f"{slug}-{identity_hash(origin.identity)}", origin)
 
     def _providers(self, name: str, model: Model) -> Mapping[str, Mapping[str, Any]]:
         if name in self.sources:
@@ -196,30 +203,36 @@ class Data:
         raise RunError(f"model {model.name}: no data {name!r} in {self.path}; known: {known}")
 
 
-def _ordered(known: Mapping[str, Any]) -> Iterator[str]:
-    yield from (provider for provider in PROVIDERS if provider in known)
+def _ordered(providers: Mapping[str, Any]) -> Iterator[str]:
+    yield from (provider for provider in PROVIDERS if provider in providers)
 
 
-def _none_of(name: str, model: Model, tried: Sequence[str]) -> RunError:
-    said = "; ".join(tried) or "it has none"
-    return RunError(f"model {model.name}: no provider of data {name!r} can be used: {said}")
+def _no_provider(name: str, model: Model, reasons: Sequence[str]) -> RunError:
+    return RunError(
+        f"model {model.name}: no provider of data {name!r} can be used: {'; '.join(reasons) or 'it has none'}"
+    )
 
 
-def _here(place: _Place, client: Client) -> Fetched:
-    sha256 = place.config.get("sha256")
-    if place.source:
-        return fetch.fetched(place.name, place.source, place.folder, sha256, client)
-    _check_folder(place)
-    fetch.check(place.folder, sha256)
-    return Fetched(fetch.size(place.folder, _COUNTED), 0.0)
+def _is_complete(location: _Location) -> bool:
+    """Whether an earlier fetch has completed the data."""
+    return location.source is not None and is_complete(location.source, location.folder, location.config.get("sha256"))
 
 
-def _check_folder(place: _Place) -> None:
-    if problem := _absence(place.folder):
+def _fetch(location: _Location, client: Client) -> FetchResult:
+    sha256 = location.config.get("sha256")
+    if location.source:
+        return fetch(location.name, location.source, location.folder, sha256, client)
+    _check_folder(location)
+    check(location.folder, sha256)
+    return FetchResult(size(location.folder, _COUNTED_FILES), 0.0)
+
+
+def _check_folder(location: _Location) -> None:
+    if problem := _problem(location.folder):
         raise RunError(problem)
 
 
-def _absence(folder: Path) -> str:
+def _problem(folder: Path) -> str:
     """Why a folder can't be used; empty if it can."""
     try:
         if folder.is_dir():
@@ -235,6 +248,6 @@ def _home(config: Mapping[str, Any], index: int, count: int) -> str:
     return home if "home" in config and count == 1 else f"{home}_{index}"
 
 
-def _is_writable(place: _Place) -> bool:
+def _is_writable(location: _Location) -> bool:
     """Whether the container may write there; a mirror always was writable."""
-    return str(place.config.get("readwrite", place.is_mirror)).lower() == "true"
+    return str(location.config.get("readwrite", location.is_mirror)).lower() == "true"

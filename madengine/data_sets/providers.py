@@ -23,7 +23,7 @@ from madengine.programs.secret_files import Answers
 logger = logging.getLogger(__name__)
 
 DEFAULT_MINIO = "http://localhost:9000"
-# What older versions gave a custom script.
+# The limit of a custom script in older versions.
 CUSTOM_SECONDS = 1200
 # What `timeout` exits with.
 _TIMED_OUT = 124
@@ -31,7 +31,7 @@ _TIMED_OUT = 124
 
 @dataclass(frozen=True)
 class Custom:
-    """A script of the package that leaves the data in its working directory."""
+    """A script of the package that writes the data into its working directory."""
 
     name: str
     script: Path
@@ -40,7 +40,7 @@ class Custom:
 
     @property
     def identity(self) -> dict[str, str]:
-        # Another script of the same name brings other data.
+        # Another script of the same name fetches other data.
         content = self.script.read_bytes() if self.script.is_file() else b""
         script = hashlib.sha256(content).hexdigest()
         return {"provider": self.provider, "path": self.script.name, "script": script, "args": self.args}
@@ -66,7 +66,7 @@ class Custom:
 
 @dataclass(frozen=True)
 class Nas:
-    """A path that each of some machines has, over ssh; the first that gives it is taken."""
+    """A path on one of several machines, over ssh; the first that has it is used."""
 
     path: str
     nodes: Sequence[Mapping[str, str]]
@@ -75,7 +75,7 @@ class Nas:
 
     @property
     def identity(self) -> dict[str, str]:
-        # The same path of another machine holds other data.
+        # The same path on another machine holds other data.
         hosts = ",".join(node.get("HOST", "") for node in self.nodes)
         return {"provider": self.provider, "path": self.path, "hosts": hosts}
 
@@ -96,15 +96,15 @@ class Nas:
         for node in self.nodes[:1]:
             port = _port(node)
             environment = {"GIT_SSH": shlex.join(["ssh", *(["-p", port] if port else [])])}
-            # Only who asks the machine knows whether it is a file or a folder.
+            # Whether it is a file or a folder only the machine knows.
             command = rsync.copy(_host(node), f"{self.path.rstrip('/')}/", target, environment)
             yield shlex.join(command.formulate())
 
     def _copy(self, host: str, target: Path, client: Client, environment: Mapping[str, str]) -> None:
-        listed = client.run(rsync.listing(host, self.path, environment))
-        is_folder = any(line.startswith("d") for line in listed)
+        listing = client.run(rsync.listing(host, self.path, environment))
+        is_folder = any(line.startswith("d") for line in listing)
         path = f"{self.path.rstrip('/')}/" if is_folder else self.path
-        client.run_on(rsync.copy(host, path, target, environment), target, rsync.BROKEN)
+        client.run_resuming(rsync.copy(host, path, target, environment), target, rsync.BROKEN)
 
     def _answers(self, node: Mapping[str, str]) -> Answers:
         key = node.get("SSH_KEY_FILE", "")
@@ -113,7 +113,7 @@ class Nas:
 
 @dataclass(frozen=True)
 class S3:
-    """A folder or an object of S3, or of what speaks like it (MinIO)."""
+    """A folder or an object of S3, or of a compatible server (MinIO)."""
 
     path: str
     account: aws.Account
@@ -124,8 +124,8 @@ class S3:
         return {"provider": self.provider, "path": self.path, "endpoint": self.account.endpoint}
 
     def fetch(self, target: Path, client: Client) -> None:
-        listed = client.run(self.account.listing(self.path))
-        kind = aws.kind(listed, self.path)
+        listing = client.run(self.account.listing(self.path))
+        kind = aws.kind(listing, self.path)
         if kind == "folder":
             client.run(self.account.copy_folder(self.path, target))
         elif kind == "file":
@@ -138,7 +138,7 @@ class S3:
         if aws.kind([], self.path) == "folder":
             yield folder
             return
-        # Only who asks the server knows whether it is a folder or an object.
+        # Whether it is a folder or an object only the server knows.
         listing = programs.shell_line(self.account.listing(self.path))
         file = programs.shell_line(self.account.copy_file(self.path, target))
         name = shlex.quote(f"PRE {self.path.rstrip('/').rpartition('/')[2]}/")
@@ -147,7 +147,7 @@ class S3:
 
 @dataclass(frozen=True)
 class Http:
-    """One file by its address."""
+    """One file by its URL."""
 
     url: str
     username: str = ""
@@ -163,13 +163,13 @@ class Http:
 
     @property
     def shown(self) -> str:
-        """The address without what may be secret in it."""
+        """The URL without its query and login, which may be secret."""
         parts = urlsplit(self.url)
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
     @property
     def file(self) -> str:
-        """What the file is called here."""
+        """The file's name here."""
         return unquote(urlsplit(self.url).path.rstrip("/").rpartition("/")[2]).replace("/", "_").lstrip(".") or "data"
 
     def fetch(self, target: Path, client: Client) -> None:
@@ -180,7 +180,7 @@ class Http:
         except CommandError as error:
             if error.code != curl.NO_RESUME:
                 raise
-            logger.info(f"{self.shown}: can't be taken up again; from its start")
+            logger.info(f"{self.shown}: can't be resumed; fetching it from its start")
             file.unlink(missing_ok=True)
             self._fetch(file, etag, client)
         etag.unlink(missing_ok=True)
@@ -190,11 +190,11 @@ class Http:
         yield shlex.join(words) + ("  # with its user and password" if self.username or self.token else "")
 
     def _fetch(self, file: Path, etag: Path, client: Client) -> None:
-        """Fetch what is missing; what the server calls by another ETag by now is fetched anew."""
+        """Fetch what is missing, or all of a file whose ETag has changed."""
         while True:
             before = file.stat().st_size if file.exists() else 0
-            known = etag.read_text().strip() if before and etag.exists() else ""
-            text = curl.settings(self.url, self.username, self.password, self.token, known if known[:1] == '"' else "")
+            tag = etag.read_text().strip() if before and etag.exists() else ""
+            text = curl.settings(self.url, self.username, self.password, self.token, tag if tag[:1] == '"' else "")
             try:
                 with secret_files.private_file(text) as settings:
                     client.run(curl.fetch(settings, file, etag))
@@ -202,24 +202,24 @@ class Http:
             except CommandError as error:
                 if error.code not in curl.BROKEN or not file.exists() or file.stat().st_size <= before:
                     raise
-                logger.info(f"{error}; going on from byte {file.stat().st_size}")
+                logger.info(f"{error}; resuming from byte {file.stat().st_size}")
 
 
 def source(provider: str, name: str, config: Mapping[str, Any], root: Path, credentials: Credentials) -> Source:
-    """The provider of this name for a data set; paths of scripts and keys start at `root`.
+    """Return the provider of this name for a data set; the paths of scripts and keys start at `root`.
 
-    Raises ConfigurationError where its entry is wrong, RunError where only a pod can mount it.
+    Raises ConfigurationError for a wrong entry, RunError where only a pod can mount it.
     """
     if provider in POD_PROVIDERS:
-        raise RunError(f"only a pod mounts it; a run on a host needs one of local, {', '.join(_MAKERS)}")
+        raise RunError(f"only a pod can mount it; a run on a host needs one of local, {', '.join(_MAKERS)}")
     return _MAKERS[provider](name, config, root, credentials)
 
 
 def explain(provider: str, error: Exception) -> str:
-    """Why a provider failed, with what to install where its program is missing."""
-    said = str(error)
+    """Return why a provider failed, or what to install where its program is missing."""
+    message = str(error)
     install = {"nas": rsync.INSTALL, "minio": aws.INSTALL, "aws": aws.INSTALL, "http": curl.INSTALL}.get(provider)
-    return install if install and "is not installed, or not on PATH" in said else said
+    return install if install and "is not installed, or not on PATH" in message else message
 
 
 def _custom(name: str, config: Mapping[str, Any], root: Path, credentials: Credentials) -> Source:
@@ -227,8 +227,8 @@ def _custom(name: str, config: Mapping[str, Any], root: Path, credentials: Crede
 
 
 def _nas(name: str, config: Mapping[str, Any], root: Path, credentials: Credentials) -> Source:
-    named = (entry for key, entry in credentials.entries.items() if re.fullmatch(r"NAS_NODES(\[\d+\])?", key))
-    return Nas(str(config["path"]), tuple(named), root)
+    nodes = (entry for key, entry in credentials.entries.items() if re.fullmatch(r"NAS_NODES(\[\d+\])?", key))
+    return Nas(str(config["path"]), tuple(nodes), root)
 
 
 def _minio(name: str, config: Mapping[str, Any], root: Path, credentials: Credentials) -> Source:
@@ -257,9 +257,9 @@ def _http(name: str, config: Mapping[str, Any], root: Path, credentials: Credent
     url, cred = str(config["path"]), str(config.get("cred", ""))
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigurationError(f"path: {Http(url).shown!r}, expected an address such as https://host/file")
+        raise ConfigurationError(f"path: expected a URL such as https://host/file, got {Http(url).shown!r}")
     if parts.password:
-        raise ConfigurationError(f"path: holds a password; put it into {FILE} and name its entry as cred")
+        raise ConfigurationError(f"path: holds a password; put it into {FILE} and set cred to its entry")
     if cred and cred not in credentials.entries:
         raise ConfigurationError(f"{FILE}: no entry {cred!r}; add it")
     entry = credentials.entries.get(cred, {})
@@ -278,14 +278,14 @@ def _s3_path(path: str) -> str:
 def _host(node: Mapping[str, str]) -> str:
     host, user = node.get("HOST", ""), node.get("USERNAME", "")
     if not re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9_.-]*", host) or not re.fullmatch(r"([^\s@:/-][^\s@:/]*)?", user):
-        raise ConfigurationError(f"NAS_NODES: HOST {host!r}, USERNAME {user!r}: expected a host and a user")
+        raise ConfigurationError(f"NAS_NODES: expected HOST and USERNAME, got {host!r} and {user!r}")
     return f"{user}@{host}" if user else host
 
 
 def _port(node: Mapping[str, str]) -> str:
     port = node.get("PORT", "")
     if not re.fullmatch(r"\d{0,5}", port):
-        raise ConfigurationError(f"NAS_NODES: PORT {port!r}: expected a number")
+        raise ConfigurationError(f"NAS_NODES: PORT: expected a number, got {port!r}")
     return port
 
 

@@ -1,4 +1,4 @@
-"""models.json files and tags -> Models: what a package holds, and which of it is meant."""
+"""models.json files and tags -> Models: what a package holds, and what the tags select."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FORMATS = ("table", "json", "names")
 
 @dataclass
 class CustomModel:
-    """What the `list_models()` of a get_models_json.py returns; a subclass may add fields, which then are card keys."""
+    """What the `list_models()` of a get_models_json.py returns; a subclass may add fields, as keys of the entry."""
 
     name: str
     dockerfile: str = ""
@@ -47,51 +47,51 @@ class CustomModel:
     skip_gpu_arch: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """The model as a models.json entry."""
+        """Return the model as a models.json entry."""
         return dataclasses.asdict(self)
 
     def update_model(self) -> None:
-        """A hook: called once, after discovery, to set what takes work to find out; name and tags stay."""
+        """Set what takes work to find out: a hook that is called once, after discovery; name and tags stay."""
 
 
 class DiscoverModels:
-    """The models of the package at `root`, read once, at the first question."""
+    """The models of the package at `root`, read once, at first use."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
 
     def models(self) -> tuple[Model, ...]:
-        """Every model of the package, sorted by name.
+        """Return every model of the package, sorted by name.
 
-        Raises DiscoveryError (a file that can't be read or run, a name given twice) or ConfigurationError
+        Raises DiscoveryError (a file that can't be read or run, a duplicate name) or ConfigurationError
         (a wrong entry), with the file and the line or key.
         """
         return self._models
 
     def select(self, tags: Sequence[str], ignore_deprecated: bool = False) -> tuple[Model, ...]:
-        """The models that the tags mean, sorted by name, each pair of name and arguments once; no tags mean all.
+        """Return the models that the tags select, sorted by name, each name and arguments once; no tags are all.
 
-        A tag is a model's name, one of its tags or `all`; `dir/…` keeps to the models of scripts/dir.
+        A tag is a model's name, one of its tags or `all`; `dir/…` selects among the models of scripts/dir.
         `:key=value` and `:flag` after it append ` --key value` and ` --flag` to the model's args. Unlike
         in older madengine a value keeps its own `=`, and is quoted as args are split with shlex.
 
-        Raises DiscoveryError where a tag selects nothing, or nothing but deprecated models (which only
-        `ignore_deprecated` lets in), ConfigurationError where what follows a `:` is no option.
+        Raises DiscoveryError where a tag selects nothing, or nothing but deprecated models (without
+        `ignore_deprecated`), ConfigurationError where what follows a `:` is no option.
         """
         if not self._models:
             raise DiscoveryError(f"{_shown(self.root)}: the package lists no models; add one to its models.json")
-        selected: dict[tuple[str, str], Model] = {}
+        models: dict[tuple[str, str], Model] = {}
         for tag in tags or ("all",):
-            matched = self._matching(tag.strip())
-            current = [model for model in matched if ignore_deprecated or not model.is_deprecated]
+            matches = self._matches(tag.strip())
+            current = [model for model in matches if ignore_deprecated or not model.is_deprecated]
             if not current:
                 raise DiscoveryError(
-                    f"{tag!r} selects only deprecated models ({_some(model.name for model in matched)});"
-                    " --ignore-deprecated lets them in"
+                    f"{tag!r} selects only deprecated models ({_some(model.name for model in matches)});"
+                    " --ignore-deprecated includes them"
                 )
             for model in current:
-                selected.setdefault((model.name, model.args), model)
-        return tuple(sorted(selected.values(), key=lambda model: model.name))
+                models.setdefault((model.name, model.args), model)
+        return tuple(sorted(models.values(), key=lambda model: model.name))
 
     @cached_property
     def _models(self) -> tuple[Model, ...]:
@@ -99,7 +99,7 @@ class DiscoverModels:
         models = []
         for where, model in _located_models(self.root):
             if model.name in places:
-                raise DiscoveryError(f"{where} and {places[model.name]} have the same name; rename one of them")
+                raise DiscoveryError(f"{where} and {places[model.name]} have the same name; rename one")
             places[model.name] = where
             models.append(model)
         return tuple(sorted(models, key=lambda model: model.name))
@@ -115,7 +115,7 @@ class DiscoverModels:
                 index.setdefault(key, []).append(model)
         return index
 
-    def _matching(self, tag: str) -> list[Model]:
+    def _matches(self, tag: str) -> list[Model]:
         if tag in self._index:
             return self._index[tag]
         pieces = [piece for piece in map(str.strip, tag.split(":")) if piece]
@@ -128,15 +128,15 @@ class DiscoverModels:
         from difflib import get_close_matches
 
         # The documents of older madengine write `dir:model` for `dir/model`.
-        meant = "/".join(pieces[:2])
-        known = [meant] if meant in self._index else get_close_matches(pieces[0] if pieces else "", self._index)
-        if known:
-            return f"the closest known: {', '.join(map(_printable, known))}"
-        return f"known are: {_some(sorted(self._index))}"
+        path = "/".join(pieces[:2])
+        words = [path] if path in self._index else get_close_matches(pieces[0] if pieces else "", self._index)
+        if words:
+            return f"did you mean {', '.join(map(_printable, words))}?"
+        return f"known: {_some(sorted(self._index))}"
 
 
 def report(models: Sequence[Model], format: str) -> str:
-    """The models as a `table`, as `json` (a models.json again) or as `names`, one per line; no newline at the end."""
+    """Return the models as a `table`, as `json` (a models.json) or as `names`, one a line; no final newline."""
     if format == "json":
         return json.dumps([entry_of(model) for model in models], indent=2)
     if format == "names":
@@ -145,15 +145,15 @@ def report(models: Sequence[Model], format: str) -> str:
     for model in models:
         cells = (model.name, model.n_gpus, ",".join(model.tags), model.args.strip(), model.dockerfile)
         rows.append([_printable(cell) for cell in cells])
-    # By hand: with tabulate ten thousand models take twice as long.
+    # Without tabulate, which takes twice as long for ten thousand models.
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def split_tags(words: Sequence[str] | None) -> tuple[str, ...]:
-    """The tags in the words of `--tags`, which may each hold several with commas between; () where it was not given.
+    """Return the tags in the words of `--tags`, each of which may hold several separated by commas.
 
-    Raises ConfigurationError where it was given without a tag in it: that would mean all models.
+    Raises ConfigurationError for words without a tag: that would mean all models.
     """
     tags = tuple(tag for word in words or () for tag in map(str.strip, word.split(",")) if tag)
     if words and not tags:
@@ -162,7 +162,7 @@ def split_tags(words: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the models that the tags select; gives the exit code."""
+    """Print the models that the tags select, and return the exit code."""
     options = _parser().parse_args(argv)
     try:
         root, message = package_root(os.environ, Path.cwd())
@@ -194,12 +194,12 @@ def _write(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader (`| head`) has enough; without this the interpreter complains at its own flush.
+        # The reader (`| head`) has closed the pipe; without this the interpreter complains at its own flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _located_models(root: Path) -> Iterator[tuple[str, Model]]:
-    """Each model with the place that describes it."""
+    """Yield each model with the location of its entry."""
     listing = root / "models.json"
     directories = sorted({path.parent for path in _directory_files(root)})
     if not listing.exists() and not directories:
@@ -222,7 +222,7 @@ def _directory_models(directory: Path, root: Path) -> Iterator[tuple[str, Model]
         raise DiscoveryError(f"{_shown(directory)} has both models.json and get_models_json.py; remove one of them")
     if listing.exists():
         return _models(_shown(listing), _json_list(listing))
-    return _models(_shown(program), _custom_cards(program, root))
+    return _models(_shown(program), _custom_entries(program, root))
 
 
 def _models(file: str, entries: Iterable[Any]) -> Iterator[tuple[str, Model]]:
@@ -246,34 +246,34 @@ def _json_list(path: Path) -> list[Any]:
     value = read_json(Path(shown), DiscoveryError)
     if not isinstance(value, list):
         kind = "an object" if isinstance(value, dict) else json.dumps(value)[:60]
-        raise DiscoveryError(f"{shown}: it holds {kind}, not a list of models; put [ ] around the models")
+        raise DiscoveryError(f"{shown}: expected a list of models, got {kind}; put [ ] around the models")
     return value
 
 
-def _custom_cards(path: Path, root: Path) -> list[Any]:
-    """Run a get_models_json.py in the package's root, as it has always been; gives its models as JSON values."""
+def _custom_entries(path: Path, root: Path) -> list[Any]:
+    """Run a get_models_json.py in the package's root, as older versions do, and return its models as JSON values."""
     module = ModuleType("get_models_json")
     module.__file__ = str(path.absolute())
-    # Dataclasses look their own module up here. No bytecode is written or, worse, found stale.
+    # Dataclasses look up their own module here. No bytecode is written, or used when it is stale.
     sys.modules[module.__name__] = module
     try:
         with _stdout_to_stderr(), _working_directory(root):
             exec(compile(path.read_bytes(), module.__file__, "exec", dont_inherit=True), vars(module))
             return [_updated(custom) for custom in _listed(module)]
     except (Exception, SystemExit) as error:
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DiscoveryError(f"{_shown(path)}{_line(error, module.__file__)}: {_printable(told)}") from error
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DiscoveryError(f"{_shown(path)}{_line(error, module.__file__)}: {_printable(message)}") from error
     finally:
         del sys.modules[module.__name__]
 
 
 def _listed(module: ModuleType) -> list[CustomModel]:
     if not callable(getattr(module, "list_models", None)):
-        raise TypeError("there is no list_models() in it; define one that returns a list of CustomModel")
+        raise TypeError("no list_models(); define one that returns a list of CustomModel")
     models = list(module.list_models())
     for model in models:
         if not isinstance(model, CustomModel):
-            raise TypeError(f"list_models() returned {type(model).__name__} {model!r}; return CustomModel objects")
+            raise TypeError(f"list_models(): expected CustomModel objects, got {type(model).__name__} {model!r}")
     return models
 
 
@@ -283,7 +283,7 @@ def _updated(model: CustomModel) -> Any:
 
 
 def _line(error: BaseException, file: str) -> str:
-    """`:12` where the error came up in line 12 of the file."""
+    """Return `:12` where the error was raised in line 12 of the file."""
     from traceback import extract_tb
 
     if isinstance(error, SyntaxError) and error.filename == file:
@@ -294,16 +294,16 @@ def _line(error: BaseException, file: str) -> str:
 
 @contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """Keep stdout for results: what Python code and the programs it starts print goes to stderr."""
+    """Send what Python code and the programs it starts print to stderr: stdout is for results."""
     sys.stdout.flush()
-    kept = os.dup(1)
+    stdout = os.dup(1)
     os.dup2(2, 1)
     try:
         with redirect_stdout(sys.stderr):
             yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 @contextmanager
@@ -317,22 +317,22 @@ def _working_directory(directory: Path) -> Iterator[None]:
 
 
 def _option(piece: str, tag: str) -> str:
-    """` --key value` for `key=value`, ` --flag` for `flag`."""
+    """Return ` --key value` for `key=value`, ` --flag` for `flag`."""
     key, equals, value = (part.strip() for part in piece.partition("="))
-    # Catches above all a value with a colon in it (`url=http://…`), which would arrive in pieces.
+    # Mostly a value with a colon in it (`url=http://…`), which would arrive in pieces.
     if not key.isascii() or not key[:1].isalpha() or not key.replace("-", "_").replace(".", "_").isidentifier():
-        raise ConfigurationError(f"{tag!r}: {piece!r} is no option; write NAME:KEY=VALUE:FLAG, without : in a value")
+        raise ConfigurationError(f"{tag!r}: invalid option {piece!r}; write NAME:KEY=VALUE:FLAG, without : in a value")
     return f" --{key} {shlex.quote(value)}" if equals else f" --{key}"
 
 
 def _shown(path: Path) -> str:
-    """The path as the user would type it from here."""
+    """Return the path as the user would type it from here."""
     path, here = path.absolute(), Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def _printable(text: str) -> str:
-    """The text in one line and without control characters or lone surrogates."""
+    """Return the text in one line and without control characters or lone surrogates."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
@@ -344,7 +344,7 @@ def _some(names: Iterable[str]) -> str:
 
 
 if __name__ == "__main__":
-    # Under its own name: a get_models_json.py must get the same CustomModel class that is asked for here.
+    # Under its own name: a get_models_json.py must import the CustomModel class that is checked for here.
     from madengine.tools import discover_models
 
     sys.exit(discover_models.main())

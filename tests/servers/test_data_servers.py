@@ -72,7 +72,7 @@ def test_a_file_over_ssh_is_taken_up_where_its_line_broke(
         provided = known(tmp_path, entries, nas={"path": "/srv/large"}).mounts(MODEL, "", client)
     found = hashlib.sha256(Path(provided.mounts[0][0], "large").read_bytes()).hexdigest()
     assert found == nas.sh("sha256sum /srv/large").split()[0]
-    assert any("going on from" in line for line in messages)
+    assert any("resuming from" in line for line in messages)
     assert max(passed[:-1]) > 6_000_000 > passed[-1]  # what was here already did not come again
 
 
@@ -137,7 +137,7 @@ def test_a_file_over_http_is_taken_up_where_its_line_broke(tmp_path: Path, clien
     assert (Path(provided.mounts[0][0]) / "numbers.bin").read_bytes() == web.content
     assert web.asked[0] in ("", "bytes=0-")
     assert [int(asked[6:-1]) for asked in web.asked[1:]] == [502000, 753000]
-    assert any("going on from byte 502000" in line for line in messages)
+    assert any("resuming from byte 502000" in line for line in messages)
 
 
 def test_what_changed_on_the_server_meanwhile_comes_anew(tmp_path: Path, client: Client) -> None:

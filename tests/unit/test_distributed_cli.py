@@ -193,7 +193,7 @@ def test_tags_may_be_written_in_every_way(
 
 def test_an_unknown_tag_is_one_line_with_the_closest(package: Path, capfd: pytest.CaptureFixture[str]) -> None:
     found = said(capfd, "discover", "--tags", "dumy")
-    assert found == Said(1, "", "madengine: error: no model has the name or tag 'dumy'; the closest known: dummy\n")
+    assert found == Said(1, "", "madengine: error: no model has the name or tag 'dumy'; did you mean dummy?\n")
 
 
 def test_empty_tags_are_not_all(package: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -254,7 +254,7 @@ def test_wrong_arguments_are_one_line_and_exit_4(
         (["build", "--batch-manifest", "no.json"], "no.json: no such file"),
         (["build", "--batch-manifest", "b.json", "--tags", "x"], "--tags x: not together with --batch-manifest"),
         (["build", "--batch-manifest", "b.json", "--use-image", "i"], "i: not together with --batch-manifest"),
-        (["build", "--use-image", "auto"], "--use-image auto: the card of 'dummy' names no image"),
+        (["build", "--use-image", "auto"], "--use-image auto: model 'dummy' names no image"),
         (["full", "--tools-json-file-name", "no.json"], "no.json: no such file"),
         (
             ["run", "--host=h", "--tools-config", "t.json"],

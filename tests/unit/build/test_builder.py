@@ -132,11 +132,11 @@ RACES = [
 ]
 
 
-@pytest.mark.parametrize("said", RACES)
+@pytest.mark.parametrize("error", RACES)
 def test_a_build_that_met_the_removal_of_another_image_is_tried_again(
-    tmp_path: Path, stand_ins: StandIns, said: str
+    tmp_path: Path, stand_ins: StandIns, error: str
 ) -> None:
-    race = f"""[ -e {tmp_path}/$1 ] || {{ touch {tmp_path}/$1; echo '{said}' >&2; exit 125; }}"""
+    race = f"""[ -e {tmp_path}/$1 ] || {{ touch {tmp_path}/$1; echo '{error}' >&2; exit 125; }}"""
     stand_ins.add("docker", f"{race}\n{BUILD}")
     root = package(tmp_path / "package", "m.x.Dockerfile")
     assert isinstance(builder(root).make(recipe(root)), Image)

@@ -23,7 +23,7 @@ def test_every_dockerfile_of_the_prefix_is_a_candidate_and_nothing_else(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("text", "given", "expected"),
+    ("text", "build_args", "expected"),
     [
         ("FROM ubuntu:22.04", {}, "ubuntu:22.04"),
         ("ARG BASE_DOCKER=ubuntu:22.04\nFROM $BASE_DOCKER", {}, "ubuntu:22.04"),
@@ -38,8 +38,8 @@ def test_every_dockerfile_of_the_prefix_is_a_candidate_and_nothing_else(tmp_path
         ("# FROM a:1\nRUN echo", {}, ""),
     ],
 )
-def test_the_base_image_is_the_one_that_is_really_used(text: str, given: dict[str, str], expected: str) -> None:
-    assert base_docker(text, given) == expected
+def test_the_base_image_is_the_one_that_is_really_used(text: str, build_args: dict[str, str], expected: str) -> None:
+    assert base_docker(text, build_args) == expected
 
 
 def test_the_builds_folder_is_the_cards_or_docker_or_the_dockerfiles(tmp_path: Path) -> None:
@@ -50,5 +50,5 @@ def test_the_builds_folder_is_the_cards_or_docker_or_the_dockerfiles(tmp_path: P
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "docker").rmdir()
     assert build_directory(tmp_path, model(dockerfile="elsewhere/m")) == "elsewhere"
-    with pytest.raises(BuildError, match="nowhere: no such folder; the card of 'm' names it as dockercontext"):
+    with pytest.raises(BuildError, match="nowhere: no such folder; model 'm' names it as dockercontext"):
         build_directory(tmp_path, model(dockercontext="nowhere"))

@@ -74,8 +74,8 @@ def test_the_payload_is_laid_out_with_scripts_card_and_entry(tmp_path: Path) -> 
     root = package(tmp_path / "package")
     (tmp_path / "out").mkdir()
     payload.write(payload.payload(model(extra={"unknown": [1]}), root), tmp_path / "out")
-    found = tree(tmp_path / "out")
-    assert set(found) == {
+    files = tree(tmp_path / "out")
+    assert set(files) == {
         *(
             "entry.sh",
             "environment.sh",
@@ -86,9 +86,9 @@ def test_the_payload_is_laid_out_with_scripts_card_and_entry(tmp_path: Path) -> 
             "scripts/link",
         )
     }
-    assert json.loads(found["model.json"][1])["unknown"] == [1]
-    assert found["scripts/link"][1] == b"\0\xff"
-    assert [found[name][0] for name in ("entry.sh", "model.sh", "model.json", "scripts/run.sh")] == [
+    assert json.loads(files["model.json"][1])["unknown"] == [1]
+    assert files["scripts/link"][1] == b"\0\xff"
+    assert [files[name][0] for name in ("entry.sh", "model.sh", "model.json", "scripts/run.sh")] == [
         *(0o755, 0o755, 0o644, 0o755)
     ]
 
@@ -113,7 +113,7 @@ def test_a_script_beside_models_json_takes_no_other_file_along(tmp_path: Path) -
 
 
 def test_a_missing_script_is_named_with_its_card(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match=r"scripts/m/run\.sh: no such file; the card of 'm' names it"):
+    with pytest.raises(BuildError, match=r"scripts/m/run\.sh: no such file; model 'm' names it"):
         payload.payload(model(), tmp_path)
 
 
@@ -123,7 +123,7 @@ def test_an_open_quote_in_the_arguments_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_null_in_the_arguments_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="the card of 'm' holds a null character"):
+    with pytest.raises(BuildError, match="model 'm' holds a null character"):
         payload.payload(model(args="a\0b"), package(tmp_path))
 
 

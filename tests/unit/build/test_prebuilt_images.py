@@ -30,26 +30,26 @@ def test_an_entry_lacks_what_it_likes_but_its_name(tmp_path: Path, entry: Any, e
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
-        ([], "a batch manifest is a list"),
-        ({"model_name": "a"}, "a batch manifest is a list"),
-        ([{"model_name": "a"}, {"name": "b"}], "[1]: model_name is missing"),
-        ([{"model_name": "a", "build_new": "yes"}], "[0]: build_new: 'yes' is wrong: it is true or false"),
-        ([{"model_name": "a", "registry": 3}], "[0]: registry: 3 is wrong: it is a text"),
+        ([], "expected a batch manifest such as [{"),
+        ({"model_name": "a"}, "expected a batch manifest such as [{"),
+        ([{"model_name": "a"}, {"name": "b"}], "[1]: no model_name"),
+        ([{"model_name": "a", "build_new": "yes"}], "[0]: build_new: expected true or false, got 'yes'"),
+        ([{"model_name": "a", "registry": 3}], "[0]: registry: expected a string, got 3"),
     ],
 )
-def test_what_is_wrong_in_a_batch_manifest_is_named(tmp_path: Path, content: Any, said: str) -> None:
+def test_what_is_wrong_in_a_batch_manifest_is_named(tmp_path: Path, content: Any, message: str) -> None:
     (tmp_path / "b.json").write_text(json.dumps(content))
     with pytest.raises(ConfigurationError) as error:
         load_batch(tmp_path / "b.json")
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_a_card_may_name_its_image() -> None:
     named = Model(**{**vars(MODEL), "extra": {"env_vars": {"DOCKER_IMAGE_NAME": "r/x:1"}}})
     assert image_named_by(named) == "r/x:1"
-    with pytest.raises(ConfigurationError, match="--use-image auto: the card of 'm' names no image"):
+    with pytest.raises(ConfigurationError, match="--use-image auto: model 'm' names no image"):
         image_named_by(MODEL)
 
 
@@ -58,11 +58,11 @@ def test_an_image_is_pinned_and_carries_the_scripts_of_its_own_model_only(
     stand_ins: StandIns, label: str | None, carries: bool
 ) -> None:
     labels = {"madengine.model": label} if label else None
-    told = [{"Id": ID, "RepoDigests": [f"r.example/x@{DIGEST}"], "Size": 7, "Config": {"Labels": labels}}]
-    stand_ins.add("docker", f"echo '{json.dumps(told)}'")
-    found = prebuilt_image(Docker(), "local-m", "r.example/x:1", MODEL, {"prebuilt": True})
-    assert (found.image_id, found.registry_image, found.registry_digest) == (ID, "r.example/x:1", DIGEST)
-    assert (found.self_contained, found.extra, found.size_bytes) == (carries, {"prebuilt": True}, 7)
+    records = [{"Id": ID, "RepoDigests": [f"r.example/x@{DIGEST}"], "Size": 7, "Config": {"Labels": labels}}]
+    stand_ins.add("docker", f"echo '{json.dumps(records)}'")
+    image = prebuilt_image(Docker(), "local-m", "r.example/x:1", MODEL, {"prebuilt": True})
+    assert (image.image_id, image.registry_image, image.registry_digest) == (ID, "r.example/x:1", DIGEST)
+    assert (image.self_contained, image.extra, image.size_bytes) == (carries, {"prebuilt": True}, 7)
     assert [call.split()[1] for call in stand_ins.calls()] == ["image"]
 
 

@@ -58,7 +58,7 @@ def test_a_registry_that_is_never_reached_ends_in_its_error(tmp_path: Path, stan
 
 
 @pytest.mark.parametrize(
-    "said",
+    "refusal",
     [
         "denied: requested access to the resource is denied",
         "unauthorized: authentication required",
@@ -67,12 +67,12 @@ def test_a_registry_that_is_never_reached_ends_in_its_error(tmp_path: Path, stan
         "x509: certificate signed by unknown authority",
     ],
 )
-def test_a_refusal_is_not_tried_again(tmp_path: Path, stand_ins: StandIns, said: str) -> None:
-    stand_ins.add("docker", f"echo '{said}' >&2; exit 1")
-    with pytest.raises(BuildError, match=said) as raised:
+def test_a_refusal_is_not_tried_again(tmp_path: Path, stand_ins: StandIns, refusal: str) -> None:
+    stand_ins.add("docker", f"echo '{refusal}' >&2; exit 1")
+    with pytest.raises(BuildError, match=refusal) as raised:
         pushed()
     assert len(stand_ins.calls()) == 1
-    asks_who = any(word in said for word in ("basic auth", "unauthorized", "access"))
+    asks_who = any(word in refusal for word in ("basic auth", "unauthorized", "access"))
     assert str(raised.value).endswith("; credential.json may hold a login for it") == asks_who
 
 
@@ -125,7 +125,7 @@ def test_a_name_that_another_build_took_is_taken_back_and_pushed_again(tmp_path:
 
 def test_a_name_that_is_taken_again_and_again_is_a_failure(stand_ins: StandIns) -> None:
     stand_ins.add("docker", TAKEN.replace("touch FOLDER/ours", ":"))
-    with pytest.raises(BuildError, match="reg:5/a: another build took the name during each of 10 pushes"):
+    with pytest.raises(BuildError, match="reg:5/a: other builds took the name during each of 10 pushes"):
         pushed("sha256:ours")
 
 

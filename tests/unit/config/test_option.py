@@ -44,7 +44,9 @@ class Base:
     tags: tuple[str, ...] = option(
         "--tags", default=(), group=Group.RUN, help="h", many=True, on_hosts=OnHosts.FORWARDED
     )
-    file: Path | None = option("--file", default=None, group=Group.RUN, help="h", on_hosts=OnHosts.REFUSED, exists="file")
+    file: Path | None = option(
+        "--file", default=None, group=Group.RUN, help="h", on_hosts=OnHosts.REFUSED, exists="file"
+    )
     local: int = option("--local", default=1, group=Group.RUN, help="h")
     not_an_option: bool = False
 

@@ -100,8 +100,8 @@ def test_the_contexts_data_replaces_entries_of_the_file(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
-    said = run_error(data(tmp_path, b=local(tmp_path), a=local(tmp_path)), "imagnet")
-    assert said == f"model dummy: no data 'imagnet' in {tmp_path}/data.json; known: a, b"
+    message = run_error(data(tmp_path, b=local(tmp_path), a=local(tmp_path)), "imagnet")
+    assert message == f"model dummy: no data 'imagnet' in {tmp_path}/data.json; known: a, b"
 
 
 def test_a_missing_data_file_is_empty_until_a_model_needs_data(tmp_path: Path) -> None:
@@ -134,26 +134,26 @@ def test_each_provider_is_listed_with_why_it_failed_in_the_order_they_are_tried(
         "model dummy: no provider of data 'x' can be used: "
         f"custom: {tmp_path}/x: no such file; local: /no/such folder does not exist; "
         "nas: no NAS_NODES in credential.json or the environment; "
-        "http: path: 'x', expected an address such as https://host/file; "
-        "pvc: only a pod mounts it; a run on a host needs one of local, custom, minio, nas, aws, http"
+        "http: path: expected a URL such as https://host/file, got 'x'; "
+        "pvc: only a pod can mount it; a run on a host needs one of local, custom, minio, nas, aws, http"
     )
 
 
 @pytest.mark.parametrize(
-    ("entry", "said"),
+    ("entry", "message"),
     [
-        ({"minoi": {"path": "b"}}, "no provider 'minoi'; there are minio, "),
-        ({"local": {"paht": "/x"}}, ".local: no key 'paht'; there are path, "),
-        ({"aws": {"path": "b/x", "regoin": "eu"}}, ".aws: no key 'regoin'; there are region, "),
-        ({"nas": {"path": "/x", "cred": "web"}}, ".nas: no key 'cred'; there are "),
-        ({"pvc": {"clam": "sets"}}, ".pvc: no key 'clam'; there are claim, "),
+        ({"minoi": {"path": "b"}}, "unknown provider 'minoi'; expected one of minio, "),
+        ({"local": {"paht": "/x"}}, ".local: unknown key 'paht'; expected one of path, "),
+        ({"aws": {"path": "b/x", "regoin": "eu"}}, ".aws: unknown key 'regoin'; expected one of region, "),
+        ({"nas": {"path": "/x", "cred": "web"}}, ".nas: unknown key 'cred'; expected one of "),
+        ({"pvc": {"clam": "sets"}}, ".pvc: unknown key 'clam'; expected one of claim, "),
     ],
 )
-def test_what_nobody_knows_is_refused_with_the_known_ones(tmp_path: Path, entry: dict[str, Any], said: str) -> None:
+def test_what_nobody_knows_is_refused_with_the_known_ones(tmp_path: Path, entry: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         data(tmp_path, x=entry)
     assert f"{tmp_path}/data.json: x" in str(caught.value)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     with pytest.raises(ConfigurationError, match="context data: x"):
         Data.load(tmp_path / "nothing.json", {"x": entry})
 
@@ -176,10 +176,10 @@ def test_what_pods_mount_and_a_host_has_may_be_named_beside_each_other(tmp_path:
 
 
 def test_a_mirror_has_to_be_there(tmp_path: Path) -> None:
-    said = run_error(data(tmp_path, x={"nas": {"path": "/x"}}), "x", mirror="/no/mirror")
-    assert "nas: its mirror /no/mirror does not exist; make the folder" in said
-    said = run_error(data(tmp_path, x={"nas": {"path": "/x", "mirrorlocal": "/nor/this"}}), "x")
-    assert "nas: its mirror /nor/this does not exist" in said
+    message = run_error(data(tmp_path, x={"nas": {"path": "/x"}}), "x", mirror="/no/mirror")
+    assert "nas: its mirror /no/mirror does not exist; make the folder" in message
+    message = run_error(data(tmp_path, x={"nas": {"path": "/x", "mirrorlocal": "/nor/this"}}), "x")
+    assert "nas: its mirror /nor/this does not exist" in message
 
 
 def test_a_missing_program_is_named_with_what_installs_it(tmp_path: Path, stand_ins: StandIns) -> None:
@@ -187,10 +187,10 @@ def test_a_missing_program_is_named_with_what_installs_it(tmp_path: Path, stand_
     (tmp_path / "data.json").write_text(json.dumps({"x": sources}))
     known = Data.load(tmp_path / "data.json", {}, Credentials({"NAS_NODES": {"NAME": "n1", "HOST": "h"}}))
     with local_environment.env(PATH=str(stand_ins.folder)):
-        said = run_error(known, "x")
-    assert "nas: rsync is not installed here; apt-get install rsync openssh-client" in said
-    assert "minio: the AWS CLI (aws) is not installed here; pip install awscli" in said
-    assert "http: curl is not installed here; apt-get install curl" in said
+        message = run_error(known, "x")
+    assert "nas: rsync is not installed here; apt-get install rsync openssh-client" in message
+    assert "minio: the AWS CLI (aws) is not installed here; pip install awscli" in message
+    assert "http: curl is not installed here; apt-get install curl" in message
 
 
 def test_what_a_custom_script_leaves_is_the_data_once(tmp_path: Path) -> None:
@@ -250,15 +250,15 @@ def test_a_wrong_sha256_is_no_data(tmp_path: Path) -> None:
     text = "echo 1 >numbers\n"
     right = hashlib.sha256(b"1\n").hexdigest()
     wrong = data(tmp_path, x=script(tmp_path, text, sha256="0" * 64))
-    assert f"its sha256 is {right}, not {'0' * 64}" in run_error(wrong, "x")
-    assert f"its sha256 is {right}, not {'0' * 64}" in run_error(wrong, "x")
+    assert f"expected sha256 {'0' * 64}, got {right}" in run_error(wrong, "x")
+    assert f"expected sha256 {'0' * 64}, got {right}" in run_error(wrong, "x")
     for sha256 in (right, {"numbers": right.upper()}):
         assert data(tmp_path, x=script(tmp_path, text, sha256=sha256)).mounts(model("x"), "").data_size == "2B"
     missing = data(tmp_path, x=script(tmp_path, text, sha256={"other": right}))
     assert "other: no such file, and sha256 names it" in run_error(missing, "x")
     (tmp_path / "set").mkdir()
     (tmp_path / "set/numbers").write_text("2\n")
-    assert "its sha256 is" in run_error(data(tmp_path, x=local("set", sha256=right)), "x")
+    assert ": expected sha256 " in run_error(data(tmp_path, x=local("set", sha256=right)), "x")
 
 
 def test_a_second_fetch_waits_for_the_first(tmp_path: Path) -> None:
@@ -322,27 +322,39 @@ def test_a_file_in_place_of_the_folder_and_no_provider_at_all_are_told_apart(tmp
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('{"x": {\n"local": }}', "data.json:2:10: not JSON: expecting value"),
         ("", "data.json:1:1: not JSON: expecting value"),
         ("[]", "data.json: expected an object of data sets by name"),
         ('{"x": []}', "data.json: x: expected an object such as"),
         ('{"x": {"local": "/data"}}', "data.json: x.local: expected an object such as"),
-        ('{"x": {"local": {}}}', "data.json: x.local.path: null, expected a folder on the host"),
-        ('{"x": {"local": {"path": 1}}}', "x.local.path: 1, expected a folder on the host"),
-        ('{"x": {"local": {"path": "/a", "home": "data"}}}', "x.local.home: 'data', expected an absolute path"),
-        ('{"x": {"local": {"path": "/a", "home": "/"}}}', "x.local.home: '/', expected an absolute path"),
-        ('{"x": {"local": {"path": "/a", "home": "/a,b"}}}', "x.local.home: '/a,b', expected an absolute path"),
-        ('{"x": {"local": {"path": "/a", "readwrite": "yes"}}}', "x.local.readwrite: 'yes', expected"),
+        ('{"x": {"local": {}}}', "data.json: x.local.path: expected a folder on the host, got null"),
+        ('{"x": {"local": {"path": 1}}}', "x.local.path: expected a folder on the host, got 1"),
+        (
+            '{"x": {"local": {"path": "/a", "home": "data"}}}',
+            "x.local.home: expected an absolute path in the container without , or :, got 'data'",
+        ),
+        (
+            '{"x": {"local": {"path": "/a", "home": "/"}}}',
+            "x.local.home: expected an absolute path in the container without , or :, got '/'",
+        ),
+        (
+            '{"x": {"local": {"path": "/a", "home": "/a,b"}}}',
+            "x.local.home: expected an absolute path in the container without , or :, got '/a,b'",
+        ),
+        (
+            '{"x": {"local": {"path": "/a", "readwrite": "yes"}}}',
+            'x.local.readwrite: expected "true" or "false", got \'yes\'',
+        ),
         ('{"x": {"local": {"path": "/a", "mirrorlocal": "/m"}}}', "x.local.mirrorlocal: a local folder has no mirror"),
     ],
 )
-def test_a_broken_data_file_is_named_with_its_place(tmp_path: Path, text: str, said: str) -> None:
+def test_a_broken_data_file_is_named_with_its_place(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "data.json").write_text(text)
     with pytest.raises(ConfigurationError) as caught:
         Data.load(tmp_path / "data.json", {})
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_broken_data_of_the_context_is_named_as_such(tmp_path: Path) -> None:
