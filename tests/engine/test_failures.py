@@ -73,7 +73,7 @@ def test_an_image_without_bash_runs_under_sh(trial: Trial) -> None:
 
 def test_what_entry_sh_says_is_in_the_reason_and_in_the_log(trial: Trial) -> None:
     done = trial.run(METRIC, context={"docker_env_vars": {"MADENGINE_TIMEOUT": "soon"}})
-    said = "entry.sh: MADENGINE_TIMEOUT is 'soon', not a number of seconds"
+    said = "entry.sh: MADENGINE_TIMEOUT: expected a number of seconds, got 'soon'"
     assert done.reason == f"the container ended before its script did (exit code 125): {said}"
     assert said in done.log.decode()
 
