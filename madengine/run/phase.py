@@ -18,7 +18,7 @@ from madengine.machine.gpus import detected_vendor, find_gpus
 from madengine.programs.engine import Docker
 from madengine.records import Gpu, Image, Model
 from madengine.results.perf_csv import check_perf_csv
-from madengine.run.node import LocalRun
+from madengine.run.background import Background
 from madengine.run.options import RunOptions
 from madengine.run.selection import (
     images_for_machine,
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from madengine.build.builder import Failure
+    from madengine.run.node import LocalRun
 
 
 def run_manifest(
@@ -58,10 +59,11 @@ def run_manifest(
     credentials = session.credentials(
         {*_data_credentials(session, options, context), *(model.cred for model, _ in chosen)}
     )
+    local_run = Background(_load_local_run)  # while the engine says its version
     with session.engine(credentials, pull_registries(chosen, manifest.registry), options.dry_run) as engine:
         if context.container_image:
             chosen, skipped = _all_in(context.container_image, models, engine), []
-        run = LocalRun(
+        run = local_run.result()(
             options=options,
             engine=engine,
             context=context,
@@ -76,6 +78,12 @@ def run_manifest(
             hooks=hooks,
         )
         return run.show_lines() if options.dry_run else run.run(failures)
+
+
+def _load_local_run() -> type[LocalRun]:
+    from madengine.run.node import LocalRun
+
+    return LocalRun
 
 
 def _package(session: Workplace) -> Path | None:
