@@ -364,7 +364,7 @@ def test_a_script_runs_under_sh_where_there_is_no_bash(container: Container) -> 
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         ("rm /opt/madengine/scripts/run.sh", "run.sh: not in the payload"),
         ("rm /opt/madengine/model.sh", "/opt/madengine/model.sh: not in this image"),
@@ -372,9 +372,9 @@ def test_a_script_runs_under_sh_where_there_is_no_bash(container: Container) -> 
         ("rm -r /opt/madengine/scripts", "the scripts can't be copied there"),
     ],
 )
-def test_what_entry_sh_misses_it_names(container: Container, damage: str, said: str) -> None:
+def test_what_entry_sh_misses_it_names(container: Container, damage: str, message: str) -> None:
     ended = container("", before=damage)
-    assert said in ended.stderr
+    assert message in ended.stderr
     assert ended.code == 125
     assert not (container.workspace / "entry.json").exists()
 
