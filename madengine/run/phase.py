@@ -56,9 +56,7 @@ def run_manifest(
     if options.resume:
         chosen = unfinished_models(chosen, options.resume)
     check_perf_csv(options.output)
-    credentials = session.credentials(
-        {*_data_credentials(session, options, context), *(model.cred for model, _ in chosen)}
-    )
+    credentials = session.credentials(_credential_names(session, options, context, chosen))
     local_run = Background(_load_local_run)  # while the engine says its version
     with session.engine(credentials, pull_registries(chosen, manifest.registry), options.dry_run) as engine:
         if context.container_image:
@@ -124,12 +122,14 @@ def _hooks(
     return validated_hooks(context, models, definitions)
 
 
-def _data_credentials(session: Workplace, options: RunOptions, context: Context) -> set[str]:
-    """Return the names of the credentials that data sets need, and log the ignored keys of data.json."""
+def _credential_names(
+    session: Workplace, options: RunOptions, context: Context, chosen: Sequence[tuple[Model, Image | None]]
+) -> set[str]:
+    """Return the names of the credentials of data sets and models, and log the ignored keys of data.json."""
     data = Data.load(options.data_file or session.place.root / "data.json", context.values.get("data", {}))
     for key in data.ignored_keys:
         logger.info(f"{key}: ignored by this version")
-    return data.credential_names()
+    return {*data.credential_names(), *(model.cred for model, _ in chosen)}
 
 
 def _log_ignored_keys(context: Context, models: Sequence[Model]) -> None:
