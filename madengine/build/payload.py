@@ -82,16 +82,16 @@ def model_sh(model: Model) -> str:
     """
     script = scripts(model)[1]
     values = {
-        "model_name": model.name,
-        "model_directory": model_directory(model),
-        "model_script": script,
-        "model_interpreter": _INTERPRETERS[Path(script).suffix],
-        "model_timeout": str(model.time_limit()),
-        "model_results": model.multiple_results,
+        "_madengine_model_name": model.name,
+        "_madengine_model_directory": model_directory(model),
+        "_madengine_model_script": script,
+        "_madengine_model_interpreter": _INTERPRETERS[Path(script).suffix],
+        "_madengine_model_timeout": str(model.time_limit()),
+        "_madengine_model_results": model.multiple_results,
     }
     lines = [f"{name}={shlex.quote(value)}" for name, value in values.items()]
     words = " ".join(map(shlex.quote, split(model.args, model)))
-    lines.append(f'[ "$arguments" = given ] || set -- {words}'.rstrip())
+    lines.append(f'[ "$_madengine_arguments" = given ] || set -- {words}'.rstrip())
     text = "\n".join(lines) + "\n"
     if "\0" in text:
         raise BuildError(f"model {model.name!r} holds a null character; remove it")

@@ -53,35 +53,21 @@ def result_rows(result: RunResult, environ: Mapping[str, str] = os.environ) -> l
 
 
 def _run_cells(result: RunResult, environ: Mapping[str, str]) -> dict[str, str]:
-    model, image = result.model, result.image or Image(key="", docker_image="")
-    n_gpus = result.n_gpus or model.n_gpus
-    nnodes = result.nnodes
     return {
-        "n_gpus": str(int(n_gpus) * nnodes) if nnodes > 1 and n_gpus.isdigit() else n_gpus,
-        "nnodes": str(nnodes),
-        "gpus_per_node": n_gpus,
-        "training_precision": model.training_precision,
+        **_subject_cells(result),
         "pipeline": environ.get("pipeline", ""),
-        "args": model.args,
-        "tags": ",".join(model.tags),
-        "docker_file": image.dockerfile or model.dockerfile,
-        "base_docker": image.base_docker,
-        "docker_sha": image.docker_sha,
-        "docker_image": image_name(image),
         "git_commit": result.git_commit,
         "machine_name": result.machine_name,
         "deployment_type": environ.get("MAD_DEPLOYMENT_TYPE") or "local",
         "launcher": environ.get("MAD_LAUNCHER") or "docker",
         "gpu_architecture": result.gpu_architecture,
         "relative_change": "",
-        "build_duration": str(rounded_seconds(image.build_duration)),
         "test_duration": str(rounded_seconds(result.test_duration)),
         "dataname": result.dataname,
         "data_provider_type": result.data_provider_type,
         "data_size": result.data_size,
         "data_download_duration": result.data_download_duration,
         "build_number": environ.get("BUILD_NUMBER") or "0",
-        "additional_docker_run_options": model.additional_docker_run_options,
         "run_id": result.run_id,
         "image_digest": result.image_digest,
         "engine": result.engine,
@@ -93,6 +79,26 @@ def _run_cells(result: RunResult, environ: Mapping[str, str]) -> dict[str, str]:
         "packed": "true" if result.packed else "",
         "foreign_processes": "" if result.foreign_processes is None else str(result.foreign_processes),
         **_cost_cells(result.cost),
+    }
+
+
+def _subject_cells(result: RunResult) -> dict[str, str]:
+    """Return the cells of what ran: the model, on how many GPUs, and the image."""
+    model, image = result.model, result.image or Image(key="", docker_image="")
+    n_gpus, nnodes = result.n_gpus or model.n_gpus, result.nnodes
+    return {
+        "n_gpus": str(int(n_gpus) * nnodes) if nnodes > 1 and n_gpus.isdigit() else n_gpus,
+        "nnodes": str(nnodes),
+        "gpus_per_node": n_gpus,
+        "training_precision": model.training_precision,
+        "args": model.args,
+        "tags": ",".join(model.tags),
+        "additional_docker_run_options": model.additional_docker_run_options,
+        "docker_file": image.dockerfile or model.dockerfile,
+        "base_docker": image.base_docker,
+        "docker_sha": image.docker_sha,
+        "docker_image": image_name(image),
+        "build_duration": str(rounded_seconds(image.build_duration)),
     }
 
 

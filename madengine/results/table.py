@@ -11,6 +11,11 @@ from madengine.results.rows import metric_outcomes, row_model
 _REASON_WIDTH = 60
 
 
+def load_tabulate() -> None:
+    """Import what `results_table` needs; it takes longer than the table."""
+    import tabulate  # noqa: F401
+
+
 def results_table(results: Sequence[RunResult]) -> str:
     """Return a table with a line for each row of perf.csv; values stay text exactly as they are."""
     from tabulate import tabulate

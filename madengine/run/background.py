@@ -1,4 +1,4 @@
-"""A call beside the main thread, for questions to the engine that don't depend on each other."""
+"""A call beside the main thread: questions to the engine that don't depend on each other, imports while it answers."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def log_name(model: Model, image: Image) -> str:
 
 def new_run_id() -> str:
     """Return a new run id: the time (UTC), and a random part for runs of the same second."""
-    return f"{datetime.now(timezone.utc).strftime('%Y%m%dT%H%M%SZ')}-{secrets.token_hex(3)}"
+    return f"{datetime.now(timezone.utc).strftime('%Y%m%dT%H%M%SZ')}-{os.urandom(3).hex()}"
 
 
 def run_directory(run_id: str) -> Path:

@@ -23,7 +23,7 @@ from madengine.machine.gpus import skipped_architecture
 from madengine.programs.engine import Docker
 from madengine.records import FAILURE, SKIPPED, Gpu, Image, Model, RunResult
 from madengine.results.result_writer import ResultWriter
-from madengine.results.table import results_table
+from madengine.results.table import load_tabulate, results_table
 from madengine.run.background import Background
 from madengine.run.container_setup import Setup
 from madengine.run.names import new_run_id, run_directory
@@ -74,6 +74,8 @@ class LocalRun:
         """Run everything, write every result as it comes; return the exit code. `not_built` get a row each."""
         started = time.monotonic()
         sweep = Background(lambda: remove_orphans(self.engine))
+        if not self.options.quiet:
+            Background(load_tabulate)
         runner = self._runner(sweep)
         try:
             for model, error in not_built:

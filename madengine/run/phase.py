@@ -18,7 +18,7 @@ from madengine.machine.gpus import NONE, detected_vendor, find_gpus
 from madengine.programs.engine import Docker
 from madengine.records import Gpu, Image, Model
 from madengine.results.perf_csv import check_perf_csv
-from madengine.run.node import LocalRun
+from madengine.run.background import Background
 from madengine.run.options import RunOptions
 from madengine.run.selection import (
     images_for_machine,
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from madengine.results.summaries import FailedBuild
+    from madengine.run.node import LocalRun
 
 
 def run_manifest(
@@ -55,13 +56,12 @@ def run_manifest(
     if options.resume:
         chosen = unfinished_models(chosen, options.resume)
     check_perf_csv(options.output)
-    credentials = session.credentials(
-        {*_data_credentials(session, options, context), *(model.cred for model, _ in chosen)}
-    )
+    credentials = session.credentials(_credential_names(session, options, context, chosen))
+    local_run = Background(_load_local_run)  # while the engine says its version
     with session.engine(credentials, pull_registries(chosen, manifest.registry), options.dry_run) as engine:
         if context.container_image:
             chosen, skipped = _all_in(context.container_image, models, engine), []
-        run = LocalRun(
+        run = local_run.result()(
             options=options,
             engine=engine,
             context=context,
@@ -76,6 +76,12 @@ def run_manifest(
             hooks=hooks,
         )
         return run.show_lines() if options.dry_run else run.run(failures)
+
+
+def _load_local_run() -> type[LocalRun]:
+    from madengine.run.node import LocalRun
+
+    return LocalRun
 
 
 def _package(session: Session) -> Path | None:
@@ -117,12 +123,14 @@ def _hooks(
     return validated_hooks(context, models, definitions)
 
 
-def _data_credentials(session: Session, options: RunOptions, context: Context) -> set[str]:
-    """Return the names of the credentials that data sets need, and log the ignored keys of data.json."""
+def _credential_names(
+    session: Session, options: RunOptions, context: Context, chosen: Sequence[tuple[Model, Image | None]]
+) -> set[str]:
+    """Return the names of the credentials of data sets and models, and log the ignored keys of data.json."""
     data = Data.load(options.data_file or session.root / "data.json", context.values.get("data", {}))
     for key in data.ignored_keys:
         logger.info(f"{key}: ignored by this version")
-    return data.credential_names()
+    return {*data.credential_names(), *(model.cred for model, _ in chosen)}
 
 
 def _all_in(name: str, models: Sequence[Model], engine: Docker) -> list[tuple[Model, Image | None]]:

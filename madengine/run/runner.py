@@ -234,7 +234,7 @@ class ContainerRunner:
         # Metrics before the script, of a warm-up say, don't count.
         scan = MetricScan(SCRIPT_MARK.encode() if setup.hooks.pre_scripts else b"")
         started = time.monotonic()
-        exit = ContainerRun(
+        container_exit = ContainerRun(
             engine=setup.engine,
             container=container,
             log=log,
@@ -245,16 +245,18 @@ class ContainerRunner:
             stopping=self.stopping,
         ).run()
         result = replace(result, run_duration=time.monotonic() - started)
-        outcome = self._outcome(result, exit, scan, log)
-        if exit.stays:
+        outcome = self._outcome(result, container_exit, scan, log)
+        if container_exit.stays:
             logger.info(_how_to_enter(setup.engine.name, container.name))
-        return outcome, exit.interrupted
+        return outcome, container_exit.interrupted
 
-    def _outcome(self, result: RunResult, exit: ContainerExit, scan: MetricScan, log: FileIO) -> RunResult:
+    def _outcome(self, result: RunResult, container_exit: ContainerExit, scan: MetricScan, log: FileIO) -> RunResult:
         """Return the outcome of a container, with its artifacts, and tidy its workspace."""
         setup, model = self.setup, result.model
         limit, hooked = setup.limit(model), bool(setup.hooks)
-        outcome = run_outcome(result, exit.state, scan, exit.reason, limit, exit.engine_output, hooked)
+        outcome = run_outcome(
+            result, container_exit.state, scan, container_exit.reason, limit, container_exit.engine_output, hooked
+        )
         outcome = unless_log_errors(outcome, log_errors(model.extra, setup.context.values), log)
         keeps = setup.options.keep_model_dir or setup.options.keep_alive
         tidies = not keeps and outcome.status == SUCCESS

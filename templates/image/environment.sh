@@ -1,13 +1,14 @@
 #!/bin/sh
-# environment.sh FILE: what a model finds in its container, as CSV: what was asked, and a line of the answer.
+# environment.sh FILE MODE: write what a model finds in its container as CSV, a line of a program's output a row.
 #
-# MADENGINE_ENVIRONMENT_MODE  lite, or full with every package, too; unset: lite
+# MODE is lite, or full with every package.
 #
-# No variables: some hold secrets. A program that is missing has no lines.
+# No environment variables: some hold secrets. A missing program has no lines.
 set -u
 
 file=$1
-seconds=5 # for one program; a driver that hangs is no reason to wait
+mode=$2
+seconds=5 # for one program; a driver may hang
 
 describe() { # describe WHAT PROGRAM...: the lines of a program's output
   what=$1
@@ -23,7 +24,7 @@ describe_file() { # describe_file WHAT FILE: the lines of a file
   [ ! -r "$2" ] || as_csv "$1" <"$2"
 }
 
-as_csv() { # as_csv WHAT: what comes on stdin
+as_csv() { # as_csv WHAT: the lines of stdin
   sed -e 's/"/""/g' -e "s|.*|$1,\"&\"|" >>"$file"
 }
 
@@ -36,7 +37,7 @@ describe cpu lscpu
 command -v lscpu >/dev/null || describe cpu sed -n '1,/^$/p' /proc/cpuinfo
 describe_file memory /proc/meminfo
 describe disk df -h /
-# shellcheck disable=SC3045 # beyond POSIX, but every shell of an image knows it
+# shellcheck disable=SC3045 # beyond POSIX, but in every shell of an image
 ulimit -a 2>&1 | as_csv limits
 describe python python3 --version
 describe gcc gcc --version
@@ -47,7 +48,7 @@ describe nvidia-smi nvidia-smi
 describe rocminfo rocminfo
 describe rocm-smi rocm-smi
 describe mpi mpirun --version
-[ "${MADENGINE_ENVIRONMENT_MODE:-lite}" = full ] || exit 0
+[ "$mode" = full ] || exit 0
 describe pip python3 -m pip list --format=freeze
 describe dpkg dpkg-query -W
 describe rpm rpm -qa

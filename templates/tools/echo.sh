@@ -1,3 +1,3 @@
 #!/bin/sh
-# Says its arguments: for the tools that show in which order tools run.
+# Print the arguments: for the tools that show in which order tools run.
 printf '%s\n' "$*"

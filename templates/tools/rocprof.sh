@@ -1,7 +1,7 @@
 #!/bin/sh
-# rocprof.sh [OPTION of rocprofv3]... -- COMMAND...: profile a command with the profiler that this image has.
+# rocprof.sh [OPTION of rocprofv3]... -- COMMAND...: profile a command with this image's profiler.
 #
-# What it writes is in rocprof_output, in the current folder.
+# Writes to rocprof_output in the current folder.
 set -u
 
 PATH=$PATH:${ROCM_PATH:-/opt/rocm}/bin:/opt/rocm/bin

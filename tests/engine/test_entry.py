@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ class Container:
 
     def words(self, script: str, *options: str, image: str = "any", **environment: str) -> list[str]:
         settings = [word for key, value in environment.items() for word in ("--env", f"{key}={value}")]
-        mounts = ["--volume", f"{self.workspace}:/myworkspace", *_dash(self.shell)]
+        mounts = ["--volume", f"{self.workspace}:/myworkspace", *_mounted(self.shell)]
         words = ["run", "--rm", "--init", *mounts, *settings, *options, f"--entrypoint={self.shell}"]
         return [*words, self.images[f"ci-{image}_ubuntu_cpu"]["image_id"], ENTRY, *(["--", script] if script else [])]
 
@@ -56,14 +57,21 @@ class Container:
     @property
     def entry(self) -> dict[str, Any]:
         """What entry.sh left in entry.json."""
-        found: dict[str, Any] = json.loads((self.workspace / "entry.json").read_text())
-        return found
+        entry: dict[str, Any] = json.loads((self.workspace / "entry.json").read_text())
+        return entry
+
+    def by_hand(self, *words: str, options: Sequence[str] = ()) -> Outcome:
+        """Run a program in the image without entry.sh."""
+        image = self.images["ci-any_ubuntu_cpu"]["image_id"]
+        return self.engine("run", "--rm", "--init", *options, f"--entrypoint={words[0]}", image, *words[1:])
 
 
-def _dash(shell: str) -> list[str]:
-    """The machine's dash and its libraries, for an image that has none."""
-    if shell != "/bin/dash":
+def _mounted(shell: str) -> list[str]:
+    """The machine's own shell and its libraries, for an image that has none."""
+    if shell not in ("/bin/dash", "/bin/mksh"):
         return []
+    if not Path(shell).exists():
+        pytest.skip(f"{shell} is not installed")
     listed = subprocess.run(["ldd", shell], capture_output=True, text=True, check=True).stdout.split()
     files = [shell, *(word for word in listed if word.startswith("/"))]
     return [word for file in files for word in ("--volume", f"{Path(file).resolve()}:{file}:ro")]
@@ -72,7 +80,7 @@ def _dash(shell: str) -> list[str]:
 # The base image's sh is busybox.
 pytestmark = pytest.mark.parametrize(
     ("engine", "shell"),
-    [("docker", "/bin/sh"), ("docker", "/bin/bash"), ("docker", "/bin/dash"), ("podman", "/bin/sh")],
+    [*(("docker", f"/bin/{shell}") for shell in ("sh", "bash", "dash", "mksh")), ("podman", "/bin/sh")],
     indirect=["engine"],
 )
 
@@ -94,9 +102,9 @@ def container(
 def impatient(container: Container, tmp_path: Path) -> list[str]:
     """The engine's options for an entry.sh that waits 1 s where it waits 10."""
     text = (CHECKOUT / "templates/image/entry.sh").read_text()
-    assert "\ngrace=10 " in text
+    assert "\n_madengine_grace=10 " in text
     hasty = tmp_path / "entry.sh"
-    hasty.write_text(text.replace("\ngrace=10 ", "\ngrace=1 "))
+    hasty.write_text(text.replace("\n_madengine_grace=10 ", "\n_madengine_grace=1 "))
     hasty.chmod(0o755)
     return ["--volume", f"{hasty}:{ENTRY}:ro"]
 
@@ -131,6 +139,82 @@ def test_a_script_sees_an_empty_stdin_and_the_model_directory(container: Contain
     assert ended.stdout == "/myworkspace/run_directory\nrun.sh\nstale.csv\nany 0\n"
 
 
+# Names that entry.sh, hooks.sh or a shell could want for themselves, or that no shell can hold.
+VARIABLES = (
+    "limit=1000", "results=/data/out", "code=main", "model_name=llama", "hooks=no", "wrapper=w", "status=", "shell=zsh",
+    "_madengine_limit=1", "hook_limit=5", "arguments=all", "a.b=dots", "c-d=dash", "PWD=/nowhere", "OLDPWD=/old",
+    "SHLVL=7", "IFS=:", "OPTIND=4", "LINENO=3", "PS4=> ", "_=under", "RANDOM=12", "SECONDS=5", "two=one\ntwo\n",
+    "quote=it's \"$HOME\" \\ *", "MAD_DATAHOME=/data", "MADENGINE_ENGINE=docker", "wide=naïve Ω",
+)  # fmt: skip
+
+
+def test_a_script_has_the_environment_of_its_image_byte_for_byte(container: Container) -> None:
+    hooks_sh(container, "cat /proc/$$/environ >../hook", wrapper="")
+    options = ["--hostname=h", *(word for variable in VARIABLES for word in ("--env", variable))]
+    by_hand = container.by_hand("cat", "/proc/self/environ", options=options).stdout
+    assert container("cat /proc/$$/environ >../script", *options, MADENGINE_LOG=LOG, MADENGINE_TIMEOUT="5").code == 0
+    expected = {*by_hand.split("\0"), "MAD_MODEL_NAME=any", "JENKINS_BUILD_NUMBER=0"} - {""}
+    assert {*VARIABLES} < expected
+    for name in ("script", "hook"):
+        environment = (container.workspace / name).read_bytes().decode(errors="surrogateescape")
+        assert sorted({*environment.split("\0")} - {""}) == sorted(expected), name
+
+
+def test_a_script_has_the_signals_umask_limits_and_files_of_a_bare_container(container: Container) -> None:
+    look = "grep -E '^(Sig(Ign|Blk|Cgt)|Umask)' /proc/self/status; cat /proc/self/limits; ls /proc/self/fd"
+    hooks_sh(container, f"({look}) >../hook")
+    expected = container.by_hand("bash", "-c", look).stdout
+    assert "SigIgn:\t0000000000000000\n" in expected
+    assert container(f"({look}) >../script", MADENGINE_LOG=LOG).code == 0
+    assert (container.workspace / "script").read_text() == expected
+    assert (container.workspace / "hook").read_text() == expected
+
+
+@pytest.mark.parametrize("missing", ["setsid", "mkfifo", "env", "tr"])
+def test_an_image_without_one_of_the_programs_runs_the_script_all_the_same(container: Container, missing: str) -> None:
+    ended = container("echo $two; exit 3", "--env=two=2", before=f"rm /bin/{missing}", MADENGINE_LOG=LOG)
+    assert (ended.code, container.log) == (3, b"2\n")
+
+
+@pytest.mark.parametrize("number", ["INT", "QUIT"])
+def test_a_script_can_trap_the_signals_of_the_keyboard(container: Container, number: str) -> None:
+    ended = container(f"trap 'echo trapped' {number}; kill -{number} $$; sleep 0.1; echo on")
+    assert ended.stdout == "trapped\non\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [("kill -INT $$", 130), ("kill -TERM $$", 143), ("kill -KILL $$", 137), ("kill -SEGV $$", 139), ("kill -9 0", 137)],
+)
+def test_a_script_that_a_signal_ends_is_reported_by_it(container: Container, script: str, code: int) -> None:
+    assert container(f"echo on; {script}; sleep 5", MADENGINE_LOG=LOG).code == code
+    assert container.entry["exit_code"] == code
+    assert container.log == b"on\n"
+
+
+def test_what_is_mounted_below_the_workspace_keeps_its_owner(container: Container, tmp_path: Path) -> None:
+    options, files = [], [tmp_path / "single"]
+    mounts = {"run_directory/single": files[0]}
+    for number, inside in enumerate(("data", "run_directory/a b/\\deep", "run_directory/.hidden/in")):
+        mounts[inside] = tmp_path / f"host{number}"
+        mounts[inside].mkdir()
+        files.append(mounts[inside] / "file")
+    for file in files:
+        file.touch()
+        os.chown(file, 1234, 5678)
+    for inside, host in mounts.items():
+        options += ["--mount", f"type=bind,source={host},target=/myworkspace/{inside}"]
+    os.chown(container.workspace, 1000, 1001)
+    assert container("mkdir -p '../x y'; touch ../own '../x y/z' 'a b/own' .hidden/own", *options).code == 0
+    assert {owner(path) for path in files} == {(1234, 5678)}
+    own = ("own", "x y/z", "run_directory/a b/own", "run_directory/.hidden/own", "run_directory/run.sh", "entry.json")
+    assert {owner(container.workspace / name) for name in own} == {(1000, 1001)}
+
+
+def owner(path: Path) -> tuple[int, int]:
+    return path.stat().st_uid, path.stat().st_gid
+
+
 def test_the_log_is_not_cut_off_by_a_script_that_opens_stdout_and_stderr_itself(container: Container) -> None:
     ended = container("echo 1; echo 2 > /dev/stderr; echo 3 > /dev/stdout; echo 4", MADENGINE_LOG=LOG)
     assert (ended.code, container.log) == (0, b"1\n2\n3\n4\n")
@@ -154,7 +238,7 @@ def test_nothing_of_the_last_moment_is_lost(container: Container) -> None:
 
 
 def test_the_end_waits_for_a_slow_disk(container: Container) -> None:
-    slow = r"rm /bin/cat; printf '#!/bin/sh\nsleep 0.5\nexec busybox cat\n' >/bin/cat; chmod +x /bin/cat"
+    slow = r"""rm /bin/cat; printf '#!/bin/sh\nsleep 0.5\nexec busybox cat "$@"\n' >/bin/cat; chmod +x /bin/cat"""
     assert container("echo all", before=slow, MADENGINE_LOG=LOG).code == 0
     assert container.log == b"all\n"
     assert container.entry["log_complete"] is True
@@ -177,12 +261,12 @@ def test_a_script_that_ignores_term_is_killed(container: Container, impatient: l
     assert container.entry["timed_out"] is True
 
 
-def hooks_sh(container: Container, pre: str, post: str = "") -> None:
+def hooks_sh(container: Container, pre: str, post: str = "", wrapper: str = "WRAPPED=yes env") -> None:
     """Hooks that may take a second."""
     folder = container.workspace / ".hooks"
     folder.mkdir()
     (folder / "hooks.sh").write_text(
-        f"""hook_limit=1 wrapper='WRAPPED=yes env' script_mark='script:'
+        f"""hook_limit=1 wrapper={shlex.quote(wrapper)} script_mark='script:'
 pre_scripts() {{ hook pre-script '"pre-script x"' run.sh {shlex.quote(pre)}; }}
 post_scripts() {{ hook post-script '"post-script y"' run.sh {shlex.quote(post)}; }}
 """
@@ -226,7 +310,7 @@ def test_the_cards_limit_holds_where_none_is_given(container: Container) -> None
     assert container("", "--env", "MADENGINE_TIMEOUT=", image="odd").code == 0
     refused = container("exit", MADENGINE_TIMEOUT="1h")
     assert refused.code == 125
-    assert "MADENGINE_TIMEOUT is '1h', not a number of seconds" in refused.stderr
+    assert "MADENGINE_TIMEOUT: expected a number of seconds, got '1h'" in refused.stderr
 
 
 def test_a_process_left_behind_does_not_hold_up_the_end_for_long(container: Container, impatient: list[str]) -> None:
@@ -267,7 +351,7 @@ def test_what_is_left_belongs_to_the_owner_of_the_workspace(container: Container
 
 
 def test_results_of_a_former_run_that_were_packed_with_the_scripts_are_no_results(container: Container) -> None:
-    results = "sed -i s/^model_results=.*/model_results=stale.csv/ /opt/madengine/model.sh"
+    results = "sed -i s/^_madengine_model_results=.*/_madengine_model_results=stale.csv/ /opt/madengine/model.sh"
     assert container("ls", before=results, MADENGINE_LOG=LOG).code == 0
     assert container.log == b"run.sh\n"
 
@@ -280,7 +364,7 @@ def test_a_script_runs_under_sh_where_there_is_no_bash(container: Container) -> 
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         ("rm /opt/madengine/scripts/run.sh", "run.sh: not in the payload"),
         ("rm /opt/madengine/model.sh", "/opt/madengine/model.sh: not in this image"),
@@ -288,9 +372,9 @@ def test_a_script_runs_under_sh_where_there_is_no_bash(container: Container) -> 
         ("rm -r /opt/madengine/scripts", "the scripts can't be copied there"),
     ],
 )
-def test_what_entry_sh_misses_it_names(container: Container, damage: str, said: str) -> None:
+def test_what_entry_sh_misses_it_names(container: Container, damage: str, message: str) -> None:
     ended = container("", before=damage)
-    assert said in ended.stderr
+    assert message in ended.stderr
     assert ended.code == 125
     assert not (container.workspace / "entry.json").exists()
 

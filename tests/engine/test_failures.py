@@ -73,9 +73,9 @@ def test_an_image_without_bash_runs_under_sh(trial: Trial) -> None:
 
 def test_what_entry_sh_says_is_in_the_reason_and_in_the_log(trial: Trial) -> None:
     done = trial.run(METRIC, context={"docker_env_vars": {"MADENGINE_TIMEOUT": "soon"}})
-    said = "entry.sh: MADENGINE_TIMEOUT is 'soon', not a number of seconds"
-    assert done.reason == f"the container ended before its script did (exit code 125): {said}"
-    assert said in done.log.decode()
+    message = "entry.sh: MADENGINE_TIMEOUT: expected a number of seconds, got 'soon'"
+    assert done.reason == f"the container ended before its script did (exit code 125): {message}"
+    assert message in done.log.decode()
 
 
 def test_a_container_that_somebody_else_kills_is_a_failure(trial: Trial) -> None:
@@ -200,9 +200,9 @@ def test_an_interrupted_pull_leaves_a_row(trial: Trial, stand_ins: StandIns) -> 
     process = subprocess.Popen(words, env=trial.whole(), cwd=trial.folder, stderr=subprocess.PIPE)
     wait_for((trial.folder / "pulling").exists)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert b"Traceback" not in said
+    assert b"Traceback" not in errors
     assert trial.done(130, "", "").reason == "interrupted"
 
 
@@ -329,9 +329,9 @@ def test_a_row_that_perf_csv_no_longer_takes_is_kept_elsewhere_and_said(trial: T
     (trial.folder / "perf.csv").mkdir()
     done = started.end()
     assert done.code == 1
-    kept = next((trial.folder / "runs").iterdir()) / "perf.csv"
-    assert f"the row is in {kept.relative_to(trial.folder)}" in done.stderr
-    (row,) = csv.DictReader(kept.read_text().splitlines())
+    table = next((trial.folder / "runs").iterdir()) / "perf.csv"
+    assert f"the row is in {table.relative_to(trial.folder)}" in done.stderr
+    (row,) = csv.DictReader(table.read_text().splitlines())
     assert (row["model"], row["status"], row["performance"]) == ("any", "SUCCESS", "1")
 
 

@@ -53,11 +53,11 @@ def pushed(trial: Trial, registry: Registry, repo: str) -> dict[str, str]:
     trial.engine("push", name)
     trial.engine("rmi", name)
     trial.engine("pull", name)  # podman knows the digest that it pulled, not the one that it pushed
-    (found,) = json.loads(trial.engine("image", "inspect", "--format={{json .RepoDigests}}", name).stdout)
+    (digest,) = json.loads(trial.engine("image", "inspect", "--format={{json .RepoDigests}}", name).stdout)
     return {
         "docker_image": f"{repo}-{trial.engine.name}",
         "registry_image": name,
-        "registry_digest": found.partition("@")[2],
+        "registry_digest": digest.partition("@")[2],
     }
 
 
@@ -259,13 +259,13 @@ def test_environment_variables_arrive_exactly(trial: Trial) -> None:
 
 
 def test_the_manifests_context_counts_and_the_command_lines_wins(trial: Trial) -> None:
-    kept = {"docker_env_vars": {"A": "manifest", "B": "manifest"}, "docker_mounts": {}, "docker_build_arg": {}}
-    asked = {"docker_env_vars": {"B": "asked"}}
+    in_manifest = {"docker_env_vars": {"A": "manifest", "B": "manifest"}, "docker_mounts": {}, "docker_build_arg": {}}
+    in_options = {"docker_env_vars": {"B": "options"}}
     path = trial.manifest()
-    path.write_text(json.dumps({**json.loads(path.read_text()), "context": kept}))
-    context = {"model_args": shlex.quote(f"echo $A $B > ../seen; {METRIC}"), **asked}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "context": in_manifest}))
+    context = {"model_args": shlex.quote(f"echo $A $B > ../seen; {METRIC}"), **in_options}
     done = trial.run_manifest(path, "--additional-context", json.dumps(context))
-    assert (done.workspace / "seen").read_text() == "manifest asked\n"
+    assert (done.workspace / "seen").read_text() == "manifest options\n"
 
 
 def test_a_model_is_told_its_name_and_the_node(trial: Trial) -> None:
@@ -321,10 +321,10 @@ def test_a_container_that_removes_itself_still_gives_its_result(trial: Trial) ->
 
 def test_a_container_gets_what_a_training_job_needs_and_no_privileges(trial: Trial) -> None:
     started = trial.start("echo started; sleep 60")
-    (found,) = json.loads(trial.engine("container", "inspect", started.container).stdout)
+    (details,) = json.loads(trial.engine("container", "inspect", started.container).stdout)
     started.process.terminate()
     started.end()
-    host, config = found["HostConfig"], found["Config"]
+    host, config = details["HostConfig"], details["Config"]
     half = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     assert host["ShmSize"] == half
     assert host["Privileged"] is False
@@ -334,13 +334,13 @@ def test_a_container_gets_what_a_training_job_needs_and_no_privileges(trial: Tri
     assert host["IpcMode"] not in ("host",)
     assert host["PidMode"] != "host"
     assert not host["Devices"]
-    assert host.get("Init") is True or found["Path"] == "/dev/init"  # docker says it so, podman so
+    assert host.get("Init") is True or details["Path"] == "/dev/init"  # docker says it so, podman so
     labels = config["Labels"]
     run_id = next((trial.folder / "runs").iterdir()).name
     assert (labels["madengine.run"], labels["madengine.model"]) == (run_id, "any")
     assert f":{started.process.pid}:" in labels["madengine.owner"]
-    assert found["Name"].lstrip("/") == f"madengine-{run_id}-any"
-    (mount,) = [mount for mount in found["Mounts"] if mount["Destination"] == "/myworkspace"]
+    assert details["Name"].lstrip("/") == f"madengine-{run_id}-any"
+    (mount,) = [mount for mount in details["Mounts"] if mount["Destination"] == "/myworkspace"]
     assert mount["Source"] == str(next((trial.folder / "runs").iterdir()) / "any")
 
 
@@ -364,7 +364,7 @@ def test_the_script_is_told_the_name_of_its_results(trial: Trial) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("script", "message"),
     [
         ("true", "out.csv: the script left no such file"),
         ("printf 'a,b\\n1,2\\n' > out.csv", "out.csv: no column 'model'"),
@@ -374,10 +374,10 @@ def test_the_script_is_told_the_name_of_its_results(trial: Trial) -> None:
         ("ln -s /etc/passwd out.csv", "out.csv: the script left no such file"),
     ],
 )
-def test_results_that_are_none_are_a_failure(trial: Trial, script: str, said: str) -> None:
+def test_results_that_are_none_are_a_failure(trial: Trial, script: str, message: str) -> None:
     done = trial.run(f"{script}; {METRIC}", card={"multiple_results": "out.csv"})
     assert done.code == 3
-    assert said in done.reason
+    assert message in done.reason
     assert done.row["performance"] == ""
 
 

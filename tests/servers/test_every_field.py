@@ -21,7 +21,7 @@ SCRIPT = """echo context $(cat /note.txt) secret $(cat /length)
 echo cred $GIT_USERNAME ${#GIT_PASSWORD}
 echo code ${PWD##*/} $(cat code.txt)
 echo data $MAD_DATANAME $MAD_DATAHOME $(cat ${MAD_DATAHOME%,*}/set.txt) $(wc -c <${MAD_DATAHOME#*,}/numbers.bin)
-echo limit $MADENGINE_TIMEOUT gpus $MAD_RUNTIME_NGPUS
+echo limit $(tr '\\0' '\\n' </proc/1/environ | sed -n s/^MADENGINE_TIMEOUT=//p) gpus $MAD_RUNTIME_NGPUS
 """
 
 

@@ -147,13 +147,14 @@ def test_a_payload_that_can_not_be_written_names_the_folder(tmp_path: Path) -> N
 @given(some.lists(TEXTS), TEXTS)
 def test_the_cards_values_arrive_in_a_shell_as_they_are(words: list[str], name: str) -> None:
     sourced = payload.model_sh(model(name=name, args=shlex.join(words), timeout=0))
-    script = f"""arguments=card\n{sourced}printf '%s\\0' "$model_name" "$model_timeout" "$@"\n"""
+    printed = '"$_madengine_model_name" "$_madengine_model_timeout" "$@"'
+    script = f"_madengine_arguments=entry\n{sourced}printf '%s\\0' {printed}\n"
     ran = subprocess.run(["sh"], input=script.encode(), capture_output=True, check=True)
     assert ran.stdout.decode().split("\0")[:-1] == [name, "0", *words]
 
 
 def test_given_arguments_replace_the_cards() -> None:
-    script = f"arguments=given; set -- other; {payload.model_sh(model(args='own'))} echo $1"
+    script = f"_madengine_arguments=given; set -- other; {payload.model_sh(model(args='own'))} echo $1"
     assert subprocess.run(["sh"], input=script, capture_output=True, text=True, check=True).stdout == "other\n"
 
 

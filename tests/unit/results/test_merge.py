@@ -55,10 +55,10 @@ DONE = RunResult(
 BROKEN = replace(DONE, status=FAILURE, reason="exit code 3", metrics=(), exit_code=3)
 
 
-def keep(folder: Path, *came: RunResult, table: bool = True, document: bool = True) -> Path:
+def leave(folder: Path, *results: RunResult, table: bool = True, document: bool = True) -> Path:
     """A node's folder as a run leaves it."""
-    for run_id in {result.run_id for result in came}:
-        mine = [result for result in came if result.run_id == run_id]
+    for run_id in {result.run_id for result in results}:
+        mine = [result for result in results if result.run_id == run_id]
         machine = {"environment_id": "e1", "machine_name": mine[0].machine_name, "cpus": 8}
         if table:
             append_rows(folder / "perf.csv", [row for one in mine for row in result_rows(one, {})])
@@ -73,10 +73,10 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file, strict=True))
 
 
-def written(*came: RunResult) -> list[dict[str, str]]:
+def written(*results: RunResult) -> list[dict[str, str]]:
     """The rows as a perf.csv of these results has them."""
     with tempfile.TemporaryDirectory() as folder:
-        append_rows(Path(folder, "perf.csv"), [row for one in came for row in result_rows(one, {})])
+        append_rows(Path(folder, "perf.csv"), [row for one in results for row in result_rows(one, {})])
         return read(Path(folder, "perf.csv"))
 
 
@@ -85,8 +85,8 @@ def in_any_order(rows: Sequence[Mapping[str, str]]) -> list[list[tuple[str, str]
 
 
 def load(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+    document: dict[str, Any] = json.loads(path.read_text())
+    return document
 
 
 # --- what is merged ---
@@ -94,8 +94,8 @@ def load(path: Path) -> dict[str, Any]:
 
 def test_folders_of_hosts_become_one_table_and_one_document(tmp_path: Path) -> None:
     other = replace(DONE, machine_name="gpu-node-02", metrics=(Metric("110", "tokens/s"), Metric("9", "ms", "small")))
-    keep(tmp_path / "in/r1/a", DONE)
-    keep(tmp_path / "in/r1/b", other)
+    leave(tmp_path / "in/r1/a", DONE)
+    leave(tmp_path / "in/r1/b", other)
     merged = merge([tmp_path / "in"], tmp_path / "perf.csv", tmp_path / "results.json")
     assert (merged.added, merged.problems) == (3, ())
     assert in_any_order(read(tmp_path / "perf.csv")) == in_any_order(written(DONE, other))
@@ -112,20 +112,20 @@ def test_folders_of_hosts_become_one_table_and_one_document(tmp_path: Path) -> N
 def test_a_table_without_its_document_and_a_document_without_its_table_are_enough(
     tmp_path: Path, table: bool, document: bool
 ) -> None:
-    keep(tmp_path / "in", DONE, BROKEN, table=table, document=document)
+    leave(tmp_path / "in", DONE, BROKEN, table=table, document=document)
     assert merge([tmp_path / "in"], tmp_path / "perf.csv").added == 2
     assert in_any_order(read(tmp_path / "perf.csv")) == in_any_order(written(DONE, BROKEN))
 
 
 def test_a_document_adds_the_rows_that_the_table_beside_it_has_lost(tmp_path: Path) -> None:
     later = replace(DONE, started="2024-01-15T11:00:00Z")
-    keep(tmp_path / "in", DONE, document=False)
-    keep(tmp_path / "in", DONE, later, table=False)
+    leave(tmp_path / "in", DONE, document=False)
+    leave(tmp_path / "in", DONE, later, table=False)
     assert merge([tmp_path / "in"], tmp_path / "perf.csv").added == 2
 
 
 def test_of_two_copies_the_row_of_a_table_counts_because_it_knows_its_environment(tmp_path: Path) -> None:
-    keep(tmp_path / "in", DONE, table=False)
+    leave(tmp_path / "in", DONE, table=False)
     append_rows(tmp_path / "in/perf.csv", result_rows(DONE, {"MAD_DEPLOYMENT_TYPE": "slurm", "BUILD_NUMBER": "7"}))
     merge([tmp_path / "in"], tmp_path / "perf.csv")
     (row,) = read(tmp_path / "perf.csv")
@@ -133,7 +133,7 @@ def test_of_two_copies_the_row_of_a_table_counts_because_it_knows_its_environmen
 
 
 def test_the_same_run_in_two_places_is_one(tmp_path: Path) -> None:
-    keep(tmp_path / "in/r1/a", DONE, BROKEN)
+    leave(tmp_path / "in/r1/a", DONE, BROKEN)
     shutil.copytree(tmp_path / "in/r1/a", tmp_path / "copy")
     merged = merge(
         [tmp_path / "copy", tmp_path / "in", tmp_path / "in/r1"], tmp_path / "perf.csv", tmp_path / "results.json"
@@ -145,7 +145,7 @@ def test_the_same_run_in_two_places_is_one(tmp_path: Path) -> None:
 
 def test_equal_rows_of_one_run_are_all_kept(tmp_path: Path) -> None:
     skipped = replace(DONE, status=SKIPPED, image=None, metrics=(), run_duration=0.0)
-    keep(tmp_path / "in", skipped, skipped)
+    leave(tmp_path / "in", skipped, skipped)
     assert merge([tmp_path / "in"], tmp_path / "perf.csv").added == 2
     assert merge([tmp_path / "in"], tmp_path / "perf.csv").added == 0
 
@@ -154,20 +154,20 @@ def test_equal_rows_of_one_run_are_all_kept(tmp_path: Path) -> None:
 def test_a_model_that_was_not_built_is_collected_by_its_name(tmp_path: Path, dockerfile: str) -> None:
     model = Model(name="dummy", dockerfile=dockerfile, scripts="", n_gpus="")
     unbuilt = replace(BROKEN, model=model, image=None, reason="build: no such base image", exit_code=None)
-    keep(tmp_path / "in", unbuilt, table=False)
+    leave(tmp_path / "in", unbuilt, table=False)
     merged = merge([tmp_path / "in"], tmp_path / "perf.csv")
     assert merged.problems == ()
     assert read(tmp_path / "perf.csv") == written(unbuilt)
 
 
 def test_nodes_of_one_name_do_not_hide_one_another(tmp_path: Path) -> None:
-    keep(tmp_path / "in/r1/a", DONE)
-    keep(tmp_path / "in/r1/b", replace(DONE, run_duration=12.347))
+    leave(tmp_path / "in/r1/a", DONE)
+    leave(tmp_path / "in/r1/b", replace(DONE, run_duration=12.347))
     assert merge([tmp_path / "in"], tmp_path / "perf.csv").added == 2
 
 
 def test_rows_that_run_appended_itself_are_not_added_again(tmp_path: Path) -> None:
-    keep(tmp_path, DONE, BROKEN)
+    leave(tmp_path, DONE, BROKEN)
     before = (tmp_path / "perf.csv").read_bytes()
     assert merge([tmp_path], tmp_path / "perf.csv", tmp_path / "results.json").added == 0
     assert (tmp_path / "perf.csv").read_bytes() == before
@@ -176,14 +176,14 @@ def test_rows_that_run_appended_itself_are_not_added_again(tmp_path: Path) -> No
 
 def test_a_name_that_is_no_utf_8_is_the_same_in_table_and_document(tmp_path: Path) -> None:
     odd = replace(DONE, model=replace(MODEL, args="\udcff \u2028 '\r\n\""))
-    keep(tmp_path / "in", odd, replace(odd, machine_name="\udcff"))
+    leave(tmp_path / "in", odd, replace(odd, machine_name="\udcff"))
     assert merge([tmp_path / "in"], tmp_path / "perf.csv").added == 2
     assert merge([tmp_path / "in"], tmp_path / "perf.csv").added == 0
 
 
 def test_a_merged_document_can_be_merged_again_and_keeps_what_it_has(tmp_path: Path) -> None:
-    keep(tmp_path / "one", DONE)
-    keep(tmp_path / "two", replace(DONE, run_id="r2"))
+    leave(tmp_path / "one", DONE)
+    leave(tmp_path / "two", replace(DONE, run_id="r2"))
     for name in ("one", "two"):
         merge([tmp_path / name], tmp_path / "perf.csv", tmp_path / "results.json")
     document = load(tmp_path / "results.json")
@@ -195,7 +195,7 @@ def test_a_merged_document_can_be_merged_again_and_keeps_what_it_has(tmp_path: P
 
 
 def test_a_file_that_a_later_version_added_to_is_still_read(tmp_path: Path) -> None:
-    keep(tmp_path / "in", DONE, table=False)
+    leave(tmp_path / "in", DONE, table=False)
     path = tmp_path / "in/runs/r1/results.json"
     document = load(path)
     document["weather"] = "fine"
@@ -231,9 +231,9 @@ def test_the_order_of_folders_does_not_matter_and_a_second_time_changes_nothing(
             result = replace(
                 DONE, run_id=run_id, machine_name=machine, started=started, metrics=metrics, run_duration=float(number)
             )
-            folders.add(keep(place / str(folder) / str(number), result, table=table).parent)
+            folders.add(leave(place / str(folder) / str(number), result, table=table).parent)
             if number % 2:
-                folders.add(keep(place / "copies" / str(number), result, table=not table).parent)
+                folders.add(leave(place / "copies" / str(number), result, table=not table).parent)
         there, back = sorted(folders), random.Random(seed).sample(sorted(folders), len(folders))
         first = merge(there, place / "a.csv", place / "a.json")
         second = merge(back, place / "b.csv", place / "b.json")
@@ -255,7 +255,7 @@ def test_the_order_of_folders_does_not_matter_and_a_second_time_changes_nothing(
 
 def test_collects_at_the_same_time_add_every_row_once(tmp_path: Path) -> None:
     for number in range(20):
-        keep(tmp_path / "in" / str(number), replace(DONE, run_id=f"r{number}"))
+        leave(tmp_path / "in" / str(number), replace(DONE, run_id=f"r{number}"))
     code = "import sys; from madengine.distributed_cli import main; sys.exit(main(sys.argv[1:]))"
     words = [sys.executable, "-c", code, "collect", str(tmp_path / "in")]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
@@ -265,9 +265,9 @@ def test_collects_at_the_same_time_add_every_row_once(tmp_path: Path) -> None:
         )
         for _ in range(4)
     ]
-    said = [one.communicate()[1] for one in running]
-    assert [one.returncode for one in running] == [0] * 4, said
-    assert sorted(line.split(" new")[0] for text in said for line in text.splitlines()) == ["rows: 0"] * 3 + [
+    messages = [one.communicate()[1] for one in running]
+    assert [one.returncode for one in running] == [0] * 4, messages
+    assert sorted(line.split(" new")[0] for text in messages for line in text.splitlines()) == ["rows: 0"] * 3 + [
         "rows: 20"
     ]
     assert len(read(tmp_path / "perf.csv")) == 20
@@ -278,11 +278,11 @@ def test_collects_at_the_same_time_add_every_row_once(tmp_path: Path) -> None:
 def test_rows_are_found_again_in_a_table_of_many_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(perf_csv, "_BLOCK", 100)
     for number in range(30):
-        keep(tmp_path / "in" / str(number), replace(DONE, run_id=f"r-{number}", metrics=(Metric("1", 'a "b"\n'),)))
+        leave(tmp_path / "in" / str(number), replace(DONE, run_id=f"r-{number}", metrics=(Metric("1", 'a "b"\n'),)))
     assert merge([tmp_path / "in"], tmp_path / "perf.csv").added == 30
     for number in range(30):
         assert merge([tmp_path / "in" / str(number)], tmp_path / "perf.csv").added == 0
-    keep(tmp_path / "new", replace(DONE, run_id="new"))
+    leave(tmp_path / "new", replace(DONE, run_id="new"))
     assert merge([tmp_path / "new"], tmp_path / "perf.csv").added == 1
     assert len(read(tmp_path / "perf.csv")) == 31
 
@@ -293,7 +293,7 @@ def test_rows_without_a_run_id_are_told_apart_by_all_that_they_say(tmp_path: Pat
     lines = [",".join((old | {"performance": value}).values()) for value in ("1", "2", "2")]
     (tmp_path / "in").mkdir()
     (tmp_path / "in/perf.csv").write_text("\n".join([header, *lines, ""]))
-    keep(tmp_path / "in/new", DONE)
+    leave(tmp_path / "in/new", DONE)
     assert merge([tmp_path / "in"], tmp_path / "perf.csv").added == 4
     assert merge([tmp_path / "in"], tmp_path / "perf.csv").added == 0
 
@@ -302,14 +302,14 @@ def test_rows_without_a_run_id_are_told_apart_by_all_that_they_say(tmp_path: Pat
 
 
 def test_what_is_broken_is_named_and_costs_itself_only(tmp_path: Path) -> None:
-    folder = keep(tmp_path / "in/good", DONE).parent
-    keep(folder / "later", replace(DONE, run_id="r2"), table=False)
+    folder = leave(tmp_path / "in/good", DONE).parent
+    leave(folder / "later", replace(DONE, run_id="r2"), table=False)
     later = folder / "later/runs/r2/results.json"
     later.write_text(later.read_text().replace('"schema_version": 1', '"schema_version": 2'))
-    keep(folder / "half", replace(DONE, run_id="r3"), table=False)
+    leave(folder / "half", replace(DONE, run_id="r3"), table=False)
     half = folder / "half/runs/r3/results.json"
     half.write_text(half.read_text()[:100])
-    keep(folder / "part", BROKEN, replace(DONE, run_id="r4"), replace(DONE, run_id="r4", metrics=()), table=False)
+    leave(folder / "part", BROKEN, replace(DONE, run_id="r4"), replace(DONE, run_id="r4", metrics=()), table=False)
     part = folder / "part/runs/r4/results.json"
     part.write_text(part.read_text().replace('"name": "dummy"', '"name": 3', 1))
     (folder / "foreign").mkdir()
@@ -330,7 +330,7 @@ def test_what_is_broken_is_named_and_costs_itself_only(tmp_path: Path) -> None:
 
 
 def test_a_row_that_was_cut_off_is_not_believed(tmp_path: Path) -> None:
-    keep(tmp_path / "in", BROKEN, DONE, document=False)
+    leave(tmp_path / "in", BROKEN, DONE, document=False)
     path = tmp_path / "in/perf.csv"
     path.write_text(path.read_text()[: path.read_text().rindex("tokens/s") - 2])
     merged = merge([tmp_path / "in"], tmp_path / "perf.csv")
@@ -340,13 +340,13 @@ def test_a_row_that_was_cut_off_is_not_believed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("document", ["[]", '{"results": []}', '{"schema_version": "1.2", "results": {}}'])
 def test_results_of_another_program_are_passed_over(tmp_path: Path, document: str) -> None:
-    keep(tmp_path / "in", DONE)
+    leave(tmp_path / "in", DONE)
     (tmp_path / "in/results.json").write_text(document)
     assert merge([tmp_path / "in"], tmp_path / "perf.csv").problems == ()
 
 
 def test_what_models_leave_is_not_looked_at(tmp_path: Path) -> None:
-    keep(tmp_path / "in", DONE)
+    leave(tmp_path / "in", DONE)
     left = tmp_path / "in/runs/r1/dummy/run_directory"
     left.mkdir(parents=True)
     (left / "perf.csv").write_text("model,performance,metric\na,1,b\n")
@@ -370,7 +370,7 @@ def test_what_models_leave_is_not_looked_at(tmp_path: Path) -> None:
 def test_an_output_that_cannot_be_added_to_is_refused_and_nothing_is_written(
     tmp_path: Path, name: str, text: str, message: str
 ) -> None:
-    keep(tmp_path / "in", DONE)
+    leave(tmp_path / "in", DONE)
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigurationError, match=message):
         merge([tmp_path / "in"], tmp_path / "perf.csv", tmp_path / "results.json")
@@ -407,7 +407,7 @@ def test_a_failure_is_noted_for_the_models_that_have_no_row_and_once(tmp_path: P
     second = replace(MODEL, name="other")
     other = replace(IMAGE, key="o", docker_image="o")
     manifest = Manifest(images=(IMAGE, other), models={IMAGE.key: MODEL, "o": second})
-    keep(tmp_path / "in/h", DONE, replace(DONE, run_id="r0", model=second, image=other))
+    leave(tmp_path / "in/h", DONE, replace(DONE, run_id="r0", model=second, image=other))
     for _ in range(2):
         note_failure(tmp_path / "in/h", manifest, "r1", "h", "lost")
     rows = read(tmp_path / "in/h/perf.csv")
@@ -506,13 +506,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_verb_merges_shows_tables_and_says_what_was_new(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    keep(here / "a", DONE)
-    keep(here / "b", replace(BROKEN, machine_name="gpu-node-02"))
+    leave(here / "a", DONE)
+    leave(here / "b", replace(BROKEN, machine_name="gpu-node-02"))
     assert main(["collect", "a", "b"]) == 0
-    said = capsys.readouterr()
-    assert "tokens/s (higher is better)" in said.out
-    assert "gpu-node-02" in said.out
-    assert said.err == "rows: 2 new in perf.csv; 2 collected; runs: results.json\n"
+    output = capsys.readouterr()
+    assert "tokens/s (higher is better)" in output.out
+    assert "gpu-node-02" in output.out
+    assert output.err == "rows: 2 new in perf.csv; 2 collected; runs: results.json\n"
     assert main(["collect", "a", "b"]) == 0
     assert capsys.readouterr().err == "rows: 0 new in perf.csv; 2 collected; runs: results.json\n"
 
@@ -520,7 +520,7 @@ def test_the_verb_merges_shows_tables_and_says_what_was_new(here: Path, capsys: 
 def test_the_verb_takes_other_files_and_exits_1_where_something_was_not_read(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keep(here / "a", DONE)
+    leave(here / "a", DONE)
     assert main(["collect", "a", "gone", "--output", "out/all.csv", "--results", "out/all.json"]) == 1
     assert capsys.readouterr().err.splitlines()[0] == "gone: no such folder"
     assert {path.name for path in (here / "out").iterdir()} == {"all.csv", "all.json"}
@@ -547,7 +547,7 @@ def test_a_run_id_that_is_no_plain_name_is_refused(here: Path, run_id: str, caps
 def test_a_run_id_whose_results_are_there_is_refused_before_anything_is_built(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keep(here, DONE)
+    leave(here, DONE)
     assert main(["full", "--run-id", "r1"]) == 4
     assert (
         capsys.readouterr()

@@ -302,10 +302,10 @@ def test_memory_stays_at_a_few_kilobytes_whatever_the_log_holds(piece: bytes) ->
     try:
         for _ in range(8):
             scanned.feed(chunk)
-        kept, _ = tracemalloc.get_traced_memory()
+        traced, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert kept < 16 * 1024
+    assert traced < 16 * 1024
 
 
 @pytest.mark.parametrize("text", ["12", "-3.5e+2", "+.5", "5.", "007", "1e5", "0"])

@@ -189,13 +189,13 @@ def python(script: str, *arguments: str) -> subprocess.Popen[str]:
 def test_processes_that_append_at_once_lose_and_mix_nothing(tmp_path: Path) -> None:
     path = tmp_path / "perf.csv"
     writers = [python(APPEND_FIFTY, str(path), name) for name in ("a", "b", "c")]
-    said = [writer.communicate(timeout=60) for writer in writers]
-    assert [(writer.returncode, *text) for writer, text in zip(writers, said, strict=True)] == [(0, "", "")] * 3
-    found = read(path)
-    assert len(found) == 150
-    assert {row["status"] for row in found} == {"SUCCESS"}
+    outputs = [writer.communicate(timeout=60) for writer in writers]
+    assert [(writer.returncode, *text) for writer, text in zip(writers, outputs, strict=True)] == [(0, "", "")] * 3
+    rows = read(path)
+    assert len(rows) == 150
+    assert {row["status"] for row in rows} == {"SUCCESS"}
     for name in ("a", "b", "c"):
-        assert [row["args"].lstrip("x") for row in found if row["model"] == name] == [str(n) for n in range(50)]
+        assert [row["args"].lstrip("x") for row in rows if row["model"] == name] == [str(n) for n in range(50)]
 
 
 APPEND_ONE = """
@@ -238,9 +238,9 @@ def test_where_the_space_ends_no_half_row_stays_behind(tmp_path: Path, before: s
     path = tmp_path / "perf.csv"
     path.write_text(before)
     writer = python(APPEND_BEYOND_THE_LIMIT, str(path), str(len(before) + room))
-    said, complaint = writer.communicate(timeout=60)
+    output, complaint = writer.communicate(timeout=60)
     assert (writer.returncode, complaint) == (0, "")
-    assert said == f"{path}: can't be written: File too large; free some space or name another file with --output\n"
+    assert output == f"{path}: can't be written: File too large; free some space or name another file with --output\n"
     assert path.read_text() == before
 
 
@@ -289,9 +289,9 @@ for name in sys.argv[1:]:
 
 
 def test_check_refuses_what_the_user_may_not_write() -> None:
-    said, complaint = python(CHECK_AS_NOBODY, "/proc/perf.csv", "/proc/version", "/proc/no/perf.csv").communicate()
+    output, complaint = python(CHECK_AS_NOBODY, "/proc/perf.csv", "/proc/version", "/proc/no/perf.csv").communicate()
     assert complaint == ""
-    assert [line.partition(": can't be written: ")[0] for line in said.splitlines()] == [
+    assert [line.partition(": can't be written: ")[0] for line in output.splitlines()] == [
         "/proc/perf.csv",
         "/proc/version",
         "/proc/no/perf.csv",

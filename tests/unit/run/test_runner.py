@@ -129,17 +129,17 @@ def test_models_whose_names_look_alike_have_folders_of_their_own(runs: Runs) -> 
     assert {Path(folder).parent for folder in folders} == {runs.folder / "runs/r1"}
 
 
-# --- what the container is given ---
+# --- what the container gets ---
 
 
 @pytest.mark.parametrize(
-    ("option", "card", "expected"),
+    ("option", "entry", "expected"),
     [(None, None, 7200), (None, 60, 60), (None, 0, 0), (5, 60, 5), (0, 60, 0), (7200, 60, 7200)],
 )
 def test_the_limit_is_the_options_then_the_cards_then_two_hours(
-    runs: Runs, option: int | None, card: int | None, expected: int
+    runs: Runs, option: int | None, entry: int | None, expected: int
 ) -> None:
-    words = runs.words(replace(MODEL, timeout=card), timeout=option)
+    words = runs.words(replace(MODEL, timeout=entry), timeout=option)
     assert f"MADENGINE_TIMEOUT={expected}" in words
 
 
@@ -168,14 +168,14 @@ def test_a_container_knows_its_owner_unless_it_is_to_stay(runs: Runs, engine: En
 
 
 def test_the_arguments_of_the_context_replace_the_cards_also_with_none(runs: Runs) -> None:
-    model = replace(MODEL, args="--from card")
+    model = replace(MODEL, args="--from entry")
     assert runs.words(model)[-1].startswith(ID)
     assert runs.words(model, values={"model_args": "--a 'b c'"})[-3:] == ["--", "--a", "b c"]
     assert runs.words(model, values={"model_args": ""})[-1] == "--"
 
 
 def test_the_row_has_the_arguments_that_ran(runs: Runs) -> None:
-    assert runs.run(replace(MODEL, args="--card"), values={"model_args": "--asked"}).model.args == "--asked"
+    assert runs.run(replace(MODEL, args="--entry"), values={"model_args": "--context"}).model.args == "--context"
 
 
 @pytest.mark.parametrize(
