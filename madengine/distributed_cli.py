@@ -32,10 +32,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError as error:
             log_error(error, options.verbosity)
             return EXIT_FAILURE
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, RuntimeError) as error:
+            if not _is_interrupt(error):
+                raise
             logger.info("interrupted")
+            # An interrupt inside an exec(), which creates dataclasses, would make the exit code the signal's; the
+            # interpreter forgets it at the next one.
+            exec("")
             return EXIT_INTERRUPTED
     return code
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Whether it was Ctrl-C, which comes as a cause where it hits the creation of a class (before Python 3.12)."""
+    return isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,9 @@ class Session:
         search = self._search
         try:
             yield
+        except KeyboardInterrupt:
+            halt()
+            raise
         finally:
             wait([search])
 

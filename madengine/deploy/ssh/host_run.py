@@ -57,7 +57,7 @@ class LocalTable:
 
 
 @dataclass(frozen=True)
-class Job:
+class FleetRun:
     """What is the same for every host of a run."""
 
     run: HostRun
@@ -83,7 +83,7 @@ class Job:
         return RESULTS / self.run_id / remote.connection.host.folder
 
 
-def run_on_host(remote: RemoteNode, job: Job) -> HostOutcome:
+def run_on_host(remote: RemoteNode, job: FleetRun) -> HostOutcome:
     """Run a job on one host; a failing host costs rows that say why."""
     began = time.monotonic()
     folder = job.folder(remote)
@@ -139,12 +139,12 @@ def pull_words(run_id: str, run: HostRun) -> list[str]:
     return [*words, "--skip-model-run", f"--run-id={folder.name}", *outputs]
 
 
-def _request(job: Job) -> Mapping[str, object]:
+def _request(job: FleetRun) -> Mapping[str, object]:
     words = [*run_words(job.run_id, f"{node.RUNS}/{job.run_id}/", job.run), "--quiet"]
     return {"words": words, "environ": dict(job.environ), "tags": list(job.run.tags)}
 
 
-def _prepare(remote: RemoteNode, job: Job) -> Sequence[int]:
+def _prepare(remote: RemoteNode, job: FleetRun) -> Sequence[int]:
     """Examine a node and copy what it lacks; return the ports to tunnel, none if it needs no registry of ours."""
     remote.tell("connecting")
     incoming = f"{node.RUNS}/{job.run_id}"
@@ -162,7 +162,7 @@ def _prepare(remote: RemoteNode, job: Job) -> Sequence[int]:
     return () if needs_none else job.ports
 
 
-def _stop(remote: RemoteNode, job: Job) -> RemoteNode:
+def _stop(remote: RemoteNode, job: FleetRun) -> RemoteNode:
     """Stop the run on a host; return the host as one that Ctrl-C doesn't keep from being fetched from."""
     job.interruption.hung_up.wait()
     remote.tell("stopping")

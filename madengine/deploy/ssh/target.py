@@ -17,7 +17,7 @@ from madengine.config.manifest import Manifest, load_manifest
 from madengine.config.option import from_options, refuse_on_hosts, words_for_hosts
 from madengine.deploy.ssh import node
 from madengine.deploy.ssh.fleet import Fleet, connected
-from madengine.deploy.ssh.host_run import RESULTS, Job, LocalTable, run_on_host, run_words
+from madengine.deploy.ssh.host_run import RESULTS, FleetRun, LocalTable, run_on_host, run_words
 from madengine.deploy.ssh.hosts import ssh_options, tunnel_ports
 from madengine.deploy.ssh.options import CopyOptions, HostRun, SshOptions
 from madengine.deploy.ssh.report import conclude
@@ -102,7 +102,7 @@ class SshTarget:
         fleet = self._fleet = self._stack.enter_context(connected(self.options))
         environ = {name: self.environ[name] for name in _CALLER if self.environ.get(name)}
         table = LocalTable(self.run.output)
-        job = Job(self.run, self.run_id, manifest, ports, upload, environ, table, fleet.interruption)
+        job = FleetRun(self.run, self.run_id, manifest, ports, upload, environ, table, fleet.interruption)
         count = len(fleet.nodes)
         logger.info(f"run {self.run_id} on {count} host{'s' * (count != 1)}; results: {self._results}")
         fleet.begin(partial(run_on_host, job=job))
