@@ -21,7 +21,7 @@ from madengine.config.context import Context
 from madengine.config.credentials import Credentials
 from madengine.config.manifest import Manifest, save_manifest
 from madengine.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RUN_FAILED
-from madengine.machine import gpu_locks
+from madengine.machine import lock_files
 from madengine.machine.gpu_locks import locked_gpus
 from madengine.programs.engine import Docker
 from madengine.records import FAILURE, SKIPPED, SUCCESS, Gpu, Image, Model, RunResult
@@ -145,7 +145,7 @@ def node(tmp_path: Path, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch) -
     locks = tmp_path / "locks"
     locks.mkdir()
     locks.chmod(0o1777)
-    monkeypatch.setattr(gpu_locks, "FOLDERS", (locks,))
+    monkeypatch.setattr(lock_files, "FOLDERS", (locks,))
     return Node(tmp_path, stand_ins)
 
 
@@ -307,9 +307,9 @@ def test_a_model_that_is_not_for_these_gpus_can_be_run_all_the_same(node: Node) 
 CLI = """
 import sys
 from pathlib import Path
-from madengine.machine import gpu_locks
+from madengine.machine import lock_files
 from madengine.distributed_cli import main
-gpu_locks.FOLDERS = (Path(sys.argv[1]),)
+lock_files.FOLDERS = (Path(sys.argv[1]),)
 sys.exit(main(sys.argv[2:]))
 """
 
