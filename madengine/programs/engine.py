@@ -148,9 +148,8 @@ class Docker:
         return self("tag", source, self.remote(name))
 
     def untag(self, name: str) -> BaseCommand:
-        """Take a name away from an image, and leave the image to the builds that started from it."""
-        # podman's rmi would remove the image too, and the next build would miss it in its cache.
-        return self("untag", name, name) if self.name == "podman" else self("rmi", name)
+        """Remove one name of an image that has others."""
+        return self("rmi", name)
 
     def login(self, registry: str, username: str) -> BaseCommand:
         """Log in; the password comes by stdin."""
@@ -268,6 +267,11 @@ class Docker:
         if self.name == "docker" or "/" not in name or "." in host or ":" in host or host == "localhost":
             return name
         return f"docker.io/{name}"
+
+    @property
+    def builds_from_ids(self) -> bool:
+        """Whether a Dockerfile's FROM takes an image's id; BuildKit's takes names only."""
+        return self.name == "podman"
 
     def end_build_steps(self) -> None:
         """End what the RUN steps of our builds have started; podman would leave it running, and the build's layers."""
