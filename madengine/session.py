@@ -60,12 +60,11 @@ class Session:
         Docker()("version")
         search = self._search
         try:
-            yield
-        except KeyboardInterrupt:
-            halt()
-            raise
+            with _halted_by_interrupt():
+                yield
         finally:
-            wait([search])
+            with _halted_by_interrupt():
+                wait([search])
 
     @contextmanager
     def engine(self, credentials: Credentials, registries: Sequence[str], dry_run: bool) -> Iterator[Docker]:
@@ -73,7 +72,8 @@ class Session:
 
         Raises EngineError where no engine answers.
         """
-        engine = self._found_engine()
+        with _halted_by_interrupt():
+            engine = self._search.result()
         if self.engine_name == "auto":
             logger.info(f"engine: {engine.name} {engine.version}")
         logins = dict.fromkeys(filter(None, (registry_login(credentials, registry) for registry in registries)))
@@ -90,12 +90,15 @@ class Session:
         pool.shutdown(wait=False)
         return search
 
-    def _found_engine(self) -> Docker:
-        try:
-            return self._search.result()
-        except KeyboardInterrupt:
-            halt()
-            raise
+
+@contextmanager
+def _halted_by_interrupt() -> Iterator[None]:
+    """End the programs of all threads at Ctrl-C, which only the main thread notices."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        halt()
+        raise
 
 
 def open_session(environ: Mapping[str, str], cwd: Path, may_be_starter: bool, **more: Any) -> Session:

@@ -37,17 +37,15 @@ if TYPE_CHECKING:
 
     from madengine.build.source_code import ModelCode
 
-_ID_FILE = "image_id"
-# Stands for the image's id in a printed push: the printed build will write it.
-_ID = "@IMAGE_ID@"
+_BASE_ID, _IMAGE_ID = "base_id", "image_id"
 
 
 @dataclass(frozen=True)
 class DockerBuilder:
     """Builds images of the model package at `root` with one engine.
 
-    Other builds may take an image's names at any time. So the payload starts from a name that no other build has
-    (BuildKit takes no id there), and from then on the image goes by its id.
+    Other builds may take an image's names at any time. So the payload starts from the id of the model's own image, or
+    from a name that no other build has, and the image with the payload goes by its id.
     """
 
     engine: Docker
@@ -98,18 +96,19 @@ class DockerBuilder:
 
     def shell_lines(self, recipe: Recipe) -> Iterator[str]:
         """Yield what `make` runs for a recipe, as lines for a POSIX shell."""
-        scratch, base_name = Path(f".madengine-{recipe.key}"), _base_name(recipe)
-        image_id = f'"$(cat {shlex.quote(str(scratch / _ID_FILE))})"'
+        scratch, base_name = Path(f".madengine-{recipe.key}"), self._base_name(recipe)
         yield f"# {recipe.key}: {_one_line(f'{recipe.model.name} from {recipe.dockerfile}')}"
-        yield programs.shell_line(self._base_command(recipe, base_name))
         yield shlex.join(["rm", "-rf", str(scratch)])
+        yield shlex.join(["mkdir", str(scratch)])
+        yield programs.shell_line(self._base_command(recipe, base_name, scratch))
         yield from payload.shell_lines(self._payload(recipe), f"{scratch}/payload")
         yield from _code_lines(recipe.model, f"{scratch}/payload/code")
         yield from payload.file_lines(f"{scratch}/Dockerfile", template("image/Dockerfile"))
-        yield programs.shell_line(self._payload_command(recipe, base_name, scratch))
-        yield programs.shell_line(self.engine.untag(base_name))
+        yield _with_id(self._payload_command(recipe, base_name or f"@{_BASE_ID}@", scratch), scratch / _BASE_ID)
+        if base_name:
+            yield programs.shell_line(self.engine.untag(base_name))
         for name in recipe.pushed:
-            yield programs.shell_line(self.engine.push(name, image_id=_ID)).replace(_ID, image_id)
+            yield _with_id(self.engine.push(name, image_id=f"@{_IMAGE_ID}@"), scratch / _IMAGE_ID)
         yield shlex.join(["rm", "-rf", str(scratch)])
 
     def _collect(
@@ -133,8 +132,11 @@ class DockerBuilder:
         logger.info(f"{recipe.key}: building {recipe.dockerfile}")
         self._warn_of_build_args(recipe)
         checkout = self.code.checkout(recipe.model) if self.code else None
-        with self._base(recipe, log, aside) as base_name:
-            image_id = self._add_payload(recipe, base_name, checkout.folder if checkout else None, log)
+        code = checkout.folder if checkout else None
+        with tempfile.TemporaryDirectory(prefix="madengine-") as folder:
+            scratch = Path(folder)
+            with self._base(recipe, scratch, log, aside) as base:
+                image_id = self._add_payload(recipe, base, code, scratch, log)
         duration = time.monotonic() - started
         logger.info(f"{recipe.key}: built in {duration:.1f} s")
         return Image(
@@ -153,14 +155,17 @@ class DockerBuilder:
         )
 
     @contextmanager
-    def _base(self, recipe: Recipe, log: BuildLog, aside: ThreadPoolExecutor) -> Iterator[str]:
-        """Build the model's own image, and have it under a name that no other build has until the block ends."""
-        base_name = _base_name(recipe)
+    def _base(self, recipe: Recipe, scratch: Path, log: BuildLog, aside: ThreadPoolExecutor) -> Iterator[str]:
+        """Build the model's own image, and yield its id, or a name that is no other image's until the block ends."""
+        base_name = self._base_name(recipe)
         problem = f"{recipe.dockerfile} (from {recipe.base_docker}): the build failed"
         # Of the same steps side by side each would make its own layers, and the next build take any of them.
         lock = locks.alone(self._fingerprint(recipe), recipe.key, self.stopping)
         with nullcontext() if self.options.no_cache else lock:
-            self._step(self._base_command(recipe, base_name), log, problem)
+            self._step(self._base_command(recipe, base_name, scratch), log, problem)
+        if not base_name:
+            yield (scratch / _BASE_ID).read_text().strip()
+            return
         self._base_names.add(base_name)
         try:
             yield base_name
@@ -173,11 +178,15 @@ class DockerBuilder:
         instructions = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
         return f"base-{hashed(str(recipe.directory), *instructions, *map(str, recipe.build_args.items()))}"
 
-    def _base_command(self, recipe: Recipe, base_name: str) -> BaseCommand:
+    def _base_name(self, recipe: Recipe) -> str:
+        """Make up a name for the model's own image; empty where its id will do."""
+        return "" if self.engine.builds_from_ids else f"{recipe.key}:base-{os.urandom(6).hex()}"
+
+    def _base_command(self, recipe: Recipe, base_name: str, scratch: Path) -> BaseCommand:
         secrets = model_secrets(self.credentials, recipe.model)
         takes_secrets = "type=secret" in dockerfiles.read(self.root / recipe.dockerfile)
         return self.engine.build(
-            [f"{recipe.key}:base", base_name],
+            [f"{recipe.key}:base", *filter(None, [base_name])],
             self._path(recipe.dockerfile),
             self._path(recipe.directory),
             build_args=recipe.build_args,
@@ -185,6 +194,7 @@ class DockerBuilder:
             secret_args=secrets if self.options.credentials_as_build_args else {},
             # Also keeps a Dockerfile that is only a FROM from giving its base image a second digest in podman's store.
             labels={"madengine.version": __version__},
+            id_file="" if base_name else scratch / _BASE_ID,
             no_cache=self.options.no_cache,
         )
 
@@ -218,29 +228,27 @@ class DockerBuilder:
 
     # --- the payload ---
 
-    def _add_payload(self, recipe: Recipe, base_name: str, code: Path | None, log: BuildLog) -> str:
-        """Build the image and return its id."""
-        lock = f"payload-{hashed(recipe.model.name, recipe.model.args)}"
-        with tempfile.TemporaryDirectory(prefix="madengine-") as scratch, locks.alone(lock, recipe.key, self.stopping):
-            directory = Path(scratch)
-            (directory / "payload").mkdir(mode=0o755)
-            payload.write(self._payload(recipe, code), directory / "payload")
-            (directory / "Dockerfile").write_text(template("image/Dockerfile"))
-            command = self._payload_command(recipe, base_name, directory)
+    def _add_payload(self, recipe: Recipe, base: str, code: Path | None, scratch: Path, log: BuildLog) -> str:
+        """Build the image on `base`, and return its id."""
+        (scratch / "payload").mkdir(mode=0o755)
+        payload.write(self._payload(recipe, code), scratch / "payload")
+        (scratch / "Dockerfile").write_text(template("image/Dockerfile"))
+        command = self._payload_command(recipe, base, scratch)
+        with locks.alone(f"payload-{hashed(recipe.model.name, recipe.model.args)}", recipe.key, self.stopping):
             self._step(command, log, "the payload layer could not be added")
-            return (directory / _ID_FILE).read_text().strip()
+        return (scratch / _IMAGE_ID).read_text().strip()
 
     def _payload(self, recipe: Recipe, code: Path | None = None) -> payload.Payload:
         return payload.payload(recipe.model, self.root, self.beside, code)
 
-    def _payload_command(self, recipe: Recipe, base_name: str, scratch: Path) -> BaseCommand:
+    def _payload_command(self, recipe: Recipe, base: str, scratch: Path) -> BaseCommand:
         return self.engine.build(
             [recipe.key, *recipe.pushed],
             scratch / "Dockerfile",
             scratch / "payload",
-            build_args={"MODEL_IMAGE": base_name},
+            build_args={"MODEL_IMAGE": base},
             labels={"madengine.model": recipe.model.name},
-            id_file=scratch / _ID_FILE,
+            id_file=scratch / _IMAGE_ID,
         )
 
     def _described(self, image: Image) -> Image:
@@ -268,8 +276,9 @@ class DockerBuilder:
         log.run(command, problem)
 
 
-def _base_name(recipe: Recipe) -> str:
-    return f"{recipe.key}:base-{os.urandom(6).hex()}"
+def _with_id(command: BaseCommand, id_file: Path) -> str:
+    """Return the command as a line for a POSIX shell, with an id out of the file that an earlier line writes."""
+    return programs.shell_line(command).replace(f"@{id_file.name}@", f'"$(cat {shlex.quote(str(id_file))})"')
 
 
 def _code_lines(model: Model, target: str) -> Iterator[str]:

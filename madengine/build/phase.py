@@ -19,7 +19,7 @@ from madengine.config.credentials import Credentials, registry_name
 from madengine.config.hooks import Hooks, hook_definitions, hook_files
 from madengine.config.validation import log_ignored_keys, validated_hooks
 from madengine.files import check_writable, write_json
-from madengine.programs import redact
+from madengine.programs import redact, uninterrupted
 from madengine.programs.secret_files import private_folder
 from madengine.records import Model
 from madengine.session import Session
@@ -52,8 +52,10 @@ def build(session: Session, options: BuildOptions, detected: Mapping[str, Any] |
     planner = Planner(session.root, context, credentials, registry, _architectures(options.architectures, context))
     image = options.use_image or context.container_image
     with session.engine_search():
-        from madengine.build.execution import execute, shell_lines
-        from madengine.build.outcome import BuildOutcome
+        # An interrupt in the middle of a dataclass would be a RuntimeError.
+        with uninterrupted():
+            from madengine.build.execution import execute, shell_lines
+            from madengine.build.outcome import BuildOutcome
 
         plan = choice.plan(planner, image, is_of_context=bool(context.container_image))
     with _builder(session, options, credentials, hooks, [registry, *choice.registries], choice.models) as builder:

@@ -157,7 +157,7 @@ class Docker:
         return self("tag", source, self.full_name(name))
 
     def untag(self, name: str) -> BaseCommand:
-        """Take a name away from an image, and leave the image to the builds that started from it."""
+        """Remove one name of an image that has others."""
         return self("rmi", name)
 
     def login(self, registry: str, username: str) -> BaseCommand:
@@ -306,6 +306,11 @@ class Docker:
         own = {name: value for name, value in content["credHelpers"].items() if name not in registries}
         login_files.write_logins(folder / "config.json", {**content, "credHelpers": {**own, **helpers}})
         return {"DOCKER_CONFIG": str(folder)}
+
+    @property
+    def builds_from_ids(self) -> bool:
+        """Whether a Dockerfile's FROM takes an image's id; BuildKit's takes names only."""
+        return self.name == "podman"
 
     def end_build_steps(self) -> None:
         """End what RUN steps of our builds have started; Docker's daemon does so by itself."""

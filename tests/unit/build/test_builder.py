@@ -168,12 +168,12 @@ def test_the_shell_lines_are_what_make_runs(tmp_path: Path) -> None:
     key = "ci-new_line_x"
     assert lines[0] == f"# {key}: new line from docker/m.x.Dockerfile"
     quoted = str(root).replace("'", "'\"'\"'")
-    own_name = re.findall(rf"{key}:base-[0-9a-f]{{12}}", lines[1])[0]
-    assert lines[1] == (
+    assert lines[1:3] == [f"rm -rf .madengine-{key}", f"mkdir .madengine-{key}"]
+    own_name = re.findall(rf"{key}:base-[0-9a-f]{{12}}", lines[3])[0]
+    assert lines[3] == (
         f"BUILDX_NO_DEFAULT_ATTESTATIONS=1 docker build --network=host --tag {key}:base --tag {own_name} "
         f"--file '{quoted}/docker/m.x.Dockerfile' --label madengine.version={__version__} '{quoted}/docker'"
     )
-    assert lines[2] == f"rm -rf .madengine-{key}"
     assert lines[-5:] == [
         "BUILDX_NO_DEFAULT_ATTESTATIONS=1 docker build --network=host "
         f"--iidfile .madengine-{key}/image_id --tag {key} --tag reg:5/{key} --tag reg:5/madengine/new-line:latest "
@@ -186,8 +186,27 @@ def test_the_shell_lines_are_what_make_runs(tmp_path: Path) -> None:
     ]
 
 
-def test_podmans_shell_lines_push_the_image_by_its_id(tmp_path: Path) -> None:
+def test_podmans_shell_lines_hand_images_on_by_their_ids(tmp_path: Path) -> None:
     root = package(tmp_path, "m.x.Dockerfile")
     podman = DockerBuilder(Podman(), root, Credentials())
     lines = list(podman.shell_lines(recipe(root, "reg.example/a")))
-    assert lines[-2] == 'podman push "$(cat .madengine-ci-m_x/image_id)" reg.example/a'
+    scratch = ".madengine-ci-m_x"
+    assert lines[3].startswith(f"podman build --network=host --iidfile {scratch}/base_id --tag ci-m_x:base --file ")
+    assert lines[-3:] == [
+        f"podman build --network=host --iidfile {scratch}/image_id --tag ci-m_x --tag reg.example/a "
+        f'--file {scratch}/Dockerfile --build-arg MODEL_IMAGE="$(cat {scratch}/base_id)" '
+        f"--label madengine.model=m {scratch}/payload",
+        f'podman push "$(cat {scratch}/image_id)" reg.example/a',
+        f"rm -rf {scratch}",
+    ]
+
+
+def test_podman_starts_the_payload_from_an_id(tmp_path: Path, stand_ins: StandIns) -> None:
+    stand_ins.add("podman", BUILD)
+    root = package(tmp_path, "m.x.Dockerfile")
+    podman = DockerBuilder(Docker("podman"), root, Credentials(), BuildOptions(manifest_output=root / "m.json"))
+    assert isinstance(podman.make(recipe(root)), Image)
+    base, layer, inspected = stand_ins.calls()
+    assert re.search(r" --iidfile \S+/base_id --tag ci-m_x:base --file ", base)
+    assert f"MODEL_IMAGE=sha256:{ID} " in layer
+    assert inspected == f"podman image inspect sha256:{ID} base:1"
