@@ -6,11 +6,13 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from madengine.programs import GRACE_SECONDS, end_those_of
+
 _T = TypeVar("_T")
 
 
 class Background(Generic[_T]):
-    """A call that starts at once in a thread of its own."""
+    """A call that starts at once in a thread of its own; at the end of a `with` its programs are ended."""
 
     def __init__(self, call: Callable[[], _T]) -> None:
         self._call = call
@@ -18,6 +20,13 @@ class Background(Generic[_T]):
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+
+    def __enter__(self) -> Background[_T]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread.is_alive():
+            end_those_of(self._thread.ident, GRACE_SECONDS)
 
     def result(self) -> _T:
         """Wait for the call; return its value, or raise its error."""

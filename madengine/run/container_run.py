@@ -143,8 +143,8 @@ class ContainerRun:
 
     def _state_and_output(self) -> tuple[State | None, str]:
         """Return the container's state and what it printed outside of the model's own log (entry.sh's errors, say)."""
-        first_output = Background(self._engine_output)
-        state, output = self._state(), first_output.result()
+        with Background(self._engine_output) as engine_output:
+            state, output = self._state(), engine_output.result()
         # An engine that was being restarted answers only now.
         return state, (self._engine_output() or "") if output is None else output
 

@@ -73,22 +73,17 @@ class LocalRun:
     def run(self, not_built: Sequence[tuple[Model, str]] = ()) -> int:
         """Run everything, write every result as it comes; return the exit code. `not_built` get a row each."""
         started = time.monotonic()
-        sweep = Background(lambda: remove_orphans(self.engine))
         if not self.options.quiet:
             Background(load_tabulate)
-        runner = self._runner(sweep)
-        try:
-            for model, error in not_built:
-                self._record(self._not_run(model, None, FAILURE, f"build: {error}"))
-            runnable = self._runnable()
-            if self.options.pack and self.gpus and len(runnable) > 1:
-                self._run_side_by_side(replace(runner, packed=True), runnable)
-            else:
-                for model, image in runnable:
-                    self._run_one(runner, model, image)
-            sweep.result()
-        finally:
-            self._conclude(time.monotonic() - started)
+        with Background(lambda: remove_orphans(self.engine)) as sweep:
+            runner = self._runner(sweep)
+            try:
+                for model, error in not_built:
+                    self._record(self._not_run(model, None, FAILURE, f"build: {error}"))
+                self._run_all(runner, self._runnable())
+                sweep.result()
+            finally:
+                self._conclude(time.monotonic() - started)
         return self._exit_code()
 
     def show_lines(self) -> int:
@@ -123,6 +118,13 @@ class LocalRun:
             return "; ".join(reasons) or "the manifest has no image of it"
         match = skipped_architecture(model.skip_gpu_arch, self.gpus) if self.options.skip_gpu_arch else ""
         return f"skip_gpu_arch: it is not for {match}; --disable-skip-gpu-arch runs it all the same" if match else ""
+
+    def _run_all(self, runner: ContainerRunner, runnable: Sequence[tuple[Model, Image]]) -> None:
+        if self.options.pack and self.gpus and len(runnable) > 1:
+            self._run_side_by_side(replace(runner, packed=True), runnable)
+            return
+        for model, image in runnable:
+            self._run_one(runner, model, image)
 
     def _run_one(self, runner: ContainerRunner, model: Model, image: Image) -> None:
         logger.info(f"running {model.name} ({image.key})")
