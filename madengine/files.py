@@ -202,11 +202,15 @@ def _open_at(parent: int, name: str, path: str | PurePath, flags: int = 0) -> in
         # Without O_NONBLOCK a pipe would wait for a writer.
         return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | flags, dir_fd=parent)
     except OSError as error:
-        text = "a symbolic link is in the path" if error.errno in (errno.ELOOP, errno.ENOTDIR) else error.strerror
-        raise OSError(error.errno, text, str(path)) from None
+        raise OSError(error.errno, _LINKS.get(error.errno or 0, error.strerror), str(path)) from None
     except ValueError:
         raise OSError(errno.EINVAL, "not a valid path", str(path)) from None
 
+
+_LINKS = {
+    errno.ELOOP: "a symbolic link, expected a file",
+    errno.ENOTDIR: "a symbolic link or a file, expected a folder",
+}
 
 #: objects and lists inside each other
 NESTING_LIMIT = 50

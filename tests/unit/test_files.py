@@ -297,7 +297,7 @@ def test_no_link_in_any_component_is_followed(workspace: Path, link: str, target
     (workspace / "log").symlink_to(target)
     (workspace / "folder").symlink_to("a/b" if target == "a/b/log" else "..")
     path = "log" if link == "log" else "folder/log" if target == "a/b/log" else "folder/secret"
-    with pytest.raises(OSError, match="a symbolic link is in the path") as caught:
+    with pytest.raises(OSError, match="a symbolic link") as caught:
         read_untrusted(workspace, path, 100)
     assert path.startswith(caught.value.filename)
 

@@ -93,7 +93,7 @@ def test_a_link_is_not_followed(folder: Path, tmp_path_factory: pytest.TempPathF
     elsewhere.write_text(TABLE)
     (folder / "perf.csv").unlink()
     (folder / "perf.csv").symlink_to(elsewhere)
-    assert set_aside_broken_files(folder, "r1") == ["perf.csv: a symbolic link is in the path"]
+    assert set_aside_broken_files(folder, "r1") == ["perf.csv: a symbolic link, expected a file"]
 
 
 def test_the_playbook_gets_the_problems_as_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
