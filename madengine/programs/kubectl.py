@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 NAME = "kubectl"
 _LOG_SECONDS = 600.0
+# Without --server-side kubectl copies an object into an annotation, which holds 256 KiB.
+_APPLY_BYTES = 200_000
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Kubectl:
 
     def apply(self, path: Path) -> BaseCommand:
         """Return the command that creates or updates the objects of a file."""
-        return self("apply", "--filename", str(path))
+        is_large = path.exists() and path.stat().st_size > _APPLY_BYTES
+        return self("apply", *(["--server-side", "--force-conflicts"] if is_large else []), "--filename", str(path))
 
     def delete(self, path: Path, *options: str) -> BaseCommand:
         """Return the command that deletes the objects of a file, those that there are."""

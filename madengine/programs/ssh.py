@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shlex
 import shutil
+import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -33,6 +36,9 @@ _DEFAULTS = {
 }
 _CHUNK_BYTES = 1 << 18
 _LINE_BYTES = 1 << 20
+# Of an answer that isn't a stream of files.
+_MOST_BYTES = 4 << 20
+_TOO_LATE, _TOO_MUCH = "no answer in time", f"the host printed more than {_MOST_BYTES >> 20} MiB"
 _PARALLEL_QUERIES = 8
 
 _TARGET = re.compile(r"(?P<target>(?:[^\s@:/\[\]-][^\s@:/\[\]]*@)?[A-Za-z0-9_.][A-Za-z0-9_.-]*)(?::(?P<port>\d{1,5}))?")
@@ -196,6 +202,39 @@ def explain(answer: Answer) -> str:
     return f"{prefix}{reason}" + (f" ({hint})" if hint else "")
 
 
+def ask(command: BaseCommand, stdin: bytes, seconds: float | None) -> Answer:
+    """Run a command to its end, or to its time limit (exit code None), and return what it printed.
+
+    Of stdout no more than a host has reason to print is read: the command is ended there, and its exit code is 1.
+    """
+    with _file_of(stdin) as source, tempfile.TemporaryFile() as errors:
+        with programs.background(command, stderr=errors, stdin=source) as process:
+            output, problem = _read(process, seconds)
+            code = None
+            with suppress(subprocess.TimeoutExpired):
+                code = process.wait(seconds) if problem is None else None
+        text = output.decode(errors="replace")
+        if problem == _TOO_MUCH:
+            return Answer(1, text, problem)
+        return Answer(code, text, _end_of(errors))
+
+
+def _read(process: subprocess.Popen[bytes], seconds: float | None) -> tuple[bytes, str | None]:
+    """Return what a program prints, and why not all of it was read."""
+    assert process.stdout is not None
+    deadline = None if seconds is None else time.monotonic() + seconds
+    output = bytearray()
+    while len(output) <= _MOST_BYTES:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if not select.select([process.stdout], [], [], left)[0]:
+            return bytes(output), _TOO_LATE
+        chunk = os.read(process.stdout.fileno(), _CHUNK_BYTES)
+        if not chunk:
+            return bytes(output), None
+        output += chunk
+    return bytes(output), _TOO_MUCH
+
+
 def receive(command: BaseCommand, stdin: bytes, target: SupportsWrite[bytes]) -> int:
     """Write a command's stdout to a file, byte for byte; return its exit code."""
     with _file_of(stdin) as source, programs.background(command, stdin=source) as process:
@@ -225,8 +264,13 @@ def follow(
                 else:
                     on_line(programs.redact(line.decode(errors="replace")))
             code = process.wait()
-        stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - _CHUNK_BYTES))
-        return Answer(code, "", programs.redact(stderr.read(_CHUNK_BYTES).decode(errors="replace")))
+        return Answer(code, "", _end_of(stderr))
+
+
+def _end_of(file: IO[bytes]) -> str:
+    """Return the last lines of a file as text, redacted."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - _CHUNK_BYTES))
+    return programs.redact(file.read(_CHUNK_BYTES).decode(errors="replace"))
 
 
 @contextmanager

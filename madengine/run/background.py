@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from madengine.programs import GRACE_SECONDS, end_those_of
+from madengine.programs import GRACE_SECONDS, end_programs_of
 
 _T = TypeVar("_T")
 
@@ -26,7 +26,7 @@ class Background(Generic[_T]):
 
     def __exit__(self, *_: object) -> None:
         if self._thread.is_alive():
-            end_those_of(self._thread.ident, GRACE_SECONDS)
+            end_programs_of(self._thread.ident, GRACE_SECONDS)
 
     def result(self) -> _T:
         """Wait for the call; return its value, or raise its error."""

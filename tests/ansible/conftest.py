@@ -72,10 +72,10 @@ def _registry(folder: Path, name: str, more: str) -> Iterator[int]:
         process = subprocess.Popen(["docker-registry", "serve", str(settings)], stdout=output, stderr=output)
     try:
         limit = time.monotonic() + 30
-        while "listening on" not in (said := log.read_text(encoding="utf-8")):
-            assert time.monotonic() < limit, said
+        while "listening on" not in (text := log.read_text(encoding="utf-8")):
+            assert time.monotonic() < limit, text
             time.sleep(0.05)
-        yield int(said.partition("listening on")[2].split('"')[0].strip().rpartition(":")[2])
+        yield int(text.partition("listening on")[2].split('"')[0].strip().rpartition(":")[2])
     finally:
         process.terminate()
         process.wait(20)
@@ -129,7 +129,7 @@ class Rack:
         return self.run(*line, *words, environment=environment, check=check)
 
     def run(self, *line: str, environment: Mapping[str, str] | None = None, check: bool = True) -> Outcome:
-        """Run a program in the folder; Ansible then asks nobody and leaves the user's own settings alone."""
+        """Run a program in the folder; Ansible then asks for nothing and ignores the user's own settings."""
         return outcome([*line], {**self.environment, **(environment or {})}, cwd=self.folder, check=check)
 
     @contextmanager
@@ -169,16 +169,16 @@ class Rack:
 
     def inventory(self, *lines: str, **of_host: str) -> None:
         """Write the inventory: lines more for all hosts, words more for one of them."""
-        given = (self.hosts.folder / "inventory.ini").read_text(encoding="utf-8").replace("[fleet", "[gpu_nodes")
+        text = (self.hosts.folder / "inventory.ini").read_text(encoding="utf-8").replace("[fleet", "[gpu_nodes")
         for name, words in of_host.items():
-            given = given.replace(f"\n{name} ", f"\n{name} {words} ")
-        mine = [
+            text = text.replace(f"\n{name} ", f"\n{name} {words} ")
+        variables = [
             "madengine_path=/srv/madengine",
             "madengine_keepalive=1",
             f"registry_url={self.hosts.address}.254:{self.registries.plain}",
             *lines,
         ]
-        (self.folder / "gpu_inventory").write_text(given + "\n".join(mine) + "\n", encoding="utf-8")
+        (self.folder / "gpu_inventory").write_text(text + "\n".join(variables) + "\n", encoding="utf-8")
 
     @property
     def runs(self) -> list[Path]:

@@ -156,15 +156,15 @@ class Controller:
             yield process
 
     @property
-    def said(self) -> str:
-        """What the one beside the test has said so far."""
+    def output(self) -> str:
+        """What the one beside the test has printed so far."""
         return (self.folder / "stderr").read_text(encoding="utf-8") + (self.folder / "stdout").read_text(
             encoding="utf-8"
         )
 
     def wait_for(self, text: str, seconds: float = 60) -> None:
-        """Wait until the one beside the test has said something."""
-        until(lambda: text in self.said, seconds, lambda: f"{text!r} was not said: {self.said}")
+        """Wait until the one beside the test has printed something."""
+        until(lambda: text in self.output, seconds, lambda: f"{text!r} was not printed: {self.output}")
 
     @property
     def rows(self) -> Rows:

@@ -27,10 +27,10 @@ def test_a_manifest_runs_on_every_host_and_all_comes_back(
     run_id = controller.results.name
     assert {row["run_id"] for row in controller.rows} == {run_id}
     for name in ("h1", "h2", "h3"):
-        came = {str(path.relative_to(controller.results / name)) for path in (controller.results / name).rglob("*")}
-        assert {"perf.csv", "run_summary.json", "node.log", "exit_code", f"runs/{run_id}/results.json"} <= came
-        assert f"runs/{run_id}/quick/artifacts/out/note.txt" in came
-        assert not any("pyz" in path for path in came)
+        paths = {str(path.relative_to(controller.results / name)) for path in (controller.results / name).rglob("*")}
+        assert {"perf.csv", "run_summary.json", "node.log", "exit_code", f"runs/{run_id}/results.json"} <= paths
+        assert f"runs/{run_id}/quick/artifacts/out/note.txt" in paths
+        assert not any("pyz" in path for path in paths)
     summary = json.loads((controller.folder / "run_summary.json").read_text(encoding="utf-8"))
     assert sorted(run["host"] for run in summary["successful_runs"]) == ["h1", "h2", "h3"]
     assert not hosts.listens(1, _port(registry)), "the tunnel is closed once the images are there"
@@ -47,8 +47,8 @@ def test_tools_run_on_a_host_and_what_a_script_leaves_comes_back_from_it(control
     assert [line for line in log.read_text().splitlines() if line.endswith(" A") or line == "cmd_A"] == [
         *("pre_script A", "cmd_A", "post_script A")
     ]
-    told = json.loads((model.parent / "results.json").read_text(encoding="utf-8"))
-    brought = [entry["path"] for entry in told["results"][0]["artifacts"]]
+    results = json.loads((model.parent / "results.json").read_text(encoding="utf-8"))
+    brought = [entry["path"] for entry in results["results"][0]["artifacts"]]
     assert brought == ["artifacts/out/note.txt", "artifacts/run.sh"]
 
 
@@ -76,7 +76,9 @@ def test_quiet_leaves_the_tables_out_and_nothing_else(controller: Controller) ->
     assert controller.outcomes("model", "status") == [("quick", "SUCCESS")]
 
 
-def test_results_that_have_no_place_here_are_said_before_anything_runs(controller: Controller, hosts: Hosts) -> None:
+def test_results_that_can_not_be_written_here_are_an_error_before_anything_runs(
+    controller: Controller, hosts: Hosts
+) -> None:
     (controller.folder / "results").write_text("mine", encoding="utf-8")
     ended = controller("run", "--host=h1", "--run-id=r1", "--tags=quick", check=False)
     assert ended.code == 4
@@ -173,10 +175,10 @@ def test_a_cut_connection_is_taken_up_again_and_nothing_is_lost_or_doubled(
         hosts.cut(2)
         controller.wait_for("h2: connection lost")
         hosts.heal(2)
-        assert process.wait(60) == 0, controller.said
+        assert process.wait(60) == 0, controller.output
     assert counted(controller.rows) == [(hosts.name(number), "slow", "SUCCESS") for number in (1, 2)]
-    assert controller.said.count("h2: running slow") == 1
-    assert controller.said.count("h2: slow: SUCCESS") == 1
+    assert controller.output.count("h2: running slow") == 1
+    assert controller.output.count("h2: slow: SUCCESS") == 1
 
 
 def test_a_host_that_stays_away_is_lost_and_its_rows_are_fetched_later(controller: Controller, hosts: Hosts) -> None:
@@ -185,7 +187,7 @@ def test_a_host_that_stays_away_is_lost_and_its_rows_are_fetched_later(controlle
         hosts.cut(2)
         assert process.wait(60) == 3
     assert counted(controller.rows) == [(hosts.name(1), "slow", "SUCCESS")]
-    assert f"`madengine fetch --host h2 --run-id {controller.results.name}`" in controller.said
+    assert f"`madengine fetch --host h2 --run-id {controller.results.name}`" in controller.output
     hosts.heal(2)
     for _ in range(2):
         controller("fetch", "--host=h1,h2", f"--run-id={controller.results.name}")
@@ -212,11 +214,11 @@ def test_ctrl_c_stops_the_nodes_and_says_which_did(controller: Controller, hosts
     with controller.beside("run", "--host=h1,h2", "--tags=slow") as process:
         controller.wait_for("h1: running slow")
         controller.wait_for("h2: running slow")
-        until(lambda: all(hosts.run(n, "docker", "ps", "-q") for n in (1, 2)), 30, lambda: controller.said)
+        until(lambda: all(hosts.run(n, "docker", "ps", "-q") for n in (1, 2)), 30, lambda: controller.output)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
     assert counted(controller.rows) == [(hosts.name(number), "slow", "FAILURE") for number in (1, 2)]
-    assert {"h1: stopped", "h2: stopped"} <= set(controller.said.splitlines())
+    assert {"h1: stopped", "h2: stopped"} <= set(controller.output.splitlines())
     assert [hosts.run(number, "docker", "ps", "--all", "-q") for number in (1, 2)] == ["", ""]
 
 

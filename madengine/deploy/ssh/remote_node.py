@@ -226,7 +226,7 @@ class RemoteNode:
         return orders.order(self.folder, bundle, words)
 
     def _send(self, order: bytes, seconds: float | None = programs.ANSWER_SECONDS) -> Answer:
-        return programs.attempt(self._starter(), seconds=seconds, stdin=order.decode(errors="surrogateescape"))
+        return ssh.ask(self._starter(), order, seconds)
 
     def _probe(self) -> Answer:
         return programs.attempt(self.connection("true"), seconds=_PROBE_SECONDS)

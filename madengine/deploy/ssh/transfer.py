@@ -19,7 +19,7 @@ _GREETING_BYTES = 1 << 16
 
 
 class UnusableError(MadengineError):
-    """An answer that no madengine gives: the node isn't to be believed."""
+    """An answer that madengine doesn't send: the host can't be trusted."""
 
 
 class LimitedFile:

@@ -114,3 +114,19 @@ def test_a_broken_connection_is_not_a_failing_command(code: int | None, stderr: 
 )
 def test_a_failed_connection_is_explained_in_one_line(stderr: str, reason: str) -> None:
     assert ssh.explain(Answer(255, "", stderr)) == reason
+
+
+def test_an_answer_is_what_a_command_prints(stand_ins: StandIns) -> None:
+    stand_ins.add("ssh", "cat; echo wrong >&2; exit 7")
+    command = ssh.Connection(ssh.host("h"), ())("true")
+    assert ssh.ask(command, b"\xff in" * 100_000, 60) == Answer(7, "\N{REPLACEMENT CHARACTER} in" * 100_000, "wrong\n")
+
+
+def test_an_answer_that_does_not_end_is_cut_off_by_size_or_time(stand_ins: StandIns) -> None:
+    command = ssh.Connection(ssh.host("h"), ())("true")
+    stand_ins.add("ssh", "exec yes")
+    answer = ssh.ask(command, b"", None)
+    assert (answer.code, answer.err) == (1, "the host printed more than 4 MiB")
+    assert len(answer.out) < 5 << 20
+    stand_ins.add("ssh", "echo one; exec sleep 60")
+    assert ssh.ask(command, b"", 0.5) == Answer(None, "one\n", "")

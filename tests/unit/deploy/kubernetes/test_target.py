@@ -118,6 +118,12 @@ def test_the_printed_lines_do_the_same_by_hand(cluster: Path) -> None:
     )
 
 
+def test_a_large_file_is_applied_by_the_server(cluster: Path, tmp_path: Path) -> None:
+    (tmp_path / "large.yaml").write_text("#" * 200_001)
+    words = Kubectl("bench").apply(tmp_path / "large.yaml").formulate()
+    assert words[3:-1] == ["apply", "--server-side", "--force-conflicts", "--filename"]
+
+
 def test_kubectl_has_to_be_installed(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr("sys.executable", "/nowhere/python3")
