@@ -38,7 +38,7 @@ class Kubelet:
     docker: Engine
     folder: Path
     node: str = "node-1"
-    # What to do with the pod of an index in place of running it to its end: "kill" (out of memory), "delete".
+    # What to do with the pod of an index in place of running it to its end: "kill" (out of memory), "evict", "delete".
     mishaps: list[str] = field(default_factory=list)
     threads: list[threading.Thread] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -103,16 +103,18 @@ class Kubelet:
     def _run(self, pod: Object, mishap: str) -> int:
         spec, name = pod["spec"], pod["metadata"]["name"]
         places = self._volumes(pod)
-        sidecars = [self._start(pod, one, places) for one in spec.get("initContainers", ())]
+        messages = [self._message(f"{name}.{one['name']}") for one in spec.get("initContainers", ())]
+        sidecars = [
+            self._start(pod, one, places, f"{message}:/dev/termination-log")
+            for one, message in zip(spec.get("initContainers", ()), messages, strict=True)
+        ]
         model = spec["containers"][0]
-        message = self.folder / f"{name}.message"
-        message.touch(0o666)
-        message.chmod(0o666)
+        message = self._message(name)
         began = now()
         container = self._start(pod, model, places, f"{message}:/dev/termination-log")
-        if mishap == "kill":
+        if mishap in ("kill", "evict"):
             self._wait_for_start(container)
-            self.docker("kill", "--signal=KILL", container)
+            self.docker("kill", f"--signal={'KILL' if mishap == 'kill' else 'TERM'}", container)
         code = int(self.docker("wait", container).stdout)
         out_of_memory = (
             mishap == "kill" or "true" in self.docker("inspect", "-f", "{{.State.OOMKilled}}", container).stdout
@@ -136,12 +138,29 @@ class Kubelet:
             "message": text[-4096:],
         }
         state = {"name": "model", "imageID": model["image"], "state": {"terminated": terminated}}
-        status = {"phase": "Failed" if code else "Succeeded", "startTime": began, "containerStatuses": [state]}
+        reports = [
+            {"name": one["name"], "state": {"terminated": {"exitCode": 0, "message": path.read_text(encoding="utf-8")}}}
+            for one, path in zip(spec.get("initContainers", ()), messages, strict=True)
+        ]
+        status = {
+            "phase": "Failed" if code else "Succeeded",
+            "startTime": began,
+            "containerStatuses": [state],
+            "initContainerStatuses": reports,
+            **({"reason": "Evicted", "message": "The node was low on resource: memory."} if mishap == "evict" else {}),
+        }
         if mishap == "delete":
             self.server.cluster.delete("pods", pod["metadata"]["namespace"], name)
         else:
             self.server.cluster.set_status("pods", pod["metadata"]["namespace"], name, status)
         return code
+
+    def _message(self, name: str) -> Path:
+        """Return the file of a container's termination message."""
+        path = self.folder / f"{name}.message"
+        path.touch(0o666)
+        path.chmod(0o666)
+        return path
 
     def _wait_for_start(self, container: str) -> None:
         while "started" not in self.docker("logs", container).stdout:

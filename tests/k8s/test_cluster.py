@@ -159,6 +159,43 @@ def test_of_several_nodes_the_first_measures(cluster: Cluster) -> None:
     ]
 
 
+def test_a_rank_that_fails_after_the_first_has_ended_fails_the_run(cluster: Cluster) -> None:
+    with_script(cluster, '[ "$NODE_RANK" = 0 ] || exit 7; echo "performance: 5 tokens"')
+    cluster.generate("--tags", "scripted", "--nodes", "2")
+    cluster.apply()
+    assert cluster.collect(check=False).code == 3
+    [row] = cluster.rows
+    assert (row["status"], row["performance"], row["nnodes"]) == ("FAILURE", "", "2")
+    assert row["reason"].startswith("rank 1 (madengine-scripted-job-1-") and row["reason"].endswith("): exit code 7")
+
+
+def test_a_script_that_handles_the_eviction_and_exits_well_has_not_succeeded(cluster: Cluster) -> None:
+    with_script(cluster, "trap 'exit 0' TERM; echo performance: 3 tokens; echo started; sleep 60 & wait")
+    cluster.generate("--tags", "scripted")
+    cluster.kubelet.mishaps.append("evict")
+    cluster.apply()
+    assert cluster.collect(check=False).code == 3
+    [row] = cluster.rows
+    assert (row["status"], row["performance"]) == ("FAILURE", "")
+    assert row["reason"] == "stopped: Evicted: The node was low on resource: memory."
+
+
+def test_a_full_configmap_costs_no_row_and_is_named(cluster: Cluster) -> None:
+    cluster.generate("--tags", "good", "bad")
+    cluster.kubectl("create", "namespace", NAMESPACE)
+    cluster.kubectl("apply", "-f", "k8s-madengine-configmap.yaml")
+    full = {"data": {"other.result.json": "x" * 1024 * 1023}}
+    cluster.server.cluster.patch("configmaps", NAMESPACE, "madengine-results", full)
+    cluster.kubectl("apply", "-f", "k8s-madengine-job.yaml")
+    cluster.kubelet.join()
+    collected = cluster.collect(check=False)
+    assert collected.code == 3
+    outcomes = sorted((row["model"], row["status"], row["performance"], row["exit_code"]) for row in cluster.rows)
+    assert outcomes == [("bad", "FAILURE", "", "7"), ("good", "SUCCESS", "12.5", "0")]
+    assert "not reported: " in collected.stderr
+    assert "configmap madengine-results is full: " in collected.stderr
+
+
 def test_a_role_that_is_missing_costs_the_configmap_and_not_the_row(cluster: Cluster) -> None:
     cluster.generate("--tags", "good")
     cluster.kubectl("create", "namespace", NAMESPACE)

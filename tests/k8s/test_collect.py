@@ -98,13 +98,19 @@ class Space:
         self.server.cluster.patch("configmaps", NAMESPACE, "madengine-results", patch)
 
     def report(
-        self, name: str, job: str = JOB, node: str = "n1", index: int | None = None, remains: Remains = DONE
+        self,
+        name: str,
+        job: str = JOB,
+        node: str = "n1",
+        index: int | None = None,
+        remains: Remains = DONE,
+        run_id: str = "",
     ) -> Report:
         """What a sidecar of the pod has reported."""
         config = self.jobs[job]["metadata"]["annotations"]["madengine/config"]
         data = self.server.cluster.get("configmaps", NAMESPACE, config)["data"]
         (self.folder / "manifest.json").write_text(data["manifest.json"])
-        run_id = self.jobs[job]["metadata"]["annotations"].get("madengine/run-id", "r")
+        run_id = run_id or self.jobs[job]["metadata"]["annotations"]["madengine/run-id"]
         where = {"namespace": NAMESPACE, "name": name, "run_id": run_id, "node": node, "index": index}
         pod = describe_pod(load_manifest(self.folder / "manifest.json"), data["jobs.json"], job, **where)
         result = pod_result(pod, remains, started="2026-01-01T00:00:00Z")
@@ -240,7 +246,7 @@ PACKED: Mapping[str, tuple[str, str]] = {
 
 @pytest.mark.parametrize("has_pods", [True, False])
 def test_a_broken_report_costs_one_row_at_most(space: Space, capsys: Captured, has_pods: bool) -> None:
-    space.apply(manifest({}, {"name": "two"}), "--run-id", "r")
+    space.apply(manifest({}, {"name": "two"}), "--run-id", "r", "--repeats", "50")
     space.report("madengine-two-job-x", "madengine-two-job")
     problems = {}
     for number, (text, problem) in enumerate(BROKEN.values()):
@@ -314,6 +320,27 @@ def test_a_broken_input_configmap_is_one_line(space: Space, capsys: Captured) ->
         assert space.collect() == 1
         err = capsys.readouterr().err
         assert f"p: the input ConfigMap doesn't describe Job {JOB}: " in err and "Traceback" not in err
+
+
+def test_a_broken_report_of_an_earlier_run_costs_the_next_run_nothing(space: Space, capsys: Captured) -> None:
+    space.apply(manifest({}), "--run-id", "r")
+    space.store({f"{JOB}-old.result.json": "{"})
+    space.report(f"{JOB}-new")
+    space.finish()
+    assert space.collect("--run-id", "r") == 0
+    assert list(space.rows) == [f"{JOB}-new"]
+    assert f"{JOB}-old: invalid report in configmap" in capsys.readouterr().err
+
+
+def test_an_earlier_run_of_the_same_job_hides_and_changes_nothing(space: Space) -> None:
+    space.apply(manifest({}), "--run-id", "new", "--nodes", "2")
+    space.report("p0", node="a", index=0, run_id="old")
+    space.finish(kind="Failed", reason="BackoffLimitExceeded", message="limit")
+    assert space.collect() == 3
+    assert {name: (row["run_id"], row["status"]) for name, row in space.rows.items()} == {
+        "p0": ("old", "SUCCESS"),
+        JOB: ("new", "FAILURE"),
+    }
 
 
 # --- a full ConfigMap ---

@@ -11,7 +11,7 @@ from typing import Any
 
 from madengine.config.manifest import Manifest, load_manifest
 from madengine.deploy.kubernetes.names import one_line
-from madengine.deploy.kubernetes.objects import ConfigMapData, Job, PodStatus
+from madengine.deploy.kubernetes.objects import ConfigMapData, JobStatus, PodStatus
 from madengine.deploy.kubernetes.pod import Pod, describe_pod
 from madengine.deploy.kubernetes.pod_outcome import pod_document, pod_result, pod_rows
 from madengine.deploy.kubernetes.remains import Measurement, Remains, parse_report, scan_text
@@ -81,12 +81,18 @@ def _outcome(row: Mapping[str, str]) -> str:
     return f"{row['status']} {row['reason'] or measured}".strip()
 
 
+def job_of(attempt: Attempt, jobs: Mapping[str, JobStatus]) -> JobStatus | None:
+    """Return the attempt's Job; None if that is gone, or another run has a Job of this name now."""
+    job = jobs.get(attempt.job)
+    return job if job and job.run_id == attempt.run_id else None
+
+
 def origin(engine: str) -> str:
     """Return the pod in a row's `engine`, without the channel of the row."""
     return engine.partition(" (")[0]
 
 
-def stop_reason(status: PodStatus | None, job: Job | None) -> str:
+def stop_reason(status: PodStatus | None, job: JobStatus | None) -> str:
     """Return why the cluster stopped a pod; empty if it didn't or doesn't say so."""
     if status and status.reason:
         return status.reason
@@ -104,7 +110,7 @@ class PodInspector:
     watch: Watch
     _manifests: dict[str, Manifest] = field(default_factory=dict)
 
-    def of_pod(self, status: PodStatus, job: Job) -> Attempt | None:
+    def of_pod(self, status: PodStatus, job: JobStatus) -> Attempt | None:
         """Return the attempt of a pod that has ended; None while it runs, or if nothing describes it."""
         pod = self._describe(job, status) if status.ended else None
         if pod is None:
@@ -133,7 +139,7 @@ class PodInspector:
         )
         return _attempt(pod, result, channel)
 
-    def of_job(self, job: Job, reason: str = "", name: str = "") -> Attempt | None:
+    def of_job(self, job: JobStatus, reason: str = "", name: str = "") -> Attempt | None:
         """Return the failed attempt of a Job that has ended without a pod that says how, or of a pod that is gone."""
         pod = self._describe(job, PodStatus(name or job.name, job.name))
         if pod is None:
@@ -154,7 +160,7 @@ class PodInspector:
         )
         return _attempt(pod, result, "job")
 
-    def _describe(self, job: Job, status: PodStatus) -> Pod | None:
+    def _describe(self, job: JobStatus, status: PodStatus) -> Pod | None:
         """Return what is known of a pod; None, with one line that says why, if that is not enough."""
         try:
             return describe_pod(

@@ -16,9 +16,9 @@ from typing import Any
 
 from madengine import programs
 from madengine.deploy.kubernetes import SELECTOR
-from madengine.deploy.kubernetes.attempts import Attempt, PodInspector, origin
+from madengine.deploy.kubernetes.attempts import Attempt, PodInspector, job_of, origin
 from madengine.deploy.kubernetes.delivery import LIMIT
-from madengine.deploy.kubernetes.objects import PRUNED, ConfigMapData, Job, PodStatus, maps_of, pods_of
+from madengine.deploy.kubernetes.objects import PRUNED, ConfigMapData, JobStatus, PodStatus, maps_of, pods_of
 from madengine.deploy.kubernetes.options import RESULTS
 from madengine.deploy.kubernetes.ranks import join_ranks
 from madengine.deploy.kubernetes.reports import Reports, read_reports
@@ -79,12 +79,12 @@ def collect_results(kubectl: Kubectl, output: Path, results_output: Path, run_id
         failed=_failed(attempts),
         unfinished=tuple(job.name for job in jobs.values() if not job.condition),
         pods=tuple(report.pod for report in removable),
-        jobs=tuple(sorted({report.job for report in removable if report.job in jobs and jobs[report.job].condition})),
+        jobs=tuple(sorted({job.name for report in removable if (job := job_of(report, jobs)) and job.condition})),
     )
 
 
 def _attempts(
-    reports: Reports, jobs: Mapping[str, Job], pods: Mapping[str, PodStatus], inspector: PodInspector
+    reports: Reports, jobs: Mapping[str, JobStatus], pods: Mapping[str, PodStatus], inspector: PodInspector
 ) -> tuple[list[Attempt], list[str]]:
     """Return an attempt for each pod that says anything, and a line for each whose results are lost."""
     partial = {attempt.pod: attempt for attempt in reports.attempts if attempt.omitted}
@@ -104,7 +104,7 @@ def _attempts(
         reason = f"invalid report in configmap {RESULTS}: {problem}"
         logger.info(f"{name}: {reason}")
         if name not in attempts:
-            job = next((job for job in jobs.values() if name.startswith(f"{job.name}-")), None)
+            job = _incomplete_job(name, jobs, attempts.values())
             lost = inspector.of_job(job, reason, name) if job else None
             if lost:
                 attempts[name] = lost
@@ -113,12 +113,23 @@ def _attempts(
     return [*attempts.values()], problems
 
 
+def _incomplete_job(pod: str, jobs: Mapping[str, JobStatus], attempts: Iterable[Attempt]) -> JobStatus | None:
+    """Return the Job that has ended with fewer attempts than it needs, if this may be one of its pods."""
+    job = max(
+        (job for job in jobs.values() if pod.startswith(f"{job.name}-")), key=lambda job: len(job.name), default=None
+    )
+    if job is None or not job.condition:
+        return None
+    count = sum((attempt.job, attempt.run_id) == (job.name, job.run_id) for attempt in attempts)
+    return job if count < job.completions else None
+
+
 def _of_silent_jobs(
-    attempts: Iterable[Attempt], jobs: Mapping[str, Job], inspector: PodInspector, watch: Watch
+    attempts: Iterable[Attempt], jobs: Mapping[str, JobStatus], inspector: PodInspector, watch: Watch
 ) -> list[Attempt]:
     """Return an attempt for each Job that has ended and has none."""
-    with_attempt = {attempt.job for attempt in attempts}
-    silent = [job for job in jobs.values() if job.condition and job.name not in with_attempt and not job.pruned]
+    heard = {(attempt.job, attempt.run_id) for attempt in attempts}
+    silent = [job for job in jobs.values() if job.condition and not job.pruned and (job.name, job.run_id) not in heard]
     watch.look_back(silent)
     return [attempt for job in silent if (attempt := inspector.of_job(job))]
 
@@ -174,13 +185,13 @@ def _failed(attempts: Iterable[Attempt]) -> tuple[str, ...]:
 # --- emptying the ConfigMap ---
 
 
-def _removable(reports: Reports, attempts: Iterable[Attempt], jobs: Mapping[str, Job]) -> list[Attempt]:
+def _removable(reports: Reports, attempts: Iterable[Attempt], jobs: Mapping[str, JobStatus]) -> list[Attempt]:
     """Return the reports that are not needed any more; those of several nodes are, until their Job has ended."""
-    ended = {attempt.pod for attempt in attempts}
+    joined = {attempt.pod for attempt in attempts}
     return [
         report
         for report in reports.attempts
-        if report.pod in ended or (report.nodes > 1 and (report.job not in jobs or jobs[report.job].condition))
+        if report.pod in joined or (report.nodes > 1 and ((job := job_of(report, jobs)) is None or job.condition))
     ]
 
 

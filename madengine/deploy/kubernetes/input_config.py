@@ -12,7 +12,7 @@ from madengine import __version__
 from madengine.config.manifest import SCHEMA_VERSION, Manifest
 from madengine.config.models_json import entry_of
 from madengine.deploy.kubernetes.jobs import facts
-from madengine.deploy.kubernetes.tasks import Settings, Task
+from madengine.deploy.kubernetes.tasks import Task, TaskSettings
 from madengine.deploy.render import Block
 from madengine.errors import ConfigurationError
 from madengine.records import Image
@@ -49,7 +49,7 @@ class InputConfig:
         return len(text.encode(errors="replace")) + 5 * sum(map(text.count, "<>&")) > _APPLY_LIMIT
 
 
-def job_configs(manifest: Manifest, tasks: Sequence[Task], settings: Settings) -> tuple[InputConfig, ...]:
+def job_configs(manifest: Manifest, tasks: Sequence[Task], settings: TaskSettings) -> tuple[InputConfig, ...]:
     """Return the input of Jobs, in parts that `kubectl apply` accepts if possible.
 
     Raises ConfigurationError if the input of one image is too large.
@@ -66,7 +66,7 @@ def job_configs(manifest: Manifest, tasks: Sequence[Task], settings: Settings) -
     return tuple(config for part in parts for config in job_configs(manifest, part, settings))
 
 
-def runner_config(manifest: Manifest, settings: Settings, tools: Mapping[str, Any]) -> InputConfig:
+def runner_config(manifest: Manifest, settings: TaskSettings, tools: Mapping[str, Any]) -> InputConfig:
     """Return the input of a runner, with the context and the tools. Raises ConfigurationError if it is too large."""
     extra = {"context": settings.context.values, **({"tools": tools} if tools else {})}
     return _checked(InputConfig(_texts(manifest, {RUNNER_JOB: {"mode": "runner"}}, extra)))

@@ -22,7 +22,7 @@ _Typed = TypeVar("_Typed")
 
 
 @dataclass(frozen=True)
-class Job:
+class JobStatus:
     """A Job, or what is left of one."""
 
     name: str
@@ -32,6 +32,8 @@ class Job:
     #: The name of its input ConfigMap.
     config: str
     started: str = ""
+    #: How many pods have to succeed.
+    completions: int = 1
     #: Complete or Failed; empty while it is unfinished.
     condition: str = ""
     #: Why it failed, as the Job controller says.
@@ -113,7 +115,7 @@ class Event:
     moment: str = ""
 
 
-def jobs_of(objects: Iterable[Any]) -> list[Job]:
+def jobs_of(objects: Iterable[Any]) -> list[JobStatus]:
     """Return the Jobs; log one line for each that is invalid."""
     return _each(objects, _job)
 
@@ -143,17 +145,19 @@ def _each(objects: Iterable[Any], typed: Callable[[Any], _Typed]) -> list[_Typed
     return values
 
 
-def _job(item: Any) -> Job:
+def _job(item: Any) -> JobStatus:
     annotations = _mapping(item, "metadata", "annotations")
     conditions = [one for one in _list(item, "status", "conditions") if _text(one, "status") == "True"]
     ended = next((one for one in conditions if _text(one, "type") in ("Complete", "Failed")), None)
     run_id = annotations.get("madengine/run-id") or _text(item, "metadata", "uid")
-    return Job(
+    completions = _at(item, "spec", "completions")
+    return JobStatus(
         name=check_identifier("name of a Job", _text(item, "metadata", "name")),
         namespace=check_identifier("namespace", _text(item, "metadata", "namespace")),
         run_id=check_identifier("run id", run_id),
         config=_text(annotations, "madengine/config"),
         started=_time(item, "status", "startTime"),
+        completions=completions if isinstance(completions, int) else 1,
         condition=_text(ended, "type"),
         reason=_reason(ended),
         pruned=PRUNED in annotations,

@@ -18,7 +18,7 @@ from madengine.deploy.kubernetes import launch, names
 from madengine.deploy.kubernetes.hook_files import definitions, hook_files
 from madengine.deploy.kubernetes.input_config import InputConfig, job_configs, runner_config
 from madengine.deploy.kubernetes.options import Options
-from madengine.deploy.kubernetes.tasks import Settings, Task, plan_tasks, vendor
+from madengine.deploy.kubernetes.tasks import Task, TaskSettings, plan_tasks, vendor
 from madengine.deploy.kubernetes.unsupported import plan_warnings
 from madengine.errors import ConfigurationError
 from madengine.records import Image, Model
@@ -152,7 +152,7 @@ def load_plan(source: PlanInput, options: Options, data_file: Path | None = None
     runner = options.mode == "runner"
     runner_image = _runner_image(manifest, options)
     tools = definitions(manifest, source.root)
-    settings = Settings(options, context, hook_files(manifest, context, tools, None if runner else source.root))
+    settings = TaskSettings(options, context, hook_files(manifest, context, tools, None if runner else source.root))
     tasks = () if runner else plan_tasks(manifest, job_names, settings, data)
     configs = (runner_config(manifest, settings, tools),) if runner else job_configs(manifest, tasks, settings)
     lines = [

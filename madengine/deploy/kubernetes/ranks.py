@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from madengine.deploy.kubernetes.attempts import Attempt
-from madengine.deploy.kubernetes.objects import Job
+from madengine.deploy.kubernetes.attempts import Attempt, job_of
+from madengine.deploy.kubernetes.objects import JobStatus
 from madengine.records import FAILURE
 
 
-def join_ranks(attempts: Iterable[Attempt], jobs: Mapping[str, Job]) -> list[Attempt]:
+def join_ranks(attempts: Iterable[Attempt], jobs: Mapping[str, JobStatus]) -> list[Attempt]:
     """Return the attempts, of several nodes one for each run; none while its Job is unfinished.
 
     The first rank measures; a rank that fails, also after the first has ended, makes a failure of it.
@@ -23,14 +23,14 @@ def join_ranks(attempts: Iterable[Attempt], jobs: Mapping[str, Job]) -> list[Att
             groups[attempt.job, attempt.run_id].append(attempt)
         else:
             joined.append(attempt)
-    for (name, _), group in groups.items():
-        job = jobs.get(name)
+    for group in groups.values():
+        job = job_of(group[0], jobs)
         if job is None or job.condition:
             joined.append(_join(sorted(group, key=lambda attempt: (attempt.index or 0, attempt.started)), job))
     return joined
 
 
-def _join(ranks: Sequence[Attempt], job: Job | None) -> Attempt:
+def _join(ranks: Sequence[Attempt], job: JobStatus | None) -> Attempt:
     measuring = next((rank for rank in reversed(ranks) if not rank.index), None)
     failed = [rank for rank in ranks if rank.index and rank.failed]
     failures = [f"rank {rank.index} ({rank.pod}): {rank.rows[0]['reason']}" for rank in failed]

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from madengine.deploy.kubernetes.attempts import Attempt, stop_reason
+from madengine.deploy.kubernetes.attempts import Attempt, job_of, stop_reason
 from madengine.deploy.kubernetes.names import check_identifier, one_line
-from madengine.deploy.kubernetes.objects import ConfigMapData, Job, PodStatus
+from madengine.deploy.kubernetes.objects import ConfigMapData, JobStatus, PodStatus
 from madengine.deploy.kubernetes.pod_outcome import OUT_OF_MEMORY
 from madengine.errors import MadengineError
 from madengine.files import parse_json
@@ -34,7 +34,7 @@ class Reports:
 
 
 def read_reports(
-    results: ConfigMapData, pods: Mapping[str, PodStatus], jobs: Mapping[str, Job], run_id: str
+    results: ConfigMapData, pods: Mapping[str, PodStatus], jobs: Mapping[str, JobStatus], run_id: str
 ) -> Reports:
     """Return the reports of a run, or of all runs if `run_id` is empty."""
     reports = Reports()
@@ -48,7 +48,7 @@ def read_reports(
             reports.problems[name] = one_line(str(error))
             continue
         if not run_id or attempt.run_id == run_id:
-            reports.attempts.append(_completed(attempt, pods.get(name), jobs.get(attempt.job)))
+            reports.attempts.append(_completed(attempt, pods.get(name), job_of(attempt, jobs)))
     return reports
 
 
@@ -127,7 +127,7 @@ def _row(columns: list[str], cells: list[str], line: int) -> dict[str, str]:
     return row
 
 
-def _completed(attempt: Attempt, status: PodStatus | None, job: Job | None) -> Attempt:
+def _completed(attempt: Attempt, status: PodStatus | None, job: JobStatus | None) -> Attempt:
     """Return the attempt with what only the cluster knows: who killed or stopped it, and the digest that ran."""
     cells: dict[str, str] = {}
     reason = attempt.rows[0]["reason"] if attempt.rows else ""

@@ -25,7 +25,7 @@ _SHARED_MEMORY = "16Gi"
 
 
 @dataclass(frozen=True)
-class Settings:
+class TaskSettings:
     """What all tasks have in common."""
 
     options: Options
@@ -71,7 +71,9 @@ class Task:
         return self.image.registry_image
 
 
-def plan_tasks(manifest: Manifest, job_names: Mapping[str, str], settings: Settings, data: Data) -> tuple[Task, ...]:
+def plan_tasks(
+    manifest: Manifest, job_names: Mapping[str, str], settings: TaskSettings, data: Data
+) -> tuple[Task, ...]:
     """Return the tasks of a manifest's images. Raises ConfigurationError for what no pod can have."""
     options = settings.options
     overrides = sources_of_options(options.data_volume)
@@ -90,7 +92,7 @@ def _repeated(name: str, options: Options) -> list[str]:
     return [name, *(f"{name.removesuffix('-job')}-r{number}-job" for number in range(2, rounds + 1))]
 
 
-def _task(image: Image, model: Model, name: str, mounted: Volumes, settings: Settings) -> Task:
+def _task(image: Image, model: Model, name: str, mounted: Volumes, settings: TaskSettings) -> Task:
     options, context, hooks = settings.options, settings.context, settings.hooks
     gpus = gpu_count(image, model, settings)
     seconds = time_limit(model, options)
@@ -125,7 +127,7 @@ def _deadline(seconds: int, hook_seconds: int, options: Options) -> int | None:
     return (seconds + hook_seconds + options.slack) * rounds
 
 
-def gpu_count(image: Image, model: Model, settings: Settings) -> int:
+def gpu_count(image: Image, model: Model, settings: TaskSettings) -> int:
     """Return how many GPUs each pod requests: the entry's `n_gpus`; as on a host, one if it has none."""
     gpu_vendor = vendor(image, settings.gpu_vendor)
     if gpu_vendor == "NONE":
@@ -142,7 +144,7 @@ def vendor(image: Image, default: str) -> str:
     return image.vendor or default
 
 
-def _gpu_resource(image: Image, model: Model, settings: Settings) -> str:
+def _gpu_resource(image: Image, model: Model, settings: TaskSettings) -> str:
     if settings.options.gpu_resource:
         return settings.options.gpu_resource
     resource = _RESOURCES.get(vendor(image, settings.gpu_vendor))
@@ -166,7 +168,7 @@ def _arguments(model: Model, context: Context) -> tuple[str, ...]:
 
 
 def _environment(
-    image: Image, model: Model, name: str, gpus: int, mounted: Volumes, settings: Settings
+    image: Image, model: Model, name: str, gpus: int, mounted: Volumes, settings: TaskSettings
 ) -> dict[str, str]:
     """Return the container's variables; the user's replace ours, except those by which entry.sh reports its end."""
     options, context, hooks = settings.options, settings.context, settings.hooks

@@ -9,12 +9,12 @@ from madengine.config.context import Context
 from madengine.config.manifest import Manifest
 from madengine.deploy.kubernetes import launch
 from madengine.deploy.kubernetes.options import Options
-from madengine.deploy.kubernetes.tasks import Settings, gpu_count, vendor
+from madengine.deploy.kubernetes.tasks import TaskSettings, gpu_count, vendor
 from madengine.programs.engine import is_loopback
 from madengine.records import Model
 
 
-def plan_warnings(manifest: Manifest, settings: Settings, runner_image: str) -> list[str]:
+def plan_warnings(manifest: Manifest, settings: TaskSettings, runner_image: str) -> list[str]:
     """Return the lines. Raises ConfigurationError for invalid artifacts and multi_node_args."""
     models = list({model.name: model for model in (manifest.models[image.key] for image in manifest.images)}.values())
     lines = _of_files(models, settings)
@@ -26,7 +26,7 @@ def plan_warnings(manifest: Manifest, settings: Settings, runner_image: str) -> 
     return [*lines, *_of_images(manifest), *_of_cluster(manifest, settings.options, runner_image)]
 
 
-def _of_files(models: Sequence[Model], settings: Settings) -> list[str]:
+def _of_files(models: Sequence[Model], settings: TaskSettings) -> list[str]:
     """Return the lines about files that pods need or leave."""
     options, hooks = settings.options, settings.hooks
     lines = [] if options.env_secret else [_credential(model) for model in models if model.cred]
@@ -78,7 +78,7 @@ def _of_context(context: Context) -> list[str]:
     return [f"ignored in pods: context: {', '.join(keys)}"] if keys else []
 
 
-def _of_gpus(manifest: Manifest, settings: Settings) -> list[str]:
+def _of_gpus(manifest: Manifest, settings: TaskSettings) -> list[str]:
     vendors = sorted({vendor(image, settings.gpu_vendor) or "any" for image in manifest.images})
     lines = []
     if len(vendors) > 1:

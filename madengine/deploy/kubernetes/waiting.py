@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from madengine import programs
 from madengine.deploy.kubernetes import SELECTOR
-from madengine.deploy.kubernetes.objects import Event, Job, PodStatus, events_of, jobs_of, pods_of
+from madengine.deploy.kubernetes.objects import Event, JobStatus, PodStatus, events_of, jobs_of, pods_of
 from madengine.errors import CommandError, MadengineError
 from madengine.programs.kubectl import Kubectl
 
@@ -31,12 +31,12 @@ class Watch:
     blockers: dict[str, str] = field(default_factory=dict)
     _logged: set[tuple[str, str]] = field(default_factory=set)
 
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[JobStatus]:
         """Return the Jobs. Raises MadengineError if kubectl fails."""
         jobs = jobs_of(self.kubectl.objects("jobs", SELECTOR))
         return [job for job in jobs if self.run_id in ("", job.run_id)]
 
-    def wait(self) -> list[Job]:
+    def wait(self) -> list[JobStatus]:
         """Return the Jobs once all have ended; each has a deadline of its own, and Ctrl-C ends the waiting."""
         waiting: list[str] | None = None
         reached = time.monotonic()
@@ -59,7 +59,7 @@ class Watch:
             waiting = unfinished
             time.sleep(POLL_SECONDS)
 
-    def look(self, jobs: Iterable[Job], pods: Iterable[PodStatus]) -> None:
+    def look(self, jobs: Iterable[JobStatus], pods: Iterable[PodStatus]) -> None:
         """Log why pods don't start, once each, and remember it."""
         unfinished = {job.name for job in jobs if not job.condition}
         for event in self._events("involvedObject.kind=Job,reason=FailedCreate"):
@@ -70,7 +70,7 @@ class Watch:
                 if pod.job in unfinished:
                     self._note(pod.job, pod.name, blocker)
 
-    def look_back(self, jobs: Iterable[Job]) -> None:
+    def look_back(self, jobs: Iterable[JobStatus]) -> None:
         """Remember the last warning about the Jobs or their pods that are gone; the cluster keeps these for an hour."""
         names = sorted((job.name for job in jobs if job.name not in self.blockers), key=len, reverse=True)
         for event in self._events("type=Warning") if names else ():
