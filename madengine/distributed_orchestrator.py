@@ -57,11 +57,10 @@ class DistributedOrchestrator:
 
     def full_phase(self, build: BuildOptions, options: RunOptions) -> int:
         """Build for this machine's GPUs, then run the images."""
-        from madengine.machine.gpus import detected_vendor, find_gpus
+        from madengine.machine.gpus import detected_context, find_gpus
         from madengine.results.perf_csv import check_perf_csv
 
         gpus = find_gpus()
-        vendor = {"gpu_vendor": detected_vendor(gpus)}
         check_perf_csv(options.output)
         summary = options.summary_output
         build_part, run_part = (
@@ -71,7 +70,7 @@ class DistributedOrchestrator:
         options = replace(options, summary_output=run_part, is_part=True, tags=())
         if not build.dry_run:
             check_writable(summary)
-        outcome = self.build_phase(build, vendor)
+        outcome = self.build_phase(build, detected_context(gpus))
         if build.dry_run:
             logger.info(
                 "the run's lines need the manifest that these write: `madengine run --manifest-file … --dry-run`"
@@ -79,7 +78,7 @@ class DistributedOrchestrator:
             return outcome.exit_code
         code = EXIT_FAILURE
         try:
-            code = self.run_phase(build.manifest_output, options, outcome.failures, gpus)
+            code = self.run_phase(build.manifest_output, options, outcome.failures, None if gpus.fails else gpus.items)
             code = outcome.exit_code or code
         finally:
             # An interrupted run has a summary too.

@@ -217,6 +217,8 @@ class Reading(Generic[T]):
 
     items: tuple[T, ...] = ()
     problem: str = ""
+    #: whether the source is there and can't tell its items, which is not the same as having none
+    fails: bool = False
 
 
 @dataclass(frozen=True)

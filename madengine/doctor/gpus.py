@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from madengine.doctor.check import FAILED, NOTE, OK, Check, Subject, join_groups
-from madengine.machine.gpus import AMD, NVIDIA
+from madengine.machine.gpus import AMD, NVIDIA, vendors_on_bus
 from madengine.records import Gpu, Reading
 
-# Where the kernel lists devices, with or without a driver; the vendors' numbers; the classes of data-centre GPUs, which
-# a server's own display or a processor's doesn't have.
-PCI = Path("/sys/bus/pci/devices")
-PCI_VENDORS = {NVIDIA: "0x10de", AMD: "0x1002"}
-PCI_CLASSES = ("0x0302", "0x0380", "0x1200")
 MODULES = {NVIDIA: "nvidia", AMD: "amdgpu"}
 KFD = "/dev/kfd"
+_REPAIR = "reload the driver, or reboot; without GPUs, run with --additional-context \"{'gpu_vendor': 'NONE'}\""
 
 
 def check_gpu_tools(subject: Subject) -> Iterator[Check]:
     for tool, reading in subject.readings.items():
-        if not reading.items:
+        if not reading.items and reading.fails and not subject.gpus:
+            yield Check(tool, FAILED, reading.problem, _REPAIR)
+        elif not reading.items:
             yield Check(tool, NOTE, reading.problem or "lists no GPU")
         elif reading.problem:
             yield Check(tool, NOTE, f"{_summary(reading)}; {reading.problem}")
@@ -41,22 +38,16 @@ def check_gpus(subject: Subject) -> Iterator[Check]:
         names = [f"{gpu.index}: {gpu.name or gpu.architecture} {gpu.partition}".rstrip() for gpu in subject.gpus]
         yield Check("GPUs", OK, f"{len(names)} × {subject.vendor} ({', '.join(names)})")
         return
-    vendors = _vendors_on_bus()
+    tools = [tool for tool, reading in subject.readings.items() if reading.fails]
+    if tools:
+        yield Check("GPUs", FAILED, f"unknown, because {' and '.join(tools)} failed", _REPAIR)
+        return
+    vendors = vendors_on_bus()
     for vendor in vendors:
         result = f"an {vendor} GPU is on the PCI bus, but no tool lists it"
         yield Check("GPUs", FAILED, result, f"modprobe {MODULES[vendor]}")
     if not vendors:
         yield Check("GPUs", NOTE, "none; images for gpu_vendor NONE run here")
-
-
-def _vendors_on_bus() -> list[str]:
-    """Return the vendors of the GPUs on the PCI bus, whether they have a driver or not."""
-    numbers = set()
-    for device in PCI.iterdir() if PCI.is_dir() else ():
-        with suppress(OSError):
-            if (device / "class").read_text().startswith(PCI_CLASSES):
-                numbers.add((device / "vendor").read_text().strip())
-    return [vendor for vendor, number in PCI_VENDORS.items() if number in numbers]
 
 
 def check_device_nodes(subject: Subject) -> Iterator[Check]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from madengine.config.context_keys import ranges
 from madengine.errors import ConfigurationError, RunError
@@ -15,6 +17,11 @@ AMD = "AMD"
 NVIDIA = "NVIDIA"
 NONE = "NONE"
 
+# Where the kernel lists devices, with or without a driver; the vendors' numbers; the classes of data-centre GPUs, which
+# a server's own display or a processor's doesn't have.
+PCI = Path("/sys/bus/pci/devices")
+PCI_VENDORS = {NVIDIA: "0x10de", AMD: "0x1002"}
+PCI_CLASSES = ("0x0302", "0x0380", "0x1200")
 # The product names that older versions take as architectures.
 _ARCHITECTURES = {
     "mi100": "gfx908", "mi200": "gfx90a", "mi210": "gfx90a", "mi250": "gfx90a", "mi300": "gfx940", "mi300a": "gfx940",
@@ -22,18 +29,50 @@ _ARCHITECTURES = {
 }  # fmt: skip
 
 
-def find_gpus(vendor: str = "") -> tuple[Gpu, ...]:
-    """Return the GPUs of the first vendor that has any, or of this vendor (AMD, NVIDIA); empty if there are none."""
+def find_gpus(vendor: str = "") -> Reading[Gpu]:
+    """Return the GPUs of the first vendor that has any, or of this vendor (AMD, NVIDIA).
+
+    Its problem is that of the first tool that fails; without any GPU the reading then fails too: there may be some.
+    """
+    failures: list[str] = []
     for tools in (TOOLS.get(vendor, ()),) if vendor else TOOLS.values():
         for number, tool in enumerate(tools, start=1):
-            if gpus := tool.gpus().items:
-                return _with_names(gpus, tools[number:])
-    return ()
+            reading = tool.gpus()
+            if reading.items:
+                return Reading(_with_names(reading.items, tools[number:]), failures[0] if failures else "")
+            failures += [reading.problem] if reading.fails else []
+    if failures:
+        return Reading(problem=failures[0], fails=True)
+    plugged = [name for name in vendors_on_bus() if vendor in ("", name)]
+    return Reading(problem=f"an {plugged[0]} GPU is on the PCI bus, but no tool lists it" if plugged else "")
 
 
 def detected_vendor(gpus: tuple[Gpu, ...]) -> str:
     """Return AMD, NVIDIA or NONE."""
     return gpus[0].vendor if gpus else NONE
+
+
+def detected_context(reading: Reading[Gpu]) -> dict[str, str]:
+    """Return the context's `gpu_vendor` by a reading of this machine's GPUs; empty if that fails."""
+    return {} if reading.fails else {"gpu_vendor": detected_vendor(reading.items)}
+
+
+def wants_gpus(n_gpus: str, vendors: Collection[str]) -> bool:
+    """Return whether a model would use a GPU if this machine has one; `vendors` are those of its images."""
+    if AMD in vendors or NVIDIA in vendors:
+        return True
+    # One without `n_gpus` gets a GPU, unless its images are for machines without any.
+    return int(n_gpus) != 0 if n_gpus else any(vendor != NONE for vendor in vendors)
+
+
+def vendors_on_bus() -> list[str]:
+    """Return the vendors of the GPUs on the PCI bus, whether they have a driver or not."""
+    numbers = set()
+    for device in PCI.iterdir() if PCI.is_dir() else ():
+        with suppress(OSError):
+            if (device / "class").read_text().startswith(PCI_CLASSES):
+                numbers.add((device / "vendor").read_text().strip())
+    return [vendor for vendor, number in PCI_VENDORS.items() if number in numbers]
 
 
 def gpu_readings() -> dict[str, Reading[Gpu]]:

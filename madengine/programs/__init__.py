@@ -304,6 +304,8 @@ def _popen(command: BaseCommand, **options: Any) -> subprocess.Popen[bytes]:
         popen: Any = command.popen
         process: subprocess.Popen[bytes] = popen(**options)
     except FileNotFoundError as error:
+        if Path(name).is_absolute() and Path(name).exists():
+            raise CommandError(f"{name}: can't be started: its interpreter is missing") from error
         raise CommandError(f"{name} is not installed, or not on PATH") from error
     except (OSError, ValueError) as error:
         # No right to start it, no program, more or other words than the system takes.

@@ -29,7 +29,8 @@ def gpus() -> Reading[Gpu]:
     """Return the GPUs that `amd-smi static` describes."""
     static, problem = smi.query(NAME, *STATIC)
     if not gpus_of(static):
-        return Reading(problem=problem or smi.unexpected(NAME, *STATIC, output=static))
+        is_none = not problem and (not static.strip() or _listed(static) is not None)
+        return smi.no_gpus(NAME, problem or smi.unexpected(NAME, *STATIC, output=static), is_none)
     listing, _ = smi.query(NAME, *LIST)
     runtime = amd_sysfs.rocm_version()
     return Reading(tuple(replace(gpu, runtime=runtime) for gpu in gpus_of(static, listing)))
@@ -76,11 +77,16 @@ def processes_of(output: str) -> tuple[GpuProcess, ...]:
 
 
 def _entries(output: str) -> list[dict[str, Any]]:
-    """Return the entries of the GPUs: a bare list until ROCm 6, later in `gpu_data`; a CPU's entry has no `gpu`."""
+    """Return the entries of the GPUs; a CPU's entry has no `gpu`."""
+    entries = _listed(output) or []
+    return [entry for entry in entries if isinstance(entry, dict) and type(entry.get("gpu")) is int]
+
+
+def _listed(output: str) -> list[Any] | None:
+    """Return the tool's list: bare until ROCm 6, later in `gpu_data`; None if there is none."""
     content = smi.first_json(output)
     content = content.get("gpu_data") if isinstance(content, dict) else content
-    entries = content if isinstance(content, list) else []
-    return [entry for entry in entries if isinstance(entry, dict) and type(entry.get("gpu")) is int]
+    return content if isinstance(content, list) else None
 
 
 def _gpu(entry: Mapping[str, Any], more: Mapping[str, Any]) -> Gpu:

@@ -62,15 +62,15 @@ def gpus() -> Reading[Gpu]:
     """Return the GPUs of this machine; instead of a GPU in MIG mode, its instances."""
     output, problem = smi.query(NAME, *QUERY)
     if problem:
-        return Reading(problem=problem)
-    log = _log(output)
+        return smi.no_gpus(NAME, problem)
+    log, is_none = _log(output), _lists_none(output)
     listing, problem = smi.query(NAME, "-L") if log is None or "<mig_device>" in output else ("", "")
     instances = instances_of_list(listing)
     if log is None:
         # Names of processes, which -q -x prints unescaped, can make it unreadable.
         words = _query(LISTED)
         output, problem = smi.query(NAME, *words)
-        devices = gpus_of_csv(output, instances)
+        devices, is_none = gpus_of_csv(output, instances), is_none and _lists_none(output)
     else:
         words = QUERY
         devices = gpus_of_xml(output, instances)
@@ -78,7 +78,9 @@ def gpus() -> Reading[Gpu]:
     problem = problem or _unnamed(devices)
     # By its index alone, a container would get the GPU next to it.
     devices = tuple(gpu for gpu in devices if gpu.uuid or not gpu.parent)
-    return Reading(_numbered(devices), problem if devices or problem else smi.unexpected(NAME, *words, output=output))
+    if devices:
+        return Reading(_numbered(devices), problem)
+    return smi.no_gpus(NAME, problem or smi.unexpected(NAME, *words, output=output), is_none and not problem)
 
 
 def samples() -> Reading[GpuSample]:
@@ -229,6 +231,14 @@ def processes_of(output: str) -> tuple[GpuProcess, ...]:
                 GpuProcess(int(cells["pid"]), smi.text(cells["process_name"]), used, smi.text(cells["gpu_uuid"]))
             )
     return tuple(entries)
+
+
+def _lists_none(output: str) -> bool:
+    """Return whether the tool answers that there is no GPU, in a document or in a sentence; also by silence."""
+    log = _log(output)
+    if log is not None:
+        return not log.findall("gpu")
+    return not output.strip() or "No devices were found" in output
 
 
 def _query(names: Sequence[str]) -> tuple[str, ...]:

@@ -38,9 +38,11 @@ def gpus() -> Reading[Gpu]:
     """Return the GPUs of this machine; the tool knows no render nodes."""
     output, problem = smi.query(NAME, *DESCRIBE)
     runtime = amd_sysfs.rocm_version()
-    devices = tuple(replace(gpu, runtime=runtime) for gpu in gpus_of(output))
+    if devices := tuple(replace(gpu, runtime=runtime) for gpu in gpus_of(output)):
+        return Reading(devices)
     # Without a GPU it succeeds and prints nothing.
-    return Reading(devices, "" if devices else problem or smi.unexpected(NAME, *DESCRIBE, output=output))
+    is_none = not problem and (not output.strip() or smi.first_json(output) is not None)
+    return smi.no_gpus(NAME, problem or smi.unexpected(NAME, *DESCRIBE, output=output), is_none)
 
 
 def samples() -> Reading[GpuSample]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from madengine import programs
 from madengine.errors import CommandError
-from madengine.records import GpuSample, Reading
+from madengine.records import Gpu, GpuSample, Reading
 
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
@@ -47,6 +47,16 @@ def command(name: str, *words: str) -> BaseCommand:
     """Return the tool on PATH, else where ROCm installs it."""
     rocm = Path(os.environ.get("ROCM_PATH", "/opt/rocm")) / "bin" / name
     return programs.program(shutil.which(name) or (str(rocm) if rocm.is_file() else name), *words)
+
+
+def is_installed(name: str) -> bool:
+    """Return whether the tool is on this machine, also if it can't be started."""
+    return Path(command(name).formulate()[0]).is_file()
+
+
+def no_gpus(name: str, problem: str, is_none: bool = False) -> Reading[Gpu]:
+    """Return a reading without GPUs; `is_none` if the tool answers that there are none."""
+    return Reading(problem=problem, fails=not is_none and is_installed(name))
 
 
 def query(name: str, *words: str, seconds: float | None = None) -> tuple[str, str]:

@@ -21,10 +21,24 @@ _MORE_DIGITS = re.compile(rf",[0-9]|\s[0-9]{{3}}(?![0-9])|[\s,/-]*{_NUMBER}(?![^
 # A unit may touch its number, but `12k`, `0xFF` and `2nd` are other numbers than 12, 0 and 2.
 _UNIT = r"(?!(?i:x|(?:st|nd|rd|th)\b))(?:s|%|[A-Za-z]{2}[A-Za-z_]*)(?:/\S*)?(?![^\s,])"
 _NAME = re.compile(rf"(?:\s*,?\s*/[A-Za-z]+(?:\s*,\s*|\s+)|\s*,\s*|\s+|(?=/[A-Za-z])|(?={_UNIT}))(?P<name>[^\s,]+)")
+# The error of a measurement, between its value and its unit.
+_ERROR = re.compile(rf"\s*\(?\s*(?:±|\+/?-)\s*{_NUMBER}(?![0-9.])(?:%(?=\s+[^\s,]))?\s*\)?")
+# What makes a value another number, or one of several: `e3`, `x 10^3`, `of 100`, `k tokens/s`, `million`, `– 15`.
+_UNCLEAR = re.compile(
+    r"\s*(?:[eEdD][+-]?[0-9]+(?!\w)|[xX]\s*[+-]?[0-9]|(?:to|of|out of|or|and|vs\.?)\s+[+-]?\.?[0-9]"
+    r"|[0-9.]+[²³¹⁰-⁹]|[kKMGT]\s+[^\W\d]|(?i:thousand|million|billion|trillion)\b|[^\w\s]*[*×·÷^±\ufffd]|[^\w\s,%]+\s*[0-9])"
+)
 _SAMPLES = re.compile(rf"['\"\s:=]+({_NUMBER})(?![\w.%]|,[0-9])")
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*[mK]|\x1b\(B")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _QUOTES = "'\"`"
+# What may come between a marker and a word before it that it then is a part of: `kv_cache_`, `cache-`, `gpu.`.
+_PART_OF_PATH = re.compile(r"\w[-./]?\Z")
+_PART_OF_WORD = re.compile(r"\w-?\Z")
+_BEFORE = 64  # bytes before a marker that are looked at
+# A carriage return overwrites nothing by itself, and neither do colours.
+_RETURNS = re.compile(rb"(?:\r|\x1b\[[0-9;:]{0,32}m|\x1b\(B)*")
+_BEGINS_COLOUR = re.compile(rb"(?:\x1b(?:\(|\[[0-9;:]{0,32})?)?\Z")
 
 
 def is_number(text: str) -> bool:
@@ -36,15 +50,16 @@ class MetricScan:
     """Finds a model's metric in its log while the log is being written, in a few KB of memory.
 
     The first valid line `performance: <number> <metric>` counts; where there is none, the first
-    `train_samples_per_second` with a number does (metric `samples_per_second`).
+    `train_samples_per_second` with a number does (metric `samples_per_second`). Both count as words of their own, and
+    of a line that is rewritten with carriage returns only its last state counts.
     """
 
     def __init__(self, after: bytes = b"") -> None:
         """Ignore everything up to a line that ends in `after`, unless that is empty."""
         self._after = after + b"\n" if after else b""
         self._before = b""
-        self._performance = _Search(b"performance:", _performance)
-        self._samples = _Search(b"train_samples_per_second", _samples_per_second)
+        self._performance = _Search(b"performance:", _PART_OF_PATH, _performance)
+        self._samples = _Search(b"train_samples_per_second", _PART_OF_WORD, _samples_per_second)
         self._finished = False
 
     def feed(self, chunk: bytes) -> None:
@@ -84,50 +99,99 @@ class MetricScan:
 class _Search:
     """Looks for the first line with a marker whose rest `read` accepts."""
 
-    def __init__(self, marker: bytes, read: Callable[[str], Metric | None]) -> None:
+    def __init__(self, marker: bytes, part_of: re.Pattern[str], read: Callable[[str], Metric | None]) -> None:
         self.metric: Metric | None = None
         self.refused: str | None = None
         self._marker = marker
+        self._part_of = part_of
         self._read = read
+        # What is still to be searched, from `_start` on, and a little of what comes before it.
         self._rest = b""
+        self._start = 0
+        # What follows the markers of a line up to a carriage return, until it is known whether that is overwritten.
+        self._state: list[bytes] = []
 
     def feed(self, chunk: bytes, last: bool = False) -> None:
-        if self.metric or self._nothing_new(chunk):
+        if self.metric or (not self._state and self._nothing_new(chunk)):
             return
         buffer = self._rest + chunk
-        start = 0
-        while (at := buffer.find(self._marker, start)) >= 0:
-            start = at + len(self._marker)
-            line = _line(buffer, start, last)
-            if line is None:
-                self._rest = buffer[at:]
-                return
-            self._take(line)
-            if self.metric:
-                break
-        self._rest = buffer[max(start, len(buffer) - len(self._marker) + 1) :]
+        start: int | None = self._start
+        while start is not None and not self.metric:
+            start = self._end_state(buffer, start, last) if self._state else self._advance(buffer, start, last)
 
     def finish(self) -> None:
         self.feed(b"", last=True)
         self._rest = b""
 
+    def _advance(self, buffer: bytes, start: int, last: bool) -> int | None:
+        """Take the next marker; return where to search then, None if the log has to grow first."""
+        at = buffer.find(self._marker, start)
+        if at < 0:
+            self._keep(buffer, max(start, len(buffer) - len(self._marker) + 1))
+            return None
+        after = at + len(self._marker)
+        if self._is_part(buffer, at):
+            return after
+        end = _line_end(buffer, after, last)
+        if end is None:
+            self._keep(buffer, at)
+            return None
+        if buffer[end : end + 1] == b"\r":
+            self._state = [buffer[place:end] for place in self._places(buffer, at, end)]
+            return end
+        self._take(buffer[after:end])
+        return after
+
+    def _places(self, buffer: bytes, start: int, end: int) -> Iterator[int]:
+        """Yield where the markers of a part of the buffer end."""
+        while (at := buffer.find(self._marker, start, end)) >= 0:
+            start = at + len(self._marker)
+            if not self._is_part(buffer, at):
+                yield start
+
+    def _end_state(self, buffer: bytes, start: int, last: bool) -> int | None:
+        """Take a state of a line unless something overwrites it; return and arguments as of `_advance`."""
+        returns = _RETURNS.match(buffer, start)
+        end = returns.end() if returns else start
+        if not last and _BEGINS_COLOUR.match(buffer, end):
+            self._keep(buffer, end)
+            return None
+        texts, self._state = self._state, []
+        if buffer[end : end + 1] in (b"\n", b""):
+            for text in texts:
+                self._take(text)
+        return end
+
+    def _keep(self, buffer: bytes, start: int) -> None:
+        self._rest = buffer[max(0, start - _BEFORE) :]
+        self._start = min(start, _BEFORE)
+
+    def _is_part(self, buffer: bytes, at: int) -> bool:
+        """Return whether the marker there is only a part of a word."""
+        before = buffer[max(0, at - _BEFORE) : at].decode("utf-8", "replace")
+        return bool(self._part_of.search(_COLOUR.sub("", before)))
+
     def _nothing_new(self, chunk: bytes) -> bool:
         """Skip a chunk without a marker, and without copying it, which is most of a large log."""
-        keep = len(self._marker) - 1
-        if self._marker in self._rest + chunk[:keep] or self._marker in chunk:
+        part = len(self._marker) - 1
+        if self._marker in self._rest[self._start :] + chunk[:part] or self._marker in chunk:
             return False
+        keep = part + _BEFORE
         self._rest = (self._rest + chunk[-keep:])[-keep:]
+        self._start = max(0, len(self._rest) - part)
         return True
 
     def _take(self, line: bytes) -> None:
+        if self.metric:
+            return
         text = _plain(line)
         self.metric = self._read(text)
         if self.metric is None:
             self.refused = text
 
 
-def _line(buffer: bytes, start: int, last: bool) -> bytes | None:
-    """Return the line's rest from `start`; None while its end is missing.
+def _line_end(buffer: bytes, start: int, last: bool) -> int | None:
+    """Return the end of the line, or of this state of it, that begins at `start`; None while it is missing.
 
     A line beyond the limit loses its last word, for half a number is another number.
     """
@@ -136,10 +200,10 @@ def _line(buffer: bytes, start: int, last: bool) -> bytes | None:
     carriage_return = buffer.find(b"\r", start, limit if end < 0 else end)
     end = end if carriage_return < 0 else carriage_return
     if end >= 0:
-        return buffer[start:end]
+        return end
     if len(buffer) >= limit:
-        return buffer[start : max(start, buffer.rfind(b" ", start, limit), buffer.rfind(b"\t", start, limit))]
-    return buffer[start:] if last else None
+        return max(start, buffer.rfind(b" ", start, limit), buffer.rfind(b"\t", start, limit))
+    return len(buffer) if last else None
 
 
 def _plain(line: bytes) -> str:
@@ -156,9 +220,11 @@ def _performance(text: str) -> Metric | None:
     if not value or not is_number(value[1]):
         return None
     rest = text[value.end() :]
+    if error := _ERROR.match(rest):
+        rest = rest[error.end() :]
     if not rest.strip(_QUOTES + ", \t"):
         return Metric(value[1], "")
-    name = None if _MORE_DIGITS.match(rest) else _NAME.match(rest)
+    name = None if _MORE_DIGITS.match(rest) or _UNCLEAR.match(rest) else _NAME.match(rest)
     return Metric(value[1], name["name"].strip(_QUOTES)) if name else None
 
 

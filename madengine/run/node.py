@@ -19,7 +19,7 @@ from madengine.config.hooks import Hooks
 from madengine.data_sets.mounts import Data
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, EXIT_RUN_FAILED, ConfigurationError, RunError
 from madengine.machine.environment import environment_id_of, environment_record
-from madengine.machine.gpus import skipped_architecture
+from madengine.machine.gpus import skipped_architecture, wants_gpus
 from madengine.programs.engine import Docker
 from madengine.records import FAILURE, SKIPPED, Gpu, Image, Model, RunResult
 from madengine.results.result_writer import ResultWriter
@@ -60,6 +60,8 @@ class LocalRun:
     #: Gets what is printed on stdout.
     show: Callable[[str], None]
     hooks: Hooks = field(default_factory=Hooks)
+    #: Why this machine's GPUs are unknown; empty if they are known.
+    gpu_problem: str = ""
 
     @cached_property
     def run_id(self) -> str:
@@ -90,7 +92,7 @@ class LocalRun:
         """Print the pull and run lines of every model that would run."""
         runner = self._runner(None)
         for model, image in self.chosen:
-            reason = self._skip_reason(model, image)
+            reason = self._failure_reason(model) or self._skip_reason(model, image)
             if image is None or reason:
                 logger.info(f"{model.name}: {reason}")
                 continue
@@ -104,12 +106,23 @@ class LocalRun:
         """Return the models that run here, and record the others."""
         runnable = []
         for model, image in self.chosen:
+            if reason := self._failure_reason(model):
+                self._record(self._not_run(model, image, FAILURE, reason))
+                continue
             reason = self._skip_reason(model, image)
             if image is None or reason:
                 self._record(self._not_run(model, image, SKIPPED, reason))
             else:
                 runnable.append((model, image))
         return runnable
+
+    def _failure_reason(self, model: Model) -> str:
+        """Return why a model can't be run on a machine whose GPUs are unknown; empty if it needs none."""
+        images = [image for other, image in self.chosen if image and other == model]
+        images += [image for image, other, _ in self.skipped if other == model]
+        if not self.gpu_problem or not wants_gpus(model.n_gpus, {image.vendor for image in images}):
+            return ""
+        return f"unknown GPUs: {self.gpu_problem}; repair the driver, or set the context's gpu_vendor to NONE"
 
     def _skip_reason(self, model: Model, image: Image | None) -> str:
         """Return why a model is not run here, empty if it is."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,9 @@ from madengine.config.manifest import Manifest, load_manifest
 from madengine.config.validation import log_ignored_keys, validated_hooks
 from madengine.data_sets.mounts import Data
 from madengine.errors import ConfigurationError
-from madengine.machine.gpus import NONE, detected_vendor, find_gpus
+from madengine.machine.gpus import NONE, detected_context, find_gpus
 from madengine.programs.engine import Docker
-from madengine.records import Gpu, Image, Model
+from madengine.records import Gpu, Image, Model, Reading
 from madengine.results.perf_csv import check_perf_csv
 from madengine.run.background import Background
 from madengine.run.options import RunOptions
@@ -49,10 +50,10 @@ def run_manifest(
     `not_built` get a row too; `gpus` are those of this machine, None to detect them.
     """
     failures = [(_failed_model(failure), failure.error) for failure in not_built]
-    manifest, context, gpus = _requested(session, manifest_file, options, gpus, may_be_empty=bool(failures))
+    manifest, context, reading = _requested(session, manifest_file, options, gpus, may_be_empty=bool(failures))
     models = [manifest.models[image.key] for image in manifest.images]
     hooks = _hooks(session, manifest, models, context, options)
-    chosen, skipped = images_for_machine(manifest, context, gpus)
+    chosen, skipped = images_for_machine(manifest, context, reading.items)
     if options.resume:
         chosen = unfinished_models(chosen, options.resume)
     check_perf_csv(options.output)
@@ -65,7 +66,8 @@ def run_manifest(
             options=options,
             engine=engine,
             context=context,
-            gpus=gpus,
+            gpus=reading.items,
+            gpu_problem=reading.problem if reading.fails else "",
             chosen=chosen,
             skipped=skipped,
             root=_package(session),
@@ -90,30 +92,34 @@ def _package(session: Session) -> Path | None:
 
 def _requested(
     session: Session, manifest_file: Path, options: RunOptions, gpus: tuple[Gpu, ...] | None, may_be_empty: bool
-) -> tuple[Manifest, Context, tuple[Gpu, ...]]:
+) -> tuple[Manifest, Context, Reading[Gpu]]:
     """Return the requested images (with a model for each), and the context and the GPUs of their run."""
     manifest = load_manifest(manifest_file)
     if not manifest.images and not may_be_empty:
         raise ConfigurationError(f"{manifest_file}: holds no images; `madengine build` again")
     manifest = with_models(manifest, manifest_file, _package(session))
-    context, gpus = _on_this_machine(session, manifest, gpus)
+    context, reading = _on_this_machine(session, manifest, gpus)
     manifest = selected_images(with_registry(manifest, options.registry), options.tags, manifest_file)
     if not options.is_part:
         log_ignored_keys(context, [manifest.models[image.key] for image in manifest.images])
-    return manifest, context, gpus
+    return manifest, context, reading
 
 
 def _on_this_machine(
     session: Session, manifest: Manifest, gpus: tuple[Gpu, ...] | None
-) -> tuple[Context, tuple[Gpu, ...]]:
+) -> tuple[Context, Reading[Gpu]]:
     """Return the context of a run here, and the GPUs that it may use: `gpus`, or those that are detected."""
-    gpus = find_gpus() if gpus is None else gpus
-    detected = {**host_facts(session.environ), "gpu_vendor": detected_vendor(gpus)}
-    context = session.context(detected, _context_here(manifest, gpus))
-    if context.gpu_vendor != detected_vendor(gpus):
+    reading = find_gpus() if gpus is None else Reading(gpus)
+    detected = detected_context(reading)
+    context = session.context({**host_facts(session.environ), **detected}, _context_here(manifest, reading))
+    if context.gpu_vendor not in ("", detected.get("gpu_vendor")):
         # Images of the vendor in the context can use only that vendor's GPUs.
-        gpus = find_gpus(context.gpu_vendor)
-    return context, gpus
+        reading = find_gpus(context.gpu_vendor)
+    if reading.fails and not context.gpu_vendor:
+        context = replace(context, values={**context.values, "gpu_vendor": NONE})
+    if reading.problem:
+        logger.warning(reading.problem)
+    return context, reading
 
 
 def _hooks(
@@ -146,10 +152,13 @@ def _context_image(name: str, model: Model, engine: Docker) -> Image:
     return Image(key, docker_image=name, dockerfile=NO_DOCKERFILE, registry_image=name, extra=marks)
 
 
-def _context_here(manifest: Manifest, gpus: tuple[Gpu, ...]) -> Mapping[str, Any]:
-    """Return the manifest's context, with its gpu_vendor only if this machine has such GPUs: others skip its images."""
+def _context_here(manifest: Manifest, reading: Reading[Gpu]) -> Mapping[str, Any]:
+    """Return the manifest's context, with its gpu_vendor only if such GPUs may be here: others skip its images."""
     vendor = Context(manifest.context).gpu_vendor
-    if vendor in (NONE, detected_vendor(gpus)) or (vendor and find_gpus(vendor)):
+    if vendor in ("", NONE, detected_context(reading).get("gpu_vendor")):
+        return manifest.context
+    reading_of_vendor = find_gpus(vendor)
+    if reading_of_vendor.items or reading_of_vendor.fails:
         return manifest.context
     return {key: value for key, value in manifest.context.items() if key != "gpu_vendor"}
 

@@ -33,12 +33,12 @@ SAMPLED = f"sleep 1.5; {METRIC}"
 # The program with the times that a tool may take or be silent cut down.
 IMPATIENT = (
     "from madengine.machine import telemetry; from madengine.programs import smi; "
-    "telemetry.SILENT_SECONDS = smi.SECONDS = 0.5; from madengine.distributed_cli import main; main()"
+    "telemetry.SILENT_SECONDS = smi.SECONDS = 0.5; from madengine.distributed_cli import main; raise SystemExit(main())"
 )
 # The program that asks AMD's tools as often as --sample-hz says.
 EAGER = (
     "from madengine.programs import amd_smi, rocm_smi; amd_smi.SAMPLE_SECONDS = rocm_smi.SAMPLE_SECONDS = 0.1; "
-    "from madengine.distributed_cli import main; main()"
+    "from madengine.distributed_cli import main; raise SystemExit(main())"
 )
 TOOLS = ("nvidia-smi", "amd-smi", "rocm-smi")
 FIGURES = (
@@ -179,7 +179,7 @@ def node(trial: Trial, stand_ins: StandIns) -> Iterator[Node]:
     real = shutil.which(name, path=os.environ["PATH"].partition(os.pathsep)[2])
     stand_ins.add(name, bed_gpus.without_gpu_flags(str(real)))
     for tool in TOOLS:
-        stand_ins.add(tool, "echo 'no such device' >&2; exit 9")
+        stand_ins.add(tool)
     machine = Node(trial, stand_ins)
     yield machine
     for folder in FOLDERS:
@@ -726,13 +726,28 @@ def test_a_model_that_needs_a_gpu_fails_on_a_machine_without(node: Node) -> None
 
 
 @only_docker
-def test_a_tool_that_hangs_makes_a_machine_without_gpus_and_doctor_names_it(node: Node) -> None:
-    node.stand_ins.add("nvidia-smi", bed_gpus.HANGS)
-    words = node.trial.words(METRIC, image={"gpu_vendor": "NONE"}, card={"n_gpus": "-1"})
-    done = node.impatient(*words[len(node.trial.program) :])
-    assert (done.code, done.row["status"]) == (0, "SUCCESS"), done.stderr
+@pytest.mark.parametrize(
+    ("script", "problem"),
+    [
+        (bed_gpus.HANGS, "nvidia-smi -q -x: no answer in 0.5 s: no output"),
+        ("echo 'Driver/library version mismatch'; exit 18", "exit code 18: Driver/library version mismatch"),
+    ],
+    ids=["hangs", "fails"],
+)
+def test_a_tool_that_fails_measures_nothing_on_the_cpu_unless_the_context_says_none(
+    node: Node, script: str, problem: str
+) -> None:
+    node.stand_ins.add("nvidia-smi", script)
+    words = node.trial.words(METRIC, image={"gpu_vendor": "NONE"}, card={"n_gpus": "-1"})[len(node.trial.program) :]
+    done = node.impatient(*words)
+    assert done.code == 3 and problem in done.reason, done.stderr
+    assert node.started == []
     doctor = node.impatient("doctor", "--json")
-    assert _check(doctor, "nvidia-smi")["result"].endswith("nvidia-smi -q -x: no answer in 0.5 s: no output")
+    assert doctor.code == 1 and _check(doctor, "nvidia-smi")["status"] == "FAILED"
+    assert _check(doctor, "nvidia-smi")["result"].endswith(problem)
+    words = node.trial.words(METRIC, context={"gpu_vendor": "NONE"}, image={"gpu_vendor": "NONE"})
+    done = node.impatient(*words[len(node.trial.program) :])
+    assert (done.code, done.rows[-1]["status"]) == (0, "SUCCESS"), done.stderr
 
 
 @only_docker

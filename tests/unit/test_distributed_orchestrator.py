@@ -142,6 +142,46 @@ def test_the_vendor_chooses_the_images(folder: Path, docker: StandIns, vendor: s
     assert pulled(wanted.shown) == [f"{REGISTRY}/ci-dummy_ubuntu_{suffix}@{DIGEST}"]
 
 
+MISMATCH = "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18"
+
+
+@pytest.mark.parametrize(
+    ("n_gpus", "vendors", "status"),
+    [
+        ("-1", ("NVIDIA", "NONE"), "FAILURE"),
+        ("0", ("NVIDIA", "NONE"), "FAILURE"),
+        ("", ("",), "FAILURE"),
+        ("2", ("NONE",), "FAILURE"),
+        ("0", ("NONE",), "SKIPPED"),
+        ("0", ("",), "SKIPPED"),
+        ("", ("NONE",), "SKIPPED"),
+    ],
+)
+@pytest.mark.parametrize("vendor", ["", "NVIDIA", "NONE"])
+def test_what_wants_gpus_fails_where_their_tool_does_unless_the_context_says_none(
+    folder: Path, docker: StandIns, n_gpus: str, vendors: tuple[str, ...], status: str, vendor: str
+) -> None:
+    docker.add("nvidia-smi", MISMATCH)
+    without = {key: value for key, value in card("m").items() if key != "n_gpus"}
+    images = {f"ci-m_{number}": image(f"ci-m_{number}", gpu_vendor=name) for number, name in enumerate(vendors)}
+    manifest(images, dict.fromkeys(images, card("m", n_gpus=n_gpus) if n_gpus else without))
+    context = f"{{'gpu_vendor': '{vendor}'}}" if vendor else None
+    status = "SKIPPED" if vendor == "NONE" else status
+    code = command(context).orchestrator.run_phase(Path("m.json"), RunOptions(skip_model_run=True))
+    assert {row["status"] for row in rows()} == {status}
+    assert code == (3 if status == "FAILURE" or (vendors == ("NONE",) and vendor == "NVIDIA") else 0)
+    assert all(("version mismatch" in row["reason"]) == (status == "FAILURE") for row in rows())
+
+
+def test_a_full_run_builds_for_no_guessed_vendor_where_the_tool_fails(folder: Path, docker: StandIns) -> None:
+    docker.add("nvidia-smi", MISMATCH)
+    package(folder, card("dummy"))
+    (folder / "docker/dummy.ubuntu.gpu.Dockerfile").write_text("# CONTEXT {'gpu_vendor': 'NVIDIA'}\nFROM ubuntu\n")
+    assert command(None).orchestrator.full_phase(BuildOptions(), RunOptions()) == 3
+    assert len(json.loads(Path("build_manifest.json").read_text())["built_images"]) == 2
+    assert [row["status"] for row in rows()] == ["FAILURE"]
+
+
 @pytest.mark.parametrize(
     ("architecture", "runs"),
     [("gfx90a", ["gfx90a", ""]), ("gfx942", ["gfx942", ""]), ("gfx1100", [""]), ("", ["gfx90a", "gfx942", ""])],

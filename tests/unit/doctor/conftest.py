@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 
 from madengine.config.manifest import Manifest, save_manifest
-from madengine.doctor import gpus as gpu_checks
 from madengine.doctor.check import Check
 from madengine.doctor.examination import examine
 from madengine.machine import gpus as gpu_finder
@@ -61,7 +60,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MODEL_DIR", raising=False)
     monkeypatch.delenv("MADENGINE_ENGINE", raising=False)
     monkeypatch.setattr(devices, "CDI_FOLDERS", (tmp_path / "cdi",))
-    monkeypatch.setattr(gpu_checks, "PCI", tmp_path / "pci")
+    monkeypatch.setattr(gpu_finder, "PCI", tmp_path / "pci")
     monkeypatch.setattr(gpu_finder, "TOOLS", {})
     return folder
 

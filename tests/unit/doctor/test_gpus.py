@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from madengine.doctor.check import FAILED, NOTE, OK, Check
 from madengine.machine import gpus as gpu_finder
 from madengine.programs import nvidia_smi
+from madengine.records import Reading
 from tests.unit.doctor.conftest import DATA, H100, Engine, amd, checks, machine, write
 
 
@@ -33,10 +35,23 @@ def test_the_tools_are_really_asked(engine: Engine, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(gpu_finder, "TOOLS", {"NVIDIA": (nvidia_smi,)})
     engine.stand_ins.add("nvidia-smi", f'[ "$*" = "-q -x" ] || exit 1\ncat {DATA}/nvidia-smi_q_x.xml')
     assert checks()["GPUs"].status == OK
+
+
+def test_a_tool_that_fails_is_a_fault_unless_another_one_lists_gpus(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_finder, "TOOLS", {"NVIDIA": (nvidia_smi,)})
     engine.stand_ins.add("nvidia-smi", "echo 'NVIDIA-SMI has failed' ; exit 9")
     results = checks()
+    assert results["nvidia-smi"].status == FAILED
     assert results["nvidia-smi"].result.endswith("nvidia-smi -q -x: exit code 9: NVIDIA-SMI has failed")
-    assert results["GPUs"].status == NOTE
+    assert "'gpu_vendor': 'NONE'" in results["nvidia-smi"].fix
+    assert (results["GPUs"].status, results["GPUs"].result) == (FAILED, "unknown, because nvidia-smi failed")
+    gpu = amd(Path("renderD128"))
+    sysfs = SimpleNamespace(NAME="sysfs", gpus=lambda: Reading((gpu,)))
+    monkeypatch.setattr(gpu_finder, "TOOLS", {"NVIDIA": (nvidia_smi,), "AMD": (sysfs,)})
+    results = checks()
+    assert (results["GPUs"].status, results["nvidia-smi"].status) == (OK, NOTE)
 
 
 @pytest.mark.parametrize(

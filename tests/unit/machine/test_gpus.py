@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from madengine.errors import RunError
+from madengine.machine import gpus as gpu_finder
 from madengine.machine.gpus import (
+    detected_context,
     detected_vendor,
     eligible_gpus,
     find_gpus,
@@ -16,9 +18,10 @@ from madengine.machine.gpus import (
     gpu_readings,
     requested_count,
     skipped_architecture,
+    wants_gpus,
 )
-from madengine.programs import amd_sysfs, rocm_smi
-from madengine.records import Gpu
+from madengine.programs import amd_sysfs, rocm_smi, smi
+from madengine.records import Gpu, Reading
 from tests.conftest import StandIns
 from tests.unit.programs.test_amd_sysfs import CPU, KFD, device, gpu_node, topology, write
 
@@ -28,16 +31,16 @@ EIGHT = tuple(Gpu("AMD", index) for index in range(8))
 
 def test_nvidias_gpus_are_those_that_its_tool_names(stand_ins: StandIns) -> None:
     stand_ins.add("nvidia-smi", f'[ "$*" = "-q -x" ] || exit 1\ncat {DATA}/nvidia-smi_q_x.xml')
-    gpus = find_gpus()
+    gpus = find_gpus().items
     assert gpus
     assert {gpu.vendor for gpu in gpus} == {detected_vendor(gpus)} == {"NVIDIA"}
-    assert find_gpus("NVIDIA") == gpus
+    assert find_gpus("NVIDIA").items == gpus
 
 
 @pytest.mark.parametrize("script", ["exit 127", "exit 9", "echo 'No devices were found'", "echo '<nvidia_smi_log>'"])
 def test_a_tool_that_knows_nothing_names_no_gpu(stand_ins: StandIns, script: str) -> None:
     stand_ins.add("nvidia-smi", script)
-    assert find_gpus("NVIDIA") == ()
+    assert find_gpus("NVIDIA").items == ()
 
 
 def test_names_that_the_kernel_does_not_know_come_from_the_next_tool(
@@ -48,7 +51,7 @@ def test_names_that_the_kernel_does_not_know_come_from_the_next_tool(
     monkeypatch.setattr(amd_sysfs, "gpus", partial(amd_sysfs.gpus, tmp_path))
     stand_ins.add("amd-smi", f'[ "$1" = static ] && cat {DATA}/amd-smi_static.json')
     stand_ins.add("rocm-smi", "exit 1")
-    gpus = find_gpus("AMD")
+    gpus = find_gpus("AMD").items
     assert [(gpu.source, gpu.name) for gpu in gpus] == [
         ("sysfs", "AMD Instinct MI300X OAM"),
         ("sysfs", "AMD Instinct MI300X"),
@@ -63,14 +66,126 @@ def test_the_next_tool_is_asked_only_where_one_names_no_gpu(
     stand_ins.add("nvidia-smi", "exit 9")
     stand_ins.add("amd-smi", f'[ "$1" = static ] && cat {DATA}/amd-smi_static.json')
     stand_ins.add("rocm-smi", "exit 1")
-    assert {gpu.source for gpu in find_gpus()} == {"amd-smi"}
+    assert {gpu.source for gpu in find_gpus().items} == {"amd-smi"}
     readings = gpu_readings()
     assert list(readings) == ["nvidia-smi", "sysfs", "amd-smi", "rocm-smi"]
     assert [bool(reading.items) for reading in readings.values()] == [False, False, True, False]
 
 
+@pytest.fixture
+def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stand_ins: StandIns) -> StandIns:
+    """A machine without GPUs, and with none of the tools."""
+    monkeypatch.setattr(amd_sysfs, "gpus", partial(amd_sysfs.gpus, tmp_path))
+    monkeypatch.setattr(gpu_finder, "PCI", tmp_path / "pci")
+    monkeypatch.setenv("ROCM_PATH", str(tmp_path))
+    return stand_ins
+
+
+IDLE_MIG = '<nvidia_smi_log><gpu id="1"><mig_mode><current_mig>Enabled</current_mig></mig_mode></gpu></nvidia_smi_log>'
+MISMATCH = (
+    "echo 'Failed to initialize NVML: Driver/library version mismatch'; echo 'NVML library version: 550.54'; exit 18"
+)
+
+
+@pytest.mark.parametrize(
+    ("tool", "script", "problem"),
+    [
+        ("nvidia-smi", MISMATCH, "nvidia-smi -q -x: exit code 18: Failed to initialize NVML: Driver/library version"),
+        ("nvidia-smi", "echo 'No devices were found'; exit 6", "exit code 6: No devices were found"),
+        ("nvidia-smi", "kill -SEGV $$", "exit code -11: no output"),
+        ("nvidia-smi", "exec sleep 60", "no answer in 0.2 s"),
+        ("nvidia-smi", "echo garbage", "unexpected output: garbage"),
+        ("nvidia-smi", "[ $2 = -x ] && echo '<nvidia_smi_log>' || echo 0, GPU-1", "unexpected output"),
+        ("nvidia-smi", f"[ $2 = -x ] && echo '{IDLE_MIG}'", "in MIG mode without instances"),
+        ("amd-smi", "echo 'AmdSmiException: driver not loaded' >&2; exit 255", "AmdSmiException: driver not loaded"),
+        ("amd-smi", "echo '[{'", "unexpected output: [{"),
+        ("rocm-smi", "echo 'ModuleNotFoundError: rsmiBindings' >&2; exit 1", "ModuleNotFoundError: rsmiBindings"),
+        ("rocm-smi", "echo 'cannot read /dev/kfd'", "unexpected output: cannot read /dev/kfd"),
+    ],
+)
+def test_a_tool_that_is_there_and_fails_does_not_mean_no_gpu(
+    bare_machine: StandIns, monkeypatch: pytest.MonkeyPatch, tool: str, script: str, problem: str
+) -> None:
+    monkeypatch.setattr(smi, "SECONDS", 0.2 if "sleep" in script else 20.0)
+    bare_machine.add(tool, script)
+    reading = find_gpus()
+    assert (reading.items, reading.fails) == ((), True)
+    assert problem in reading.problem and tool in reading.problem
+    assert detected_context(reading) == {}
+    assert find_gpus("NONE") == Reading()
+
+
+def test_a_tool_whose_interpreter_is_missing_fails(bare_machine: StandIns) -> None:
+    tool = bare_machine.add("amd-smi")
+    tool.write_text("#!/nowhere/python3\n")
+    reading = find_gpus()
+    assert reading.fails and reading.problem == f"{tool}: can't be started: its interpreter is missing"
+
+
+@pytest.mark.parametrize(
+    ("tool", "script"),
+    [
+        ("nvidia-smi", ""),
+        ("nvidia-smi", "echo 'No devices were found'"),
+        ("nvidia-smi", "echo '<nvidia_smi_log><attached_gpus>0</attached_gpus></nvidia_smi_log>'"),
+        ("amd-smi", ""),
+        ("amd-smi", "echo '[]'"),
+        ("amd-smi", "echo '{\"gpu_data\": []}'"),
+        ("amd-smi", "echo '[{\"cpu\": 0}]'"),
+        ("rocm-smi", ""),
+        ("rocm-smi", "echo 'No AMD GPUs' >&2"),
+        ("rocm-smi", 'echo \'{"system": {"Driver version": "6.8"}}\''),
+    ],
+)
+def test_a_tool_that_answers_that_there_are_none_is_believed(bare_machine: StandIns, tool: str, script: str) -> None:
+    bare_machine.add(tool, script)
+    reading = find_gpus()
+    assert (reading.items, reading.fails) == ((), False)
+    assert detected_context(reading) == {"gpu_vendor": "NONE"}
+
+
+def test_without_any_tool_a_machine_has_no_gpu(bare_machine: StandIns) -> None:
+    assert find_gpus() == Reading()
+
+
+def test_gpus_of_one_vendor_count_and_the_other_s_broken_tool_is_named(bare_machine: StandIns) -> None:
+    bare_machine.add("nvidia-smi", MISMATCH)
+    bare_machine.add("amd-smi", f'[ "$1" = static ] && cat {DATA}/amd-smi_static.json')
+    reading = find_gpus()
+    assert detected_context(reading) == {"gpu_vendor": "AMD"}
+    assert "Driver/library version mismatch" in reading.problem
+    assert find_gpus("AMD").problem == ""
+
+
+def test_a_gpu_on_the_bus_that_no_tool_lists_is_named(bare_machine: StandIns, tmp_path: Path) -> None:
+    for name, text in (("class", "0x030200\n"), ("vendor", "0x10de\n")):
+        write(tmp_path / "pci/0000:05:00.0" / name, text)
+    reading = find_gpus()
+    assert (reading.problem, reading.fails) == ("an NVIDIA GPU is on the PCI bus, but no tool lists it", False)
+    assert find_gpus("AMD").problem == find_gpus("NONE").problem == ""
+
+
+@pytest.mark.parametrize(
+    ("n_gpus", "vendors", "expected"),
+    [
+        ("0", {"NONE"}, False),
+        ("0", {""}, False),
+        ("0", {"NVIDIA", "NONE"}, True),
+        ("0", {"AMD"}, True),
+        ("", {"NONE"}, False),
+        ("", {""}, True),
+        ("", {"AMD"}, True),
+        ("1", {"NONE"}, True),
+        ("-1", {"NONE"}, True),
+        ("8", set(), True),
+    ],
+)
+def test_which_models_would_use_a_gpu(n_gpus: str, vendors: set[str], expected: bool) -> None:
+    assert wants_gpus(n_gpus, vendors) is expected
+
+
 def test_an_unknown_vendor_has_no_gpus() -> None:
-    assert find_gpus("VOODOO") == ()
+    assert find_gpus("VOODOO") == Reading()
 
 
 def test_the_vendor_is_that_of_the_gpus_or_none() -> None:
