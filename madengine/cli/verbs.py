@@ -265,7 +265,7 @@ def _collect_kubernetes(values: Values) -> int:
     check_namespace(values["namespace"])
     kubectl = Kubectl(values["namespace"], values["kube_context"])
     result = collect_results(kubectl, values["output"], values["results"], values["run_id"], values["wait"])
-    return report_collected(result, values["output"], show)
+    return report_collected(result, values["namespace"], values["run_id"], values["output"], show)
 
 
 def compare(values: Values) -> int:

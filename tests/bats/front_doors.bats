@@ -16,7 +16,7 @@ echoing_checkout() {
   cd "$BATS_TEST_TMPDIR/checkout" || return
   cp "$checkout/justfile" .
   local name
-  for name in madengine demo test bench bundle; do
+  for name in madengine demo test bench bundle docs; do
     printf '#!/bin/sh\nprintf "%s"\n[ $# -eq 0 ] || printf " [%%s]" "$@"\n' "$name" >"bin/$name"
     chmod +x "bin/$name"
   done
@@ -117,7 +117,7 @@ bare_path() {
 
 @test "the programs in bin explain themselves, and do nothing else" {
   local name
-  for name in demo test bench bundle k8s playbook; do
+  for name in demo test bench bundle docs; do
     run -0 env PATH="$(bare_path)" "bin/$name" --help
     [ "${#lines[0]}" -gt 40 ]
     [[ $output != *'# '* && $output != *'set -e'* ]]

@@ -195,7 +195,7 @@ def test_a_wrong_password_is_one_line_without_it(
     ended = madengine("build", "--registry", tls_registry.address, cwd=own.folder, env=recording, check=False)
     assert ended.code == 1
     (line,) = ended.stderr.splitlines()
-    assert f"{tls_registry.address}: the login as '{tls_registry.user}' failed" in line
+    assert f"{tls_registry.address}: login as '{tls_registry.user}' failed" in line
     assert "credential.json" in line
     recorded = (tmp_path / "stand-ins/argv").read_text()
     assert "not-the-secret" not in ended.stdout + ended.stderr + recorded + written(own.folder)

@@ -368,7 +368,7 @@ def test_the_script_is_told_the_name_of_its_results(trial: Trial) -> None:
     [
         ("true", "out.csv: the script left no such file"),
         ("printf 'a,b\\n1,2\\n' > out.csv", "out.csv: no column 'model'"),
-        ("printf 'model,performance,metric\\n' > out.csv", "out.csv: has no row"),
+        ("printf 'model,performance,metric\\n' > out.csv", "out.csv: no row"),
         (": > out.csv", "out.csv: empty"),
         ("mkdir out.csv", "out.csv: the script left no such file"),
         ("ln -s /etc/passwd out.csv", "out.csv: the script left no such file"),

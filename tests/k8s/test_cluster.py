@@ -141,7 +141,7 @@ def test_repeats_are_rows_of_their_own(cluster: Cluster) -> None:
     cluster.collect("--run-id", "night-7", "--wait")
     assert [(row["run_id"], row["performance"]) for row in cluster.rows] == [("night-7", "12.5")] * 2
     other = cluster.collect("--run-id", "another", check=False)
-    assert other.code == 1 and "no results of run another in this namespace" in other.stderr
+    assert other.code == 1 and "no results of run another in namespace" in other.stderr
 
 
 def test_of_several_nodes_the_first_measures(cluster: Cluster) -> None:

@@ -115,14 +115,14 @@ def test_an_invalid_end_is_one_failure_with_a_reason_in_one_line(tmp_path: Path,
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"model,performance\na,1\n", "r.csv: has no column 'metric'; its columns are model, performance"),
-        (b"model,performance,metric\na,1,t,9\n", "r.csv: line 2 has 4 cells, its header 3"),
+        (b"model,performance\na,1\n", "r.csv: no column 'metric'; its columns are model, performance"),
+        (b"model,performance,metric\na,1,t,9\n", "r.csv: line 2: expected 3 cells, got 4"),
         (b"model,performance,metric\na,1,\xff\n", "r.csv: not a CSV file in UTF-8: 'utf-8' codec can't decode"),
         (b"model,performance,metric\na,1,\0\n", ""),
         (b'model,performance,metric\n"a,1,t\n', "r.csv: not a CSV file in UTF-8: unexpected end of data"),
         (b"model,performance,metric\n" + b"x" * 3_000_000, "r.csv: not a CSV file in UTF-8: a line is longer than"),
         (b"model,performance,metric\n", "r.csv: no row below its header"),
-        (b"", "r.csv: is empty; the script must write the columns"),
+        (b"", "r.csv: empty; the script must write the columns"),
     ],
 )
 def test_an_invalid_table_is_one_failure(tmp_path: Path, content: bytes, reason: str) -> None:

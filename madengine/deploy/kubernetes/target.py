@@ -119,7 +119,8 @@ class KubernetesTarget:
 
     def collect(self) -> int:
         """Show the rows that have been collected, after `stop` those that there are."""
-        return report_collected(self._collected or self._collect(wait=False), self.run.output, self.show)
+        collection = self._collected or self._collect(wait=False)
+        return report_collected(collection, self._kubectl.namespace, self.options.run_id, self.run.output, self.show)
 
     def stop(self) -> None:
         """Delete the Jobs, and wait until their pods have reported and ended."""
@@ -151,7 +152,9 @@ class KubernetesTarget:
         )
 
 
-def report_collected(collection: Collected, output: Path, show: Callable[[str], None]) -> int:
+def report_collected(
+    collection: Collected, namespace: str, run_id: str, output: Path, show: Callable[[str], None]
+) -> int:
     """Show the rows of a collection and log what is missing; return the exit code."""
     merged = collection.merged
     for problem in merged.problems:
@@ -160,7 +163,7 @@ def report_collected(collection: Collected, output: Path, show: Callable[[str], 
         show(tables(merged.rows))
     logger.info(f"rows: {merged.added} new in {output}")
     if not collection.attempts and not collection.unfinished:
-        logger.info("no results of this run in the namespace")
+        logger.info(f"no results{f' of run {run_id}' if run_id else ''} in namespace {namespace}")
         return EXIT_FAILURE
     for name in collection.unfinished:
         logger.info(f"{name}: has not ended yet; `madengine collect --kubernetes --wait` waits for it")
