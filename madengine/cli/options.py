@@ -160,6 +160,10 @@ class CollectKubernetesOptions(KubeContextOptions):
     namespace: str = option(
         "--namespace", "-n", default="madengine", group=Group.KUBERNETES, metavar="NAME", help="default: madengine"
     )
+    prune: bool = option(
+        "--prune", default=False, group=Group.KUBERNETES,
+        help="remove from the cluster what was collected: reports, and input that no Job uses",
+    )  # fmt: skip
     wait: bool = option(
         "--wait", default=False, group=Group.KUBERNETES,
         help="wait until the Jobs have ended; --run-id limits it to one run",

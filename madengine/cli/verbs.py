@@ -255,7 +255,7 @@ def _add_failed_hosts(values: Values) -> None:
 
 def _collect_kubernetes(values: Values) -> int:
     """Collect from a cluster; the exit code says whether a model failed there."""
-    from madengine.deploy.kubernetes.collect import collect_results
+    from madengine.deploy.kubernetes.collect import collect_results, prune
     from madengine.deploy.kubernetes.names import check_namespace
     from madengine.deploy.kubernetes.target import report_collected
     from madengine.programs.kubectl import Kubectl
@@ -265,7 +265,10 @@ def _collect_kubernetes(values: Values) -> int:
     check_namespace(values["namespace"])
     kubectl = Kubectl(values["namespace"], values["kube_context"])
     result = collect_results(kubectl, values["output"], values["results"], values["run_id"], values["wait"])
-    return report_collected(result, values["namespace"], values["run_id"], values["output"], show)
+    code = report_collected(result, values["namespace"], values["run_id"], values["output"], show)
+    for line in prune(kubectl, result) if values["prune"] else ():
+        logger.info(line)
+    return code
 
 
 def compare(values: Values) -> int:

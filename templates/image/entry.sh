@@ -15,7 +15,7 @@
 #                    there, to the end of stdout (lines that begin with :::MADENGINE), and, for a sidecar, to .report
 #
 # Leaves entry.json in the workspace, gives everything there to the workspace's owner, and ends with the script's exit
-# code, 124 at the time limit.
+# code, 124 at the time limit, 143 if it was told to stop and ended with 0.
 #
 # The script and the hooks get the environment, signals, umask, limits and open files of `docker run IMAGE`: the
 # variables above are removed, MAD_MODEL_NAME, MAD_OUTPUT_CSV and JENKINS_BUILD_NUMBER are added.
@@ -438,6 +438,9 @@ if [ "$_madengine_failed_hook" = null ]; then
   _madengine_run_limited "$_madengine_limit" "$@"
   _madengine_exit_code=$_madengine_status _madengine_timed_out=$_madengine_late _madengine_pre_failed=false
 fi
+# A script that was told to stop has not done its work, whatever it made of that.
+_madengine_was_stopped=${_madengine_stopped:-false}
+[ "$_madengine_was_stopped" = false ] || [ "$_madengine_exit_code" -ne 0 ] || _madengine_exit_code=143
 _madengine_ended=$(_madengine_uptime)
 post_scripts
 trap : TERM INT HUP
@@ -451,13 +454,16 @@ elif [ "$_madengine_pre_failed" = false ]; then
   _madengine_failed_hook=null # the script's own failure is the reason
 fi
 _madengine_close_log
+_madengine_log_bytes=0
+[ -z "$_madengine_log" ] || _madengine_log_bytes=$(wc -c <"$_madengine_log" 2>/dev/null) || _madengine_log_bytes=0
 rm -f "$_madengine_expired"
 
 cd "$_madengine_workspace" || exit "$_madengine_exit_code"
 printf '{"exit_code": %d, "timed_out": %s, "out_of_memory": %s, "started": %s, "ended": %s, "log_complete": %s, ' \
   "$_madengine_exit_code" "$_madengine_timed_out" "$_madengine_out_of_memory" "$_madengine_started" \
   "$_madengine_ended" "$_madengine_log_complete" >.entry.json
-printf '"failed_hook": %s}\n' "$_madengine_failed_hook" >>.entry.json
+printf '"failed_hook": %s, "stopped": %s, "log_bytes": %d}\n' "$_madengine_failed_hook" "$_madengine_was_stopped" \
+  "$_madengine_log_bytes" >>.entry.json
 _madengine_mounts=$(_madengine_list_mounts 2>/dev/null)
 [ -z "$_madengine_report" ] || _madengine_write_report
 _madengine_give_to_owner

@@ -216,7 +216,7 @@ BROKEN: Mapping[str, tuple[str, str]] = {
     ),
     "not finite": (VALID.replace("null", "1e999"), "a number is too large for a float"),
     "nan": (VALID.replace("null", "NaN"), "invalid number NaN"),
-    "huge": (VALID.replace("null", "9" * 5000), "4300 digits"),
+    "huge": (VALID.replace("null", "9" * 5000), "digits"),
     "index": (changed(pod={"job": JOB, "index": {}}), "index: expected a number"),
     "no pod": (changed(pod=7), "pod: expected an object"),
     "job": (changed(pod={"job": "../x", "index": 0}), "invalid name of a Job '../x'"),
