@@ -12,6 +12,8 @@ import pytest
 from hypothesis import settings
 from plumbum import local
 
+from madengine.machine.visible_gpus import VARIABLES
+
 # In CI a change is judged by the same examples each time; by hand every run looks at new ones.
 # How long an example takes says more of the machine's other work than of the code.
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -47,6 +49,13 @@ def restored_logging() -> Iterator[None]:
     yield
     logger.handlers[:] = handlers
     logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def all_gpus_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees what a scheduler says of this machine's GPUs."""
+    for name in {name for names in VARIABLES.values() for name in names}:
+        monkeypatch.delenv(name, raising=False)
 
 
 class StandIns:

@@ -15,7 +15,8 @@ from madengine.config.manifest import Manifest, load_manifest
 from madengine.config.validation import validated_hooks
 from madengine.data_sets.mounts import Data
 from madengine.errors import ConfigurationError
-from madengine.machine.gpus import NONE, detected_context, find_gpus
+from madengine.machine.gpus import detected_vendor, find_gpus
+from madengine.machine.visible_gpus import visible_part
 from madengine.programs.engine import Docker
 from madengine.records import Gpu, Image, Model, Reading
 from madengine.results.perf_csv import check_perf_csv
@@ -102,17 +103,16 @@ def _on_this_machine(
     session: Session, manifest: Manifest, gpus: tuple[Gpu, ...] | None
 ) -> tuple[Context, Reading[Gpu]]:
     """Return the context of a run here, and the GPUs that it may use: `gpus`, or those that are detected."""
-    reading = find_gpus() if gpus is None else Reading(gpus)
-    detected = detected_context(reading)
-    context = session.context({**host_facts(session.environ), **detected}, manifest.context)
-    if context.gpu_vendor not in ("", detected.get("gpu_vendor")):
-        # Images of the vendor in the context can use only that vendor's GPUs.
-        reading = find_gpus(context.gpu_vendor)
-    if reading.fails and not context.gpu_vendor:
-        context = replace(context, values={**context.values, "gpu_vendor": NONE})
+    context = session.context(host_facts(session.environ), manifest.context)
+    vendor = context.gpu_vendor
+    # Images of the vendor in the context can use only that vendor's GPUs.
+    is_other = gpus is not None and vendor not in ("", detected_vendor(gpus))
+    reading = find_gpus(vendor) if gpus is None or is_other else Reading(gpus)
     if reading.problem:
         logger.warning(reading.problem)
-    return context, reading
+    reading, docker_gpus = visible_part(reading, context.docker_gpus, session.environ)
+    detected = {"gpu_vendor": vendor or detected_vendor(reading.items), "docker_gpus": docker_gpus}
+    return replace(context, values={**context.values, **detected}), reading
 
 
 def _hooks(
