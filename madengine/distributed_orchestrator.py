@@ -57,10 +57,15 @@ class DistributedOrchestrator:
 
     def full_phase(self, build: BuildOptions, options: RunOptions) -> int:
         """Build for this machine's GPUs, then run the images."""
+        from madengine.config.context import load_context
         from madengine.machine.gpus import detected_context, find_gpus
+        from madengine.machine.visible_gpus import visible_gpus
         from madengine.results.perf_csv import check_perf_csv
 
+        # Before the build, which is for this vendor.
+        context = load_context({}, {}, self.session.context_file, self.session.context_text)
         gpus = find_gpus()
+        visible = gpus.items if context.docker_gpus else tuple(visible_gpus(gpus.items, self.session.environ))
         check_perf_csv(options.output)
         summary = options.summary_output
         build_part, run_part = (
@@ -70,7 +75,7 @@ class DistributedOrchestrator:
         options = replace(options, summary_output=run_part, is_part=True, tags=())
         if not build.dry_run:
             check_writable(summary)
-        outcome = self.build_phase(build, detected_context(gpus))
+        outcome = self.build_phase(build, detected_context(replace(gpus, items=visible)))
         if build.dry_run:
             logger.info(
                 "the run's lines need the manifest that these write: `madengine run --manifest-file … --dry-run`"

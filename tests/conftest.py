@@ -13,6 +13,7 @@ from hypothesis import settings
 from plumbum import local
 
 from madengine import programs
+from madengine.machine.visible_gpus import VARIABLES
 
 # In CI a change is judged by the same examples each time; by hand every run looks at new ones.
 # How long an example takes says more of the machine's other work than of the code.
@@ -55,6 +56,13 @@ def restored_logging() -> Iterator[None]:
 def no_secrets_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test hides its own secrets only: another's password may be a word of this one's output."""
     monkeypatch.setattr(programs, "_secrets", set())
+
+
+@pytest.fixture(autouse=True)
+def all_gpus_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees what a scheduler says of this machine's GPUs."""
+    for name in {name for names in VARIABLES.values() for name in names}:
+        monkeypatch.delenv(name, raising=False)
 
 
 class StandIns:

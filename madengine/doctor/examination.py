@@ -9,7 +9,7 @@ from typing import Any
 from madengine.doctor.check import FAILED, Check, Subject
 from madengine.doctor.containers import check_container, check_gpu_access
 from madengine.doctor.engine import check_engine
-from madengine.doctor.gpus import check_device_nodes, check_gpu_tools, check_gpus
+from madengine.doctor.gpus import check_device_nodes, check_gpu_tools, check_gpus, check_visible_gpus
 from madengine.doctor.images import check_images
 from madengine.doctor.machine import check_disk, check_python, check_shared_memory
 from madengine.doctor.models import check_models
@@ -23,6 +23,7 @@ _CHECKS: Sequence[Callable[[Subject], Iterator[Check]]] = (
     check_engine,
     check_gpu_tools,
     check_gpus,
+    check_visible_gpus,
     check_device_nodes,
     check_gpu_access,
     check_images,

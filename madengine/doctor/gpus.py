@@ -8,6 +8,7 @@ from pathlib import Path
 
 from madengine.doctor.check import FAILED, NOTE, OK, Check, Subject, join_groups
 from madengine.machine.gpus import AMD, NVIDIA, vendors_on_bus
+from madengine.machine.visible_gpus import visibility_variables, visible_gpus
 from madengine.records import Gpu, Reading
 
 MODULES = {NVIDIA: "nvidia", AMD: "amdgpu"}
@@ -48,6 +49,13 @@ def check_gpus(subject: Subject) -> Iterator[Check]:
         yield Check("GPUs", FAILED, result, f"modprobe {MODULES[vendor]}")
     if not vendors:
         yield Check("GPUs", NOTE, "none; images for gpu_vendor NONE run here")
+
+
+def check_visible_gpus(subject: Subject) -> Iterator[Check]:
+    """Check the variables that restrict the GPUs; raise ConfigurationError if they contradict this machine."""
+    for name, value in visibility_variables(subject.gpus, os.environ).items():
+        yield Check(name, NOTE, f"{value or 'empty'}: restricts runs from this shell")
+    visible_gpus(subject.gpus, os.environ)
 
 
 def check_device_nodes(subject: Subject) -> Iterator[Check]:

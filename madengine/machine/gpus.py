@@ -109,7 +109,9 @@ def requested_count(n_gpus: str, candidates: Sequence[Gpu], machine: Sequence[Gp
         return min(1, len(candidates))
     count = len(candidates) if n_gpus == "-1" else int(n_gpus)
     if count > len(candidates):
-        allowed = f", docker_gpus allows {len(candidates)}" if len(candidates) != len(machine) else ""
+        allowed = (
+            f", docker_gpus or *_VISIBLE_DEVICES allow {len(candidates)}" if len(candidates) != len(machine) else ""
+        )
         raise RunError(
             f"too many GPUs requested: n_gpus is {n_gpus}, this machine has {len(machine) or 'none'}{allowed}"
         )

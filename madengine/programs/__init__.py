@@ -197,10 +197,11 @@ def background(
 
 def pause(process: subprocess.Popen[bytes], seconds: float) -> None:
     """Sleep, but no longer than the process runs."""
-    # The kernel wakes us at its end; `wait` with a time limit would poll a hundred times a second.
+    # The kernel wakes us at its end; `wait` with a time limit would poll a hundred times a second. A Python that was
+    # built for an older kernel has no pidfd_open, an older kernel refuses it.
     try:
         handle = os.pidfd_open(process.pid) if process.poll() is None else None
-    except OSError:
+    except (AttributeError, OSError):
         with suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
         return

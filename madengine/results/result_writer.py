@@ -46,16 +46,16 @@ class ResultWriter:
             rows = result_rows(result, self.environ)
             try:
                 append_rows(self.output, rows)
-            except MadengineError as error:
+            except Exception as error:
                 self.complete = False
                 self._save_elsewhere(rows, error)
 
-    def _save_elsewhere(self, rows: Sequence[Row], problem: MadengineError) -> None:
+    def _save_elsewhere(self, rows: Sequence[Row], problem: Exception) -> None:
         other = self.directory / "perf.csv"
         try:
             append_rows(other, rows)
             logger.info(f"{problem}; the row is in {other}")
-        except MadengineError:
+        except Exception:
             logger.info(f"{problem}; the row: {json.dumps(rows)}")
 
     def finish(

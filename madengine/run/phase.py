@@ -15,7 +15,8 @@ from madengine.config.manifest import Manifest, load_manifest
 from madengine.config.validation import log_ignored_keys, validated_hooks
 from madengine.data_sets.mounts import Data
 from madengine.errors import ConfigurationError
-from madengine.machine.gpus import NONE, detected_context, find_gpus
+from madengine.machine.gpus import NONE, detected_context, detected_vendor, find_gpus
+from madengine.machine.visible_gpus import visible_part
 from madengine.programs.engine import Docker
 from madengine.records import Gpu, Image, Model, Reading
 from madengine.results.perf_csv import check_perf_csv
@@ -109,17 +110,16 @@ def _on_this_machine(
     session: Session, manifest: Manifest, gpus: tuple[Gpu, ...] | None
 ) -> tuple[Context, Reading[Gpu]]:
     """Return the context of a run here, and the GPUs that it may use: `gpus`, or those that are detected."""
-    reading = find_gpus() if gpus is None else Reading(gpus)
-    detected = detected_context(reading)
-    context = session.context({**host_facts(session.environ), **detected}, _context_here(manifest, reading))
-    if context.gpu_vendor not in ("", detected.get("gpu_vendor")):
-        # Images of the vendor in the context can use only that vendor's GPUs.
-        reading = find_gpus(context.gpu_vendor)
-    if reading.fails and not context.gpu_vendor:
-        context = replace(context, values={**context.values, "gpu_vendor": NONE})
+    here = find_gpus() if gpus is None else Reading(gpus)
+    context = session.context(host_facts(session.environ), _context_here(manifest, here))
+    vendor = context.gpu_vendor
+    # Images of the vendor in the context can use only that vendor's GPUs.
+    reading = here if vendor in ("", detected_vendor(here.items)) else find_gpus(vendor)
     if reading.problem:
         logger.warning(reading.problem)
-    return context, reading
+    reading, docker_gpus = visible_part(reading, context.docker_gpus, session.environ)
+    detected = {"gpu_vendor": vendor or detected_vendor(reading.items), "docker_gpus": docker_gpus}
+    return replace(context, values={**context.values, **detected}), reading
 
 
 def _hooks(

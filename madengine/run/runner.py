@@ -64,15 +64,15 @@ class ContainerRunner:
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def run(self, model: Model, image: Image) -> None:
-        """Run one model; a failure is a result with a reason, not an error."""
+        """Run one model; a failure of any kind is a result with a reason, not an error."""
         model = self._with_args(model)
         result, interrupted = self._initial_result(model, image), False
         try:
             result = self._run(result, image)
-        except MadengineError as error:
-            result = replace(result, reason=str(error))
         except _Interrupted as interruption:
             result, interrupted = interruption.result, True
+        except Exception as error:
+            result = replace(result, reason=_reason(error))
         except KeyboardInterrupt:
             result, interrupted = replace(result, reason="interrupted"), True
         with programs.uninterrupted():
@@ -117,8 +117,10 @@ class ContainerRunner:
             return replace(result, status=SKIPPED, reason="--skip-model-run")
         try:
             return self._run_on_gpus(result, image, reference, provided)
-        except MadengineError as error:
-            return replace(result, reason=str(error))
+        except _Interrupted:
+            raise
+        except Exception as error:
+            return replace(result, reason=_reason(error))
 
     def _provided(self, model: Model) -> Provided:
         return self.data.mounts(model, self.setup.options.force_mirror_local, Client(self.stopping))
@@ -273,6 +275,20 @@ class _Interrupted(Exception):
     def __init__(self, result: RunResult) -> None:
         super().__init__(result.model.name)
         self.result = result
+
+
+def _reason(error: Exception) -> str:
+    """Return the reason of a failure; an unexpected error is named with its kind and its place."""
+    if isinstance(error, MadengineError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    logger.debug("unexpected error", exc_info=error)
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    place = f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})" if trace else ""
+    return f"unexpected error: {type(error).__name__}: {' '.join(str(error).split())}{place}; -v shows its traceback"
 
 
 @contextmanager

@@ -322,8 +322,18 @@ def test_a_subset_is_the_first_free_gpus_and_the_whole_command_line_is_known(nod
     assert (done.row["n_gpus"], done.row["gpus_per_node"]) == ("2", "2")
 
 
-def test_docker_gpus_says_which_ones_and_in_which_order(node: Node, nvidia: NvidiaNode) -> None:
-    done = node.run(METRIC, "--gpu-mode", "devices", context={"docker_gpus": "6,2-3"})
+@pytest.mark.parametrize(
+    ("context", "env"),
+    [
+        ({"docker_gpus": "6,2-3"}, {"CUDA_VISIBLE_DEVICES": "0"}),
+        ({}, {"CUDA_VISIBLE_DEVICES": "6,2,3", "NVIDIA_VISIBLE_DEVICES": "all"}),
+    ],
+    ids=["docker_gpus", "variables"],
+)
+def test_docker_gpus_or_variables_say_which_ones_and_in_which_order(
+    node: Node, nvidia: NvidiaNode, context: dict[str, str], env: dict[str, str]
+) -> None:
+    done = node.run(METRIC, "--gpu-mode", "devices", context=context, env=env)
     assert done.code == 0, done.stderr
     (handed,) = node.handed_over
     given = [word.removeprefix("--device=/dev/nvidia") for word in handed if word.startswith("--device=")]
@@ -338,7 +348,11 @@ def test_docker_gpus_says_which_ones_and_in_which_order(node: Node, nvidia: Nvid
     ("n_gpus", "docker_gpus", "said"),
     [
         ("16", "", "too many GPUs requested: n_gpus is 16, this machine has 8"),
-        ("4", "0-2", "too many GPUs requested: n_gpus is 4, this machine has 8, docker_gpus allows 3"),
+        (
+            "4",
+            "0-2",
+            "too many GPUs requested: n_gpus is 4, this machine has 8, docker_gpus or *_VISIBLE_DEVICES allow 3",
+        ),
     ],
 )
 def test_too_many_gpus_are_a_failure_that_says_how_many_there_are(

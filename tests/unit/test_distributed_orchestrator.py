@@ -142,6 +142,39 @@ def test_the_vendor_chooses_the_images(folder: Path, docker: StandIns, vendor: s
     assert pulled(wanted.shown) == [f"{REGISTRY}/ci-dummy_ubuntu_{suffix}@{DIGEST}"]
 
 
+TWO_GPUS = tuple(Gpu("NVIDIA", index, name="H100", uuid=f"GPU-{index}") for index in range(2))
+
+
+@pytest.mark.parametrize(
+    ("environ", "context", "suffix", "device"),
+    [
+        ({}, None, "nvidia", "device=GPU-0,GPU-1"),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, None, "nvidia", "device=GPU-1"),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-1,GPU-0"}, None, "nvidia", "device=GPU-1,GPU-0"),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, "{'docker_gpus': '0'}", "nvidia", "device=GPU-0"),
+        ({"CUDA_VISIBLE_DEVICES": ""}, None, "cpu", ""),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, "{'gpu_vendor': 'NONE'}", "cpu", ""),
+    ],
+)
+def test_the_callers_visible_devices_count_as_docker_gpus_does(
+    folder: Path, docker: StandIns, environ: dict[str, str], context: str | None, suffix: str, device: str
+) -> None:
+    docker.add("docker", DOCKER.replace("24.0.5", "28.3.0"))
+    three_vendors()
+    wanted = command(context, environ=environ)
+    assert wanted.orchestrator.run_phase(Path("m.json"), RunOptions(dry_run=True), gpus=TWO_GPUS) == 0
+    assert pulled(wanted.shown) == [f"{REGISTRY}/ci-dummy_ubuntu_{suffix}@{DIGEST}"]
+    assert (f'"{device}"' in "\n".join(wanted.shown)) == bool(device)
+
+
+def test_visible_devices_that_are_not_there_are_refused_before_anything_starts(folder: Path, docker: StandIns) -> None:
+    three_vendors()
+    wanted = command(None, environ={"CUDA_VISIBLE_DEVICES": "2"})
+    problem = wanted.refusal(lambda: wanted.orchestrator.run_phase(Path("m.json"), RunOptions(), gpus=TWO_GPUS))
+    assert problem.startswith("CUDA_VISIBLE_DEVICES=2: names no GPU that can be used: this machine has GPUs 0,1")
+    assert not Path("perf.csv").exists()
+
+
 MISMATCH = "echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18"
 
 

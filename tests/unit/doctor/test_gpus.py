@@ -80,6 +80,14 @@ def test_a_servers_own_display_is_no_gpu(engine: Engine, tmp_path: Path, number:
     assert checks()["GPUs"].status == NOTE
 
 
+def test_variables_that_restrict_the_gpus_are_named(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, H100)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert checks()["CUDA_VISIBLE_DEVICES"].status == NOTE
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    assert checks()["visible gpus"].status == FAILED
+
+
 def test_a_device_node_that_is_not_there(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, amd(tmp_path / "renderD128"), tool="sysfs")
     results = checks()

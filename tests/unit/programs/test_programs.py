@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import threading
@@ -243,7 +244,12 @@ def test_the_output_of_a_background_program_can_be_read() -> None:
         assert process.stdout.read() == b"0\n"
 
 
-def test_a_pause_ends_with_the_program() -> None:
+@pytest.mark.parametrize("pidfd", ["there", "missing", "refused"])
+def test_a_pause_ends_with_the_program(monkeypatch: pytest.MonkeyPatch, pidfd: str) -> None:
+    if pidfd == "missing":  # as in a Python that was built for an older kernel
+        monkeypatch.delattr(os, "pidfd_open")
+    elif pidfd == "refused":
+        monkeypatch.setattr(os, "pidfd_open", refuse)
     with background(sh("sleep 0.2")) as process:
         began = time.monotonic()
         programs.pause(process, 0.05)
@@ -251,6 +257,10 @@ def test_a_pause_ends_with_the_program() -> None:
         programs.pause(process, 30)
         assert time.monotonic() - began < 10
         assert process.poll() == 0
+
+
+def refuse(pid: int) -> int:
+    raise OSError(errno.ENOSYS, "Function not implemented")
 
 
 # --- halting ---

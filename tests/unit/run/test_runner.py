@@ -383,6 +383,45 @@ def test_the_last_lines_of_a_failed_run_are_said(runs: Runs, engine: Engine) -> 
     assert lines[-1] == f"  the whole log: {result.log_file}"
 
 
+# --- errors of any kind ---
+
+_ERRORS = [TypeError("no such\nattribute"), OSError(28, "No space left on device", "/run/x"), RecursionError("deep")]
+
+
+@pytest.mark.parametrize("error", _ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    ("place", "removed"),
+    [
+        ("madengine.run.runner.new_folder", 0),
+        ("madengine.run.runner.foreign_processes", 0),
+        ("madengine.run.container_setup.Setup.container", 0),
+        ("madengine.machine.telemetry.sampled", 0),
+        ("madengine.programs.pause", 1),
+        ("madengine.programs.engine.Docker.wait", 1),
+        ("madengine.programs.engine.Docker.state", 1),
+        ("madengine.run.runner.run_outcome", 1),
+        ("madengine.run.runner.tidy_workspace", 1),
+    ],
+)
+def test_whatever_goes_wrong_the_row_is_a_failure_with_a_reason_and_the_container_is_gone(
+    runs: Runs, engine: Engine, monkeypatch: pytest.MonkeyPatch, error: Exception, place: str, removed: int
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    engine.scripts["wait"] = "sleep 0.2; echo 0"
+    runner = runs.runner()
+    monkeypatch.setattr(place, fail)
+    runner.run(MODEL, HERE)
+    (result,) = runs.results
+    assert (result.status, "\n" in result.reason) == ("FAILURE", False)
+    named = "No space left" if isinstance(error, OSError) else f"unexpected error: {type(error).__name__}: "
+    assert named in result.reason
+    assert len(engine.calls("rm")) == removed
+    runner.run(MODEL, HERE)
+    assert len(runs.results) == 2, "the next model runs"
+
+
 # --- interruptions ---
 
 
