@@ -114,7 +114,8 @@ def _on_this_machine(
     context = session.context(host_facts(session.environ), _context_here(manifest, here))
     vendor = context.gpu_vendor
     # Images of the vendor in the context can use only that vendor's GPUs.
-    reading = here if vendor in ("", detected_vendor(here.items)) else find_gpus(vendor)
+    is_here = not vendor or bool(here.items and vendor == detected_vendor(here.items))
+    reading = here if is_here else find_gpus(vendor)
     if reading.problem:
         logger.warning(reading.problem)
     reading, docker_gpus = visible_part(reading, context.docker_gpus, session.environ)

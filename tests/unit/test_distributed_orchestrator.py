@@ -15,7 +15,7 @@ import pytest
 from madengine.build.options import BuildOptions
 from madengine.distributed_orchestrator import DistributedOrchestrator
 from madengine.errors import ConfigurationError, MadengineError
-from madengine.records import Gpu
+from madengine.records import Gpu, Reading
 from madengine.run.options import RunOptions
 from madengine.session import Session, open_session
 from tests.conftest import StandIns, collect_messages
@@ -312,7 +312,7 @@ def test_a_builds_vendor_counts_where_a_machine_has_its_gpus(
     gpus = [Gpu(each, 0, uuid=f"GPU-{each}", render_node="/dev/dri/renderD128") for each in here]
     monkeypatch.setattr(
         "madengine.run.phase.find_gpus",
-        lambda wanted="": tuple(gpu for gpu in gpus if gpu.vendor == (wanted or here[0])),
+        lambda wanted="": Reading(tuple(gpu for gpu in gpus if gpu.vendor == (wanted or here[0]))),
     )
     path = three_vendors()
     path.write_text(json.dumps({**json.loads(path.read_text()), "context": {"gpu_vendor": vendor}}))
