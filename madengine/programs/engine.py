@@ -89,6 +89,8 @@ class Docker:
     name: ClassVar[str] = "docker"
     #: What `--gpu-mode auto` means for NVIDIA GPUs.
     nvidia_gpu_mode: ClassVar[str] = "gpus"
+    #: Whether a Dockerfile's FROM takes an image's id; BuildKit's takes names only.
+    builds_from_ids: ClassVar[bool] = False
     #: Whether device nodes are opened with the caller's permissions instead of a daemon's.
     opens_devices_as_caller: ClassVar[bool] = False
     #: How a user who may not use the engine gets access; empty if no permission is needed.
@@ -306,11 +308,6 @@ class Docker:
         own = {name: value for name, value in content["credHelpers"].items() if name not in registries}
         login_files.write_logins(folder / "config.json", {**content, "credHelpers": {**own, **helpers}})
         return {"DOCKER_CONFIG": str(folder)}
-
-    @property
-    def builds_from_ids(self) -> bool:
-        """Whether a Dockerfile's FROM takes an image's id; BuildKit's takes names only."""
-        return self.name == "podman"
 
     def end_build_steps(self) -> None:
         """End what RUN steps of our builds have started; Docker's daemon does so by itself."""

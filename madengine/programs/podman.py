@@ -22,6 +22,7 @@ class Podman(Docker):
 
     name: ClassVar[str] = "podman"
     nvidia_gpu_mode: ClassVar[str] = "cdi"
+    builds_from_ids: ClassVar[bool] = True
     opens_devices_as_caller: ClassVar[bool] = True
     access_fix: ClassVar[str] = ""
     _root_template: ClassVar[str] = "{{.Store.GraphRoot}}"

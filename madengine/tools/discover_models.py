@@ -202,9 +202,9 @@ def _located_models(root: Path) -> Iterator[tuple[str, Model]]:
     """Yield each model with the location of its entry."""
     listing = root / "models.json"
     directories = sorted({path.parent for path in _directory_files(root)})
-    if not listing.exists() and not directories:
+    if not os.path.lexists(listing) and not directories:
         raise DiscoveryError(f"{_shown(root)}: no models.json there or in scripts/*; `madengine init` writes one")
-    if listing.exists():
+    if os.path.lexists(listing):
         yield from _models(_shown(listing), _json_list(listing))
     for directory in directories:
         for where, model in _directory_models(directory, root):
@@ -218,9 +218,9 @@ def _directory_files(root: Path) -> Iterator[Path]:
 
 def _directory_models(directory: Path, root: Path) -> Iterator[tuple[str, Model]]:
     listing, program = directory / "models.json", directory / "get_models_json.py"
-    if listing.exists() and program.exists():
+    if os.path.lexists(listing) and os.path.lexists(program):
         raise DiscoveryError(f"{_shown(directory)} has both models.json and get_models_json.py; remove one of them")
-    if listing.exists():
+    if os.path.lexists(listing):
         return _models(_shown(listing), _json_list(listing))
     return _models(_shown(program), _custom_entries(program, root))
 
