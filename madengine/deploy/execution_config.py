@@ -11,6 +11,8 @@ from madengine.config.values import check_value
 from madengine.errors import ConfigurationError
 from madengine.files import read_json
 
+DEFAULT_EXECUTION_CONFIG = Path("execution_config.json")
+
 
 def execution_context(path: Path) -> Mapping[str, Any]:
     """Return the context of an execution configuration, without the values that the nodes detect themselves.

@@ -12,7 +12,7 @@ from madengine.config.hooks import resolve_hooks, tool_catalogue
 from madengine.config.manifest import Manifest, load_manifest
 from madengine.deploy.ansible.options import PlaybookOptions
 from madengine.deploy.bundle import write_bundle
-from madengine.deploy.execution_config import execution_context
+from madengine.deploy.execution_config import DEFAULT_EXECUTION_CONFIG, execution_context
 from madengine.deploy.render import render
 from madengine.deploy.target import Prepared
 from madengine.errors import ConfigurationError
@@ -39,7 +39,7 @@ def generate_ansible(options: PlaybookOptions) -> Prepared:
     manifest = load_manifest(manifest_file)
     if not manifest.images:
         raise ConfigurationError(f"{manifest_file}: has no images; `madengine build` again")
-    execution_config = options.execution_config or Path("execution_config.json")
+    execution_config = options.execution_config or DEFAULT_EXECUTION_CONFIG
     values = _values(manifest, manifest_file, execution_config, output)
     write_whole(output, render(PLAYBOOK, values, template_dir, unsafe=True))
     files = [output, write_bundle(output.parent / "madengine.pyz")]

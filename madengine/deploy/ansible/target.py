@@ -13,6 +13,7 @@ from madengine import programs
 from madengine.config.option import check_existing, from_options, options_of
 from madengine.deploy.ansible.generate import generate_ansible
 from madengine.deploy.ansible.options import AnsibleOptions
+from madengine.deploy.execution_config import DEFAULT_EXECUTION_CONFIG, execution_context
 from madengine.deploy.target import Prepared
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_RUN_FAILED, ConfigurationError
 from madengine.programs.ansible_playbook import HOSTS_FAILED, INTERRUPTED, NAME, run_playbook
@@ -55,6 +56,7 @@ class AnsibleTarget:
                 _check_exists("--extra-vars", Path(text[1:]))
         if not programs.installed_path(NAME):
             raise ConfigurationError(f"{NAME} is not installed; `pip install ansible-core`")
+        execution_context(options.execution_config or DEFAULT_EXECUTION_CONFIG)
         check_perf_csv(options.playbook.parent / "perf.csv")
 
     def prepare(self) -> Prepared:
