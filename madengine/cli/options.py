@@ -108,6 +108,15 @@ class BundleOptions:
 
 
 @dataclass(frozen=True)
+class CompletionOptions:
+    """For which shell."""
+
+    shell: str = option(
+        "shell", default="bash", group=Group.OUTPUT, choices=("bash", "zsh"), metavar="SHELL", help="bash or zsh"
+    )
+
+
+@dataclass(frozen=True)
 class CollectOptions(ManifestOptions):
     """What is merged into which files."""
 
@@ -213,8 +222,9 @@ def _add(group: argparse._ArgumentGroup, name: str, how: Option, default: Any) -
         )
         group.add_argument(how.flags[1], dest=name, action="store_const", const=2, help="as -vv: tracebacks too")
     elif not how.flag.startswith("-"):
-        nargs = {"nargs": "*"} if how.many else {}
-        group.add_argument(name, type=how.parse, metavar=how.metavar, help=how.help, **nargs)  # type: ignore[arg-type]
+        more: dict[str, Any] = {"nargs": "*"} if how.many else {}
+        choices = how.choices or None
+        group.add_argument(name, type=how.parse, metavar=how.metavar, help=how.help, choices=choices, **more)
     elif isinstance(default, bool):
         group.add_argument(*how.flags, dest=name, action=f"store_{str(not default).lower()}", help=how.help)
     else:

@@ -34,6 +34,7 @@ DESCRIPTIONS = {
     "collect": "merge the results of many runs and hosts into one table",
     "compare": "compare the results of two versions, and say what got better or worse",
     "bundle": "write madengine.pyz, which runs on any node with python3",
+    "completion": "print a script that completes commands and options in bash or zsh",
     "runner-image": "build and push the image of the Kubernetes sidecar, and print its name by digest",
     "generate": "write the files that another tool runs a manifest from",
 }

@@ -218,6 +218,13 @@ def bundle(values: Values) -> int:
     return EXIT_DONE
 
 
+def completion(values: Values) -> int:
+    from madengine.cli.completion import completion_script
+
+    show(completion_script(values["shell"]).rstrip("\n"))
+    return EXIT_DONE
+
+
 # --- results ---
 
 
