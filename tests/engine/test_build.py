@@ -391,7 +391,7 @@ def test_models_that_can_not_be_built_are_named_with_the_reason(madengine: Maden
     reasons = {
         "other-vendor": "docker/m1.os.Dockerfile: gpu_vendor is 'AMD', the context says 'NVIDIA'",
         "no-header": "docker/m2.os.Dockerfile: no `# CONTEXT {…}` in its first 5 lines",
-        "no-literal": "docker/m3.os.Dockerfile:1: the CONTEXT header",
+        "no-literal": "docker/m3.os.Dockerfile:1: invalid CONTEXT header",
         "no-dockerfile": "no Dockerfile docker/nothing.*.Dockerfile for the model 'no-dockerfile'",
         "no-scripts": "scripts/nothing/run.sh: no such file",
         "no-folder": "nowhere: no such folder",

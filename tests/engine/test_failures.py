@@ -125,7 +125,7 @@ def test_a_script_that_ignores_term_is_ended_too(trial: Trial) -> None:
 def test_a_container_whose_entry_script_is_stopped_is_ended_from_outside(trial: Trial) -> None:
     """entry.sh keeps the limit, and the host where it can't: here every process in there is frozen."""
     others = "for one in /proc/[0-9]*; do case ${one#/proc/} in 1 | $$) ;; *) kill -STOP ${one#/proc/} ;; esac; done"
-    script = f"echo started; {others} 2>/dev/null; sleep 600"
+    script = f"echo started; sleep 0.3; {others} 2>/dev/null; sleep 600"
     started = trial.start(script, "--timeout=1", "--sys-env-details=false")
     done = started.end(60)
     assert done.reason == "timeout: the container did not end in time"

@@ -118,7 +118,8 @@ def test_a_warm_up_before_the_script_is_no_measurement(trial: Trial) -> None:
 def test_hooks_by_an_entry_script_that_knows_none_are_no_success(trial: Trial, tmp_path: Path) -> None:
     old = tmp_path / "entry.sh"
     text = (CHECKOUT / "templates/image/entry.sh").read_text()
-    old.write_text(text.replace('printf \'"failed_hook": %s}\\n\' "$_madengine_failed_hook"', "printf '\"x\": 1}\\n'"))
+    assert '"failed_hook": %s, ' in text
+    old.write_text(text.replace('"failed_hook": %s, ', '"other": %s, '))
     old.chmod(0o755)
     context = {"post_scripts": [hook("echo on")], "docker_mounts": {"/opt/madengine/entry.sh": str(old)}}
     assert "entry.sh is of an older madengine" in trial.run(METRIC, context=context).reason
