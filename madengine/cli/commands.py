@@ -17,6 +17,7 @@ from madengine.cli.options import (
     FullOptions,
     GenerateKubernetesOptions,
     InitOptions,
+    MessageOptions,
     RunManifestOptions,
     build_classes,
     deploy_classes,
@@ -33,6 +34,7 @@ from madengine.config.common_options import (
     SelectionOptions,
     SummaryOptions,
 )
+from madengine.config.option import Option, options_of
 from madengine.deploy.target import TARGETS, target_class
 
 
@@ -42,6 +44,11 @@ class Verb(NamedTuple):
     run: Callable[[verbs.Values], int]
     options: Callable[[], tuple[type, ...]]
     without: tuple[str, ...] = ()
+
+    def declared(self) -> list[Option]:
+        """Return the options that a user can give."""
+        declared = options_of((*self.options(), MessageOptions))
+        return [option for key, (option, _) in declared.items() if key not in self.without]
 
 
 def _full_classes() -> tuple[type, ...]:
@@ -88,6 +95,10 @@ def _compare_classes() -> tuple[type, ...]:
     return (CompareOptions,)
 
 
+def _completion(values: verbs.Values) -> int:
+    return verbs.completion(values, {name: verb.declared() for name, verb in VERBS.items()})
+
+
 def _kubernetes_classes() -> tuple[type, ...]:
     from madengine.config.common_options import DataFileOptions, TagOptions
     from madengine.deploy.kubernetes.options import Options
@@ -110,7 +121,7 @@ VERBS: Mapping[str, Verb] = {
     "collect": Verb(verbs.collect, lambda: (CollectOptions, CollectKubernetesOptions, RunIdOptions)),
     "compare": Verb(verbs.compare, _compare_classes),
     "bundle": Verb(verbs.bundle, lambda: (BundleOptions,)),
-    "completion": Verb(verbs.completion, lambda: (CompletionOptions,)),
+    "completion": Verb(_completion, lambda: (CompletionOptions,)),
     "runner-image": Verb(verbs.runner_image, _sidecar_classes),
     "generate ansible": Verb(verbs.generate_ansible, _playbook_classes),
     "generate k8s": Verb(verbs.generate_k8s, _kubernetes_classes),

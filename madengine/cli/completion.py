@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from madengine.cli.commands import VERBS
-from madengine.cli.options import MessageOptions
-from madengine.cli.parser import DESCRIPTIONS, GENERATORS
-from madengine.config.option import Option, options_of
+from madengine.config.option import Option
 
 _ZSH = "autoload -U +X bashcompinit && bashcompinit\n"
 _SCRIPT = """\
@@ -32,33 +29,30 @@ complete -o default -F _madengine madengine
 """
 
 
-def completion_script(shell: str) -> str:
-    """Return the script that completes verbs, options, and the values of options that have a fixed set of them."""
+def completion_script(shell: str, options: Mapping[str, Sequence[Option]]) -> str:
+    """Return the script that completes commands, their options, and the values of those that have a fixed set of them.
+
+    `options` has them by command: `run`, `generate k8s`.
+    """
     script = _SCRIPT.format(
-        verbs=_quoted([*DESCRIPTIONS]),
-        tools=_quoted([*GENERATORS]),
-        cases="\n".join(f"    *:{shlex.quote(name)}) words={_quoted(_flags(name))} ;;" for name in VERBS),
-        values="\n".join(line for name in VERBS for line in _values(name)),
+        verbs=_quoted(dict.fromkeys(name.partition(" ")[0] for name in options)),
+        tools=_quoted(name.partition(" ")[2] for name in options if " " in name),
+        cases="\n".join(f"    *:{shlex.quote(name)}) words={_quoted(_flags(options[name]))} ;;" for name in options),
+        values="\n".join(line for name in options for line in _values(name, options[name])),
     )
     return _ZSH + script if shell == "zsh" else script
 
 
-def _options(name: str) -> list[Option]:
-    verb = VERBS[name]
-    declared = options_of((*verb.options(), MessageOptions))
-    return [option for key, (option, _) in declared.items() if key not in verb.without]
+def _flags(options: Iterable[Option]) -> Iterator[str]:
+    return (flag for option in options for flag in option.flags if flag.startswith("--"))
 
 
-def _flags(name: str) -> list[str]:
-    return [flag for option in _options(name) for flag in option.flags if flag.startswith("--")]
-
-
-def _values(name: str) -> Iterator[str]:
-    for option in _options(name):
+def _values(name: str, options: Iterable[Option]) -> Iterator[str]:
+    for option in options:
         if option.choices:
             patterns = " | ".join(f"{shlex.quote(name)}:{flag}" for flag in option.flags)
             yield f"    {patterns}) words={_quoted(option.choices)} ;;"
 
 
-def _quoted(words: list[str] | tuple[str, ...]) -> str:
+def _quoted(words: Iterable[str]) -> str:
     return shlex.quote(" ".join(words))

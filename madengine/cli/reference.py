@@ -6,9 +6,8 @@ import sys
 from pathlib import Path
 
 from madengine.cli.commands import VERBS
-from madengine.cli.options import MessageOptions
 from madengine.cli.parser import DESCRIPTIONS, GENERATORS
-from madengine.config.option import Group, Option, options_of
+from madengine.config.option import Group, Option
 from madengine.files import write_whole
 
 BEGIN, END = "<!-- options:begin -->", "<!-- options:end -->"
@@ -21,13 +20,9 @@ def options_markdown() -> str:
 
 
 def _section(name: str, description: str) -> str:
-    verb = VERBS[name]
-    classes = (*verb.options(), MessageOptions)
+    options = VERBS[name].declared()
     rows = [
-        f"| {_flags(option)} | {_cell(option.help)} |"
-        for group in Group
-        for key, (option, _) in options_of(classes).items()
-        if option.group is group and key not in verb.without
+        f"| {_flags(option)} | {_cell(option.help)} |" for group in Group for option in options if option.group is group
     ]
     head = [f"### madengine {name}", "", f"{description.capitalize()}.", "", "| option | meaning |", "|---|---|"]
     return "\n".join([*head, *rows, ""])

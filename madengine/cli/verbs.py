@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from madengine.config.common_options import (
     ENGINES,
     RegistryOptions,
 )
-from madengine.config.option import changed, from_options, options_of, words_for_hosts
+from madengine.config.option import Option, changed, from_options, options_of, words_for_hosts
 from madengine.deploy.target import TARGETS, run_on, target_class
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, ConfigurationError
 
@@ -218,10 +218,10 @@ def bundle(values: Values) -> int:
     return EXIT_DONE
 
 
-def completion(values: Values) -> int:
+def completion(values: Values, options: Mapping[str, Sequence[Option]]) -> int:
     from madengine.cli.completion import completion_script
 
-    show(completion_script(values["shell"]).rstrip("\n"))
+    show(completion_script(values["shell"], options).rstrip("\n"))
     return EXIT_DONE
 
 

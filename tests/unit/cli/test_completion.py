@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 
 import pytest
 
-from madengine.cli.completion import completion_script
 from madengine.cli.parser import DESCRIPTIONS
 
 ASK = """
@@ -19,11 +19,15 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 """
 
 
+def script(shell: str) -> str:
+    """What `madengine completion` prints."""
+    words = (sys.executable, "-m", "madengine", "completion", shell)
+    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=30).stdout
+
+
 def completed(*words: str) -> set[str]:
     """What bash offers for the last word."""
-    text = ASK.format(
-        script=completion_script("bash"), words=" ".join(f"'{word}'" for word in words), index=len(words) - 1
-    )
+    text = ASK.format(script=script("bash"), words=" ".join(f"'{word}'" for word in words), index=len(words) - 1)
     done = subprocess.run(["bash", "-euc", text], capture_output=True, text=True, check=True, timeout=30)
     return {line for line in done.stdout.splitlines() if line}
 
@@ -51,4 +55,4 @@ def test_options_and_fixed_values_are_completed(words: tuple[str, ...], expected
 
 
 def test_zsh_gets_bashs_completion() -> None:
-    assert completion_script("zsh").startswith("autoload -U +X bashcompinit")
+    assert script("zsh").startswith("autoload -U +X bashcompinit")
