@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import fcntl
 import json
@@ -9,12 +10,16 @@ import math
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from madengine.errors import ConfigurationError, MadengineError
+
+if TYPE_CHECKING:
+    from _csv import Reader
 
 #: bytes of a file that is read whole
 SIZE_LIMIT = 64 * 1024 * 1024
@@ -234,6 +239,18 @@ def _is_at(path: Path, handle: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(handle))
     except FileNotFoundError:
         return False
+
+
+def csv_reader(lines: Iterable[str], strict: bool = True, skipinitialspace: bool = False) -> Reader:
+    """Return a reader of CSV whose cells may be of any length; Python's own limit is 128 KiB."""
+    csv.field_size_limit(sys.maxsize)
+    return csv.reader(lines, strict=strict, skipinitialspace=skipinitialspace)
+
+
+def csv_rows(lines: Iterable[str]) -> Iterator[dict[str, str]]:
+    """Yield the rows of a table in CSV by the names in its first line; cells may be of any length."""
+    csv.field_size_limit(sys.maxsize)
+    yield from csv.DictReader(lines)
 
 
 def human_size(size: int) -> str:

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from madengine.errors import RunError
+from madengine.files import csv_reader, human_size
 from madengine.records import Metric
 
 LINE_LIMIT = 2048  # bytes of one line, after its marker, that are looked at
+_SIZE_LIMIT = 256 * 10**6  # bytes of a multiple_results, all of whose rows are held in memory
 
 _NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _IS_NUMBER = re.compile(_NUMBER)
@@ -260,13 +262,15 @@ def read_multiple_results(path: Path) -> tuple[Metric, ...]:
 def _metrics(path: Path) -> Iterator[Metric]:
     if not path.is_file():
         raise RunError(f"{path}: no such file; the script must write it (multiple_results)")
+    if (size := path.stat().st_size) > _SIZE_LIMIT:
+        raise RunError(f"{path}: {human_size(size)}; multiple_results may have up to {human_size(_SIZE_LIMIT)}")
     with path.open(encoding="utf-8-sig", newline="") as file:
         yield from parse_multiple_results(file, path)
 
 
 def parse_multiple_results(lines: Iterable[str], path: Path) -> Iterator[Metric]:
     """Yield the metric of each row. Raises RunError, csv.Error, and what the lines raise."""
-    reader = csv.reader(lines, skipinitialspace=True, strict=True)
+    reader = csv_reader(lines, skipinitialspace=True)
     header = _header(path, next(reader, []))
     for cells in reader:
         row = [cell.strip() for cell in cells]

@@ -6,14 +6,13 @@ import csv
 import io
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
 
 from madengine.errors import ConfigurationError, MadengineError
-from madengine.files import locked
+from madengine.files import csv_reader, csv_rows, locked
 from madengine.records import SUCCESS
 from madengine.results.rows import COLUMNS, Row
 
@@ -90,7 +89,7 @@ def _columns(path: Path, handle: int) -> Sequence[str]:
 def _cells(header: bytes) -> list[str]:
     """Return a header's names, none if it is not CSV in UTF-8. Older madengine writes blanks after the commas."""
     try:
-        cells = next(csv.reader([header.decode("utf-8-sig")], skipinitialspace=True), [])
+        cells = next(csv_reader([header.decode("utf-8-sig")], strict=False, skipinitialspace=True), [])
     except (UnicodeDecodeError, csv.Error):
         return []
     return [cell.strip() for cell in cells]
@@ -137,13 +136,11 @@ class Table:
         self.path = path
 
     def __enter__(self) -> Table:
-        # A cell may hold a model's arguments or a reason, of any length; the default is 128 KiB.
-        csv.field_size_limit(sys.maxsize)
         try:
             self._file = self.path.open(encoding="utf-8-sig", errors="backslashreplace", newline="")
         except OSError as error:
             raise MadengineError(f"{error.filename}: can't be read: {error.strerror}") from None
-        self._reader = csv.reader(self._file, strict=True)
+        self._reader = csv_reader(self._file)
         try:
             self.columns = [name.strip() for name in next(iter(self), [])]
             missing = _NEEDED_COLUMNS.difference(self.columns)
@@ -158,7 +155,7 @@ class Table:
         """Continue with the row at this offset of the file in bytes; 0 stays at the first."""
         if offset:
             self._file.seek(offset)
-            self._reader = csv.reader(self._file, strict=True)
+            self._reader = csv_reader(self._file)
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
@@ -187,7 +184,7 @@ def succeeded_models(path: Path) -> set[str]:
     outcomes: dict[tuple[str, str], set[str]] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            for row in csv.DictReader(file):
+            for row in csv_rows(file):
                 key = (row.get("image_digest") or "", row.get("run_id") or "")
                 outcomes.setdefault(key, set()).add(row.get("status") or "")
     except FileNotFoundError:

@@ -125,5 +125,12 @@ def test_a_clone_needs_nothing_beside_it() -> None:
     assert [name for name in wrong if name != "tests/engine/test_build.py"] == []
 
 
+def test_csv_is_read_in_one_place_which_takes_cells_of_any_length() -> None:
+    readers = re.compile(r"\bcsv\.(reader|DictReader|field_size_limit)\(")
+    assert [where(path) for path in MODULES if readers.search(path.read_text(encoding="utf-8"))] == [
+        "madengine/files.py"
+    ]
+
+
 def test_the_readme_is_short() -> None:
     assert len((CHECKOUT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200

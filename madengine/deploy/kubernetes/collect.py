@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
-import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -23,7 +21,7 @@ from madengine.deploy.kubernetes.options import RESULTS
 from madengine.deploy.kubernetes.ranks import join_ranks
 from madengine.deploy.kubernetes.reports import Reports, read_reports
 from madengine.deploy.kubernetes.waiting import Watch
-from madengine.files import write_json
+from madengine.files import csv_rows, write_json
 from madengine.programs.kubectl import Kubectl
 from madengine.results.merge import Merged, merge
 from madengine.results.perf_csv import append_rows, check_perf_csv
@@ -56,7 +54,6 @@ def collect_results(kubectl: Kubectl, output: Path, results_output: Path, run_id
     perf.csv can't be written.
     """
     check_perf_csv(output)
-    csv.field_size_limit(sys.maxsize)  # a cell may hold arguments or a reason of any length
     watch = Watch(kubectl, run_id)
     jobs = {job.name: job for job in (watch.wait() if wait else watch.jobs())}
     maps = {data.name: data for data in maps_of(kubectl.objects("configmaps", SELECTOR))}
@@ -154,7 +151,7 @@ def _unknown(attempts: Iterable[Attempt], output: Path) -> list[Attempt]:
     """Return the attempts that perf.csv has no row of, from any channel."""
     known = set()
     with suppress(FileNotFoundError), output.open(newline="", encoding="utf-8-sig", errors="backslashreplace") as file:
-        known = {(row.get("run_id"), origin(row.get("engine") or "")) for row in csv.DictReader(file)}
+        known = {(row.get("run_id"), origin(row.get("engine") or "")) for row in csv_rows(file)}
     return [
         attempt
         for attempt in attempts

@@ -182,7 +182,6 @@ def _lines(file: IO[bytes]) -> Iterator[str]:
 def _parsed(lines: Iterable[str], name: str, limit: int | None = None) -> Measurement:
     metrics: list[Metric] = []
     characters = omitted = 0
-    csv.field_size_limit(max(csv.field_size_limit(), _LINE_LIMIT))
     try:
         for metric in parse_multiple_results(lines, Path(name)):
             characters += sum(map(len, (metric.model, metric.metric, *metric.extra.values())))

@@ -22,7 +22,7 @@ from madengine.deploy.kubernetes.pod import describe_pod
 from madengine.deploy.kubernetes.pod_outcome import pod_document, pod_result, pod_rows
 from madengine.deploy.kubernetes.remains import ROWS_LIMIT, log_tail, read_workspace
 from madengine.errors import MadengineError
-from madengine.files import open_untrusted, parse_json, read_untrusted, untrusted_folder
+from madengine.files import csv_rows, open_untrusted, parse_json, read_untrusted, untrusted_folder
 from madengine.machine.environment import environment_id_of, environment_record
 
 CONFIG = Path("/config")
@@ -112,7 +112,7 @@ def _runner_rows(workspace: Path) -> tuple[list[dict[str, str]], int]:
         open_untrusted(workspace, "perf.csv", _TABLE_LIMIT) as file,
         TextIOWrapper(file, "utf-8", newline="") as text,
     ):
-        for row in csv.DictReader(text):
+        for row in csv_rows(text):
             if len(rows) < ROWS_LIMIT:
                 rows.append({name: cell for name, cell in row.items() if isinstance(name, str) and cell})
             else:

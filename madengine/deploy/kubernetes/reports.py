@@ -16,7 +16,7 @@ from madengine.deploy.kubernetes.names import check_identifier, one_line
 from madengine.deploy.kubernetes.objects import ConfigMapData, JobStatus, PodStatus
 from madengine.deploy.kubernetes.pod_outcome import OUT_OF_MEMORY
 from madengine.errors import MadengineError
-from madengine.files import parse_json
+from madengine.files import csv_reader, parse_json
 from madengine.records import FAILURE, SKIPPED, SUCCESS
 from madengine.results.metrics import is_number
 
@@ -101,7 +101,7 @@ def _omitted(document: Mapping[str, Any]) -> int:
 
 def _rows(plain: str | None, packed: str | None) -> list[dict[str, str]]:
     text = plain if packed is None else _unpack(packed)
-    reader = csv.reader(io.StringIO(text or "", newline=""), strict=True)
+    reader = csv_reader(io.StringIO(text or "", newline=""))
     columns = next(reader, [])
     if missing := [name for name in _NEEDED if name not in columns and columns]:
         raise ValueError(f"perf.csv: no column {missing[0]}")

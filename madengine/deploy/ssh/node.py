@@ -207,13 +207,13 @@ def _become_madengine(bundle: Path, environ: Mapping[str, str], words: Sequence[
 
 def _add_rows(folder: Path) -> None:
     """Add the run's rows to the node's own perf.csv, and replace its summary."""
-    import csv
     import shutil
 
+    from madengine.files import csv_rows
     from madengine.results.perf_csv import append_rows
 
     with (folder / "perf.csv").open(newline="", encoding="utf-8") as file:
-        append_rows(Path("perf.csv"), list(csv.DictReader(file)))
+        append_rows(Path("perf.csv"), list(csv_rows(file)))
     shutil.copyfile(folder / "run_summary.json", "run_summary.json")
 
 

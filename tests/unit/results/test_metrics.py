@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import os
 import re
 import tracemalloc
 from collections.abc import Iterable
@@ -419,6 +421,19 @@ def test_multiple_results_are_read_by_column_name_with_the_rest_as_extra(tmp_pat
         Metric("007", "tokens/s", "a", {"temperature": "0.7"}),
         Metric("1e5", "ms", "b", {"temperature": ""}),
     )
+
+
+def test_a_long_cell_costs_nothing_and_a_file_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    csv.field_size_limit(131_072)  # as Python sets it
+    config = "x" * 200_000
+    path = results(tmp_path, f'model,performance,metric,config\na,12.5,tokens/s,"{config}"\nb,2,x,\n')
+    assert read_multiple_results(path) == (
+        Metric("12.5", "tokens/s", "a", {"config": config}),
+        Metric("2", "x", "b", {"config": ""}),
+    )
+    os.truncate(path, 10**9)
+    with pytest.raises(RunError, match="1GB; multiple_results may have up to 256MB"):
+        read_multiple_results(path)
 
 
 @pytest.mark.parametrize("cell", ["", "nan", "inf", "abc", '"1,234"', "N/A", "12 s"])

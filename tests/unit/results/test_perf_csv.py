@@ -312,6 +312,13 @@ def test_an_image_has_succeeded_where_every_row_of_one_of_its_runs_did(tmp_path:
     assert succeeded_models(path) == {"all", "later"}
 
 
+def test_a_long_cell_does_not_keep_a_table_from_being_read(tmp_path: Path) -> None:
+    path = tmp_path / "perf.csv"
+    append_rows(path, [{"image_digest": "a", "run_id": "1", "status": SUCCESS, "args": "x" * 200_000}])
+    csv.field_size_limit(131_072)  # as Python sets it
+    assert succeeded_models(path) == {"a"}
+
+
 def test_nothing_has_succeeded_by_a_table_that_is_not_there(tmp_path: Path) -> None:
     assert succeeded_models(tmp_path / "none.csv") == set()
 
