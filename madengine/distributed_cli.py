@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from madengine.cli.parser import command_parser, unknown_words
 from madengine.cli.terminal import signals_interrupt
-from madengine.errors import EXIT_FAILURE, EXIT_INTERRUPTED, MadengineError
+from madengine.errors import EXIT_FAILURE, EXIT_INTERRUPTED, ConfigurationError, MadengineError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logging(options.verbosity, options.log_format)
     with signals_interrupt():
         try:
+            _check_current_folder()
             values = values_of(options, options.declared)
             check_existing(options.declared, values)
             code: int = options.verb.run(values)
@@ -46,6 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _is_interrupt(error: BaseException) -> bool:
     """Whether it was Ctrl-C, which comes as a cause where it hits the creation of a class (before Python 3.12)."""
     return isinstance(error, KeyboardInterrupt) or isinstance(error.__cause__, KeyboardInterrupt)
+
+
+def _check_current_folder() -> None:
+    """Raise ConfigurationError if the current folder was removed, or can't be entered any more."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise ConfigurationError(
+            f"the current folder can't be used: {error.strerror}; cd to one that exists"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from madengine import programs
 from madengine.doctor.check import FAILED, NOTE, OK, Check, Subject
 from madengine.doctor.gpus import device_nodes
+from madengine.doctor.tiny_image import write_tiny_image
 from madengine.errors import RunError
 from madengine.machine.gpus import AMD, NVIDIA
 from madengine.process import own_process_id
 from madengine.programs import devices
-from madengine.programs.engine import explain_engine_error
+from madengine.programs.engine import Docker, explain_engine_error, is_init_missing
 from madengine.run.orphans import OWNER_LABEL
+
+if TYPE_CHECKING:
+    from plumbum.commands.base import BaseCommand
 
 TOOLKITS = {
     NVIDIA: ("nvidia-container-toolkit", "nvidia-ctk"),
@@ -28,6 +36,7 @@ TRIALS = {
         '{ echo "$node: missing"; exit 1; }; (: <> "$node") 2>&1 || exit 1; done'
     ),
 }
+_NO_IMAGE = "no image of a manifest is on this machine"
 _UNTESTED = "starts with the GPUs, without the driver's nvidia-smi to test them"
 _LISTED = re.compile(r"GPU \d+: |\s+MIG |WARNING|\s*$")
 
@@ -60,7 +69,7 @@ def _install_toolkit(vendor: str) -> str:
 
 
 def check_container(subject: Subject) -> Iterator[Check]:
-    """Start a container of an image that is on this machine as a run would, and test the GPUs in it."""
+    """Start a container as a run would, and test the GPUs in it if an image of the manifest is on this machine."""
     if not subject.engine:
         return
     engine = subject.engine
@@ -70,11 +79,11 @@ def check_container(subject: Subject) -> Iterator[Check]:
         return  # check_gpu_access has reported it
     image = next((name for name in (each.reference for each in subject.images) if engine.images(name)), "")
     if not image:
-        yield Check("container", NOTE, "not tested: no image of a manifest is on this machine")
+        yield from _check_tiny_container(engine, bool(subject.gpus))
         return
-    options = ("--rm", "--init", f"--label={OWNER_LABEL}={own_process_id()}", "--user=0:0")
-    command = engine("run", *options, *flags, "--entrypoint=sh", engine.full_name(image), "-c", *_trial_words(subject))
-    answer = programs.attempt(command)
+    words = ["--entrypoint=sh", engine.full_name(image), "-c", *_trial_words(subject)]
+    command, answer = _trial(engine, [*flags, *words])
+    yield from _init_check(engine, command)
     fault = _fault(subject, answer)
     if not fault:
         yield Check("container", OK, f"{_success(subject, answer)} ({image[:60]})")
@@ -83,6 +92,49 @@ def check_container(subject: Subject) -> Iterator[Check]:
     yield Check(
         "container", FAILED, fault, _install_toolkit(subject.vendor) if no_driver else programs.shell_line(command)
     )
+
+
+def _check_tiny_container(engine: Docker, has_gpus: bool) -> Iterator[Check]:
+    """Start a container of an image of our own, which tells whether one starts, but not with GPUs."""
+    name = f"localhost/madengine-doctor:{os.getpid()}"
+    with tempfile.TemporaryDirectory(prefix="madengine-") as folder:
+        archive = Path(folder) / "image.tar"
+        if not write_tiny_image(archive, name):
+            yield Check("container", NOTE, f"not tested: {_NO_IMAGE}")
+            return
+        loaded = programs.attempt(engine.load(archive))
+    if loaded.code != 0:
+        fault = explain_engine_error(loaded.err or loaded.out)
+        yield Check("container", FAILED, f"an image can't be loaded: {fault}", f"{engine.name} info")
+        return
+    try:
+        command, answer = _trial(engine, [engine.full_name(name)])
+    finally:
+        programs.attempt(engine("image", "rm", "--force", engine.full_name(name)))
+    yield from _init_check(engine, command)
+    if answer.code == 0:
+        yield Check(
+            "container", NOTE if has_gpus else OK, f"starts; GPUs not tested: {_NO_IMAGE}" if has_gpus else "starts"
+        )
+        return
+    fault = "no answer" if answer.code is None else explain_engine_error(answer.err)
+    yield Check("container", FAILED, fault, f"repair {engine.name}, or choose another engine with --engine")
+
+
+def _trial(engine: Docker, words: Sequence[str]) -> tuple[BaseCommand, programs.Answer]:
+    """Run a container as a run does: with the engine's init, or without it where there is none."""
+    options = [f"--label={OWNER_LABEL}={own_process_id()}", "--user=0:0", *words]
+    command = engine("run", "--rm", "--init", *options)
+    answer = programs.attempt(command)
+    if answer.code != 0 and is_init_missing(answer.err):
+        command = engine("run", "--rm", *options)
+        answer = programs.attempt(command)
+    return command, answer
+
+
+def _init_check(engine: Docker, command: BaseCommand) -> Iterator[Check]:
+    if "--init" not in command.formulate():
+        yield Check("init", NOTE, f"{engine.name} has none; containers start without one", engine.init_fix)
 
 
 def _trial_words(subject: Subject) -> list[str]:

@@ -63,6 +63,8 @@ class Container:
     shm_bytes: int = 0
     #: Whether memlock and stack limits are raised.
     unlimited: bool = False
+    #: Whether a program of the engine's starts the entry point, and collects what it leaves.
+    init: bool = True
     #: Seconds between TERM and KILL.
     stop_seconds: int = 10
     #: The model entry's own options, after ours.
@@ -95,6 +97,8 @@ class Docker:
     opens_devices_as_caller: ClassVar[bool] = False
     #: How a user who may not use the engine gets access; empty if no permission is needed.
     access_fix: ClassVar[str] = "usermod --append --groups docker $USER, then log in again"
+    #: What installs the program that `--init` starts.
+    init_fix: ClassVar[str] = "apt-get install tini"
     #: Where `info` names the folder that images are stored in.
     _root_template: ClassVar[str] = "{{.DockerRootDir}}"
 
@@ -155,6 +159,9 @@ class Docker:
     def pull(self, reference: str) -> BaseCommand:
         return self(*self._global_flags(reference), "pull", *self._registry_flags(reference), self.full_name(reference))
 
+    def load(self, archive: Path | str) -> BaseCommand:
+        return self("load", "--input", str(archive))
+
     def tag(self, source: str, name: str) -> BaseCommand:
         return self("tag", source, self.full_name(name))
 
@@ -178,7 +185,7 @@ class Docker:
         command = self(
             "run",
             "--detach",
-            "--init",
+            *(["--init"] if container.init else []),
             "--name",
             container.name,
             *_pairs("--label", _settings(container.labels)),
@@ -382,6 +389,11 @@ def is_store_race(message: str) -> bool:
 def is_limit_refused(message: str) -> bool:
     """Whether a container didn't start because its limits can't be raised."""
     return bool(re.search(r"rlimit|ulimit", message, re.IGNORECASE))
+
+
+def is_init_missing(message: str) -> bool:
+    """Whether a container didn't start because the engine's init (catatonit, docker-init, tini) is not installed."""
+    return bool(re.search(r"container-init binary|init binary|catatonit|docker-init|\"tini\"", message))
 
 
 def explain_engine_error(message: str) -> str:

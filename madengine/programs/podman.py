@@ -25,6 +25,7 @@ class Podman(Docker):
     builds_from_ids: ClassVar[bool] = True
     opens_devices_as_caller: ClassVar[bool] = True
     access_fix: ClassVar[str] = ""
+    init_fix: ClassVar[str] = "apt-get install catatonit"
     _root_template: ClassVar[str] = "{{.Store.GraphRoot}}"
 
     def version_command(self) -> BaseCommand:

@@ -16,7 +16,14 @@ from typing import NamedTuple
 from madengine import programs
 from madengine.errors import CommandError, RunError
 from madengine.programs import secret_files
-from madengine.programs.engine import Container, Docker, State, explain_engine_error, is_limit_refused
+from madengine.programs.engine import (
+    Container,
+    Docker,
+    State,
+    explain_engine_error,
+    is_init_missing,
+    is_limit_refused,
+)
 from madengine.results.metrics import MetricScan
 from madengine.run.background import Background
 
@@ -28,6 +35,8 @@ START_SECONDS = 300.0
 # Before waiting again for a container that the engine has lost sight of.
 WAIT_AGAIN_SECONDS = 1.0
 _CHUNK = 1 << 20
+# The engines whose init is not installed; one line says so, and entry.sh does without.
+_without_init: set[str] = set()
 
 
 class ContainerExit(NamedTuple):
@@ -91,15 +100,29 @@ class ContainerRun:
         return self.container.name
 
     def _start(self, container: Container) -> None:
+        if self.engine.name in _without_init:
+            container = replace(container, init=False)
         answer = self._attempt_start(container)
         if answer.code == 0:
             return
-        if container.unlimited and is_limit_refused(answer.err):
+        if possible := self._without_missing(container, answer.err):
             self._remove()
-            self._start(replace(container, unlimited=False))
+            self._start(possible)
             return
         how = "no answer" if answer.code is None else f"exit code {answer.code}"
         raise RunError(f"{self.engine.name} could not start the container ({how}): {explain_engine_error(answer.err)}")
+
+    def _without_missing(self, container: Container, problem: str) -> Container | None:
+        """Return the container without what it could not be started with; None if that wasn't the problem."""
+        if container.unlimited and is_limit_refused(problem):
+            return replace(container, unlimited=False)
+        if container.init and is_init_missing(problem):
+            logger.info(
+                f"{self.engine.name} has no init: containers start without one ({explain_engine_error(problem)})"
+            )
+            _without_init.add(self.engine.name)
+            return replace(container, init=False)
+        return None
 
     def _attempt_start(self, container: Container) -> programs.Answer:
         if not container.secrets:

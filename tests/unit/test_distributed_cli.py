@@ -489,6 +489,23 @@ def test_an_output_that_cannot_be_written_is_one_line(package: Path, capfd: pyte
 # --- errors ---
 
 
+@pytest.mark.parametrize("words", [["discover"], ["doctor"], ["collect", "x"], ["run", "--manifest-file", "/m.json"]])
+def test_a_current_folder_that_was_removed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    try:
+        assert main(words) == 4
+    finally:
+        os.chdir(tmp_path)
+    assert capfd.readouterr().err == (
+        "madengine: error: the current folder can't be used: No such file or directory; cd to one that exists\n"
+    )
+
+
 def test_an_error_is_one_line_whatever_it_holds(package: Path, capfd: pytest.CaptureFixture[str]) -> None:
     found = said(capfd, "run", "--manifest-file", "a\nb.json", "--tags", "dummy", "-c", "{'gpu_vendor': 'X\nY'}")
     errors = [line for line in found.err.splitlines() if line.startswith("madengine: error: ")]

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
+import os
+import platform
 import shlex
+import subprocess
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +17,7 @@ import pytest
 
 from madengine.doctor import containers, gpus
 from madengine.doctor.check import FAILED, NOTE, OK, Check
+from madengine.doctor.tiny_image import write_tiny_image
 from tests.unit.doctor.conftest import H100, ID, LOCAL, Engine, amd, checks, machine, write, written
 
 
@@ -71,6 +79,79 @@ def test_a_container_without_a_gpu_tries_none(engine: Engine) -> None:
     assert checks()["container"] == Check("container", OK, f"starts without a GPU ({ID[:60]})")
     (run,) = [call for call in engine.stand_ins.calls() if call.startswith("docker run ")]
     assert run.endswith(f" --entrypoint=sh {ID} -c :")
+
+
+# --- before any image is there ---
+
+
+def test_without_an_image_one_of_our_own_is_started_and_removed(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert checks()["container"] == Check("container", OK, "starts")
+    load, run, remove = [
+        shlex.split(call) for call in engine.stand_ins.calls() if call.split()[1] in ("load", "run") or " rm " in call
+    ]
+    name = f"localhost/madengine-doctor:{os.getpid()}"
+    assert load[1:3] == ["load", "--input"]
+    assert run[-1] == remove[-1] == name
+    assert remove[1:4] == ["image", "rm", "--force"]
+    machine(monkeypatch, H100)
+    result = "starts; GPUs not tested: no image of a manifest is on this machine"
+    assert checks()["container"] == Check("container", NOTE, result)
+
+
+def test_an_engine_in_which_no_container_starts_is_a_fault(engine: Engine) -> None:
+    engine.add(run="echo 'Error: crun: setrlimit `RLIMIT_NOFILE`: Operation not permitted' >&2; exit 126")
+    results = checks()
+    assert results["engine"].status == OK
+    assert results["container"] == Check(
+        *("container", FAILED, "crun: setrlimit `RLIMIT_NOFILE`: Operation not permitted"),
+        "repair docker, or choose another engine with --engine",
+    )
+    engine.add(load="echo 'Error: no space left on device' >&2; exit 1")
+    assert checks()["container"].result == "an image can't be loaded: no space left on device"
+
+
+def test_on_an_unknown_processor_no_container_is_started(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert checks()["container"].status == NOTE
+    assert not any(call.startswith(("docker run", "docker load")) for call in engine.stand_ins.calls())
+
+
+@pytest.mark.parametrize("has_image", [True, False])
+def test_an_engine_without_an_init_is_a_note(engine: Engine, has_image: bool) -> None:
+    engine.add(run="case \" $* \" in *' --init '*) echo 'Error: container-init binary not found' >&2; exit 125 ;; esac")
+    if has_image:
+        written(LOCAL)
+    results = checks()
+    assert results["container"].status == OK
+    assert results["init"] == Check(
+        "init", NOTE, "docker has none; containers start without one", "apt-get install tini"
+    )
+
+
+@pytest.mark.parametrize("machine_name", ["x86_64", "aarch64"])
+def test_our_own_image_is_an_archive_that_holds_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine_name: str
+) -> None:
+    here = platform.machine()
+    monkeypatch.setattr(platform, "machine", lambda: machine_name)
+    assert write_tiny_image(tmp_path / "image.tar", "localhost/x:1")
+    with tarfile.open(tmp_path / "image.tar") as archive:
+        files = {member.name: (archive.extractfile(member) or io.BytesIO()).read() for member in archive}
+    (manifest,) = json.loads(files["manifest.json"])
+    config = json.loads(files[manifest["Config"]])
+    (layer,) = manifest["Layers"]
+    assert config["rootfs"]["diff_ids"] == [f"sha256:{hashlib.sha256(files[layer]).hexdigest()}"]
+    assert config["architecture"] == {"x86_64": "amd64", "aarch64": "arm64"}[machine_name]
+    with tarfile.open(fileobj=io.BytesIO(files[layer])) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (program,) = config["config"]["Entrypoint"]
+    if here == machine_name:
+        assert subprocess.run([f"{tmp_path}{program}"], check=False).returncode == 0
+
+
+# --- with an image of the manifest ---
 
 
 def inside(engine: Engine, folder: Path, nvidia_smi: str | None = None) -> None:

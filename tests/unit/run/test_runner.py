@@ -20,6 +20,7 @@ from madengine.data_sets.mounts import Data
 from madengine.process import own_process_id
 from madengine.programs.engine import Docker
 from madengine.records import Gpu, Image, Model, RunResult
+from madengine.run import container_run
 from madengine.run.container_setup import Setup
 from madengine.run.options import RunOptions
 from madengine.run.orphans import OWNER_LABEL
@@ -339,6 +340,26 @@ def test_a_container_that_can_not_be_started_is_removed_and_the_row_says_why(run
     result = runs.run()
     assert result.reason == "docker could not start the container (exit code 125): no such device: gpu9."
     assert [call[-1] for call in engine.calls("rm")] == ["madengine-r1-m"]
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        "Error: container-init binary not found on the host: stat /x/catatonit: no such file or directory",
+        'Error: lookup init binary: could not find "catatonit" in one of [/usr/libexec/podman]',
+        'error mounting "/x/docker-init" to rootfs at "/sbin/docker-init": stat /x/docker-init: no such file',
+        'exec: "tini": executable file not found in $PATH',
+    ],
+)
+def test_an_engine_without_an_init_starts_containers_without_one_and_one_line_says_so(
+    runs: Runs, engine: Engine, monkeypatch: pytest.MonkeyPatch, problem: str
+) -> None:
+    monkeypatch.setattr(container_run, "_without_init", set())
+    engine.scripts["run"] = f"case \" $* \" in *' --init '*) echo '{problem}' >&2; exit 125 ;; esac"
+    assert [runs.run().status, runs.run().status] == ["SUCCESS", "SUCCESS"]
+    assert ["--init" in call for call in engine.calls("run")] == [True, False, False]
+    (message,) = [line for line in runs.messages if "init" in line]
+    assert message.startswith("docker has no init: containers start without one (")
 
 
 def test_a_container_that_goes_on_when_the_engine_lost_sight_of_it_is_followed_to_its_end(

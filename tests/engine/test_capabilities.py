@@ -1,0 +1,78 @@
+"""What a machine may lack: models run without it, or are refused before anything starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.bed.components import Engine, Registry, outcome
+from tests.engine.trial import CHECKOUT, METRIC, Trial
+from tests.engine.trial import trial as make_trial
+
+WITHOUT_PIDFD = "import os\ndel os.pidfd_open\n"
+
+
+@pytest.fixture
+def trial(
+    engine: Engine, base_image: str, registry: Registry, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Trial:
+    return make_trial(engine, base_image, registry, tmp_path, tmp_path_factory.getbasetemp())
+
+
+def python_with(folder: Path, text: str) -> dict[str, str]:
+    """Return the variables that make every Python run this text first."""
+    (folder / "sitecustomize.py").write_text(text)
+    return {"PYTHONPATH": os.pathsep.join([str(folder), str(CHECKOUT)])}
+
+
+def test_a_python_without_pidfd_open_runs_models(trial: Trial, tmp_path: Path) -> None:
+    done = trial.run(METRIC, env=python_with(tmp_path, WITHOUT_PIDFD))
+    assert (done.code, done.row["status"], done.row["performance"]) == (0, "SUCCESS", "1"), done.stderr
+
+
+@pytest.mark.parametrize("engine", ["podman"], indirect=True)
+def test_podman_without_catatonit_runs_models_and_stops_them(trial: Trial, tmp_path: Path) -> None:
+    settings = Path(trial.engine.environment["CONTAINERS_CONF"]).read_text()
+    (tmp_path / "containers.conf").write_text(f'{settings}\n[containers]\ninit_path = "/nowhere/catatonit"\n')
+    env = {"CONTAINERS_CONF": str(tmp_path / "containers.conf")}
+    done = trial.run(METRIC, env=env)
+    assert (done.code, done.row["status"]) == (0, "SUCCESS"), done.stderr
+    assert "podman has no init: containers start without one (container-init binary not found" in done.stderr
+    started = trial.start("echo started; sleep 60", env=env)
+    began = time.monotonic()
+    started.process.send_signal(signal.SIGINT)
+    stopped = started.end()
+    assert (stopped.code, stopped.rows[-1]["reason"]) == (130, "interrupted")
+    assert time.monotonic() - began < 20
+    assert trial.engine("ps", "--all", "--quiet", "--filter=label=madengine.model=any").stdout == ""
+
+
+def test_doctor_starts_a_container_before_any_image_is_there(engine: Engine, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "madengine.distributed_cli", "doctor", "--engine", engine.name, "--json"]
+    environment = {**engine.environment, "PYTHONPATH": str(CHECKOUT)}
+    doctor = outcome(words, environment, cwd=tmp_path, check=False)
+    (check,) = [check for check in json.loads(doctor.stdout)["checks"] if check["name"] == "container"]
+    assert (check["status"], check["result"]) == ("ok", "starts")
+    assert "madengine-doctor" not in engine("images").stdout
+
+
+@pytest.mark.parametrize("engine", ["podman"], indirect=True)
+def test_doctor_tells_an_engine_in_which_no_container_starts(engine: Engine, tmp_path: Path) -> None:
+    settings = Path(engine.environment["CONTAINERS_CONF"]).read_text()
+    broken = tmp_path / "runtime"
+    broken.write_text("#!/bin/sh\necho 'the runtime is broken' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    (tmp_path / "containers.conf").write_text(settings.replace(str(CHECKOUT / "tests/bed/runc-lenient"), str(broken)))
+    words = [sys.executable, "-m", "madengine.distributed_cli", "doctor", "--engine", engine.name, "--json"]
+    environment = {**engine.environment, "PYTHONPATH": str(CHECKOUT)}
+    environment["CONTAINERS_CONF"] = str(tmp_path / "containers.conf")
+    doctor = outcome(words, environment, cwd=tmp_path, check=False)
+    (check,) = [check for check in json.loads(doctor.stdout)["checks"] if check["name"] == "container"]
+    assert (doctor.code, check["status"]) == (1, "FAILED")
+    assert "the runtime is broken" in check["result"]
