@@ -87,19 +87,33 @@ def unpack(
         bytes_left -= size
         if bytes_left < 0 or count == MOST_FILES:
             raise UnsafeArchiveError(f"more than {MOST_FILES} files or {most_bytes} bytes")
-        with _create(folder / name, 0o600 if name in private else 0o644, may_replace) as file:
+        mode = 0o600 if name in private else 0o644
+        if may_replace:
+            _replace(stream, folder / name, size, mode)
+        else:
+            with _create(folder / name, mode) as file:
+                _copy(stream, file, size)
+
+
+def _replace(stream: Readable, path: Path, size: int, mode: int) -> None:
+    """Write a file that appears whole: another host may be reading the one before it, in a folder that they share."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             _copy(stream, file, size)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
-def _create(path: Path, mode: int, may_replace: bool) -> IO[bytes]:
+def _create(path: Path, mode: int) -> IO[bytes]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if may_replace:
-            path.unlink(missing_ok=True)
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb")
     except (FileExistsError, NotADirectoryError):
-        if may_replace:
-            raise
         raise UnsafeArchiveError(f"{path.name[:100]!r} comes twice") from None
 
 

@@ -77,6 +77,14 @@ def test_a_file_may_be_sent_again_where_that_is_wanted(folder: Path) -> None:
     assert (folder / "a").read_bytes() == b"y"
 
 
+def test_a_file_that_ends_early_does_not_replace_the_one_before_it(folder: Path) -> None:
+    unpack(stream_of(("a", 3, b"old")), folder, may_replace=True)
+    with pytest.raises(ArchiveError, match="ends early"):
+        unpack(io.BytesIO(b'["a", 9]\nnew'), folder, may_replace=True)
+    assert [path.name for path in folder.iterdir()] == ["a"]
+    assert (folder / "a").read_bytes() == b"old"
+
+
 def test_too_much_is_refused_before_it_is_written(folder: Path) -> None:
     with pytest.raises(UnsafeArchiveError, match="more than 100000 files or 10 bytes"):
         unpack(stream_of(("a", 6, b"123456"), ("b", 6, b"123456")), folder, most_bytes=10)
