@@ -58,12 +58,13 @@ class Session:
         """Look for the engine while the block does what takes as long; `engine` has it at once afterwards."""
         # Imports plumbum: two threads that import at once only hold each other up.
         Docker()("version")
-        search = self._search
-        try:
-            with _halted_by_interrupt():
-                yield
-        finally:
-            with _halted_by_interrupt():
+        # The outer one counts from the search's start on: the interpreter would wait for its thread.
+        with _halted_by_interrupt():
+            search = self._search
+            try:
+                with _halted_by_interrupt():
+                    yield
+            finally:
                 wait([search])
 
     @contextmanager
