@@ -94,10 +94,13 @@ class Session:
 
 @contextmanager
 def _halted_by_interrupt() -> Iterator[None]:
-    """End the programs of all threads at Ctrl-C, which only the main thread notices."""
+    """End the programs of all threads at Ctrl-C, which only the main thread notices.
+
+    GeneratorExit comes instead where Ctrl-C hit the entering of a `with` whose block then never began.
+    """
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, GeneratorExit):
         halt()
         raise
 
