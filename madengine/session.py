@@ -15,7 +15,7 @@ from typing import Any
 from madengine.config.context import Context, load_context
 from madengine.config.credentials import Credentials, load_credentials, registry_login
 from madengine.config.package import lists_models, package_root
-from madengine.programs import halt
+from madengine.programs import halt, uninterrupted
 from madengine.programs.engine import Docker
 from madengine.programs.engine_finder import find_engine
 from madengine.programs.engine_logins import logged_in
@@ -86,9 +86,11 @@ class Session:
 
     @cached_property
     def _search(self) -> Future[Docker]:
-        pool = ThreadPoolExecutor(max_workers=1)
-        search = pool.submit(find_engine, self.engine_name)
-        pool.shutdown(wait=False)
+        # Ctrl-C in the middle of it would leave a thread that waits for work for ever.
+        with uninterrupted():
+            pool = ThreadPoolExecutor(max_workers=1)
+            search = pool.submit(find_engine, self.engine_name)
+            pool.shutdown(wait=False)
         return search
 
 
