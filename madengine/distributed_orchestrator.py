@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from madengine.errors import EXIT_DONE, EXIT_FAILURE
 from madengine.files import check_writable, read_json, write_json
+from madengine.programs import uninterrupted
 from madengine.session import Session
 
 logger = logging.getLogger(__name__)
@@ -33,9 +34,12 @@ class DistributedOrchestrator:
 
     def build_phase(self, options: BuildOptions, detected: Mapping[str, Any] | None = None) -> BuildOutcome:
         """Build and push the selected models, and write manifest and summary; `detected` narrows the choice."""
-        from madengine.build.phase import build
+        with self.session.engine_search():
+            # An interrupt in the middle of a dataclass would be a RuntimeError.
+            with uninterrupted():
+                from madengine.build.phase import build
 
-        return build(self.session, options, detected)
+            return build(self.session, options, detected)
 
     def push_phase(self, manifest_file: Path, registry: str, dry_run: bool) -> int:
         """Push the images of a manifest that its registry doesn't have yet; the manifest then pins them."""

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,8 +80,12 @@ class DockerBuilder:
         image = None
         try:
             with open_log(log_file, self.options.live_output) as log, ThreadPoolExecutor(max_workers=2) as aside:
-                built = self._build(recipe, log, aside)
-                push = aside.submit(Pusher(self.engine, self.stopping).push, built, recipe.pushed, log)
+                base_name = self._base_name(recipe)
+                try:
+                    built = self._build(recipe, base_name, log)
+                    push = aside.submit(Pusher(self.engine, self.stopping).push, built, recipe.pushed, log)
+                finally:
+                    aside.submit(self._remove_base_name, base_name)
                 image = self._described(built)
                 wait([push])
                 log.file.write(_facts(image))
@@ -127,7 +131,7 @@ class DockerBuilder:
 
     # --- the model's own image ---
 
-    def _build(self, recipe: Recipe, log: BuildLog, aside: ThreadPoolExecutor) -> Image:
+    def _build(self, recipe: Recipe, base_name: str, log: BuildLog) -> Image:
         started = time.monotonic()
         logger.info(f"{recipe.key}: building {recipe.dockerfile}")
         self._warn_of_build_args(recipe)
@@ -135,8 +139,8 @@ class DockerBuilder:
         code = checkout.folder if checkout else None
         with tempfile.TemporaryDirectory(prefix="madengine-") as folder:
             scratch = Path(folder)
-            with self._base(recipe, scratch, log, aside) as base:
-                image_id = self._add_payload(recipe, base, code, scratch, log)
+            base = self._base(recipe, base_name, scratch, log)
+            image_id = self._add_payload(recipe, base, code, scratch, log)
         duration = time.monotonic() - started
         logger.info(f"{recipe.key}: built in {duration:.1f} s")
         return Image(
@@ -154,23 +158,17 @@ class DockerBuilder:
             extra={"gpu_architecture": recipe.architecture} if recipe.architecture else {},
         )
 
-    @contextmanager
-    def _base(self, recipe: Recipe, scratch: Path, log: BuildLog, aside: ThreadPoolExecutor) -> Iterator[str]:
-        """Build the model's own image, and yield its id, or a name that is no other image's until the block ends."""
-        base_name = self._base_name(recipe)
+    def _base(self, recipe: Recipe, base_name: str, scratch: Path, log: BuildLog) -> str:
+        """Build the model's own image, and return what the payload starts from: `base_name`, or its id without one."""
         problem = f"{recipe.dockerfile} (from {recipe.base_docker}): the build failed"
         # Of the same steps side by side each would make its own layers, and the next build take any of them.
         lock = locks.alone(self._fingerprint(recipe), recipe.key, self.stopping)
         with nullcontext() if self.options.no_cache else lock:
             self._step(self._base_command(recipe, base_name, scratch), log, problem)
         if not base_name:
-            yield (scratch / _BASE_ID).read_text().strip()
-            return
+            return (scratch / _BASE_ID).read_text().strip()
         self._base_names.add(base_name)
-        try:
-            yield base_name
-        finally:
-            aside.submit(self._remove_base_name, base_name)
+        return base_name
 
     def _fingerprint(self, recipe: Recipe) -> str:
         """What the model's own build is made of: its instructions, its folder and its arguments."""
@@ -215,6 +213,8 @@ class DockerBuilder:
             )
 
     def _remove_base_name(self, base_name: str) -> None:
+        if base_name not in self._base_names:
+            return
         with suppress(CommandError):
             programs.attempt(self.engine.untag(base_name))
             self._base_names.discard(base_name)

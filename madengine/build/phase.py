@@ -11,15 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from madengine.build.builder import DockerBuilder
+from madengine.build.execution import execute, shell_lines
 from madengine.build.options import BuildOptions
+from madengine.build.outcome import BuildOutcome
 from madengine.build.plan import build_choice
 from madengine.build.recipes import Planner
 from madengine.config.context import Context, host_facts
 from madengine.config.credentials import Credentials, registry_name
 from madengine.config.hooks import Hooks, hook_definitions, hook_files
+from madengine.config.manifest import Manifest, save_manifest
 from madengine.config.validation import log_ignored_keys, validated_hooks
 from madengine.files import check_writable, write_json
-from madengine.programs import redact, uninterrupted
+from madengine.programs import redact
 from madengine.programs.secret_files import private_folder
 from madengine.records import Model
 from madengine.session import Session
@@ -28,10 +32,7 @@ from madengine.tools.discover_models import DiscoverModels
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from madengine.build.builder import DockerBuilder
-    from madengine.build.outcome import BuildOutcome
     from madengine.build.source_code import ModelCode
-    from madengine.config.manifest import Manifest
 
 
 def build(session: Session, options: BuildOptions, detected: Mapping[str, Any] | None = None) -> BuildOutcome:
@@ -51,13 +52,7 @@ def build(session: Session, options: BuildOptions, detected: Mapping[str, Any] |
     registry = registry_name(options.registry) if options.registry else ""
     planner = Planner(session.root, context, credentials, registry, _architectures(options.architectures, context))
     image = options.use_image or context.container_image
-    with session.engine_search():
-        # An interrupt in the middle of a dataclass would be a RuntimeError.
-        with uninterrupted():
-            from madengine.build.execution import execute, shell_lines
-            from madengine.build.outcome import BuildOutcome
-
-        plan = choice.plan(planner, image, is_of_context=bool(context.container_image))
+    plan = choice.plan(planner, image, is_of_context=bool(context.container_image))
     with _builder(session, options, credentials, hooks, [registry, *choice.registries], choice.models) as builder:
         for failure in plan.failures:
             logger.info(f"{failure.model_name}: {failure.error}")
@@ -90,8 +85,6 @@ def _builder(
     models: Sequence[Model],
 ) -> Iterator[DockerBuilder]:
     """What builds, logged in at the registries; the code that models name is gone afterwards."""
-    from madengine.build.builder import DockerBuilder
-
     stopping = threading.Event()
     with session.engine(credentials, registries, options.dry_run) as engine, private_folder() as folder:
         yield DockerBuilder(
@@ -118,8 +111,6 @@ def _model_code(
 
 def _save(manifest: Manifest, summary: Mapping[str, Any], options: BuildOptions) -> None:
     """Write both files at once: each waits for the disk."""
-    from madengine.config.manifest import save_manifest
-
     with ThreadPoolExecutor(max_workers=2) as pool:
         writes = [
             pool.submit(save_manifest, manifest, options.manifest_output),

@@ -8,14 +8,12 @@ from typing import NamedTuple
 from madengine.cli import verbs
 from madengine.cli.options import (
     BundleOptions,
-    CollectKubernetesOptions,
     CollectOptions,
     CompletionOptions,
     DiscoverOptions,
     DoctorOptions,
     ExportOptions,
     FullOptions,
-    GenerateKubernetesOptions,
     InitOptions,
     MessageOptions,
     RunManifestOptions,
@@ -89,6 +87,12 @@ def _sidecar_classes() -> tuple[type, ...]:
     return (RegistryOptions, EngineOptions, SidecarOptions)
 
 
+def _collect_classes() -> tuple[type, ...]:
+    from madengine.deploy.kubernetes.options import CollectKubernetesOptions
+
+    return (CollectOptions, CollectKubernetesOptions, RunIdOptions)
+
+
 def _compare_classes() -> tuple[type, ...]:
     from madengine.results.compare_options import CompareOptions
 
@@ -101,7 +105,7 @@ def _completion(values: verbs.Values) -> int:
 
 def _kubernetes_classes() -> tuple[type, ...]:
     from madengine.config.common_options import DataFileOptions, TagOptions
-    from madengine.deploy.kubernetes.options import Options
+    from madengine.deploy.kubernetes.options import GenerateKubernetesOptions, Options
 
     return (GenerateKubernetesOptions, TagOptions, RegistryOptions, Options, DataFileOptions)
 
@@ -118,7 +122,7 @@ VERBS: Mapping[str, Verb] = {
     "fetch": Verb(verbs.fetch, lambda: (RunIdOptions, RowsOptions, SummaryOptions, *_host_classes())),
     "doctor": Verb(verbs.doctor, lambda: (RegistryOptions, DoctorOptions, *_host_classes())),
     "init": Verb(verbs.init, lambda: (InitOptions,)),
-    "collect": Verb(verbs.collect, lambda: (CollectOptions, CollectKubernetesOptions, RunIdOptions)),
+    "collect": Verb(verbs.collect, _collect_classes),
     "compare": Verb(verbs.compare, _compare_classes),
     "bundle": Verb(verbs.bundle, lambda: (BundleOptions,)),
     "completion": Verb(_completion, lambda: (CompletionOptions,)),

@@ -11,14 +11,12 @@ from typing import Any
 from madengine.config.common_options import (
     ContextOptions,
     EngineOptions,
-    ExecutionConfigOptions,
     GpuModeOptions,
     ManifestOptions,
     RowsOptions,
     SummaryOptions,
 )
 from madengine.config.option import Group, Option, host_and_reason, inherited, option, options_of
-from madengine.deploy.kubernetes.options import KubeContextOptions
 from madengine.deploy.target import TARGETS
 
 
@@ -145,37 +143,6 @@ class DeployOptions(RunManifestOptions):
     target: str = option(
         "--target", default="ssh", group=Group.SELECTION, choices=tuple(TARGETS),
         help="where the models run (default: ssh)",
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class GenerateKubernetesOptions(ManifestOptions, ExecutionConfigOptions):
-    """What the files are made from, and where they are written."""
-
-    manifest_file: Path | None = inherited(ManifestOptions, "manifest_file", None)  # type: ignore[assignment]
-    directory: Path = option(
-        "--output", "-o", default=Path(), group=Group.OUTPUT, parse=Path, metavar="DIR",
-        help="folder of the files (default: the current one)",
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class CollectKubernetesOptions(KubeContextOptions):
-    """What is collected from a cluster."""
-
-    kubernetes: bool = option(
-        "--kubernetes", default=False, group=Group.KUBERNETES, help="collect what the pods of a namespace reported"
-    )
-    namespace: str = option(
-        "--namespace", "-n", default="madengine", group=Group.KUBERNETES, metavar="NAME", help="default: madengine"
-    )
-    prune: bool = option(
-        "--prune", default=False, group=Group.KUBERNETES,
-        help="remove from the cluster what was collected: reports, and input that no Job uses",
-    )  # fmt: skip
-    wait: bool = option(
-        "--wait", default=False, group=Group.KUBERNETES,
-        help="wait until the Jobs have ended; --run-id limits it to one run",
     )  # fmt: skip
 
 

@@ -54,7 +54,7 @@ def main(names: list[str]) -> int:
 
 def help_text() -> Iterator[Figure]:
     ours, bare = pairs([*PYTHON, "--help"], [sys.executable, "-c", "pass"], runs=15)
-    yield Figure("--help over python3 -c pass", ours, bare, "ratio 5", ours <= 5 * bare)
+    yield Figure("--help over python3 -c pass", ours, bare, "ratio 4", ours <= 4 * bare)
 
 
 def build() -> Iterator[Figure]:
@@ -63,7 +63,7 @@ def build() -> Iterator[Figure]:
         run(command, folder)
         by_hand = hand_lines(folder)
         ours, bare = pairs(command, ["sh", "-ec", by_hand], folder, runs=9)
-    yield Figure("build and push, unchanged, over by hand", ours, bare, "+0.3 s", ours <= bare + 0.3)
+    yield Figure("build and push, unchanged, over by hand", ours, bare, "+0.2 s", ours <= bare + 0.2)
 
 
 def build_many() -> Iterator[Figure]:

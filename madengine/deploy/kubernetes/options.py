@@ -1,11 +1,18 @@
-"""The options of `generate k8s`, checked."""
+"""The options of `generate k8s`, checked, and those of `collect --kubernetes`."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
-from madengine.config.common_options import RunIdOptions, TemplateOptions, TimeoutOptions
+from madengine.config.common_options import (
+    ExecutionConfigOptions,
+    ManifestOptions,
+    RunIdOptions,
+    TemplateOptions,
+    TimeoutOptions,
+)
 from madengine.config.option import Group, inherited, option, whole_number
 from madengine.deploy.kubernetes import SLACK_SECONDS, names
 from madengine.errors import ConfigurationError
@@ -255,3 +262,34 @@ def _toleration(text: str) -> dict[str, str]:
         )
     taint = {"key": key, "operator": "Equal", "value": value} if equals else {"key": key, "operator": "Exists"}
     return {**taint, **({"effect": effect} if colon else {})}
+
+
+@dataclass(frozen=True)
+class GenerateKubernetesOptions(ManifestOptions, ExecutionConfigOptions):
+    """What the files are made from, and where they are written."""
+
+    manifest_file: Path | None = inherited(ManifestOptions, "manifest_file", None)  # type: ignore[assignment]
+    directory: Path = option(
+        "--output", "-o", default=Path(), group=Group.OUTPUT, parse=Path, metavar="DIR",
+        help="folder of the files (default: the current one)",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CollectKubernetesOptions(KubeContextOptions):
+    """What is collected from a cluster."""
+
+    kubernetes: bool = option(
+        "--kubernetes", default=False, group=Group.KUBERNETES, help="collect what the pods of a namespace reported"
+    )
+    namespace: str = option(
+        "--namespace", "-n", default="madengine", group=Group.KUBERNETES, metavar="NAME", help="default: madengine"
+    )
+    prune: bool = option(
+        "--prune", default=False, group=Group.KUBERNETES,
+        help="remove from the cluster what was collected: reports, and input that no Job uses",
+    )  # fmt: skip
+    wait: bool = option(
+        "--wait", default=False, group=Group.KUBERNETES,
+        help="wait until the Jobs have ended; --run-id limits it to one run",
+    )  # fmt: skip
