@@ -578,7 +578,7 @@ def test_what_is_wrong_in_a_context_is_said_before_anything_starts(
     wanted = command(context)
     assert wanted.refusal(lambda: wanted.run(tags=("a",))).startswith(said)
     assert wanted.refusal(lambda: wanted.orchestrator.build_phase(BuildOptions())).startswith(said)
-    assert docker.calls() == []
+    assert all(call.startswith("docker version ") for call in docker.calls())
 
 
 def test_a_missing_credential_is_one_failure_that_names_the_owner_and_other_models_go_on(
