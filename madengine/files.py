@@ -12,7 +12,8 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING, Any
 
@@ -265,20 +266,31 @@ def human_size(size: int) -> str:
 
 
 @contextmanager
-def untrusted_folder(folder: Path, path: str | PurePath = "") -> Iterator[int]:
+def untrusted_folder(folder: Path, path: str | PurePath = "", make: bool = False) -> Iterator[int]:
     """Open the folder at `path` below `folder`, following no symbolic link below it; yield the descriptor.
 
+    With `make`, folders that are missing are made, in place of whatever else has their names.
     Raises OSError, also for an absolute path and for "..".
     """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for part in _parts(path):
+            if make:
+                _make_folder_at(handle, part)
             inner = _open_at(handle, part, path, os.O_DIRECTORY)
             os.close(handle)
             handle = inner
         yield handle
     finally:
         os.close(handle)
+
+
+def _make_folder_at(parent: int, name: str) -> None:
+    with suppress(FileNotFoundError):
+        if not stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
+            os.unlink(name, dir_fd=parent)
+    with suppress(FileExistsError):
+        os.mkdir(name, dir_fd=parent)
 
 
 def open_untrusted(folder: Path, path: str | PurePath, limit: int) -> IO[bytes]:
@@ -293,7 +305,7 @@ def open_untrusted(folder: Path, path: str | PurePath, limit: int) -> IO[bytes]:
     status = os.fstat(handle)
     problem = (errno.EINVAL, "not a regular file") if not stat.S_ISREG(status.st_mode) else None
     if not problem and status.st_size > limit:
-        problem = (errno.EFBIG, f"larger than {limit} bytes")
+        problem = (errno.EFBIG, f"larger than {human_size(limit)}")
     if problem:
         os.close(handle)
         raise OSError(*problem, str(path))
@@ -305,8 +317,89 @@ def read_untrusted(folder: Path, path: str | PurePath, limit: int) -> bytes:
     with open_untrusted(folder, path, limit) as file:
         content = file.read(limit + 1)
     if len(content) > limit:
-        raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(path))
+        raise OSError(errno.EFBIG, f"larger than {human_size(limit)}", str(path))
     return content
+
+
+def create_untrusted(folder: Path, path: str | PurePath) -> IO[bytes]:
+    """Make a new file at `path` below `folder`, and its folders, in place of whatever has its name there."""
+    *folders, name = _parts(path)
+    with untrusted_folder(folder, PurePath(*folders), make=True) as parent:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=parent)
+        return os.fdopen(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=parent), "wb")
+
+
+def move_untrusted(folder: Path, path: PurePath, target: PurePath) -> None:
+    """Move a file below `folder` to `target` there, in place of whatever file has its name."""
+    with (
+        untrusted_folder(folder, path.parent) as source,
+        untrusted_folder(folder, target.parent, make=True) as destination,
+    ):
+        os.rename(path.name, target.name, src_dir_fd=source, dst_dir_fd=destination)
+
+
+def inner_path(folder: Path, path: str | PurePath) -> PurePath:
+    """Return the path below `folder` that `path` leads to, through links of any kind.
+
+    Raises OSError, FileNotFoundError where it leads nowhere.
+    """
+    home = folder.resolve()
+    try:
+        target = (home / path).resolve(strict=True)
+    except (ValueError, RuntimeError):  # a null character; a link to itself
+        raise OSError(errno.EINVAL, "not a valid path", str(path)) from None
+    if not target.is_relative_to(home):
+        raise OSError(errno.EXDEV, "leads out of its folder", str(path))
+    return target.relative_to(home)
+
+
+def untrusted_tree(folder: Path, path: PurePath | None = None) -> Iterator[tuple[PurePath, os.stat_result]]:
+    """Yield everything below `path` in `folder`, with its status: links as links, and what can't be listed left out."""
+    pending = [path or PurePath()]
+    while pending:
+        place = pending.pop()
+        with suppress(OSError), untrusted_folder(folder, place) as handle:
+            for name in sorted(os.listdir(handle)):  # noqa: PTH208 # of a descriptor
+                status = os.lstat(name, dir_fd=handle)
+                if stat.S_ISDIR(status.st_mode):
+                    pending.append(place / name)
+                yield place / name, status
+
+
+def disarm(folder: Path) -> int:
+    """Remove what gives others rights on this machine from `folder`, which is no longer being written to.
+
+    These are device nodes, setuid and setgid bits, and other users' right to write.
+    Return how many files it could not be done for.
+    """
+    failures = 0
+    for path, status in chain([(PurePath(), folder.lstat())], untrusted_tree(folder)):
+        kind, mode = stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode)
+        # A folder's setgid bit only hands on its group.
+        rights = stat.S_IWOTH if kind == stat.S_IFDIR else stat.S_ISUID | stat.S_ISGID | stat.S_IWOTH
+        if kind != stat.S_IFLNK and (kind in _DEVICES or mode & rights):
+            try:
+                _disarm_one(folder, path, kind, mode & ~rights)
+            except OSError:
+                failures += 1
+    return failures
+
+
+_DEVICES = (stat.S_IFBLK, stat.S_IFCHR)
+
+
+def _disarm_one(folder: Path, path: PurePath, kind: int, mode: int) -> None:
+    with untrusted_folder(folder, path.parent) as parent:
+        if kind in _DEVICES:
+            os.unlink(path.name, dir_fd=parent)
+            return
+        # Without opening it: its owner may have no right to read it.
+        handle = os.open(path.name or ".", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            Path(f"/proc/self/fd/{handle}").chmod(mode)
+        finally:
+            os.close(handle)
 
 
 def _parts(path: str | PurePath) -> tuple[str, ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fnmatch
 import logging
 import os
-import shutil
 import stat
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath, PurePosixPath
@@ -14,12 +16,21 @@ from typing import Any
 from madengine.config.context import Context
 from madengine.config.values import expected, shown
 from madengine.errors import ConfigurationError
+from madengine.files import (
+    create_untrusted,
+    inner_path,
+    move_untrusted,
+    open_untrusted,
+    untrusted_folder,
+    untrusted_tree,
+)
 from madengine.records import Artifact, Model
 
 logger = logging.getLogger(__name__)
 
 # Below a model's folder of the run.
 FOLDER = "artifacts"
+_CHUNK = 1 << 20
 # What is in a workspace without the script having left it.
 _OURS = (".hooks", "entry.json", "scripts")
 
@@ -67,50 +78,96 @@ def bring(
     followed only to a file of the workspace. The files `besides` are our own. What can't be brought is logged.
     """
     ours = {FOLDER, *_OURS, *besides}
-    home, seen = workspace.resolve(), set()
+    seen: set[PurePath] = set()
     artifacts: dict[str, Artifact] = {}
-    for base in (workspace, workspace / model_directory):
-        matches = {path for pattern in patterns for path in _matches(base, pattern, model_directory)}
+    for base in (PurePath(), PurePath(model_directory)):
+        matches = {path for pattern in patterns for path in _matches(workspace, base, pattern, model_directory)}
         # Links first: what they lead to may be moved.
-        for path in sorted(matches, key=lambda path: (not path.is_symlink(), path)):
+        for path in sorted(matches, key=lambda path: (not (workspace / path).is_symlink(), path)):
             name = str(path.relative_to(base))
-            if path in seen or (base == workspace and PurePath(name).parts[0] in ours):
+            if path in seen or (path.parts[0] in ours and base == PurePath()):
                 continue
             seen.add(path)
             name = name if name not in artifacts else f"{model_directory}/{name}"
             try:
-                size = _bring_one(path, home, workspace / FOLDER / name, may_move and base != workspace)
+                size = _bring_one(workspace, path, PurePath(FOLDER, name), may_move and base != PurePath())
                 artifacts[name] = Artifact(f"{FOLDER}/{name}", size)
             except OSError as error:
-                logger.info(f"{path}: not brought back: {error.strerror or error}")
+                _log_absence(path, error)
     return tuple(artifacts[name] for name in sorted(artifacts))
 
 
-def _matches(base: Path, pattern: str, model_directory: str) -> Iterator[Path]:
-    """Return the files that a glob names, with those below a folder that it names; `*` doesn't mean the model's."""
-    with suppress(OSError, ValueError):
-        for path in base.glob(pattern):
-            if path == base / model_directory and pattern.strip("/") != model_directory:
-                continue
-            if path.is_dir() and not path.is_symlink():
-                yield from (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
-            else:
-                yield path
+def _log_absence(path: PurePath, error: OSError) -> None:
+    logger.info(f"{path}: not brought back: {error.strerror or error}")
 
 
-def _bring_one(path: Path, home: Path, target: Path, move: bool) -> int:
-    """Bring one file; return its size. Raise OSError for what is no file of this folder."""
-    source = path.resolve(strict=True)
-    size, mode = source.stat().st_size, source.stat().st_mode
-    if not source.is_relative_to(home) or not stat.S_ISREG(mode):
-        raise OSError("not a file of the workspace")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if move and source == path.absolute():
-        source.replace(target)
-        return size
+def _matches(workspace: Path, base: PurePath, pattern: str, model_directory: str) -> Iterator[PurePath]:
+    """Yield the files that a glob names, with those below a folder that it names; `*` doesn't mean the model's."""
+    for path in _expanded(workspace, base, PurePosixPath(pattern).parts):
+        if path == PurePath(model_directory) and base == PurePath() and pattern.strip("/") != model_directory:
+            continue
+        if path == PurePath() or stat.S_ISDIR((workspace / path).lstat().st_mode):
+            tree = untrusted_tree(workspace, path)
+            yield from (inner for inner, status in tree if not stat.S_ISDIR(status.st_mode))
+        else:
+            yield path
+
+
+def _expanded(workspace: Path, place: PurePath, segments: Sequence[str]) -> Iterator[PurePath]:
+    """Yield what the rest of a glob names below a folder; a link is followed only to a folder of the workspace."""
+    if not segments:
+        yield place
+        return
+    first, rest = segments[0], segments[1:]
+    if first == "**":
+        folders = (path for path, status in untrusted_tree(workspace, place) if stat.S_ISDIR(status.st_mode))
+        for folder in (place, *folders):
+            yield from _expanded(workspace, folder, rest)
+        return
+    for name in fnmatch.filter(_names(workspace, place), first):
+        yield from _expanded(workspace, place / name, rest)
+
+
+def _names(workspace: Path, place: PurePath) -> list[str]:
+    """Return what is in a folder; nothing if it is none."""
     try:
-        shutil.copyfile(source, target)
-    except OSError:
-        target.unlink(missing_ok=True)
-        raise
+        with untrusted_folder(workspace, inner_path(workspace, place)) as handle:
+            return os.listdir(handle)  # noqa: PTH208 # of a descriptor
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            _log_absence(place, error)
+        return []
+
+
+def _bring_one(workspace: Path, path: PurePath, target: PurePath, move: bool) -> int:
+    """Bring one file; return its size. Raise OSError for what is no file of the workspace."""
+    file = inner_path(workspace, path)
+    with open_untrusted(workspace, file, sys.maxsize) as source:
+        size = os.fstat(source.fileno()).st_size
+        if move and file == path:
+            move_untrusted(workspace, file, target)
+            return size
+        try:
+            with create_untrusted(workspace, target) as copy:
+                _copy(source.fileno(), copy.fileno(), size)
+        except OSError:
+            with suppress(OSError):
+                (workspace / target).unlink()
+            raise
     return size
+
+
+def _copy(source: int, target: int, size: int) -> None:
+    """Copy a file; its holes, which may be larger than any disk, stay holes."""
+    start = 0
+    while start < size:
+        try:
+            start = os.lseek(source, start, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            break  # only a hole follows
+        end = os.lseek(source, start, os.SEEK_HOLE)
+        while start < end and (chunk := os.pread(source, min(_CHUNK, end - start), start)):
+            start += os.pwrite(target, chunk, start)
+    os.ftruncate(target, size)

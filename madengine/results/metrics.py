@@ -6,10 +6,11 @@ import csv
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from io import TextIOWrapper
+from pathlib import Path, PurePath
 
 from madengine.errors import RunError
-from madengine.files import csv_reader, human_size
+from madengine.files import csv_reader, open_untrusted
 from madengine.records import Metric
 
 LINE_LIMIT = 2048  # bytes of one line, after its marker, that are looked at
@@ -242,14 +243,21 @@ def _offender(text: str) -> str:
     return shown if len(shown) <= 40 else f"{shown[:39]}…"
 
 
-def read_multiple_results(path: Path) -> tuple[Metric, ...]:
-    """Read a model's multiple_results: a CSV whose header has model, performance and metric, in any order.
+def read_multiple_results(folder: Path, name: str | PurePath) -> tuple[Metric, ...]:
+    """Read a model's multiple_results below its workspace: a CSV whose header has model, performance and metric.
 
     A row whose performance is not a number keeps its Metric, with performance "".
     Raises RunError (with the file and the column or line) if the file can't be read as that.
     """
+    path = folder / name
     try:
-        metrics = tuple(_metrics(path))
+        with (
+            open_untrusted(folder, name, _SIZE_LIMIT) as file,
+            TextIOWrapper(file, "utf-8-sig", newline="") as lines,
+        ):
+            metrics = tuple(parse_multiple_results(lines, path))
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file; the script must write it (multiple_results)") from None
     except OSError as error:
         raise RunError(f"{path}: can't be read: {error.strerror or error}") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -257,15 +265,6 @@ def read_multiple_results(path: Path) -> tuple[Metric, ...]:
     if not metrics:
         raise RunError(f"{path}: no row below its header; the script must write one for each result")
     return metrics
-
-
-def _metrics(path: Path) -> Iterator[Metric]:
-    if not path.is_file():
-        raise RunError(f"{path}: no such file; the script must write it (multiple_results)")
-    if (size := path.stat().st_size) > _SIZE_LIMIT:
-        raise RunError(f"{path}: {human_size(size)}; multiple_results may have up to {human_size(_SIZE_LIMIT)}")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from parse_multiple_results(file, path)
 
 
 def parse_multiple_results(lines: Iterable[str], path: Path) -> Iterator[Metric]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from io import FileIO
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from madengine.build import payload
@@ -19,9 +19,11 @@ from madengine.config import artifacts
 from madengine.config.hooks import HOOKS_FOLDER
 from madengine.config.log_errors import LogErrors
 from madengine.errors import RunError
+from madengine.files import create_untrusted, disarm, inner_path, open_untrusted
 from madengine.programs.engine import State
 from madengine.records import FAILURE, SUCCESS, Metric, Model, RunResult
 from madengine.results.metrics import MetricScan, read_multiple_results
+from madengine.run.entry_json import read_entry
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +42,11 @@ def run_outcome(
 ) -> RunResult:
     """Return the result with status, reason and metrics; `hooked` if the container had hooks to run."""
     workspace = Path(result.directory)
-    entry = _entry(workspace)
+    entry, problem = read_entry(workspace)
     seconds = max(0.0, entry.get("ended", 0.0) - entry.get("started", 0.0))
     code = entry.get("exit_code", state.exit_code if state else None)
     result = replace(result, exit_code=code, test_duration=round(seconds, 3))
-    reason = reason or why_failed(entry, state, code, limit, engine_output)
+    reason = reason or problem or why_failed(entry, state, code, limit, engine_output)
     if not reason and hooked and "failed_hook" not in entry:
         reason = "the image's entry.sh is of an older madengine, which ran no hooks and no tools; build the image again"
     metrics: tuple[Metric, ...] = ()
@@ -91,11 +93,16 @@ def with_artifacts(result: RunResult, patterns: Sequence[str], may_move: bool) -
 
 
 def tidy_workspace(result: RunResult, with_model_directory: bool) -> None:
-    """Remove our hooks and, as older versions did, the model's directory."""
+    """Remove our hooks and, as older versions did, the model's directory; and what gives others rights here."""
     workspace = Path(result.directory)
     folders = (payload.model_directory(result.model), "scripts") if with_model_directory else ()
     for name in (*folders, HOOKS_FOLDER):
         shutil.rmtree(workspace / name, ignore_errors=True)
+    if failures := disarm(workspace):
+        logger.info(
+            f"{workspace}: {failures} files are devices, have setuid or setgid bits, or can be written to by all "
+            "users, and can't be changed; remove them as root"
+        )
 
 
 def why_failed(entry: Mapping[str, Any], state: State | None, code: int | None, limit: int, engine_output: str) -> str:
@@ -129,29 +136,28 @@ def _metrics(model: Model, workspace: Path, scan: MetricScan) -> tuple[Metric, .
         if scan.metric is None:
             raise RunError(scan.problem)
         return (scan.metric,)
-    paths = [workspace / model.multiple_results, workspace / payload.model_directory(model) / model.multiple_results]
-    file = next((path for path in paths if _is_file_in(path, workspace)), None)
-    if file is None:
-        raise RunError(f"{model.multiple_results}: the script left no such file in its folder or the one above")
-    metrics = read_multiple_results(file)
-    if file != paths[0] and not os.path.lexists(paths[0]):
-        shutil.copyfile(file, paths[0])
-    return metrics
+    name = model.multiple_results
+    for place in (PurePath(name), PurePath(payload.model_directory(model), name)):
+        try:
+            file = inner_path(workspace, place)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise RunError(f"{place}: {error.strerror}") from None
+        metrics = read_multiple_results(workspace, file)
+        if not os.path.lexists(workspace / name):
+            _copy(workspace, file, name)
+        return metrics
+    raise RunError(f"{name}: the script left no such file in its folder or the one above")
 
 
-def _is_file_in(path: Path, workspace: Path) -> bool:
-    """Return whether a path is a file of the workspace; a link in there may lead to any file of this machine."""
-    return path.is_file() and path.resolve().is_relative_to(workspace.resolve())
-
-
-def _entry(workspace: Path) -> dict[str, Any]:
-    """Return the content of entry.json; empty if entry.sh didn't get that far, or if it is something else."""
-    try:
-        entry = json.loads((workspace / "entry.json").read_text())
-        numbers = {name: entry[name] for name in ("exit_code", "started", "ended")}
-        return entry if all(isinstance(value, int | float) for value in numbers.values()) else {}
-    except (OSError, ValueError, TypeError, KeyError):
-        return {}
+def _copy(workspace: Path, file: PurePath, name: str) -> None:
+    with (
+        suppress(OSError),
+        open_untrusted(workspace, file, sys.maxsize) as source,
+        create_untrusted(workspace, name) as target,
+    ):
+        shutil.copyfileobj(source, target)
 
 
 def _is_full(directory: Path) -> bool:

@@ -24,10 +24,11 @@ from madengine.deploy.kubernetes.collect import collect_results, prune
 from madengine.deploy.kubernetes.delivery import LIMIT, Report, Stored, deliver, fit
 from madengine.deploy.kubernetes.pod import describe_pod
 from madengine.deploy.kubernetes.pod_outcome import pod_document, pod_result, pod_rows
-from madengine.deploy.kubernetes.remains import Measurement, Remains, parse_entry
+from madengine.deploy.kubernetes.remains import Measurement, Remains
 from madengine.distributed_cli import main
 from madengine.programs.kubectl import Kubectl
 from madengine.records import Metric
+from madengine.run.entry_json import parse_entry
 from tests.k8s.api_server import ApiServer, now
 from tests.k8s.conftest import PROGRAMS
 from tests.k8s.test_files import generated, manifest

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
@@ -17,13 +18,18 @@ from hypothesis import strategies as st
 
 from madengine.errors import ConfigurationError, DiscoveryError, MadengineError
 from madengine.files import (
+    create_untrusted,
+    disarm,
+    inner_path,
     locked,
+    move_untrusted,
     open_untrusted,
     parse_json,
     read_json,
     read_text,
     read_untrusted,
     untrusted_folder,
+    untrusted_tree,
     write_json,
     write_whole,
 )
@@ -225,7 +231,7 @@ def test_the_caller_chooses_the_kind_of_error(tmp_path: Path) -> None:
 
 HOLD = """
 import sys, time
-from pathlib import Path
+from pathlib import Path, PurePath
 from madengine.files import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
@@ -357,8 +363,95 @@ def test_a_pipe_is_refused_and_does_not_block(workspace: Path) -> None:
 def test_a_large_file_is_refused_unread(workspace: Path) -> None:
     with (workspace / "sparse").open("wb") as file:
         file.truncate(2**40)
-    with pytest.raises(OSError, match="larger than 100 bytes"):
+    with pytest.raises(OSError, match="larger than 100B"):
         read_untrusted(workspace, "sparse", 100)
+
+
+@pytest.mark.parametrize("what", ["link", "dangling link", "file", "fifo"])
+def test_what_is_in_a_folders_place_is_replaced_not_followed(workspace: Path, tmp_path: Path, what: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    place = workspace / "out"
+    if "link" in what:
+        place.symlink_to(outside if what == "link" else tmp_path / "nowhere")
+    elif what == "fifo":
+        os.mkfifo(place)
+    else:
+        place.touch()
+    with create_untrusted(workspace, "out/deep/f") as file:
+        file.write(b"new")
+    assert (place / "deep/f").read_bytes() == b"new"
+    assert not place.is_symlink()
+    assert list(outside.iterdir()) == []
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_link_in_a_files_place_is_replaced_not_followed(workspace: Path, tmp_path: Path) -> None:
+    (workspace / "a/link").symlink_to(tmp_path / "secret")
+    with create_untrusted(workspace, "a/link") as file:
+        file.write(b"new")
+    (workspace / "b").symlink_to(tmp_path)
+    move_untrusted(workspace, PurePath("a/link"), PurePath("b/secret"))
+    assert (tmp_path / "secret").read_bytes() == b"secret\n"
+    assert (workspace / "b/secret").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("path", ["../x", "/x", "a/../../x", "a\0b"])
+def test_nothing_is_made_outside_of_the_folder(workspace: Path, path: str) -> None:
+    with pytest.raises(OSError):
+        create_untrusted(workspace, path)
+
+
+def test_a_link_leads_to_what_is_in_the_folder_only(workspace: Path, tmp_path: Path) -> None:
+    for name, target in {"in": "a/b", "out": str(tmp_path), "up": "..", "loop": "loop"}.items():
+        (workspace / name).symlink_to(target)
+    assert inner_path(workspace, "in/log") == PurePath("a/b/log")
+    for path in ("out", "out/secret", "up/secret", "in/../../../secret", "/etc/passwd"):
+        with pytest.raises(OSError, match="leads out of its folder"):
+            inner_path(workspace, path)
+    for path in ("loop", "none", "a\0b", "x" * 5000):
+        with pytest.raises(OSError):
+            inner_path(workspace, path)
+
+
+def test_a_tree_of_any_depth_is_listed_with_its_links_as_links(workspace: Path, tmp_path: Path) -> None:
+    (workspace / "up").symlink_to(tmp_path)
+    handle, depth = os.open(workspace, os.O_RDONLY), 1500
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=handle)
+        handle, parent = os.open("d", os.O_RDONLY, dir_fd=handle), handle
+        os.close(parent)
+    os.close(handle)
+    before = descriptors()
+    paths = [str(path) for path, _ in untrusted_tree(workspace)]
+    assert {path for path in paths if not path.startswith("d")} == {"a", "a/b", "a/b/log", "up"}
+    assert len(paths) == depth + 4
+    assert descriptors() == before
+    subprocess.run(["rm", "-rf", str(workspace / "d")], check=True)  # pytest could not
+
+
+def test_what_gives_others_rights_is_taken_away(workspace: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").chmod(0o4777)
+    shared = workspace / "a"
+    for path, mode in {workspace: 0o777, shared: 0o3777, shared / "b/log": 0o6755}.items():
+        path.chmod(mode)
+    (shared / "link").symlink_to(tmp_path / "secret")
+    (shared / "unreadable").touch()
+    (shared / "unreadable").chmod(0o4002)
+    if os.geteuid() == 0:
+        os.mknod(shared / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        os.mknod(shared / "disk", 0o666 | stat.S_IFBLK, os.makedev(7, 0))
+    assert disarm(workspace) == 0
+    modes = {str(path.relative_to(workspace)): oct(path.lstat().st_mode) for path in workspace.rglob("*")}
+    assert modes == {
+        "a": "0o43775",  # setgid of a folder hands on its group, sticky does no harm
+        "a/b": "0o40755",
+        "a/b/log": "0o100755",
+        "a/link": "0o120777",
+        "a/unreadable": "0o100000",
+    }
+    assert stat.S_IMODE(workspace.stat().st_mode) == 0o775
+    assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o4777
 
 
 def descriptors() -> int:

@@ -17,9 +17,10 @@ from madengine.deploy.kubernetes.gpu_notes import noted_gpus
 from madengine.deploy.kubernetes.names import one_line
 from madengine.deploy.kubernetes.pod import Pod
 from madengine.errors import RunError
-from madengine.files import open_untrusted, parse_json, read_untrusted
+from madengine.files import open_untrusted, read_untrusted
 from madengine.records import Gpu, Metric
 from madengine.results.metrics import MetricScan, parse_multiple_results
+from madengine.run.entry_json import parse_entry, read_entry
 
 LOG = Path("model.run.live.log")
 #: rows of multiple_results, and characters of their cells, that a sidecar has the memory for
@@ -32,7 +33,6 @@ _RESULTS_LIMIT = 2**30
 _LINE_LIMIT = 2**20
 _CHUNK = 2**20
 _LITTLE_SPACE = 4096
-_FLAGS = ("timed_out", "out_of_memory", "log_complete", "stopped")
 
 
 @dataclass(frozen=True)
@@ -63,36 +63,12 @@ class Remains:
     log_error: str = ""
 
 
-def parse_entry(text: str) -> dict[str, Any]:
-    """Return the known fields of an entry.json. Raises ValueError for a field of another type or range."""
-    value = parse_json(text)
-    if not isinstance(value, dict):
-        raise ValueError(f"expected an object, got {value!r:.40}")
-    entry: dict[str, Any] = {"exit_code": _number(value, "exit_code", 255)}
-    if not isinstance(entry["exit_code"], int):
-        raise ValueError(f"exit_code: expected an integer, got {entry['exit_code']!r}")
-    entry |= {name: _number(value, name, 10**12) for name in ("started", "ended")}
-    entry |= {name: value[name] for name in _FLAGS if isinstance(value.get(name), bool)}
-    if "failed_hook" in value:
-        entry["failed_hook"] = one_line(str(value["failed_hook"]), 300) if value["failed_hook"] else None
-    if "log_bytes" in value:
-        entry["log_bytes"] = _number(value, "log_bytes", 2**62)
-    return entry
-
-
-def _number(value: Mapping[str, Any], name: str, most: int) -> float:
-    number = value.get(name)
-    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= most:
-        raise ValueError(f"{name}: expected a number from 0 to {most}, got {number!r:.40}")
-    return number
-
-
 # --- the workspace, for the sidecar ---
 
 
 def read_workspace(workspace: Path, pod: Pod) -> Remains:
     """Return what is in a pod's workspace. What can't be read is a problem of the remains, never an error."""
-    entry, problem = _read_entry(workspace)
+    entry, problem = read_entry(workspace)
     measurement, log_error = _read_log(workspace, pod)
     if pod.model.multiple_results:
         measurement = _read_results(workspace, pod)
@@ -115,17 +91,6 @@ def log_tail(workspace: Path, limit: int) -> tuple[bytes, int]:
         file.seek(max(0, size - limit))
         return file.read(limit), size
     return b"", 0
-
-
-def _read_entry(workspace: Path) -> tuple[dict[str, Any], str]:
-    try:
-        return parse_entry(read_untrusted(workspace, "entry.json", _NOTE_LIMIT).decode()), ""
-    except FileNotFoundError:
-        return {}, ""
-    except OSError as error:
-        return {}, f"entry.json: {error.strerror}"
-    except ValueError as error:
-        return {}, f"entry.json: {one_line(str(error))}"
 
 
 def _read_log(workspace: Path, pod: Pod) -> tuple[Measurement, str]:

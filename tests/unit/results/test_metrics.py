@@ -417,7 +417,7 @@ def results(tmp_path: Path, content: bytes | str) -> Path:
 
 def test_multiple_results_are_read_by_column_name_with_the_rest_as_extra(tmp_path: Path) -> None:
     path = results(tmp_path, "metric , model,temperature, performance\ntokens/s,a,0.7,007\n\n ms , b ,, 1e5 \n")
-    assert read_multiple_results(path) == (
+    assert read_multiple_results(path.parent, path.name) == (
         Metric("007", "tokens/s", "a", {"temperature": "0.7"}),
         Metric("1e5", "ms", "b", {"temperature": ""}),
     )
@@ -427,19 +427,19 @@ def test_a_long_cell_costs_nothing_and_a_file_that_would_fill_the_memory_is_refu
     csv.field_size_limit(131_072)  # as Python sets it
     config = "x" * 200_000
     path = results(tmp_path, f'model,performance,metric,config\na,12.5,tokens/s,"{config}"\nb,2,x,\n')
-    assert read_multiple_results(path) == (
+    assert read_multiple_results(path.parent, path.name) == (
         Metric("12.5", "tokens/s", "a", {"config": config}),
         Metric("2", "x", "b", {"config": ""}),
     )
     os.truncate(path, 10**9)
-    with pytest.raises(RunError, match="1GB; multiple_results may have up to 256MB"):
-        read_multiple_results(path)
+    with pytest.raises(RunError, match="can't be read: larger than 256MB"):
+        read_multiple_results(path.parent, path.name)
 
 
 @pytest.mark.parametrize("cell", ["", "nan", "inf", "abc", '"1,234"', "N/A", "12 s"])
 def test_a_row_without_a_number_is_kept_without_a_performance(tmp_path: Path, cell: str) -> None:
     path = results(tmp_path, f"model,performance,metric\na,{cell},x\nb,2,x\n")
-    assert read_multiple_results(path) == (Metric("", "x", "a"), Metric("2", "x", "b"))
+    assert read_multiple_results(path.parent, path.name) == (Metric("", "x", "a"), Metric("2", "x", "b"))
 
 
 @pytest.mark.parametrize(
@@ -453,12 +453,12 @@ def test_a_row_without_a_number_is_kept_without_a_performance(tmp_path: Path, ce
     ],
 )
 def test_csv_dialects_are_read(tmp_path: Path, content: str) -> None:
-    assert read_multiple_results(results(tmp_path, content)) == (Metric("1", "x", "a"),)
+    assert read_multiple_results(tmp_path, results(tmp_path, content).name) == (Metric("1", "x", "a"),)
 
 
 def test_quoted_and_foreign_text_arrives_exactly(tmp_path: Path) -> None:
     path = results(tmp_path, 'model,performance,metric,note\n"a, ""b""",1,größe/s,"two\nlines"\n')
-    assert read_multiple_results(path) == (Metric("1", "größe/s", 'a, "b"', {"note": "two\nlines"}),)
+    assert read_multiple_results(path.parent, path.name) == (Metric("1", "größe/s", 'a, "b"', {"note": "two\nlines"}),)
 
 
 @pytest.mark.parametrize(
@@ -482,12 +482,19 @@ def test_quoted_and_foreign_text_arrives_exactly(tmp_path: Path) -> None:
 def test_a_broken_file_is_one_line_with_its_name(tmp_path: Path, content: bytes, message: str) -> None:
     path = results(tmp_path, content)
     with pytest.raises(RunError) as error:
-        read_multiple_results(path)
+        read_multiple_results(path.parent, path.name)
     assert str(error.value).startswith(f"{path}: {message}")
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_file_and_a_directory_are_named(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.csv", tmp_path):
-        with pytest.raises(RunError, match=f"{re.escape(str(path))}: no such file; the script must write it"):
-            read_multiple_results(path)
+def test_a_missing_file_and_what_is_none_are_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    for name, reason in {
+        "none.csv": "no such file; the script must write it",
+        ".": "can't be read: not a regular file",
+        "pipe": "can't be read: not a regular file",
+        "link": "can't be read: a symbolic link, expected a file",
+    }.items():
+        with pytest.raises(RunError, match=f"{re.escape(str(tmp_path / name))}: {reason}"):
+            read_multiple_results(tmp_path, name)

@@ -304,11 +304,89 @@ def test_the_reason_is_what_the_container_says(
     assert (result.reason, result.status) == (reason, "FAILURE" if reason else "SUCCESS")
 
 
-@pytest.mark.parametrize("entry", ["", "[]", "{}", '{"exit_code": "0", "started": 1, "ended": 2}', "\x00", "{"])
-def test_something_else_in_place_of_entry_json_is_no_success(runs: Runs, engine: Engine, entry: str) -> None:
-    engine.entry, engine.state = entry, json.dumps({**EXITED, "ExitCode": 137})
+def test_without_an_entry_json_the_container_ended_too_early(runs: Runs, engine: Engine) -> None:
+    engine.entry, engine.state = "", json.dumps({**EXITED, "ExitCode": 137})
+    assert runs.run().reason == "the container ended before its script did (exit code 137 (SIGKILL))"
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ("[]", "expected an object, got []"),
+        ("{}", "exit_code: expected a number from 0 to 255, got None"),
+        (json.dumps({**ENTRY, "exit_code": "0"}), "exit_code: expected a number from 0 to 255, got '0'"),
+        (json.dumps({**ENTRY, "exit_code": True}), "exit_code: expected a number from 0 to 255, got True"),
+        (json.dumps({**ENTRY, "exit_code": 0.5}), "exit_code: expected an integer, got 0.5"),
+        (json.dumps({**ENTRY, "ended": -1}), "ended: expected a number from 0 to 1000000000000, got -1"),
+        ('{"exit_code": 0, "started": NaN, "ended": 1}', "invalid number NaN"),
+        ('{"exit_code": 0, "started": 1, "ended": 1e999}', "a number is too large for a float"),
+        ('{"exit_code": %s}' % ("9" * 4000), "a number has more than 300 digits"),
+        ('{"a":' * 9_000, "nested more than 50 levels deep"),
+        ("\x00", "Expecting value"),
+        ("{", "Expecting property name"),
+        ("\x1b[2J", "Expecting value"),
+        ("x" * 100_000, "larger than 65.5kB"),
+    ],
+)
+def test_something_else_in_place_of_entry_json_is_no_success(
+    runs: Runs, engine: Engine, entry: str, reason: str
+) -> None:
+    engine.entry = entry
     result = runs.run()
-    assert result.reason == "the container ended before its script did (exit code 137 (SIGKILL))"
+    assert (result.status, result.reason.startswith(f"entry.json: {reason}")) == ("FAILURE", True), result.reason
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("mkfifo entry.json", "not a regular file"),
+        ("ln -s /dev/zero entry.json", "a symbolic link, expected a file"),
+        ("mkdir entry.json", "not a regular file"),
+        ("ln -s entry.json entry.json", "a symbolic link, expected a file"),
+        ("truncate -s 1T entry.json", "larger than 65.5kB"),
+    ],
+)
+def test_what_a_container_puts_in_place_of_entry_json_is_not_followed(
+    runs: Runs, engine: Engine, script: str, reason: str
+) -> None:
+    engine.entry, engine.scripts["run"] = "", f'cd "$to" && {script}'
+    assert runs.run().reason == f"entry.json: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("script", "results"),
+    [
+        ("ln -s $outside artifacts", "r.csv"),
+        ("mkdir artifacts && ln -s $outside/victim artifacts/evil.txt", "r.csv"),
+        ("mkdir artifacts && ln -s $outside artifacts/deep && mkdir deep && echo evil >deep/f", "r.csv"),
+        ("ln -s $outside out && mkdir -p run_directory/out && cp r.csv run_directory/out/f.csv", "out/f.csv"),
+        ("ln -s $outside out", "out/secret.csv"),
+        ("ln -s $outside run_directory2; ln -sfn $outside run_directory", "r.csv"),
+    ],
+)
+def test_no_link_of_a_container_leads_a_result_out_of_its_workspace(
+    runs: Runs, engine: Engine, tmp_path: Path, script: str, results: str
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "victim").write_text("untouched")
+    (outside / "secret.csv").write_text("model,performance,metric\nsecret,1,x\n")
+    before = {path.name: path.read_text() for path in outside.iterdir()}
+    table = "printf 'model,performance,metric\\na,1,x\\n' >r.csv"
+    engine.scripts["run"] = f'outside={outside}; cd "$to"; echo evil >evil.txt; {table}; {script}'
+    result = runs.run(replace(MODEL, artifacts=("evil.txt", "deep", "out/*"), multiple_results=results))
+    assert {path.name: path.read_text() for path in outside.iterdir()} == before
+    assert "secret" not in repr(result.metrics)
+    copies = [path for path in Path(result.directory).rglob("*") if path.is_file() and not path.is_symlink()]
+    assert not any("secret" in path.read_text(errors="replace") for path in copies if outside not in path.parents)
+    assert (Path(result.directory) / "artifacts/evil.txt").read_text() == "evil\n"
+
+
+def test_a_containers_rights_end_with_it(runs: Runs, engine: Engine) -> None:
+    engine.scripts["run"] = 'cd "$to"; cp /bin/true root; chmod 6755 root; mkdir open; chmod 777 open . '
+    folder = Path(runs.run().directory)
+    modes = [oct(path.stat().st_mode & 0o7777) for path in (folder, folder / "root", folder / "open")]
+    assert modes == ["0o775", "0o755", "0o775"]
 
 
 def test_the_engines_own_words_are_in_the_reason_and_in_the_log(runs: Runs, engine: Engine) -> None:
