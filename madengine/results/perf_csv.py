@@ -22,6 +22,7 @@ _IDENTITY = ("run_id", "machine_name", "model", "docker_image", "metric", "start
 _NEEDED_COLUMNS = frozenset({"model", "performance", "metric", "status"})
 _HEADER_LIMIT = 64 * 1024  # bytes
 _BLOCK = 4 * 2**20  # bytes
+_TAIL = 4096  # bytes
 
 
 # --- appending ---
@@ -51,7 +52,7 @@ def append_rows(path: Path, rows: Iterable[Row]) -> None:
     """Append rows to a perf.csv, all of them or none, under its lock; a new file gets the header first.
 
     An existing file's own columns decide, by name, which cells are written. Of a file of any length only the
-    header and the last byte are read.
+    header and the end are read, unless that was cut off: an open cell is closed, so that the rows are seen.
 
     Raises ConfigurationError if its header is unknown, MadengineError if it can't be written; both
     leave it as it was.
@@ -65,7 +66,7 @@ def append_rows(path: Path, rows: Iterable[Row]) -> None:
             columns = _columns(path, handle)
             lines = [_line([row.get(column, "") for column in columns]) for row in pending]
             # Names may hold characters that UTF-8 can't; they must not make the file unreadable or lose the row.
-            _write(handle, (_opening(handle) + "".join(lines)).encode("utf-8", "backslashreplace"))
+            _write(handle, (_opening(handle, len(columns)) + "".join(lines)).encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise MadengineError(
             f"{path}: can't be written: {error.strerror or error}; free some space or name another file with --output"
@@ -95,12 +96,40 @@ def _cells(header: bytes) -> list[str]:
     return [cell.strip() for cell in cells]
 
 
-def _opening(handle: int) -> str:
-    """Return what comes before the rows: the header of an empty file, the newline that a file's last line lacks."""
+def _opening(handle: int, width: int) -> str:
+    """Return what comes before the rows: the header of an empty file, or what the last row lacks if it was cut off."""
     size = os.fstat(handle).st_size
     if size == 0:
         return _line(COLUMNS)
+    if not _ends_with_whole_rows(handle, size, width) and _ends_inside_a_cell(handle):
+        return '"\n'
     return "" if os.pread(handle, 1, size - 1) == b"\n" else "\n"
+
+
+def _ends_with_whole_rows(handle: int, size: int, width: int) -> bool:
+    """Return whether the end of a file has no quotes, or reads as rows of `width` cells."""
+    start = max(0, size - _HEADER_LIMIT)
+    tail = os.pread(handle, size - start, start)
+    if b'"' not in tail:
+        return True
+    _, newline, tail = tail[-_TAIL:].partition(b"\n")
+    try:
+        rows = list(csv_reader(io.StringIO(tail.decode("utf-8", "replace"), newline="")))
+    except csv.Error:
+        return False
+    return bool(newline and rows) and all(len(cells) == width for cells in rows)
+
+
+def _ends_inside_a_cell(handle: int) -> bool:
+    """Return whether a row that is appended would be a part of the last cell, whose quotes are open."""
+    with open(os.dup(handle), encoding="utf-8", errors="replace", newline="") as file:
+        file.seek(0)
+        try:
+            for _ in csv_reader(file):
+                pass
+        except csv.Error as error:
+            return "end of data" in str(error)
+    return False
 
 
 def _line(cells: Sequence[str]) -> str:

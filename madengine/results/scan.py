@@ -33,6 +33,9 @@ class ScanResult:
         have_results = []
         for parent, below, names in os.walk(folder, onerror=lambda error: self.problems.append(_read_problem(error))):
             below.sort()
+            if _is_workspace(Path(parent), names):
+                below.clear()
+                continue
             if "results.json" in names:
                 have_results.append(self._once(Path(parent, "results.json"), self._take_results))
                 if have_results[-1] and Path(parent).parent.name == "runs":
@@ -52,6 +55,8 @@ class ScanResult:
         if real not in self._seen:
             self._seen[real] = False
             try:
+                if not path.is_file():  # a pipe would wait for a writer
+                    raise MadengineError(f"{path}: not a regular file")
                 self._seen[real] = take(path)
             except MadengineError as error:
                 self.problems.append(str(error))
@@ -98,6 +103,11 @@ class ScanResult:
         """Return every row once, in an order that does not depend on where they are."""
         rows = (row for _, group in self._best.values() for row in group)
         return sorted(rows, key=lambda row: (row.get("started", ""), identity(row), sorted(row.items())))
+
+
+def _is_workspace(folder: Path, names: Iterable[str]) -> bool:
+    """Return whether a folder is a model's workspace in a run's: what models leave is no result, under any name."""
+    return folder.parent.parent.name == "runs" and any(name.endswith(".run.live.log") for name in names)
 
 
 def _fullness(copy: tuple[bool, list[Row]]) -> tuple[int, bool, int, list[list[tuple[str, str]]]]:

@@ -44,16 +44,24 @@ class UnsafeArchiveError(Exception):
     """A stream that the other side could only have made with intent: its names or sizes are not those of a run."""
 
 
-def pack(files: Iterable[tuple[str, Path]], stream: Writable) -> None:
-    """Write regular files to a stream, each under a name; those that can't be opened are left out."""
+def pack(files: Iterable[tuple[str, Path]], stream: Writable, most_bytes: int = MOST_BYTES) -> None:
+    """Write regular files to a stream, each under a name.
+
+    Those that can't be opened are left out, and those that `unpack` would refuse all the others for.
+    """
+    bytes_left, count = most_bytes, 0
     for name, path in files:
+        if not _is_safe(name):
+            continue
         try:
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
             continue
         with os.fdopen(handle, "rb") as file:
             status = os.fstat(handle)
-            if stat.S_ISREG(status.st_mode):
+            if stat.S_ISREG(status.st_mode) and status.st_size <= bytes_left and count < MOST_FILES:
+                bytes_left -= status.st_size
+                count += 1
                 stream.write(json.dumps([name, status.st_size]).encode() + b"\n")
                 _copy(file, stream, status.st_size, b"\0")
     stream.write(_END)

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import signal
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 
 from madengine.deploy.ssh.archive import pack
 from madengine.errors import EXIT_CONFIGURATION, EXIT_DONE, EXIT_FAILURE
-from madengine.files import write_json, write_whole
+from madengine.files import untrusted_tree, write_json, write_whole
 
 RUNS = Path("runs")
 BUNDLE, MANIFEST, CONTEXT = "madengine.pyz", "build_manifest.json", "context.json"
@@ -282,13 +283,13 @@ def _pack(run_id: str) -> int:
 
 
 def _files(run_id: str) -> Iterator[tuple[str, Path]]:
-    """Yield the name and the path of each file that comes back."""
+    """Yield the name and the path of each file that comes back, our own first: models may leave any number."""
     folder = RUNS / run_id
-    for path in sorted(folder.rglob("*")):
-        is_private = path.parent == folder and (path.name in _PRIVATE or path.name.startswith("."))
-        if not is_private and path.is_file() and not path.is_symlink():
-            name = path.relative_to(folder)
-            yield str(name if str(name) in TOP_FILES else RUNS / run_id / name), path
+    names = [path for path, status in untrusted_tree(folder) if stat.S_ISREG(status.st_mode)]
+    for name in sorted(names, key=lambda name: (len(name.parts) > 1, name)):
+        is_private = len(name.parts) == 1 and (name.name in _PRIVATE or name.name.startswith("."))
+        if not is_private:
+            yield str(name if str(name) in TOP_FILES else RUNS / run_id / name), folder / name
 
 
 def _newest() -> int:

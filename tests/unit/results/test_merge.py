@@ -355,6 +355,27 @@ def test_what_models_leave_is_not_looked_at(tmp_path: Path) -> None:
     assert (merged.added, merged.problems) == (1, ())
 
 
+@pytest.mark.parametrize("results", [True, False])
+def test_a_models_workspace_is_not_looked_at_if_its_run_was_killed(tmp_path: Path, results: bool) -> None:
+    leave(tmp_path / "in", DONE, document=results)
+    left = tmp_path / "in/runs/r1/dummy"
+    left.mkdir(parents=True)
+    (left / "dummy.run.live.log").touch()
+    leave(left, replace(DONE, run_id="forged"))
+    merged = merge([tmp_path / "in"], tmp_path / "perf.csv")
+    assert [row["run_id"] for row in merged.rows] == ["r1"]
+    assert merged.problems == ()
+
+
+@pytest.mark.parametrize("name", ["perf.csv", "results.json"])
+def test_a_pipe_among_the_results_is_named_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    leave(tmp_path / "in", DONE)
+    (tmp_path / "in/other").mkdir()
+    os.mkfifo(tmp_path / "in/other" / name)
+    merged = merge([tmp_path / "in"], tmp_path / "perf.csv")
+    assert (merged.added, merged.problems) == (1, (f"{tmp_path}/in/other/{name}: not a regular file",))
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

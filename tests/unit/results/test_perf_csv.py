@@ -83,6 +83,22 @@ def test_a_missing_last_newline_is_repaired(tmp_path: Path, row: str) -> None:
     assert path.read_text() == f"model,performance,metric,status\n{row}\ndummy,007,tokens/s,SUCCESS\n"
 
 
+@given(data=st.data(), reason=st.text('"\n,x', max_size=6) | st.just('"' * 5000) | st.just("x\n" * 5000))
+def test_a_row_after_one_that_was_cut_off_anywhere_is_seen(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, reason: str
+) -> None:
+    path = tmp_path_factory.mktemp("cut") / "perf.csv"
+    append_rows(path, result_rows(DONE, {}) + result_rows(replace(FAILED, reason=reason), {}))
+    content = path.read_bytes()
+    path.write_bytes(content[: data.draw(st.integers(len(HEADER), len(content)))])
+    append_rows(path, result_rows(SEVERAL, {}))
+    rows = read(path)
+    assert rows[-len(result_rows(SEVERAL, {})) :] == [
+        {name: row.get(name, "") for name in rows[0]} for row in result_rows(SEVERAL, {})
+    ]
+    assert [row["run_id"] for row in rows].count(SEVERAL.run_id) >= len(result_rows(SEVERAL, {}))
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -8,7 +8,9 @@ import os
 from pathlib import Path
 
 import pytest
+from pytest import MonkeyPatch
 
+from madengine.deploy.ssh import archive
 from madengine.deploy.ssh.archive import ArchiveError, UnsafeArchiveError, pack, unpack
 
 
@@ -44,6 +46,19 @@ def test_links_pipes_and_what_can_not_be_read_are_left_out(tmp_path: Path) -> No
     stream = io.BytesIO()
     pack([(name, tmp_path / name) for name in ("link", "pipe", "gone")], stream)
     assert stream.getvalue() == b"[]\n"
+
+
+def test_what_would_cost_all_other_files_is_left_out(tmp_path: Path, folder: Path, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MOST_FILES", 2)
+    for name in ("a", "b", "c", "large"):
+        (tmp_path / name).write_text(name)
+    os.truncate(tmp_path / "large", 10**12)
+    stream = io.BytesIO()
+    names = ["large", "x" * 256, "a/" * 600 + "a", "a", "b", "c"]
+    pack([(name, tmp_path / name[-1:] if name != "large" else tmp_path / name) for name in names], stream, 1000)
+    stream.seek(0)
+    unpack(stream, folder, most_bytes=1000)
+    assert sorted(path.name for path in folder.iterdir()) == ["a", "b"]
 
 
 def test_a_file_is_never_executable_or_setuid_and_a_private_one_is_for_its_owner(folder: Path) -> None:
