@@ -50,6 +50,10 @@ class BuildOptions(BuildAndRunOptions, SelectionOptions):
         "--credentials-as-build-args", default=False, group=Group.BUILD,
         help="pass the models' credentials as build arguments too; they stay readable in the images",
     )  # fmt: skip
+    outside_files: bool = option(
+        "--allow-outside-files", default=False, group=Group.BUILD,
+        help="pack what paths and links of the package lead to elsewhere on this machine; else that is an error",
+    )  # fmt: skip
     batch: Path | None = option(
         "--batch-manifest", default=None, group=Group.SELECTION, parse=Path, metavar="FILE", exists="file",
         help="JSON in place of --tags: which models are built, and which are only listed",

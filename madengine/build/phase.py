@@ -15,6 +15,7 @@ from madengine.build.builder import DockerBuilder
 from madengine.build.execution import execute, shell_lines
 from madengine.build.options import BuildOptions
 from madengine.build.outcome import BuildOutcome
+from madengine.build.package_files import check_inside
 from madengine.build.plan import build_choice
 from madengine.build.recipes import Planner
 from madengine.config.context import Context, host_facts
@@ -50,7 +51,8 @@ def build(session: Session, options: BuildOptions, detected: Mapping[str, Any] |
         check_writable(options.manifest_output, options.summary_output)
     credentials = session.credentials({model.cred for model in choice.models})
     registry = registry_name(options.registry) if options.registry else ""
-    planner = Planner(session.root, context, credentials, registry, _architectures(options.architectures, context))
+    architectures = _architectures(options.architectures, context)
+    planner = Planner(session.root, context, credentials, registry, architectures, options.outside_files)
     image = options.use_image or context.container_image
     plan = choice.plan(planner, image, is_of_context=bool(context.container_image))
     with _builder(session, options, credentials, hooks, [registry, *choice.registries], choice.models) as builder:
@@ -85,14 +87,16 @@ def _builder(
     models: Sequence[Model],
 ) -> Iterator[DockerBuilder]:
     """What builds, logged in at the registries; the code that models name is gone afterwards."""
-    stopping = threading.Event()
+    stopping, beside = threading.Event(), hook_files(hooks, session.root)
+    if not options.outside_files:
+        check_inside(beside.values(), session.root)
     with session.engine(credentials, registries, options.dry_run) as engine, private_folder() as folder:
         yield DockerBuilder(
             engine=engine,
             root=session.root,
             credentials=credentials,
             options=options,
-            beside=hook_files(hooks, session.root),
+            beside=beside,
             code=_model_code(models, folder, session.root, credentials, stopping),
             stopping=stopping,
         )

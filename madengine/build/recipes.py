@@ -11,6 +11,7 @@ from pathlib import Path
 
 from madengine.build import dockerfiles, payload
 from madengine.build.image_names import free, hashed, image_name, image_path, log_name, registry_names
+from madengine.build.package_files import check_model_files
 from madengine.config.context import Context, matches, mismatch
 from madengine.config.credentials import Credentials, model_secrets
 from madengine.errors import BuildError, MadengineError
@@ -51,6 +52,8 @@ class Planner:
     registry: str = ""
     #: Each of them gets images of its own.
     architectures: tuple[str, ...] = ()
+    #: Whether an image may get files that are not in the package.
+    outside_files: bool = False
 
     def recipes(self, models: Sequence[Model]) -> tuple[list[Recipe], list[FailedBuild]]:
         """Choose the Dockerfiles of every model, and names that no two images share.
@@ -62,6 +65,8 @@ class Planner:
         for model in models:
             try:
                 payload.payload(model, self.root)
+                if not self.outside_files:
+                    check_model_files(model, self.root)
                 _check_url(model)
                 model_secrets(self.credentials, model)
                 for recipe in self._recipes(model):

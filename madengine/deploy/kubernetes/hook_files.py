@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from madengine.build.package_files import check_inside
 from madengine.config.context import Context
 from madengine.config.hooks import SHARED_SCRIPTS, Hooks, hook_definitions, hook_texts, resolve_hooks, tool_catalogue
 from madengine.config.manifest import Manifest
@@ -58,7 +59,7 @@ def hook_files(manifest: Manifest, context: Context, tools: Mapping[str, Any], r
     files = hook_texts(hooks)
     missing = []
     for path in _not_in_image(hooks, manifest, files):
-        text = _text(root / path) if root else None
+        text = _text(path, root) if root else None
         if text is None:
             missing.append(path)
         else:
@@ -91,10 +92,14 @@ def _not_in_image(hooks: Hooks, manifest: Manifest, files: Mapping[str, str]) ->
     ]
 
 
-def _text(path: Path) -> str | None:
-    """Return a script as text; None if a ConfigMap can't hold it as such."""
+def _text(path: str, root: Path) -> str | None:
+    """Return a script of the package as text; None if a ConfigMap can't hold it as such.
+
+    Raises BuildError for one that is a link out of the package.
+    """
+    check_inside([root / path], root)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = (root / path).read_text(encoding="utf-8")
     except (OSError, ValueError):
         return None
     return None if "\0" in text else text

@@ -204,7 +204,7 @@ def test_podmans_shell_lines_hand_images_on_by_their_ids(tmp_path: Path) -> None
 def test_podman_starts_the_payload_from_an_id(tmp_path: Path, stand_ins: StandIns) -> None:
     stand_ins.add("podman", BUILD)
     root = package(tmp_path, "m.x.Dockerfile")
-    podman = DockerBuilder(Docker("podman"), root, Credentials(), BuildOptions(manifest_output=root / "m.json"))
+    podman = DockerBuilder(Podman("4"), root, Credentials(), BuildOptions(manifest_output=root / "m.json"))
     assert isinstance(podman.make(recipe(root)), Image)
     base, layer, inspected = stand_ins.calls()
     assert re.search(r" --iidfile \S+/base_id --tag ci-m_x:base --file ", base)
