@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shlex
 import tempfile
 import threading
@@ -20,6 +19,7 @@ from madengine import __version__, programs
 from madengine.build import dockerfiles, locks, payload
 from madengine.build.build_log import BuildLog, open_log, show_end
 from madengine.build.image_names import hashed, image_id
+from madengine.build.instructions import parse
 from madengine.build.options import BuildOptions
 from madengine.build.push import Pusher
 from madengine.build.recipes import Recipe, explain
@@ -163,7 +163,7 @@ class DockerBuilder:
         problem = f"{recipe.dockerfile} (from {recipe.base_docker}): the build failed"
         # Of the same steps side by side each would make its own layers, and the next build take any of them.
         lock = locks.alone(self._fingerprint(recipe), recipe.key, self.stopping)
-        with nullcontext() if self.options.no_cache else lock:
+        with nullcontext() if self._ignores_cache(recipe) else lock:
             self._step(self._base_command(recipe, base_name, scratch), log, problem)
         if not base_name:
             return (scratch / _BASE_ID).read_text().strip()
@@ -172,9 +172,8 @@ class DockerBuilder:
 
     def _fingerprint(self, recipe: Recipe) -> str:
         """What the model's own build is made of: its instructions, its folder and its arguments."""
-        lines = dockerfiles.read(self.root / recipe.dockerfile).splitlines()
-        instructions = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
-        return f"base-{hashed(str(recipe.directory), *instructions, *map(str, recipe.build_args.items()))}"
+        instructions = parse(dockerfiles.read(self.root / recipe.dockerfile)).instructions
+        return f"base-{hashed(str(recipe.directory), *map(str, (*instructions, *recipe.build_args.items())))}"
 
     def _base_name(self, recipe: Recipe) -> str:
         """Make up a name for the model's own image; empty where its id will do."""
@@ -182,7 +181,7 @@ class DockerBuilder:
 
     def _base_command(self, recipe: Recipe, base_name: str, scratch: Path) -> BaseCommand:
         secrets = model_secrets(self.credentials, recipe.model)
-        takes_secrets = "type=secret" in dockerfiles.read(self.root / recipe.dockerfile)
+        takes_secrets = dockerfiles.takes_secrets(dockerfiles.read(self.root / recipe.dockerfile))
         return self.engine.build(
             [f"{recipe.key}:base", *filter(None, [base_name])],
             self._path(recipe.dockerfile),
@@ -193,8 +192,13 @@ class DockerBuilder:
             # Also keeps a Dockerfile that is only a FROM from giving its base image a second digest in podman's store.
             labels={"madengine.version": __version__},
             id_file="" if base_name else scratch / _BASE_ID,
-            no_cache=self.options.no_cache,
+            no_cache=self._ignores_cache(recipe),
         )
+
+    def _ignores_cache(self, recipe: Recipe) -> bool:
+        if self.options.no_cache or self.engine.cache_sees_all_inputs:
+            return self.options.no_cache
+        return dockerfiles.has_hidden_inputs(dockerfiles.read(self.root / recipe.dockerfile), recipe.build_args)
 
     def _path(self, path: Path) -> Path:
         return path if self.root.resolve() == Path.cwd() else self.root / path
@@ -202,8 +206,8 @@ class DockerBuilder:
     def _warn_of_build_args(self, recipe: Recipe) -> None:
         """Warn of credentials that a Dockerfile of older versions takes as ARG: they are missing, or readable."""
         names = model_secrets(self.credentials, recipe.model)
-        text = dockerfiles.read(self.root / recipe.dockerfile) if names else ""
-        args = [name for name in names if re.search(rf"^\s*ARG\s+{re.escape(name)}\b", text, re.MULTILINE)]
+        declared = dockerfiles.declared_args(dockerfiles.read(self.root / recipe.dockerfile)) if names else ()
+        args = [name for name in names if name in declared]
         if args and self.options.credentials_as_build_args:
             logger.info(f"{recipe.key}: warning: {', '.join(args)} can be read in the image's history by who has it")
         elif args:

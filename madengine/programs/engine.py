@@ -93,6 +93,8 @@ class Docker:
     nvidia_gpu_mode: ClassVar[str] = "gpus"
     #: Whether a Dockerfile's FROM takes an image's id; BuildKit's takes names only.
     builds_from_ids: ClassVar[bool] = False
+    #: Whether the cache of builds sees all that a step depends on, not only its text and what it copies.
+    cache_sees_all_inputs: ClassVar[bool] = True
     #: Whether device nodes are opened with the caller's permissions instead of a daemon's.
     opens_devices_as_caller: ClassVar[bool] = False
     #: How a user who may not use the engine gets access; empty if no permission is needed.

@@ -23,6 +23,7 @@ class Podman(Docker):
     name: ClassVar[str] = "podman"
     nvidia_gpu_mode: ClassVar[str] = "cdi"
     builds_from_ids: ClassVar[bool] = True
+    cache_sees_all_inputs: ClassVar[bool] = False
     opens_devices_as_caller: ClassVar[bool] = True
     access_fix: ClassVar[str] = ""
     init_fix: ClassVar[str] = "apt-get install catatonit"
