@@ -62,12 +62,14 @@ class DistributedOrchestrator:
     def full_phase(self, build: BuildOptions, options: RunOptions) -> int:
         """Build for this machine's GPUs, then run the images."""
         from madengine.config.context import load_context
+        from madengine.config.validation import refuse_unsupported
         from madengine.machine.gpus import detected_context, find_gpus
         from madengine.machine.visible_gpus import visible_gpus
         from madengine.results.perf_csv import check_perf_csv
 
         # Before the build, which is for this vendor.
         context = load_context({}, {}, self.session.context_file, self.session.context_text)
+        refuse_unsupported(context)
         gpus = find_gpus()
         visible = gpus.items if context.docker_gpus else tuple(visible_gpus(gpus.items, self.session.environ))
         check_perf_csv(options.output)
@@ -96,8 +98,8 @@ class DistributedOrchestrator:
 
     def export_config(self, tags: Sequence[str], output: Path, ignore_deprecated: bool) -> int:
         """Write what other tools need to plan: models, context and the names of the credentials; needs no GPU."""
+        from madengine.config.ignored_keys import log_ignored_keys
         from madengine.config.models_json import entry_of
-        from madengine.config.validation import log_ignored_keys
         from madengine.tools.discover_models import DiscoverModels
 
         models = DiscoverModels(self.session.root).select(tags, ignore_deprecated)

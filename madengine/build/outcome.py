@@ -28,6 +28,7 @@ class BuildOutcome:
     def manifest(self, registry: str, context: Context, tools: Mapping[str, Any], models: Sequence[Model]) -> Manifest:
         """Return the manifest of what was made; `tools` are the package's, `models` all that were to be built."""
         required = sorted({model.cred for model in models if model.cred})
+        deployment = context.deployment_config
         return Manifest(
             images=tuple(built.image for built in self.images),
             models={built.image.key: built.model for built in self.images},
@@ -37,6 +38,7 @@ class BuildOutcome:
                 # A node has no tools.json to look its tools up in.
                 **({"tools": tools} if tools else {}),
                 **({"credentials_required": required} if required else {}),
+                **({"deployment_config": deployment} if deployment else {}),
             },
         )
 

@@ -21,8 +21,9 @@ from madengine.build.recipes import Planner
 from madengine.config.context import Context, host_facts
 from madengine.config.credentials import Credentials, registry_name
 from madengine.config.hooks import Hooks, hook_definitions, hook_files
+from madengine.config.ignored_keys import log_ignored_keys
 from madengine.config.manifest import Manifest, save_manifest
-from madengine.config.validation import log_ignored_keys, validated_hooks
+from madengine.config.validation import validated_hooks
 from madengine.files import check_writable, write_json
 from madengine.programs import redact
 from madengine.programs.secret_files import private_folder

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from madengine import programs
 from madengine.build.image_names import image_id
+from madengine.config.values import shown
 from madengine.errors import BuildError, ConfigurationError
 from madengine.files import read_json
 from madengine.programs.engine import Docker, explain_engine_error
@@ -52,6 +53,8 @@ def _entry(entry: Any, where: str) -> BatchEntry:
         or not entry["model_name"].strip()
     ):
         raise ConfigurationError(f"{where}: no model_name; every entry needs one")
+    for key in (key for key in entry if key not in BatchEntry._fields and not key.startswith("_")):
+        logger.info(f"{where}: unknown key {shown(key)} ignored; expected one of {', '.join(BatchEntry._fields)}")
     build_new = entry.get("build_new", False)
     if not isinstance(build_new, bool):
         raise ConfigurationError(f"{where}: build_new: expected true or false, got {build_new!r}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from madengine.config.context_keys import KEYS, UNDETECTED, Honoured, InManifest, Kind, check_layer
+from madengine.config.context_keys import GPU_COUNTS, KEYS, UNDETECTED, Honoured, InManifest, Kind, as_text, check_layer
 from madengine.config.literals import parse_literal_object, parse_object, plain_object
 from madengine.config.values import shown
 from madengine.errors import ConfigurationError
@@ -45,12 +46,17 @@ class Context:
     @property
     def docker_env_vars(self) -> dict[str, str]:
         """Environment variables of the container."""
-        return {name: _as_text(value) for name, value in self.values.get("docker_env_vars", {}).items()}
+        return {name: as_text(value) for name, value in self.values.get("docker_env_vars", {}).items()}
+
+    @property
+    def env_vars(self) -> dict[str, str]:
+        """Further variables of the container, which docker_env_vars replace."""
+        return {name: as_text(value) for name, value in (self.values.get("env_vars") or {}).items()}
 
     @property
     def docker_build_arg(self) -> dict[str, str]:
         """Build arguments of the image."""
-        return {name: _as_text(value) for name, value in self.values.get("docker_build_arg", {}).items()}
+        return {name: as_text(value) for name, value in self.values.get("docker_build_arg", {}).items()}
 
     @property
     def docker_mounts(self) -> dict[str, str]:
@@ -72,6 +78,12 @@ class Context:
     def docker_gpus(self) -> str:
         """GPUs to choose from as a list with ranges, such as 0,2-4; empty is all."""
         return self._text("docker_gpus")
+
+    @property
+    def n_gpus(self) -> str:
+        """The number of GPUs in place of every model's; empty if unset."""
+        counts = (self.values[name] for name in GPU_COUNTS if self.values.get(name) is not None)
+        return str(next(counts, "")).strip()
 
     @property
     def container_image(self) -> str:
@@ -102,6 +114,12 @@ class Context:
         return tuple(name for name, key in KEYS.items() if key.honoured is Honoured.NOWHERE and self.values.get(name))
 
     @property
+    def refusals(self) -> dict[str, str]:
+        """The keys that ask for what a run here can't do, each with the reason."""
+        reasons = {name: key.refusal(self.values.get(name)) for name, key in KEYS.items()}
+        return {name: reason for name, reason in reasons.items() if reason}
+
+    @property
     def unknown_keys(self) -> tuple[str, ...]:
         """The keys that no version knows; `_…` is a comment."""
         return tuple(name for name in self.values if name not in KEYS and not name.startswith("_"))
@@ -115,9 +133,13 @@ class Context:
     def for_manifest(self) -> dict[str, Any]:
         """What `build` writes into the manifest for later runs: what was set, never what was only detected."""
         always: dict[str, Any] = {name: {} for name, key in KEYS.items() if key.in_manifest is InManifest.ALWAYS}
-        names = (name for name, key in KEYS.items() if key.in_manifest is not InManifest.NO)
-        names = (name for name in names if name not in self.detected and self.values.get(name) is not None)
-        return {**always, **{name: self.values[name] for name in names}}
+        return {**always, **self._set_keys(InManifest.ALWAYS, InManifest.IF_SET)}
+
+    @property
+    def deployment_config(self) -> dict[str, Any]:
+        """What `build` writes beside that, where madengine 2 looks for it; `deploy` is its `target`."""
+        config = self._set_keys(InManifest.DEPLOYMENT)
+        return {"target" if name == "deploy" else name: value for name, value in config.items()}
 
     @property
     def header(self) -> dict[str, Any]:
@@ -125,6 +147,12 @@ class Context:
         caseless = {"gpu_vendor": self.gpu_vendor, "guest_os": self.guest_os}
         others = {key: value for key, value in self.values.items() if key not in caseless}
         return {**others, **{key: value for key, value in caseless.items() if value}}
+
+    def _set_keys(self, *kinds: InManifest) -> dict[str, Any]:
+        names = (name for name, key in KEYS.items() if key.in_manifest in kinds)
+        return {
+            name: self.values[name] for name in names if name not in self.detected and self.values.get(name) is not None
+        }
 
     def _text(self, key: str) -> str:
         return str(self.values.get(key) or "")
@@ -151,8 +179,26 @@ def load_context(
         layers["--additional-context"] = parse_object(text, "--additional-context")
     for where, layer in layers.items():
         check_layer(layer, where)
+        layers[where] = with_deployment(layer, layer.get("deployment_config"), where)
     own, *others = layers.values()
     return Context(merge(own, *others), frozenset(own).difference(*others))
+
+
+def with_deployment(layer: Mapping[str, Any], config: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
+    """Return a layer with the keys of a `deployment_config` that it lacks; `target` is `deploy` there.
+
+    Raise ConfigurationError for values of wrong types.
+    """
+    named = {"deploy" if name == "target" else name: value for name, value in (config or {}).items()}
+    own = {name: value for name, value in layer.items() if name != "deployment_config"}
+    added = {name: value for name, value in named.items() if name not in own and value not in ({}, None)}
+    check_layer(added, f"{where}: deployment_config")
+    return {**own, **added}
+
+
+def expanded(value: str, environ: Mapping[str, str]) -> str:
+    """Return a value of env_vars with the `${NAME}` in it replaced, as madengine 2's shell does; unset is empty."""
+    return re.sub(r"\$\{(\w+)\}", lambda match: environ.get(match[1], ""), value, flags=re.ASCII)
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,10 +262,6 @@ def _header(text: str, where: str) -> dict[str, Any]:
             "write it as # CONTEXT {'gpu_vendor': 'AMD', 'guest_os': 'UBUNTU'}"
         )
     return plain_object(value, where)
-
-
-def _as_text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _as_flag(value: Any) -> bool:

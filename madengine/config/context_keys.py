@@ -14,6 +14,8 @@ from madengine.errors import ConfigurationError
 GPU_VENDORS = ("AMD", "NVIDIA", "NONE")
 # what older madengine writes into a manifest on a machine without a GPU
 UNDETECTED = "UNABLE TO DETECT GPU VENDOR"
+#: the names of a number of GPUs, in madengine 2's order
+GPU_COUNTS = ("gpus_per_node", "gpu_count", "n_gpus", "num_gpus", "ngpus")
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NUMBERS = re.compile(r"\d{1,9}(-\d{1,9})?", re.ASCII)
@@ -42,7 +44,7 @@ class Honoured(Enum):
     BUILD = "build"
     RUN = "run"
     BOTH = "build and run"
-    NOWHERE = "unsupported"
+    NOWHERE = "neither; a line names it"
 
 
 class InManifest(Enum):
@@ -51,6 +53,7 @@ class InManifest(Enum):
     NO = "no"
     IF_SET = "where the user sets it; never what was only detected"
     ALWAYS = "empty too"
+    DEPLOYMENT = "in its deployment_config, as madengine 2"
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,10 @@ class ContextKey:
     check: Callable[[Any, str], None] = lambda value, where: None
     #: whether Kubernetes pods get it, as far as it is honoured at all
     pods: bool = True
+    #: what to do in its place, where it is honoured nowhere
+    instead: str = ""
+    #: why a run can't do what a value asks for; empty where it can
+    refusal: Callable[[Any], str] = lambda value: ""
 
 
 def ranges(text: str) -> list[range]:
@@ -74,6 +81,11 @@ def ranges(text: str) -> list[range]:
             raise ValueError(f"{shown(part)} is neither a number nor a range")
     ends = (part.partition("-") for part in parts)
     return [range(int(first), int(last or first) + 1) for first, _, last in ends]
+
+
+def as_text(value: Any) -> str:
+    """Return a variable's value as programs get it; true and false as shells write them."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _check_vendor(value: Any, where: str) -> None:
@@ -97,7 +109,7 @@ def _check_size(value: Any, where: str) -> None:
         raise expected(where, "a size such as '16g'", value)
 
 
-def _check_variables(value: Any, where: str) -> None:
+def check_variables(value: Any, where: str) -> None:
     for name, item in value.items():
         if not _VARIABLE.fullmatch(name):
             raise ConfigurationError(f"{where}: invalid variable name {shown(name)}; use letters, digits and _")
@@ -106,6 +118,12 @@ def _check_variables(value: Any, where: str) -> None:
             raise ConfigurationError(
                 f"{where}.{shown_key(name)}: expected a string, a number or true/false, got {kind_of(item)}"
             )
+
+
+def _check_count(value: Any, where: str) -> None:
+    text = str(value).strip()
+    if isinstance(value, bool) or not re.fullmatch(r"-1|\d{1,9}", text, re.ASCII):
+        raise expected(where, "a whole number of GPUs, or -1 for all", value)
 
 
 def _check_mounts(value: Any, where: str) -> None:
@@ -119,6 +137,39 @@ def _check_mounts(value: Any, where: str) -> None:
             raise expected(f"{where}.{shown_key(container)}", "a path on the host", host)
 
 
+def refused_cluster(value: Any) -> str:
+    """Return why a run on this machine can't be one on a cluster; empty where nothing asks for that."""
+    if not value or (isinstance(value, str) and value.strip().lower() in ("local", "docker")):
+        return ""
+    return (
+        "asks for a cluster, and `run` uses this machine; take the key out, and use `madengine deploy --target "
+        "kubernetes`, or submit `madengine run` to SLURM yourself"
+    )
+
+
+def refused_nodes(value: Any) -> str:
+    """Return why a `distributed` with several nodes, or with a script that starts containers itself, can't run."""
+    settings = value if isinstance(value, Mapping) else {}
+    if str(settings.get("launcher") or "").replace("-", "_") == "slurm_multi":
+        return (
+            "launcher slurm_multi: its script starts containers itself, which is unsupported; take the key out, and "
+            "submit it yourself"
+        )
+    nodes = str(settings.get("nnodes") or 1).strip()
+    if nodes == "1":
+        return ""
+    return (
+        f"nnodes {shown(settings['nnodes'])}: a run is on one node; start it on each with the "
+        "context's multi_node_args (NNODES, NODE_RANK, MASTER_ADDR), and take the key out"
+    )
+
+
+def _refused_file(value: Any) -> str:
+    return "is not sourced; write its variables into docker_env_vars, and take the key out" if value else ""
+
+
+_CLUSTER = "`madengine deploy` has options for it"
+
 KEYS: Mapping[str, ContextKey] = {
     key.name: key
     for key in (
@@ -129,14 +180,14 @@ KEYS: Mapping[str, ContextKey] = {
         ContextKey("host_os", Kind.ANY, Honoured.BUILD),
         ContextKey("numa_balancing", Kind.ANY, Honoured.BUILD),
         ContextKey("ctx_test", Kind.ANY, Honoured.BUILD),
-        ContextKey("docker_build_arg", Kind.OBJECT, Honoured.BUILD, InManifest.ALWAYS, _check_variables),
-        ContextKey("docker_env_vars", Kind.OBJECT, Honoured.RUN, InManifest.ALWAYS, _check_variables),
+        ContextKey("docker_build_arg", Kind.OBJECT, Honoured.BUILD, InManifest.ALWAYS, check_variables),
+        ContextKey("docker_env_vars", Kind.OBJECT, Honoured.RUN, InManifest.ALWAYS, check_variables),
         ContextKey("docker_mounts", Kind.OBJECT, Honoured.RUN, InManifest.ALWAYS, _check_mounts),
         ContextKey("docker_cpus", Kind.TEXT, Honoured.RUN, InManifest.IF_SET, pods=False),
         ContextKey("docker_gpus", Kind.TEXT, Honoured.RUN, InManifest.IF_SET, _check_ranges, pods=False),
         ContextKey("SHM_SIZE", Kind.TEXT, Honoured.RUN, InManifest.IF_SET, _check_size),
         ContextKey("model_args", Kind.TEXT, Honoured.RUN, InManifest.IF_SET),
-        ContextKey("multi_node_args", Kind.OBJECT, Honoured.RUN, InManifest.IF_SET, _check_variables),
+        ContextKey("multi_node_args", Kind.OBJECT, Honoured.RUN, InManifest.IF_SET, check_variables),
         ContextKey("data", Kind.OBJECT, Honoured.RUN, InManifest.IF_SET),
         # The scripts that these name go into the images.
         ContextKey("tools", Kind.LIST, Honoured.BOTH, InManifest.IF_SET),
@@ -152,14 +203,68 @@ KEYS: Mapping[str, ContextKey] = {
         ContextKey("rocenv_mode", Kind.TEXT, Honoured.RUN, InManifest.IF_SET, pods=False),
         # Images that are built with it are in the manifest themselves.
         ContextKey("MAD_CONTAINER_IMAGE", Kind.TEXT, Honoured.BOTH, pods=False),
-        # Of madengine 2: deployments of its own, and what sets their GPUs.
+        # Variables of every container, below docker_env_vars.
+        ContextKey("env_vars", Kind.OBJECT, Honoured.RUN, InManifest.DEPLOYMENT, check_variables),
+        ContextKey("MAD_ROCM_PATH", Kind.TEXT, Honoured.RUN, pods=False),
+        # In place of the model entries' n_gpus; the first counts.
+        *(ContextKey(name, Kind.ANY, Honoured.RUN, InManifest.IF_SET, _check_count) for name in GPU_COUNTS),
+        # Of madengine 2: deployments of its own.
         *(
-            ContextKey(name, Kind.ANY, Honoured.NOWHERE, pods=False)
-            for name in (
-                *("distributed", "slurm", "k8s", "kubernetes", "vllm", "launcher", "deploy", "deployment_config"),
-                *("shared_data", "skip_perf_collection", "monitor", "cleanup_on_failure", "env_vars", "env_file"),
-                *("debug", "timeout", "timeout_multiplier", "data_sources", "mirrorlocal", "MAD_ROCM_PATH"),
-                *("n_gpus", "gpus_per_node", "gpu_count", "num_gpus", "ngpus"),
+            ContextKey(
+                name,
+                Kind.ANY,
+                Honoured.NOWHERE,
+                InManifest.DEPLOYMENT,
+                pods=False,
+                instead=_CLUSTER,
+                refusal=refused_cluster,
+            )
+            for name in ("slurm", "k8s", "kubernetes")
+        ),
+        # `local`, or a cluster; a manifest has it as deployment_config.target.
+        ContextKey(
+            "deploy",
+            Kind.ANY,
+            Honoured.RUN,
+            InManifest.DEPLOYMENT,
+            pods=False,
+            instead=_CLUSTER,
+            refusal=refused_cluster,
+        ),
+        ContextKey(
+            "distributed",
+            Kind.ANY,
+            Honoured.NOWHERE,
+            InManifest.DEPLOYMENT,
+            pods=False,
+            instead="multi_node_args sets MAD_MULTI_NODE_RUNNER",
+            refusal=refused_nodes,
+        ),
+        ContextKey(
+            "env_file",
+            Kind.TEXT,
+            Honoured.NOWHERE,
+            InManifest.DEPLOYMENT,
+            pods=False,
+            instead="use docker_env_vars",
+            refusal=_refused_file,
+        ),
+        # The keys of a manifest's deployment_config, which count where the context lacks them.
+        ContextKey("deployment_config", Kind.OBJECT, Honoured.BOTH, pods=False),
+        *(
+            ContextKey(name, Kind.ANY, Honoured.NOWHERE, in_manifest, pods=False, instead=instead)
+            for name, in_manifest, instead in (
+                ("launcher", InManifest.DEPLOYMENT, "multi_node_args sets MAD_MULTI_NODE_RUNNER"),
+                ("vllm", InManifest.DEPLOYMENT, "use docker_env_vars"),
+                ("shared_data", InManifest.DEPLOYMENT, "use --force-mirror-local"),
+                ("monitor", InManifest.DEPLOYMENT, _CLUSTER),
+                ("cleanup_on_failure", InManifest.DEPLOYMENT, _CLUSTER),
+                ("debug", InManifest.DEPLOYMENT, "use -vv"),
+                ("skip_perf_collection", InManifest.NO, "use --output for another table"),
+                ("timeout", InManifest.NO, "use --timeout"),
+                ("timeout_multiplier", InManifest.NO, "use --timeout"),
+                ("mirrorlocal", InManifest.NO, "use --force-mirror-local"),
+                ("data_sources", InManifest.NO, "write `data`"),
             )
         ),
     )

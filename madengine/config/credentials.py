@@ -20,8 +20,13 @@ from madengine.files import parse_json, read_json, read_text
 from madengine.records import Model
 
 FILE = "credential.json"
-# Entries that a variable of the same name replaces: it holds JSON, or with _FILE after it the name of such a file.
-ENDPOINTS = ("NAS_NODES", "MAD_AWS_S3", "MAD_MINIO")
+#: The keys of entries that a variable of the same name replaces: it holds JSON, or with _FILE after it the name of such
+#: a file. A list of NAS_NODES has them in every item.
+ENDPOINT_KEYS = {
+    "NAS_NODES": ("NAME", "HOST", "PORT", "USERNAME", "PASSWORD", "SSH_KEY_FILE"),
+    "MAD_AWS_S3": ("USERNAME", "PASSWORD", "REGION", "SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"),
+    "MAD_MINIO": ("USERNAME", "PASSWORD", "MINIO_ENDPOINT", "AWS_ENDPOINT_URL_S3"),
+}
 # Keys of an entry that a variable `<entry>_<KEY>` may set.
 KEYS = ("USERNAME", "PASSWORD", "TOKEN", "SSH_KEY_FILE")
 
@@ -87,7 +92,7 @@ def load_credentials(root: Path, environ: Mapping[str, str], names: Iterable[str
         entries,
         _secret_variables(environ, root),
         _key_files(entries, root),
-        (*_mode_warning(path), *_docker_hub_warning(environ)),
+        (*_mode_warning(path), *_docker_hub_warning(environ), *_unknown_keys(entries)),
     )
     programs.hide(secret_values(credentials))
     return credentials
@@ -210,7 +215,7 @@ def _with_places(entries: Mapping[str, Any], where: str) -> dict[str, tuple[Any,
 
 def _endpoints(environ: Mapping[str, str], root: Path) -> dict[str, Any]:
     """Return the entries that variables set in place of the file's of the same name."""
-    texts = {name: _variable(name, environ, root) for name in ENDPOINTS}
+    texts = {name: _variable(name, environ, root) for name in ENDPOINT_KEYS}
     return {name: _json(text, name) for name, text in texts.items() if text}
 
 
@@ -326,6 +331,13 @@ def _docker_hub_warning(environ: Mapping[str, str]) -> tuple[str, ...]:
         return ()
     half, missing = ("USER", "PASSWORD") if user else ("PASSWORD", "USER")
     return (f"MAD_DOCKERHUB_{half}: ignored without MAD_DOCKERHUB_{missing}; set both",)
+
+
+def _unknown_keys(entries: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    for name, entry in entries.items():
+        known = ENDPOINT_KEYS.get(name.partition("[")[0])
+        for key in (key for key in entry if known and key not in known and not key.startswith("_")):
+            yield f"{FILE}: {shown_key(name)}: unknown key {shown(key)} ignored"
 
 
 def _mode_warning(path: Path) -> tuple[str, ...]:

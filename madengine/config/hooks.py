@@ -32,7 +32,8 @@ SHARED_SCRIPTS = "scripts/common"
 _SHIPPED = f"{SHARED_SCRIPTS}/madengine"
 # The artifacts of a tool that doesn't name any, as in older versions.
 _OUTPUTS = ("*_output", "*_output.csv", "*_trace.csv")
-_TOOL_KEYS = ("name", "pre_scripts", "cmd", "env_vars", "post_scripts", "artifacts")
+#: the keys of a tool, and of a context's entry for it
+TOOL_KEYS = ("name", "pre_scripts", "cmd", "env_vars", "post_scripts", "artifacts")
 
 
 @dataclass(frozen=True)
@@ -197,9 +198,9 @@ def _tool(entry: Mapping[str, Any], catalogue: Mapping[str, Any]) -> Tool:
     definition = catalogue[name]
     if not isinstance(definition, Mapping):
         raise expected(where, "an object such as {'cmd': 'time'}", definition)
-    if strays := [key for key in entry if key not in _TOOL_KEYS]:
+    if strays := [key for key in entry if key not in TOOL_KEYS]:
         raise ConfigurationError(
-            f"context: tools: {name}: unknown key {shown(strays[0])}; expected one of {', '.join(_TOOL_KEYS)}"
+            f"context: tools: {name}: unknown key {shown(strays[0])}; expected one of {', '.join(TOOL_KEYS)}"
         )
     both = {**definition, **entry}
     cmd = both.get("cmd") or ""
@@ -236,6 +237,8 @@ def _script(entry: Any, where: str) -> Script:
     values = {"path": entry} if isinstance(entry, str) else entry
     path = values.get("path") if isinstance(values, Mapping) else None
     args = (values.get("args") or "") if isinstance(values, Mapping) else None
+    if strays := [key for key in (values if isinstance(values, Mapping) else ()) if key not in ("path", "args")]:
+        raise ConfigurationError(f"{where}: unknown key {shown(strays[0])}; expected path and args")
     if not isinstance(path, str) or not path or not isinstance(args, str) or not is_passable(path + args):
         raise expected(where, "a path, or {'path': 'scripts/x.sh', 'args': '…'}", entry)
     if ".." in PurePosixPath(path).parts:

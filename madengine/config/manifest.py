@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from madengine import __version__
+from madengine.config.context import with_deployment
 from madengine.config.context_keys import KEYS, InManifest, check_layer
 from madengine.config.models_json import entry_of, model_of
 from madengine.config.package import own_file
-from madengine.config.values import check_value, shown, shown_key
+from madengine.config.values import check_value, expected, shown, shown_key
 from madengine.errors import ConfigurationError
 from madengine.files import read_json, write_json
 from madengine.records import Image, Model
@@ -33,8 +34,18 @@ _OF_BUILD_MACHINE = (
 _TEXTS = ("dockerfile", "base_docker", "docker_sha", "gpu_vendor", "guest_os", "image_id")
 _OPTIONAL = ("registry_image", "registry_digest", "log_file", "git_commit")
 _IMAGE_KEYS = frozenset({*_TEXTS, *_OPTIONAL, "docker_image", "build_duration", "self_contained", "size_bytes"})
+#: what this version or an older one writes of an image
+IMAGE_KEYS = _IMAGE_KEYS | {
+    "model", "registry", "gpu_architecture", "push_error", "push_failed", "build_command", "local_image", "prebuilt",
+    "build_status", "image_digest", "built_on_compute",
+}  # fmt: skip
 # Keys that are written again with a manifest; `created` and `madengine_version` stay those of the build.
 _REWRITTEN = frozenset({"schema_version", "built_images", "built_models", "registry", "context"})
+#: what this version or an older one writes at the top
+MANIFEST_KEYS = _REWRITTEN | {
+    "created", "madengine_version", "tools", "credentials_required", "summary", "push_failures", "deployment_config",
+    "local_image_mode", "local_image_name",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ def load_manifest(path: Path) -> Manifest:
         images=images,
         models=models,
         registry=content.get("registry") or "",
-        context=_context(content),
+        context=with_deployment(_context(content), content.get("deployment_config"), str(path)),
         extra={key: value for key, value in content.items() if key not in _REWRITTEN},
     )
 
@@ -82,7 +93,7 @@ def save_manifest(manifest: Manifest, path: Path) -> None:
     content: dict[str, Any] = {
         "built_images": {image.key: _entry(image) for image in manifest.images},
         "built_models": {key: entry_of(model) for key, model in manifest.models.items()},
-        "context": {**empty, **manifest.context},
+        "context": {**empty, **_without_deployment(manifest.context)},
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "madengine_version": __version__,
@@ -108,7 +119,15 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path}: {problem}")
     check_value(content, str(path))
     check_layer(content.get("context") or {}, f"{path}: context")
+    if not isinstance(content.get("deployment_config") or {}, dict):
+        raise expected(f"{path}: deployment_config", "an object", content["deployment_config"])
     return content
+
+
+def _without_deployment(context: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a context without the keys that are in the manifest's deployment_config."""
+    elsewhere = {name for name, key in KEYS.items() if key.in_manifest is InManifest.DEPLOYMENT}
+    return {name: value for name, value in context.items() if name not in elsewhere}
 
 
 def _context(content: Mapping[str, Any]) -> dict[str, Any]:

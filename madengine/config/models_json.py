@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING
 from typing import Any
 
-from madengine.config.log_errors import LOG_ERROR_KEYS
+from madengine.config.entry_keys import ENTRY_KEYS, FIELDS, GPU_ALIASES
 from madengine.config.values import check_value, expected, place
 from madengine.errors import ConfigurationError
 from madengine.records import Model
 
-#: what madengine 2 also reads for n_gpus, in its order
-GPU_ALIASES = ("gpus_per_node", "gpu_count", "num_gpus", "ngpus")
-#: keys of madengine 2 that this version does not support, but for one variable of `env_vars`
-UNSUPPORTED_KEYS = ("distributed", "slurm", "k8s", "kubernetes", "vllm", "launcher", "nnodes", "env_vars")
-# names the image of a model for `--use-image auto`
-_IMAGE_VARIABLE = "DOCKER_IMAGE_NAME"
-
-_FIELDS = tuple(field for field in fields(Model) if field.name != "extra")
-_FIELD_NAMES = frozenset(field.name for field in _FIELDS)
-#: keys of an entry that are read; manifests may have `path` in place of `scripts`
-KNOWN_KEYS = frozenset({*_FIELD_NAMES, *GPU_ALIASES, *LOG_ERROR_KEYS, "path"})
+_FIELD_NAMES = frozenset(field.name for field in FIELDS)
 _ALWAYS = frozenset({"name", "dockerfile", "scripts", "args", "tags"})
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
 _SECONDS_LIMIT = 10**9
@@ -40,6 +30,8 @@ def model_of(entry: Mapping[str, Any], where: str) -> Model:
     if not isinstance(entry, Mapping):
         raise expected(where, "an object", entry)
     check_value(entry, where)
+    for key in ENTRY_KEYS.keys() & entry.keys():
+        ENTRY_KEYS[key].check(entry[key], place(where, key))
     values = {key: value for key, value in entry.items() if value is not None}
     return Model(
         name=_required(values, "name", where),
@@ -67,26 +59,11 @@ def model_of(entry: Mapping[str, Any], where: str) -> Model:
 def entry_of(model: Model) -> dict[str, Any]:
     """Return the JSON form of a model: `model_of(entry_of(m), …) == m`, without optional fields at their defaults."""
     entry: dict[str, Any] = {}
-    for field in _FIELDS:
+    for field in FIELDS:
         value = getattr(model, field.name)
         if field.name in _ALWAYS or field.default is MISSING or value != field.default:
             entry[field.name] = list(value) if isinstance(value, tuple) else value
     return {**entry, **model.extra}
-
-
-def unsupported_keys(model: Model) -> tuple[str, ...]:
-    """Return the keys of madengine 2 that a model's entry sets, and that this version does not support."""
-    return tuple(key for key in UNSUPPORTED_KEYS if model.extra.get(key) and not _is_image_only(key, model.extra[key]))
-
-
-def _is_image_only(key: str, value: Any) -> bool:
-    return key == "env_vars" and isinstance(value, Mapping) and set(value) <= {_IMAGE_VARIABLE}
-
-
-def unknown_keys(model: Model) -> tuple[str, ...]:
-    """Return the keys that a model's entry sets and no version knows; `_…` is a comment."""
-    strays = (key for key, value in model.extra.items() if value and not key.startswith("_"))
-    return tuple(key for key in strays if key not in KNOWN_KEYS and key not in UNSUPPORTED_KEYS)
 
 
 def _required(values: Mapping[str, Any], key: str, where: str) -> str:

@@ -14,8 +14,9 @@ from pathlib import Path
 from madengine.build import payload
 from madengine.build.source_code import Checkout
 from madengine.config import launchers
-from madengine.config.context import Context
+from madengine.config.context import Context, expanded
 from madengine.config.credentials import Credentials, model_secrets
+from madengine.config.entry_keys import env_vars
 from madengine.config.hooks import Hooks, hook_files, hook_texts
 from madengine.data_sets.mounts import Provided
 from madengine.errors import ConfigurationError, RunError
@@ -131,7 +132,14 @@ class Setup:
             **({"MAD_OUTPUT_CSV": model.multiple_results} if model.multiple_results else {}),
             **(self._description(model) if self._describes_environment else {}),
         }
-        return {**variables, **provided.environment, **self.hooks.environment, **self.context.docker_env_vars}
+        of_user = {**env_vars(model), **self.context.env_vars}
+        return {
+            **variables,
+            **{name: expanded(value, os.environ) for name, value in of_user.items()},
+            **provided.environment,
+            **self.hooks.environment,
+            **self.context.docker_env_vars,
+        }
 
     @property
     def _describes_environment(self) -> bool:

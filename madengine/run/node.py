@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from madengine import programs
 from madengine.config.context import Context
 from madengine.config.credentials import Credentials
+from madengine.config.entry_keys import refusal
 from madengine.config.hooks import Hooks
 from madengine.data_sets.mounts import Data
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, EXIT_RUN_FAILED, ConfigurationError, RunError
@@ -117,9 +118,11 @@ class LocalRun:
         return runnable
 
     def _failure_reason(self, model: Model) -> str:
-        """Return why a model can't be run on a machine whose GPUs are unknown; empty if it needs none."""
+        """Return why a model can't be run here: what it asks for, or GPUs that are unknown; empty if it can."""
         images = [image for other, image in self.chosen if image and other == model]
         images += [image for image, other, _ in self.skipped if other == model]
+        if reason := refusal(model):
+            return reason
         if not self.gpu_problem or not wants_gpus(model.n_gpus, {image.vendor for image in images}):
             return ""
         return f"unknown GPUs: {self.gpu_problem}; repair the driver, or set the context's gpu_vendor to NONE"

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from madengine.build.prebuilt_images import NO_DOCKERFILE, prebuilt_image
 from madengine.config.context import Context, host_facts
 from madengine.config.hooks import Hooks, hook_definitions
+from madengine.config.ignored_keys import log_ignored_keys, unknown_manifest_keys
 from madengine.config.manifest import Manifest, load_manifest
-from madengine.config.validation import log_ignored_keys, validated_hooks
+from madengine.config.validation import refuse_unsupported, validated_hooks
 from madengine.data_sets.mounts import Data
 from madengine.errors import ConfigurationError
 from madengine.machine.gpus import NONE, detected_context, detected_vendor, find_gpus
@@ -27,6 +28,7 @@ from madengine.run.selection import (
     pull_registries,
     selected_images,
     unfinished_models,
+    with_gpu_count,
     with_models,
     with_registry,
 )
@@ -100,9 +102,13 @@ def _requested(
         raise ConfigurationError(f"{manifest_file}: holds no images; `madengine build` again")
     manifest = with_models(manifest, manifest_file, _package(session))
     context, reading = _on_this_machine(session, manifest, gpus)
+    refuse_unsupported(context)
+    manifest = with_gpu_count(manifest, context)
     manifest = selected_images(with_registry(manifest, options.registry), options.tags, manifest_file)
     if not options.is_part:
         log_ignored_keys(context, [manifest.models[image.key] for image in manifest.images])
+        for line in unknown_manifest_keys(manifest):
+            logger.info(line)
     return manifest, context, reading
 
 

@@ -134,6 +134,14 @@ def _mismatch(image: Image, context: Context, gpus: Sequence[Gpu]) -> str:
     return ""
 
 
+def with_gpu_count(manifest: Manifest, context: Context) -> Manifest:
+    """Return the models with the context's number of GPUs, if it sets one in place of theirs."""
+    if not context.n_gpus:
+        return manifest
+    models = {key: replace(model, n_gpus=context.n_gpus) for key, model in manifest.models.items()}
+    return replace(manifest, models=models)
+
+
 def _model_of(image: Image, models: Sequence[Model], path: Path) -> Model:
     for model in models:
         if f"{image.key}_".startswith(f"ci-{model.name.lower().replace('/', '_')}_"):

@@ -257,7 +257,7 @@ def test_a_builds_context_counts_in_its_runs_below_their_own(folder: Path, docke
         f"""case $1 in build) {ID_FILE} ;; version) echo 27 ;; image) echo '[{{"Id": "{IMAGE_ID}"}}]' ;; esac""",
     )
     context = {"gpu_vendor": "NONE", "SHM_SIZE": "3g", "docker_cpus": "0-1", "model_args": "--batch 16"}
-    command(json.dumps({**context, "slurm": {"nodes": 2}, "toolz": []})).orchestrator.build_phase(BuildOptions())
+    command(json.dumps({**context, "timeout": 2, "toolz": []})).orchestrator.build_phase(BuildOptions())
     wanted = command(None)
     assert wanted.run("build_manifest.json", dry_run=True) == 0
     (line,) = (line for line in wanted.shown if line.startswith("docker run "))
@@ -274,9 +274,9 @@ def test_a_builds_context_counts_in_its_runs_below_their_own(folder: Path, docke
 
 @pytest.mark.parametrize("verb", ["build", "run", "export"])
 def test_keys_that_are_ignored_are_named_by_each_command(folder: Path, docker: StandIns, verb: str) -> None:
-    entry = card("dummy", distributed={"nnodes": 2}, env_vars={"A": "1"}, timeuot=3)
+    entry = card("dummy", distributed={"launcher": "vllm"}, env_vars={"A": "1"}, timeuot=3)
     package(folder, entry)
-    wanted = command("{'gpu_vendor': 'NONE', 'slurm': {'nodes': 2}, 'debug': True, 'toolz': [], 'mine': 1}")
+    wanted = command("{'gpu_vendor': 'NONE', 'vllm': {'nodes': 2}, 'debug': True, 'toolz': [], 'mine': 1}")
     if verb == "build":
         wanted.orchestrator.build_phase(BuildOptions(dry_run=True))
     elif verb == "run":
@@ -285,11 +285,11 @@ def test_keys_that_are_ignored_are_named_by_each_command(folder: Path, docker: S
     else:
         wanted.orchestrator.export_config((), Path("c.json"), False)
     assert [line for line in wanted.said if "ignored" in line] == [
-        "context: unsupported keys ignored: slurm, debug",
+        "context: unsupported key vllm ignored; use docker_env_vars",
+        "context: unsupported key debug ignored; use -vv",
         "context: unknown key 'toolz' ignored; did you mean 'tools'?",
         "context: unknown key 'mine' ignored, except in CONTEXT headers",
-        "dummy: unsupported key 'distributed' ignored",
-        "dummy: unsupported key 'env_vars' ignored",
+        "dummy: unsupported key 'distributed' ignored; multi_node_args sets MAD_MULTI_NODE_RUNNER",
         "dummy: unknown key 'timeuot' ignored; did you mean 'timeout'?",
     ]
 
@@ -342,10 +342,10 @@ def test_the_contexts_image_takes_the_place_of_every_built_one(folder: Path, doc
     three_vendors()
     package(folder, card("dummy"))
     docker.add("docker", "[ $1 = version ] && echo 27.0.0; [ $1 != image ] || { echo '[]'; exit 1; }")
-    wanted = command("{'gpu_vendor': 'NONE', 'MAD_CONTAINER_IMAGE': 'r.example/x:1', 'slurm': {'nodes': 2}}")
+    wanted = command("{'gpu_vendor': 'NONE', 'MAD_CONTAINER_IMAGE': 'r.example/x:1', 'debug': 1}")
     assert wanted.run(dry_run=True) == 0
     assert (pulled(wanted.shown), models_run(wanted.shown)) == (["r.example/x:1"], ["dummy"])
-    assert "context: unsupported keys ignored: slurm" in wanted.said
+    assert "context: unsupported key debug ignored; use -vv" in wanted.said
 
 
 def test_without_a_vendor_in_the_context_this_machine_decides(folder: Path, docker: StandIns) -> None:

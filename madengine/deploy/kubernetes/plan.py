@@ -22,7 +22,7 @@ from madengine.deploy.kubernetes.tasks import Task, TaskSettings, plan_tasks, ve
 from madengine.deploy.kubernetes.unsupported import plan_warnings
 from madengine.errors import ConfigurationError
 from madengine.records import Image, Model
-from madengine.run.selection import selected_images, with_registry
+from madengine.run.selection import selected_images, with_gpu_count, with_registry
 from madengine.session import Session
 
 DEFAULT_MANIFEST = Path("build_manifest.json")
@@ -146,7 +146,7 @@ def load_plan(source: PlanInput, options: Options, data_file: Path | None = None
     """Read and check everything. Raises ConfigurationError for an invalid manifest, configuration or option."""
     manifest, job_names = source.manifest()
     context = source.context(manifest)
-    manifest = with_args(for_vendor(manifest, options, source.path), context)
+    manifest = with_gpu_count(with_args(for_vendor(manifest, options, source.path), context), context)
     options = replace(options, nodes=options.nodes or launch.nodes(context.multi_node_args))
     data = Data.load(data_file or (source.root or Path()) / "data.json", context.values.get("data", {}))
     runner = options.mode == "runner"

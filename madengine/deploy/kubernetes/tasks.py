@@ -8,6 +8,7 @@ from typing import Any
 
 from madengine.build import payload
 from madengine.config.context import Context
+from madengine.config.entry_keys import env_vars
 from madengine.config.log_errors import LogErrors, log_errors
 from madengine.config.manifest import Manifest
 from madengine.data_sets.mounts import Data
@@ -183,6 +184,8 @@ def _environment(
         # If NVIDIA's runtime is the default, an image without a limit would see every GPU of the node.
         **({} if gpus else {"NVIDIA_VISIBLE_DEVICES": "void"}),
         **({"MAD_OUTPUT_CSV": model.multiple_results} if model.multiple_results else {}),
+        **env_vars(model),
+        **context.env_vars,
         **mounted.environment,
         **hooks.hooks.environment,
         **context.docker_env_vars,

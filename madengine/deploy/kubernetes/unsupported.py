@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from madengine.config import artifacts
 from madengine.config.context import Context
+from madengine.config.ignored_keys import ignored_entry_keys, unknown_context_keys
 from madengine.config.manifest import Manifest
 from madengine.deploy.kubernetes import launch
 from madengine.deploy.kubernetes.options import Options
@@ -70,12 +71,13 @@ def _of_entries(models: Sequence[Model]) -> list[str]:
         for model in models
         if model.skip_gpu_arch.strip()
     ]
-    return [*engine_options, *architectures]
+    return [*engine_options, *architectures, *ignored_entry_keys(models)]
 
 
 def _of_context(context: Context) -> list[str]:
     keys = context.ignored_in_pods
-    return [f"ignored in pods: context: {', '.join(keys)}"] if keys else []
+    named = [f"ignored in pods: context: {', '.join(keys)}"] if keys else []
+    return [*named, *unknown_context_keys(context)]
 
 
 def _of_gpus(manifest: Manifest, settings: TaskSettings) -> list[str]:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from madengine.config.common_options import ContextOptions, EngineOptions
+from madengine.config.context import Context
 from madengine.config.manifest import Manifest, load_manifest
 from madengine.config.option import from_options, refuse_on_hosts, words_for_hosts
+from madengine.config.validation import refuse_unsupported
 from madengine.deploy.ssh import node
 from madengine.deploy.ssh.fleet import Fleet, connected
 from madengine.deploy.ssh.host_run import RESULTS, FleetRun, LocalTable, run_on_host, run_words
@@ -137,6 +139,7 @@ class SshTarget:
     def _manifest(self) -> tuple[Manifest, tuple[int, ...]]:
         """Return the images that are to run, and the ports of registries that have to be tunnelled."""
         manifest = load_manifest(self.run.manifest)
+        refuse_unsupported(Context(manifest.context))
         ports = tunnel_ports(manifest, self.run.registry)
         return selected_images(manifest, self.run.tags, self.run.manifest), ports
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from madengine.config.context import Context, host_facts, load_context, matches, merge, mismatch, parse_header
-from madengine.config.context_keys import KEYS, Honoured, InManifest
+from madengine.config.context import Context, expanded, host_facts, load_context, matches, merge, mismatch, parse_header
+from madengine.config.context_keys import GPU_COUNTS, KEYS, Honoured, InManifest
 from madengine.config.literals import parse_object
+from madengine.config.validation import refuse_unsupported
 from madengine.config.values import shown
 from madengine.errors import ConfigurationError
 
@@ -336,9 +337,74 @@ def test_a_context_says_whether_containers_describe_themselves(values: str, expe
 def test_keys_of_madengine_2_that_are_not_supported_are_known() -> None:
     assert from_text("{'slurm': {'nodes': 2}, 'k8s': {}, 'docker_gpus': '0'}").unsupported_keys == ("slurm",)
     unsupported = [name for name, key in KEYS.items() if key.honoured is Honoured.NOWHERE]
-    assert from_text(json.dumps({name: {"a": 1} for name in unsupported})).unsupported_keys == tuple(unsupported)
-    theirs = ("distributed", "slurm", "k8s", "kubernetes", "vllm", "env_vars", "debug", "deploy", "monitor", "env_file")
-    assert {*theirs, "timeout_multiplier", "gpus_per_node", "cleanup_on_failure"} <= {*unsupported}
+    assert Context(dict.fromkeys(unsupported, "x")).unsupported_keys == tuple(unsupported)
+    assert {"distributed", "slurm", "k8s", "vllm", "debug", "monitor", "timeout_multiplier"} <= {*unsupported}
+    assert all(KEYS[name].instead for name in unsupported)
+
+
+@pytest.mark.parametrize(
+    ("values", "refused"),
+    [
+        ({"slurm": {"nodes": 1}, "k8s": {}, "deploy": "local"}, ["slurm"]),
+        ({"kubernetes": {"gpu_count": 1}, "deploy": "k8s"}, ["kubernetes", "deploy"]),
+        ({"deploy": " Docker "}, []),
+        ({"distributed": {"launcher": "torchrun", "nnodes": 1}}, []),
+        ({"distributed": {"nnodes": "2"}}, ["distributed"]),
+        ({"distributed": {"launcher": "slurm-multi"}}, ["distributed"]),
+        ({"deployment_config": {"target": "slurm", "env_file": "site.sh", "k8s": {}}}, ["deploy", "env_file"]),
+        ({"deployment_config": {"target": "local", "slurm": {}, "debug": False}}, []),
+    ],
+)
+def test_what_a_run_on_one_machine_cannot_do_is_refused(values: dict[str, Any], refused: list[str]) -> None:
+    context = from_text(json.dumps(values))
+    assert sorted(context.refusals) == sorted(refused)
+    for name in refused:
+        with pytest.raises(ConfigurationError, match=rf"^context: ({'|'.join(refused)}): .* take the key out"):
+            refuse_unsupported(Context({name: context.values[name]}))
+
+
+def test_the_keys_of_a_deployment_config_count_where_the_context_lacks_them() -> None:
+    config = {"target": "local", "env_vars": {"A": "1"}, "gpus_per_node": 8, "distributed": {}, "strange": 1}
+    context = load_context({}, {"deployment_config": config, "env_vars": {"B": "2"}}, None, '{"ngpus": 1}')
+    assert context.values == {"env_vars": {"B": "2"}, "deploy": "local", "gpus_per_node": 8, "strange": 1, "ngpus": 1}
+    assert context.n_gpus == "8"
+    assert context.unknown_keys == ("strange",)
+    message = error_of('{"deployment_config": {"env_vars": "A=1"}}')
+    assert message == "--additional-context: deployment_config: env_vars: expected an object, got a string"
+
+
+def test_a_manifest_has_what_is_for_clusters_where_madengine_2_looks_for_it() -> None:
+    values = {"slurm": {"nodes": 2}, "env_vars": {"A": "1"}, "deploy": "slurm", "debug": True, "timeout": 5}
+    context = from_text(json.dumps(values))
+    expected = {"slurm": {"nodes": 2}, "env_vars": {"A": "1"}, "target": "slurm", "debug": True}
+    assert context.deployment_config == expected
+    assert not context.for_manifest.keys() & {*values, "deployment_config"}
+    assert load_context({}, {"deployment_config": expected}, None, None).values == {
+        key: value for key, value in values.items() if key != "timeout"
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "count"),
+    [({}, ""), ({"n_gpus": 2}, "2"), ({"ngpus": " 4 ", "num_gpus": "-1"}, "-1"), ({"n_gpus": 0}, "0")],
+)
+def test_a_context_may_set_the_number_of_gpus(values: dict[str, Any], count: str) -> None:
+    assert from_text(json.dumps(values)).n_gpus == count
+
+
+@pytest.mark.parametrize("value", ["all", -2, True, 1.5, [1], None, "²"])
+def test_another_number_of_gpus_is_refused(value: Any) -> None:
+    assert error_of(json.dumps({"gpu_count": value})) == (
+        f"--additional-context: gpu_count: expected a whole number of GPUs, or -1 for all, got {shown(value)}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("${HOME}/x", "/root/x"), ("a ${NONE} b", "a  b"), ("$HOME $(id) `id` ${HOME", "$HOME $(id) `id` ${HOME")],
+)
+def test_only_names_in_braces_are_replaced_in_env_vars(value: str, text: str) -> None:
+    assert expanded(value, {"HOME": "/root"}) == text
 
 
 # --- what a build leaves for its runs ---
@@ -366,6 +432,7 @@ VALUES: dict[str, Any] = {
     "gen_sys_env_details": False,
     "generate_sys_env_details": "true",
     "rocenv_mode": "full",
+    **dict.fromkeys(GPU_COUNTS, 2),
 }
 OF_THE_BUILD = {"host_os": "HOST_SLES", "numa_balancing": "0", "ctx_test": "1", "MAD_CONTAINER_IMAGE": "r/x:1"}
 
@@ -377,7 +444,8 @@ def test_a_manifest_gets_each_key_that_a_run_reads_as_it_is() -> None:
     assert context.for_manifest == VALUES
     honoured = {name for name, key in KEYS.items() if key.honoured in (Honoured.RUN, Honoured.BOTH)}
     assert {name for name, key in KEYS.items() if key.in_manifest is InManifest.IF_SET} <= honoured
-    assert honoured - VALUES.keys() == {"MAD_CONTAINER_IMAGE"}
+    elsewhere = {"MAD_CONTAINER_IMAGE", "MAD_ROCM_PATH", "deployment_config", "deploy", "env_vars"}
+    assert honoured - VALUES.keys() == elsewhere
 
 
 def test_a_manifest_gets_nothing_that_was_only_detected() -> None:
@@ -392,7 +460,7 @@ def test_a_manifest_gets_nothing_that_was_only_detected() -> None:
 def test_a_runs_own_context_wins_over_its_manifests(key: str) -> None:
     manifest = from_text(json.dumps(VALUES)).for_manifest
     assert load_context({}, manifest, None, None).values[key] == VALUES[key]
-    others: dict[Any, Any] = {dict: {"C": "3"}, list: ["x"], str: "x", bool: True}
+    others: dict[Any, Any] = {dict: {"C": "3"}, list: ["x"], str: "x", bool: True, int: 8}
     own = {"gpu_vendor": "NVIDIA", "docker_gpus": "1", "SHM_SIZE": "1g", "docker_mounts": {"/c": "/d"}}
     other = own.get(key, others[type(VALUES[key])])
     merged = load_context({}, manifest, None, json.dumps({key: other})).values[key]

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from madengine.config.context import Context, load_context, parse_header
 from madengine.config.credentials import load_credentials, model_secrets
 from madengine.config.hooks import hook_definitions, resolve_hooks, tool_catalogue
+from madengine.config.ignored_keys import log_ignored_keys
 from madengine.config.manifest import load_manifest
-from madengine.config.validation import log_ignored_keys, validated_hooks
+from madengine.config.validation import validated_hooks
 from madengine.data_sets.data_file import data_sets
 from madengine.errors import ConfigurationError, MadengineError
 from madengine.files import SIZE_LIMIT

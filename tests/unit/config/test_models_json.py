@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from madengine.config.models_json import entry_of, model_of, unknown_keys, unsupported_keys
+from madengine.config.entry_keys import refusal, unknown_keys, unsupported_keys
+from madengine.config.models_json import entry_of, model_of
 from madengine.config.values import shown
 from madengine.errors import ConfigurationError
 from madengine.records import Model
@@ -185,10 +186,9 @@ def test_an_entry_that_is_no_object_is_named(entry: Any) -> None:
     ("extra", "unsupported", "unknown"),
     [
         ({}, (), ()),
-        ({"distributed": {"nnodes": 2}, "slurm": {}, "env_vars": {"A": "1"}}, ("distributed", "env_vars"), ()),
+        ({"distributed": {"nnodes": 2}, "slurm": {}, "env_vars": {"A": "1"}}, ("distributed",), ()),
         ({"env_vars": {"DOCKER_IMAGE_NAME": "r/x:1"}}, (), ()),
-        ({"env_vars": {"DOCKER_IMAGE_NAME": "r/x:1", "A": "1"}}, ("env_vars",), ()),
-        ({"env_vars": "x"}, ("env_vars",), ()),
+        ({"env_vars": None, "deprecated": True, "better": "lower"}, ("deprecated",), ()),
         ({"timeuot": 3, "colour": "red", "_why": "a comment", "off": False}, (), ("timeuot", "colour")),
         ({"ngpus": 4, "log_error_patterns": ["x"], "path": "/scripts/m"}, (), ()),
     ],
@@ -198,6 +198,28 @@ def test_keys_that_are_ignored_are_known(
 ) -> None:
     model = model_of({**MINIMAL, **extra}, WHERE)
     assert (unsupported_keys(model), unknown_keys(model)) == (unsupported, unknown)
+
+
+def test_an_entry_for_several_nodes_is_refused_by_a_run() -> None:
+    assert refusal(model_of({**MINIMAL, "distributed": {"launcher": "vllm", "nnodes": 1}}, WHERE)) == ""
+    several = refusal(model_of({**MINIMAL, "distributed": {"nnodes": "2"}}, WHERE))
+    assert several.startswith("distributed: nnodes '2': a run is on one node; start it on each with ")
+    alone = refusal(model_of({**MINIMAL, "distributed": {"launcher": "slurm_multi"}}, WHERE))
+    assert alone.startswith("distributed: launcher slurm_multi: its script starts containers itself")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("A=1", "env_vars: expected an object, got a string"),
+        ({"A B": "1"}, "env_vars: invalid variable name 'A B'; use letters, digits and _"),
+        ({"A": None}, "env_vars.A: expected a string, a number or true/false, got null"),
+    ],
+)
+def test_variables_of_an_entry_are_checked(value: Any, message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        model_of({**MINIMAL, "env_vars": value}, WHERE)
+    assert str(caught.value) == f"{WHERE}: {message}"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from madengine.config.context import Context
-from madengine.config.validation import log_ignored_keys
+from madengine.config.ignored_keys import log_ignored_keys
 from madengine.records import Model
 from tests.conftest import collect_messages
 
@@ -16,11 +16,13 @@ def test_ignored_keys_are_named_with_the_known_ones_that_they_look_like() -> Non
     values = {"k8s": {"x": 1}, "debug": True, "vllm": {}, "toolz": [], "docker_build_args": {}, "site": 1, "_note": "x"}
     log_ignored_keys(Context(values), [*models, models[0], model("e", colour="red", slurm={})])
     assert messages == [
-        "context: unsupported keys ignored: k8s, debug",
+        "context: k8s: asks for a cluster, and `run` uses this machine; take the key out, and use `madengine deploy "
+        "--target kubernetes`, or submit `madengine run` to SLURM yourself",
+        "context: unsupported key debug ignored; use -vv",
         "context: unknown key 'toolz' ignored; did you mean 'tools'?",
         "context: unknown key 'docker_build_args' ignored; did you mean 'docker_build_arg'?",
         "context: unknown key 'site' ignored, except in CONTEXT headers",
-        "a, b, c and 1 more: unsupported key 'slurm' ignored",
+        "a, b, c and 1 more: unsupported key 'slurm' ignored; `madengine deploy` has options for it",
         "a, b, c and 1 more: unknown key 'timeuot' ignored; did you mean 'timeout'?",
         "e: unknown key 'colour' ignored",
     ]

@@ -1,0 +1,57 @@
+"""What users of madengine 2 have written runs as it is, or is refused by name: on real engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.bed.components import Engine, Registry
+from tests.engine.trial import METRIC, Trial
+from tests.engine.trial import trial as make_trial
+
+
+@pytest.fixture
+def trial(
+    engine: Engine, base_image: str, registry: Registry, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Trial:
+    return make_trial(engine, base_image, registry, tmp_path, tmp_path_factory.getbasetemp())
+
+
+# --- keys ---
+
+
+def test_variables_of_the_entry_the_manifest_and_the_context_reach_the_script(trial: Trial) -> None:
+    done = trial.run(
+        f'echo "$A $B $C $D $E"; {METRIC}',
+        card={"env_vars": {"A": "entry", "B": "entry", "C": "entry", "D": "entry", "DOCKER_IMAGE_NAME": "x/y"}},
+        deployment_config={"target": "local", "env_vars": {"B": "manifest", "C": "manifest"}, "debug": False},
+        context={"env_vars": {"C": "${SITE}/$B", "E": True}, "docker_env_vars": {"D": "docker"}},
+        env={"SITE": "/site"},
+    )
+    assert done.code == 0, done.stderr
+    assert done.log.splitlines()[0] == b"entry manifest /site/$B docker true"
+    assert "ignored" not in done.stderr
+
+
+def test_what_asks_for_several_nodes_is_no_result(trial: Trial) -> None:
+    refused = trial.run(METRIC, deployment_config={"target": "slurm", "slurm": {"nodes": 2}})
+    assert (refused.code, refused.stdout) == (4, "")
+    assert "context: slurm: asks for a cluster, and `run` uses this machine; take the key out" in refused.stderr
+    assert not (trial.folder / "runs").exists()
+    done = trial.run(METRIC, card={"distributed": {"launcher": "torchrun", "nnodes": 2}})
+    assert done.code == 3
+    assert done.reason.startswith("distributed: nnodes 2: a run is on one node; start it on each")
+    assert trial.containers(done.row["run_id"]) == []
+
+
+def test_what_no_table_has_is_named(trial: Trial) -> None:
+    done = trial.run(METRIC, card={"timeuot": 3}, image={"size": 3}, context={"toolz": []}, site="here")
+    assert done.code == 0, done.stderr
+    for line in (
+        "context: unknown key 'toolz' ignored; did you mean 'tools'?",
+        "any: unknown key 'timeuot' ignored; did you mean 'timeout'?",
+        "manifest: unknown key 'site' ignored",
+        "built_images.ci-any_ubuntu_cpu: unknown key 'size' ignored",
+    ):
+        assert line in done.stderr
