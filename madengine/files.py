@@ -1,17 +1,16 @@
-"""Files: read within limits, also ones that someone else can replace; written whole; locked until their holder ends."""
+"""Files: read within limits, also ones that someone else can replace; written whole."""
 
 from __future__ import annotations
 
 import csv
 import errno
-import fcntl
 import json
 import math
 import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path, PurePath
@@ -29,6 +28,7 @@ NESTING_LIMIT = 50
 #: digits of an integer; any number of so many is a float too
 DIGITS_LIMIT = 300
 
+_IMPOSSIBLE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
 _KINDS = {
     stat.S_IFDIR: "is a directory",
     stat.S_IFIFO: "is a FIFO, expected a file",
@@ -151,14 +151,31 @@ def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
             with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(text)
                 file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(mode)
+                sync(file.fileno())
+            with where_possible():
+                Path(name).chmod(mode)
             Path(name).replace(path)
         except BaseException:
             Path(name).unlink()
             raise
     except OSError as error:
         raise MadengineError(f"{path}: can't be written: {error.strerror or error}") from error
+
+
+def sync(handle: int) -> None:
+    """Wait until an open file is on its disk, where the file system can."""
+    with where_possible():
+        os.fsync(handle)
+
+
+@contextmanager
+def where_possible() -> Iterator[None]:
+    """Do without what a file system doesn't have, such as fsync on some FUSE and modes on CIFS."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _IMPOSSIBLE:
+            raise
 
 
 def check_writable(*paths: Path) -> None:
@@ -195,51 +212,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextmanager
-def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[int]:
-    """Open `path` for reading and appending (made if missing) and hold its exclusive lock; yield the descriptor.
-
-    `waiting` is called again and again while another process holds it; it pauses, and may raise.
-    Raise OSError if it can't be opened.
-    """
-    handle = _open_and_lock(path, waiting)
-    try:
-        yield handle
-    finally:
-        os.close(handle)
-
-
-def _open_and_lock(path: Path, waiting: Callable[[], None] | None) -> int:
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            _lock(handle, waiting)
-            if _is_at(path, handle):
-                return handle
-        except BaseException:
-            os.close(handle)
-            raise
-        # Another file has taken its place meanwhile: a process that opens the path now would not meet our lock.
-        os.close(handle)
-
-
-def _lock(handle: int, waiting: Callable[[], None] | None) -> None:
-    while waiting:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            waiting()
-    fcntl.flock(handle, fcntl.LOCK_EX)
-
-
-def _is_at(path: Path, handle: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(handle))
-    except FileNotFoundError:
-        return False
 
 
 def csv_reader(lines: Iterable[str], strict: bool = True, skipinitialspace: bool = False) -> Reader:

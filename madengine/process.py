@@ -22,11 +22,18 @@ def process_has_ended(label: str) -> bool:
 
 
 def _boot() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    """Return the boot's id; where the system hides it (gVisor does), the machine's name."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return os.uname().nodename.replace(":", "-")
 
 
 def _namespace() -> str:
-    return str(Path("/proc/self/ns/pid").stat().st_ino)
+    try:
+        return str(Path("/proc/self/ns/pid").stat().st_ino)
+    except OSError:
+        return "0"
 
 
 def _started(pid: int) -> str:

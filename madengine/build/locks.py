@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from madengine.errors import BuildError
+from madengine.file_locks import Release, try_lock
 from madengine.machine.lock_files import lock_folder, open_lock
 
 logger = logging.getLogger(__name__)
@@ -40,27 +41,24 @@ def _take_from_threads(lock: threading.Lock, key: str, stopping: threading.Event
 
 def _take_from_processes(name: str, key: str, stopping: threading.Event, stack: ExitStack) -> None:
     try:
-        handle = open_lock(lock_folder("madengine-builds") / f"{name}.lock")
+        path = lock_folder("madengine-builds") / f"{name}.lock"
+        handle = open_lock(path)
+        stack.callback(os.close, handle)
+        stack.callback(_when_free(handle, path, key, stopping))
     except OSError as error:
         # The lock only saves work: no step takes another build's image.
         logger.debug(f"{key}: built without a lock: {error}")
-        return
-    stack.callback(os.close, handle)
-    if _is_taken(handle):
-        return
+
+
+def _when_free(handle: int, path: Path, key: str, stopping: threading.Event) -> Release:
+    """Take the lock as soon as it is free, and return what releases it."""
+    if release := try_lock(handle, path):
+        return release
     logger.info(f"{key}: waiting for another build of it")
-    while not _is_taken(handle):
+    while not (release := try_lock(handle, path)):
         _check(key, stopping)
         stopping.wait(_POLL_SECONDS)
-
-
-def _is_taken(handle: int) -> bool:
-    """Take the lock if it is free."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    return release
 
 
 def _check(key: str, stopping: threading.Event) -> None:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from madengine import programs
 from madengine.errors import CommandError, MadengineError, RunError
-from madengine.files import human_size, locked, read_json, write_json
+from madengine.file_locks import locked
+from madengine.files import human_size, read_json, write_json
 
 logger = logging.getLogger(__name__)
 

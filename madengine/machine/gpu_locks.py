@@ -1,12 +1,11 @@
-"""A lock per GPU, for one run at a time; the kernel releases it when its holder dies."""
+"""A lock per GPU, for one run at a time, which ends with its holder."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import getpass
 import json
 import os
+import pwd
 import re
 import threading
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from madengine.errors import RunError
+from madengine.file_locks import try_lock
 from madengine.machine.lock_files import lock_folder, open_lock
 from madengine.records import Gpu
 
@@ -59,14 +59,19 @@ def locked_gpus(
 
 def _take(gpu: Gpu, model: str, locks: contextlib.ExitStack) -> str | None:
     """Lock one GPU until `locks` closes; return its holder if it is locked already, else None."""
-    handle = _open(_path(gpu))
+    path = _path(gpu)
+    handle = _open(path)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        release = try_lock(handle, path)
+    except OSError as error:
+        os.close(handle)
+        raise RunError(f"{path}: can't be locked: {error.strerror}") from error
+    if not release:
         holder = _holder(handle)
         os.close(handle)
         return holder
     locks.callback(os.close, handle)
+    locks.callback(release)
     note = {"pid": os.getpid(), "user": _user(), "model": model}
     # Only for messages: a lock without a note is a lock all the same.
     with suppress(OSError):
@@ -102,7 +107,8 @@ def _holder(handle: int) -> str:
 
 
 def _user() -> str:
+    """Return the user's name as the system has it; $USER may be anyone's."""
     try:
-        return getpass.getuser()
+        return pwd.getpwuid(os.getuid()).pw_name
     except (KeyError, OSError):
         return str(os.getuid())

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from madengine.files import check_writable, locked
+from madengine.file_locks import locked
+from madengine.files import check_writable
 from madengine.results.perf_csv import append_rows, check_perf_csv, missing_in
 from madengine.results.results_json import add_runs, known_runs
 from madengine.results.rows import Row

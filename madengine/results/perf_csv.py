@@ -12,7 +12,8 @@ from operator import itemgetter
 from pathlib import Path
 
 from madengine.errors import ConfigurationError, MadengineError
-from madengine.files import csv_reader, csv_rows, locked
+from madengine.file_locks import locked
+from madengine.files import csv_reader, csv_rows, sync
 from madengine.records import SUCCESS
 from madengine.results.rows import COLUMNS, Row
 
@@ -29,19 +30,20 @@ _TAIL = 4096  # bytes
 
 
 def check_perf_csv(path: Path) -> None:
-    """Check, before anything runs, that rows can be appended to a perf.csv; a missing directory is made.
+    """Do, before anything runs, all that appending to a perf.csv needs but the rows; a missing directory is made.
 
     Raises ConfigurationError if the file has an unknown header or can't be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file():
-            with path.open("r+b") as file:
-                _columns(path, file.fileno())
-        elif path.exists():
+        is_new = not os.path.lexists(path)
+        if not is_new and path.exists() and not path.is_file():
             raise OSError("it is not a regular file")
-        elif not os.access(path.parent, os.W_OK | os.X_OK):
-            raise PermissionError(f"no file can be made in {path.parent.resolve()}")
+        with locked(path) as handle:
+            _columns(path, handle)
+            sync(handle)
+            if is_new and os.fstat(handle).st_size == 0:
+                path.unlink()
     except OSError as error:
         raise ConfigurationError(
             f"{path}: can't be written: {error.strerror or error}; name another file with --output"
@@ -146,7 +148,7 @@ def _write(handle: int, content: bytes) -> None:
     try:
         while rest:
             rest = rest[os.write(handle, rest) :]
-        os.fsync(handle)
+        sync(handle)
     except BaseException:
         os.ftruncate(handle, size)
         raise

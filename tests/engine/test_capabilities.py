@@ -16,6 +16,13 @@ from tests.engine.trial import CHECKOUT, METRIC, Trial
 from tests.engine.trial import trial as make_trial
 
 WITHOUT_PIDFD = "import os\ndel os.pidfd_open\n"
+# As Lustre without `-o flock` and some FUSE file systems.
+WITHOUT_LOCKS_AND_SYNC = """
+import errno, fcntl, os
+def refuse(*words):
+    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+fcntl.flock = os.fsync = refuse
+"""
 
 
 @pytest.fixture
@@ -34,6 +41,14 @@ def python_with(folder: Path, text: str) -> dict[str, str]:
 def test_a_python_without_pidfd_open_runs_models(trial: Trial, tmp_path: Path) -> None:
     done = trial.run(METRIC, env=python_with(tmp_path, WITHOUT_PIDFD))
     assert (done.code, done.row["status"], done.row["performance"]) == (0, "SUCCESS", "1"), done.stderr
+
+
+def test_a_file_system_without_locks_and_fsync_takes_the_rows(trial: Trial, tmp_path: Path) -> None:
+    env = python_with(tmp_path, WITHOUT_LOCKS_AND_SYNC)
+    for count in (1, 2):
+        done = trial.run(METRIC, env=env)
+        assert (done.code, [row["performance"] for row in done.rows]) == (0, ["1"] * count), done.stderr
+    assert [path.name for path in trial.folder.iterdir() if path.name.startswith(".")] == []
 
 
 @pytest.mark.parametrize("engine", ["podman"], indirect=True)

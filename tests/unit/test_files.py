@@ -1,14 +1,14 @@
-"""Whole files, JSON with a place in its errors, locks that two processes and a rename can't get around."""
+"""Whole files, also where the file system lacks operations; JSON with a place in its errors."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -21,7 +21,6 @@ from madengine.files import (
     create_untrusted,
     disarm,
     inner_path,
-    locked,
     move_untrusted,
     open_untrusted,
     parse_json,
@@ -227,95 +226,29 @@ def test_the_caller_chooses_the_kind_of_error(tmp_path: Path) -> None:
         read_json(tmp_path / "models.json", DiscoveryError)
 
 
-# --- locks ---
-
-HOLD = """
-import sys, time
-from pathlib import Path, PurePath
-from madengine.files import locked
-with locked(Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.readline()
-"""
-
-
-def holder(path: Path) -> subprocess.Popen[str]:
-    """Another process that holds the lock until its stdin ends."""
-    words = [sys.executable, "-c", HOLD, str(path)]
-    environment = {"PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    return process
-
-
-def closed(process: subprocess.Popen[str]) -> None:
-    process.communicate()
-    assert process.returncode is not None
-
-
-def took_the_lock(path: Path) -> tuple[threading.Thread, list[float]]:
-    """A thread that waits for the lock, and when it had it."""
-    times: list[float] = []
-
-    def take() -> None:
-        with locked(path) as handle:
-            times.append(time.monotonic())
-            os.write(handle, b"mine\n")
-
-    thread = threading.Thread(target=take)
-    thread.start()
-    return thread, times
-
-
-def test_a_lock_waits_for_its_holder(tmp_path: Path) -> None:
-    path = tmp_path / "perf.csv"
-    process = holder(path)
-    thread, times = took_the_lock(path)
-    time.sleep(0.2)
-    assert times == []
-    closed(process)
-    thread.join(10)
-    assert len(times) == 1
-
-
-def test_a_lock_ends_with_its_holder(tmp_path: Path) -> None:
-    process = holder(tmp_path / "perf.csv")
-    process.kill()
-    closed(process)
-    thread, times = took_the_lock(tmp_path / "perf.csv")
-    thread.join(10)
-    assert len(times) == 1
-
-
-@pytest.mark.parametrize("replaced", [True, False], ids=["renamed over", "removed"])
-def test_who_waited_writes_to_the_file_that_is_there_now(tmp_path: Path, replaced: bool) -> None:
-    path = tmp_path / "perf.csv"
-    path.write_text("old\n")
-    process = holder(path)
-    thread, times = took_the_lock(path)
-    time.sleep(0.2)
-    if replaced:
-        (tmp_path / "new").write_text("new\n")
-        (tmp_path / "new").rename(path)
-    else:
-        path.unlink()
-    closed(process)
-    thread.join(10)
-    assert len(times) == 1
-    assert path.read_text() == ("new\nmine\n" if replaced else "mine\n")
-
-
-def test_the_descriptor_is_closed_with_the_lock_also_after_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), locked(tmp_path / "perf.csv") as handle:
-        raise RuntimeError
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(handle)
-
-
 def test_a_json_file_is_the_same_for_other_readers(tmp_path: Path) -> None:
     write_json(tmp_path / "m.json", {"a": "\udce9", "b": "é", "c": "\\u00e9"})
     assert json.loads((tmp_path / "m.json").read_text()) == {"a": "\udce9", "b": "é", "c": "\\u00e9"}
+
+
+def test_a_file_system_without_fsync_and_modes_takes_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(Path, "chmod", refuse)
+    write_whole(tmp_path / "f", "text\n")
+    assert (tmp_path / "f").read_text() == "text\n"
+
+
+def test_a_disk_that_fails_at_fsync_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(MadengineError, match="can't be written: Input/output error"):
+        write_whole(tmp_path / "f", "text\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- what someone else may have replaced ---

@@ -17,16 +17,19 @@ from typing import Any, NoReturn
 from madengine.deploy.ssh.archive import pack
 from madengine.errors import EXIT_CONFIGURATION, EXIT_DONE, EXIT_FAILURE
 from madengine.files import untrusted_tree, write_json, write_whole
+from madengine.process import own_process_id, process_has_ended
 
 RUNS = Path("runs")
 BUNDLE, MANIFEST, CONTEXT = "madengine.pyz", "build_manifest.json", "context.json"
 LOG, EXIT_CODE, RECORD = "node.log", "exit_code", "node.json"
+# The process that waits for the run.
+WATCHER = "watcher"
 # What the node's folder has of the newest run.
 SHARED = (BUNDLE, MANIFEST)
 SECRETS = ("credential.json", "data.json")
 # Files of a run's folder that come back above it, and those that stay on the node.
 TOP_FILES = ("perf.csv", "run_summary.json", LOG, EXIT_CODE, RECORD, MANIFEST)
-_PRIVATE = (BUNDLE, "lock", "pid", CONTEXT, *SECRETS)
+_PRIVATE = (BUNDLE, "lock", "pid", WATCHER, CONTEXT, *SECRETS)
 # Before each line of the log, which tells it from what a login prints.
 LOG_MARK = "|"
 ARCHIVE_MARK = b"\0madengine archive\0"
@@ -98,11 +101,8 @@ def _run(run_id: str, line: str, request: str) -> int:
     job = json.loads(request)
     folder = RUNS / run_id
     handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_new = _claim(folder, run_id, job["tags"])
-    except BlockingIOError:
-        is_new = False
+    # Without locks: a run is claimed only once.
+    is_new = _take(handle, fcntl.LOCK_EX) is not False and _claim(folder, run_id, job["tags"])
     if is_new:
         _publish(folder)
         if _is_detached(folder):
@@ -115,6 +115,17 @@ def _run(run_id: str, line: str, request: str) -> int:
             "give each host its own with --remote-path, such as madengine-%h",
         )
     return _follow_and_pack(run_id, line)
+
+
+def _take(handle: int, kind: int) -> bool | None:
+    """Take a run's lock; return whether that worked, None on a file system without locks."""
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def _claim(folder: Path, run_id: str, tags: Sequence[str]) -> bool:
@@ -130,12 +141,23 @@ def _claim(folder: Path, run_id: str, tags: Sequence[str]) -> bool:
     draft = folder / f".{RECORD}.{os.getpid()}"
     write_json(draft, record)
     try:
-        os.link(draft, folder / RECORD)
+        _publish_once(draft, folder / RECORD)
     except FileExistsError:
         return False
     finally:
-        draft.unlink()
+        draft.unlink(missing_ok=True)
     return True
+
+
+def _publish_once(draft: Path, path: Path) -> None:
+    """Give a file its name, which only one process can; raise FileExistsError in the others."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        os.close(os.open(path.with_name(f".{path.name}.claim"), os.O_CREAT | os.O_EXCL, 0o644))
+        draft.replace(path)
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
@@ -187,6 +209,7 @@ def _is_detached(folder: Path) -> bool:
 def _watch(folder: Path, run: int) -> NoReturn:
     """Write the exit code of a run, in the process that has started it."""
     try:
+        write_whole(folder / WATCHER, own_process_id())
         write_whole(folder / "pid", str(run))
         code = os.waitstatus_to_exitcode(os.waitpid(run, 0)[1])
         with suppress(Exception):  # a broken table of the node must not cost the exit code
@@ -248,11 +271,19 @@ def _has_ended(folder: Path) -> bool:
     if (folder / EXIT_CODE).exists():
         return True
     with (folder / "lock").open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+        is_free = _take(lock.fileno(), fcntl.LOCK_SH)
+    return _watcher_has_ended(folder) if is_free is None else is_free
+
+
+def _watcher_has_ended(folder: Path) -> bool:
+    """Whether a run's watcher is dead; one that is just starting is not."""
+    try:
+        watcher = (folder / WATCHER).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return time.time() - (folder / RECORD).stat().st_mtime > _RECORD_SECONDS
+    was_restarted = watcher.partition(":")[0] != own_process_id().partition(":")[0]
+    is_here = _read_record(folder)["hostname"] == os.uname().nodename
+    return process_has_ended(watcher) or (is_here and was_restarted)
 
 
 def _stop(run_id: str, seconds: str) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
+import pwd
 import select
 import shutil
 import signal
@@ -29,6 +29,7 @@ GPUS = tuple(
     Gpu("AMD", index, uuid=f"GPU-{index:02d}", render_node=f"/dev/dri/renderD{128 + index}") for index in range(3)
 )
 NOBODY = 65534
+USER = pwd.getpwuid(os.getuid()).pw_name
 # Holds GPUs of those with the given indexes, says which, and lets go when its stdin closes.
 HOLDER = """
 import sys
@@ -69,7 +70,7 @@ def start(folder: Path) -> Iterator[Start]:
         started.append(
             subprocess.Popen(
                 [*words, sys.executable, "-c", HOLDER, str(folder), indexes, str(count), str(wait)],
-                env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+                env={**os.environ, "PYTHONPATH": str(CHECKOUT), "USER": "someone-else", "LOGNAME": "someone-else"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -121,7 +122,7 @@ def test_a_second_run_fails_and_names_who_holds_the_gpu(start: Start) -> None:
     with pytest.raises(RunError) as caught:
         taken(GPUS[1:2], 1)
     assert str(caught.value) == (
-        f"1 GPUs needed, 0 free: GPU 1 is in use by process {holder.pid} of {getpass.getuser()} (model 'bert/large'); "
+        f"1 GPUs needed, 0 free: GPU 1 is in use by process {holder.pid} of {USER} (model 'bert/large'); "
         "--gpu-wait SECONDS waits for them"
     )
 
@@ -252,7 +253,7 @@ def test_the_note_is_of_the_holder_alone(folder: Path) -> None:
         pass
     with locked_gpus(GPUS[:1], 1, "m"):
         note = json.loads(lock_file(folder).read_text())
-    assert note == {"pid": os.getpid(), "user": getpass.getuser(), "model": "m"}
+    assert note == {"pid": os.getpid(), "user": USER, "model": "m"}
 
 
 def test_a_link_in_a_locks_place_is_refused_and_what_it_names_stays_whole(folder: Path, tmp_path: Path) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import gzip
 import io
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from madengine.deploy.ssh import node
 from madengine.deploy.ssh.archive import unpack
+from madengine.process import own_process_id
 
 
 @pytest.fixture
@@ -84,3 +89,55 @@ def test_an_unknown_run_is_a_line_and_no_traceback(
     monkeypatch.chdir(tmp_path)
     assert node.main(["follow", "gone", "0"]) == 4
     assert capfd.readouterr().err == "runs/gone/node.log: No such file or directory\n"
+
+
+# --- a file system without locks ---
+
+
+@pytest.fixture
+def running(ended: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run without an exit code, where the kernel has no locks."""
+
+    def refuse(*_: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    (ended / node.EXIT_CODE).unlink()
+    (ended / node.RECORD).write_text(json.dumps({"hostname": os.uname().nodename}))
+    return ended
+
+
+def test_a_run_without_a_lock_lasts_as_long_as_its_watcher(running: Path) -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    boot, namespace, _, _ = own_process_id().split(":")
+    started = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19]
+    (running / node.WATCHER).write_text(f"{boot}:{namespace}:{process.pid}:{started}")
+    assert not node._has_ended(running)
+    process.kill()
+    process.wait()
+    assert node._has_ended(running)
+
+
+def test_a_run_without_a_lock_ends_with_its_machine(running: Path) -> None:
+    (running / node.WATCHER).write_text("an-earlier-boot:1:1:1")
+    assert node._has_ended(running)
+    (running / node.RECORD).write_text(json.dumps({"hostname": "another"}))
+    assert not node._has_ended(running)
+
+
+def test_a_run_whose_watcher_is_just_starting_has_not_ended(running: Path) -> None:
+    assert not node._has_ended(running)
+    os.utime(running / node.RECORD, (1, 1))
+    assert node._has_ended(running)
+
+
+def test_a_run_is_claimed_once_where_files_can_have_no_second_name(
+    running: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    (running / node.RECORD).unlink()
+    assert [node._claim(running, "r1", []) for _ in range(2)] == [True, False]
+    assert json.loads((running / node.RECORD).read_text())["run_id"] == "r1"
