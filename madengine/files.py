@@ -226,6 +226,14 @@ def csv_rows(lines: Iterable[str]) -> Iterator[dict[str, str]]:
     yield from csv.DictReader(lines)
 
 
+def cache_home() -> Path:
+    """Return the folder of this user's files that can be made again."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    # The standard says to ignore a relative one.
+    folder = Path(home) if home.startswith("/") else Path(os.path.expanduser("~/.cache"))  # noqa: PTH111
+    return folder / "madengine"
+
+
 def human_size(size: int) -> str:
     """Return a size in bytes as docker prints it: three digits, decimal units (`1.2GB`, `72.8MB`)."""
     value, units = float(size), ["B", "kB", "MB", "GB", "TB", "PB"]

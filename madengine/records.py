@@ -45,6 +45,8 @@ class Model:
     is_deprecated: bool = False
     #: globs of the files to collect
     artifacts: tuple[str, ...] = ()
+    #: folders of the container whose content lasts over runs; relative ones are below /myworkspace
+    caches: tuple[str, ...] = ()
     #: keys unknown to madengine, untouched
     extra: Mapping[str, Any] = field(default_factory=dict)
 

@@ -101,6 +101,11 @@ class Context:
         return self._text("SHM_SIZE").strip()
 
     @property
+    def workspace(self) -> str:
+        """The folder that is /myworkspace in all runs; empty for a new one in each."""
+        return self._text("workspace").strip()
+
+    @property
     def describes_environment(self) -> bool | None:
         """Whether runs describe the environment of their container; None if unset."""
         for key in ("gen_sys_env_details", "generate_sys_env_details"):

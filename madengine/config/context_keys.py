@@ -195,6 +195,7 @@ KEYS: Mapping[str, ContextKey] = {
         ContextKey("post_scripts", Kind.LIST, Honoured.BOTH, InManifest.IF_SET),
         ContextKey("encapsulate_script", Kind.TEXT, Honoured.RUN, InManifest.IF_SET),
         ContextKey("artifacts", Kind.GLOBS, Honoured.RUN, InManifest.IF_SET),
+        ContextKey("workspace", Kind.TEXT, Honoured.RUN, InManifest.IF_SET, pods=False),
         ContextKey("log_error_pattern_scan", Kind.FLAG, Honoured.RUN, InManifest.IF_SET),
         ContextKey("log_error_patterns", Kind.LIST, Honoured.RUN, InManifest.IF_SET),
         ContextKey("log_error_benign_patterns", Kind.LIST, Honoured.RUN, InManifest.IF_SET),

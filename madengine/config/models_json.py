@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING
+from pathlib import PurePosixPath
 from typing import Any
 
 from madengine.config.entry_keys import ENTRY_KEYS, FIELDS, GPU_ALIASES
@@ -14,6 +15,7 @@ from madengine.records import Model
 
 _FIELD_NAMES = frozenset(field.name for field in FIELDS)
 _ALWAYS = frozenset({"name", "dockerfile", "scripts", "args", "tags"})
+_NO_CACHES = (PurePosixPath("/"), PurePosixPath("/myworkspace"))
 _NUMBER = re.compile(r"-?[0-9]{1,9}")
 _SECONDS_LIMIT = 10**9
 
@@ -23,7 +25,7 @@ def model_of(entry: Mapping[str, Any], where: str) -> Model:
 
     `where` says in errors which entry it is (`models.json: [3] (bert)`). A null is an absent key; a key unknown to
     madengine goes to `extra` as it is. `n_gpus` may be a number, and one of madengine 2's other names for it counts
-    if it is absent; `tags` and `artifacts` may be one comma-separated string.
+    if it is absent; `tags`, `artifacts` and `caches` may be one comma-separated string.
 
     Raise ConfigurationError naming the entry, the key and its value.
     """
@@ -52,6 +54,7 @@ def model_of(entry: Mapping[str, Any], where: str) -> Model:
         additional_docker_run_options=_text(values, "additional_docker_run_options", where),
         is_deprecated=_flag(values, "is_deprecated", where),
         artifacts=_texts(values, "artifacts", where, '["*.json", "out/**"]'),
+        caches=_caches(values, where),
         extra={key: value for key, value in entry.items() if key not in _FIELD_NAMES},
     )
 
@@ -106,6 +109,15 @@ def _timeout(values: Mapping[str, Any], where: str) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or not -1 <= value <= _SECONDS_LIMIT:
         raise expected(place(where, "timeout"), "a whole number of seconds, 0 for no limit", value)
     return None if value == -1 else value
+
+
+def _caches(values: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    caches = _texts(values, "caches", where, '["/root/.cache/huggingface"]')
+    for cache in caches:
+        path = PurePosixPath("/myworkspace", cache)
+        if ".." in path.parts or "\0" in cache or path in _NO_CACHES:
+            raise expected(place(where, "caches"), "a folder of the container such as /root/.cache/huggingface", cache)
+    return caches
 
 
 def _texts(values: Mapping[str, Any], key: str, where: str, example: str) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from madengine.data_sets.data_file import DEFAULT_HOME, PROVIDERS, checked, data
 from madengine.data_sets.fetch import Client, FetchResult, Source, check, fetch, identity_hash, is_complete, size
 from madengine.data_sets.providers import explain, source
 from madengine.errors import MadengineError, RunError
-from madengine.files import human_size
+from madengine.files import cache_home, human_size
 from madengine.records import Model
 
 logger = logging.getLogger(__name__)
@@ -77,12 +76,11 @@ class Data:
         Raises ConfigurationError, naming the position or the key, for a broken file or an unknown key.
         """
         (of_file, ignored), (of_context, ignored_of_context) = data_sets(path), checked(extra, "context data")
-        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         return cls(
             sources={**of_file, **of_context},
             path=path,
             credentials=credentials or Credentials(),
-            cache=home / "madengine/data",
+            cache=cache_home() / "data",
             ignored_keys=(*ignored, *ignored_of_context),
         )
 

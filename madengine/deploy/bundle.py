@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import io
 import marshal
-import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from madengine.errors import MadengineError
-from madengine.files import write_whole
+from madengine.files import cache_home, write_whole
 
 # The packages that madengine needs at run time, by import name, with the distribution of each; plumbum needs
 # typing_extensions below Python 3.13 only, but a node's Python may be older than this one.
@@ -58,7 +57,7 @@ def write_bundle(path: Path) -> Path:
 def _packages() -> bytes:
     """Return the installed packages as a zipapp, from the cache if they are there."""
     entries = dict(sorted(_entries()))
-    cached = _cache() / f"madengine-{_digest(entries)}.pyz"
+    cached = cache_home() / f"madengine-{_digest(entries)}.pyz"
     with suppress(OSError, zipfile.BadZipFile):
         content = cached.read_bytes()
         if set(zipfile.ZipFile(io.BytesIO(content)).namelist()) >= set(entries):
@@ -152,13 +151,6 @@ def _digest(entries: dict[str, bytes]) -> str:
         digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)
     return digest.hexdigest()[:32]
-
-
-def _cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    # The standard says to ignore a relative one.
-    folder = Path(home) if home.startswith("/") else Path(os.path.expanduser("~/.cache"))  # noqa: PTH111
-    return folder / "madengine"
 
 
 def _write(path: Path, content: bytes) -> None:

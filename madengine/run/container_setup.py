@@ -28,6 +28,7 @@ from madengine.run import isolation
 from madengine.run.names import slug
 from madengine.run.options import RunOptions
 from madengine.run.orphans import OWNER_LABEL
+from madengine.run.workspace import RUN_FOLDER, Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Setup:
     root: Path | None = None
     #: What runs around every script.
     hooks: Hooks = field(default_factory=Hooks)
+    workspace: Workspace = field(default_factory=Workspace)
 
     @cached_property
     def eligible_gpus(self) -> list[Gpu]:
@@ -83,6 +85,7 @@ class Setup:
         mode = self.options.isolation
         options = [
             *isolation.flags(mode, self.context.gpu_vendor, self.context.shm_size),
+            *self.workspace.options,
             *payload.split(model.additional_docker_run_options, model),
         ]
         return Container(
@@ -93,7 +96,7 @@ class Setup:
             labels=self._labels(model),
             environment=self._environment(model, log.name, provided, gpus),
             secrets=self.secrets_of(model, image),
-            mounts=self._mounts(workspace, provided, local),
+            mounts=self._mounts(model, workspace, provided, local),
             devices=self.engine.devices(gpus, self.options.gpu_mode),
             cpus=self.context.docker_cpus.replace(" ", ""),
             shm_bytes=0 if any(re.match(r"--(ipc|shm-size)\b", word) for word in options) else _half_of_memory(),
@@ -107,8 +110,10 @@ class Setup:
         owner = {} if self.options.keep_alive else {OWNER_LABEL: own_process_id()}
         return {"madengine.run": self.run_id, "madengine.model": model.name, **owner}
 
-    def _mounts(self, workspace: Path, provided: Provided, local: Path | None) -> list[tuple[str, str, bool]]:
-        mounts = [(str(workspace), payload.WORKSPACE, False), *provided.mounts]
+    def _mounts(
+        self, model: Model, workspace: Path, provided: Provided, local: Path | None
+    ) -> list[tuple[str, str, bool]]:
+        mounts = [*self.workspace.mounts(model, workspace), *provided.mounts]
         if local:
             mounts.append((str(local.resolve()), payload.DIRECTORY, True))
         for inside, host in self.context.docker_mounts.items():
@@ -119,7 +124,8 @@ class Setup:
 
     def _environment(self, model: Model, log: str, provided: Provided, gpus: tuple[Gpu, ...]) -> dict[str, str]:
         variables = {
-            "MADENGINE_LOG": f"{payload.WORKSPACE}/{log}",
+            "MADENGINE_LOG": f"{self.workspace.inside}/{log}",
+            **({"MADENGINE_WORKSPACE": RUN_FOLDER} if self.workspace.folder else {}),
             "MADENGINE_TIMEOUT": str(self.limit(model)),
             **({"MADENGINE_KEEP": "1"} if self.options.keep_alive else {}),
             "MAD_MODEL_NAME": model.name,
@@ -137,9 +143,15 @@ class Setup:
             **variables,
             **{name: expanded(value, os.environ) for name, value in of_user.items()},
             **provided.environment,
-            **self.hooks.environment,
+            **self._of_tools,
             **self.context.docker_env_vars,
         }
+
+    @property
+    def _of_tools(self) -> dict[str, str]:
+        """The variables of the tools, whose files are the run's own."""
+        before, after = f"{payload.WORKSPACE}/", f"{self.workspace.inside}/"
+        return {name: re.sub(f"^{before}", after, value) for name, value in self.hooks.environment.items()}
 
     @property
     def _describes_environment(self) -> bool:

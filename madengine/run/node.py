@@ -31,6 +31,7 @@ from madengine.run.names import new_run_id, run_directory
 from madengine.run.options import RunOptions
 from madengine.run.orphans import remove_orphans
 from madengine.run.runner import ContainerRunner
+from madengine.run.workspace import lasting_workspace
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -186,6 +187,7 @@ class LocalRun:
             credentials=self.credentials,
             root=self.root,
             hooks=self.hooks,
+            workspace=lasting_workspace(options.workspace or self.context.workspace, run_directory(self.run_id)),
         )
         return ContainerRunner(
             setup=setup,

@@ -48,6 +48,11 @@ class RunOptions(BuildAndRunOptions, RowsOptions, RunIdOptions, TimeoutOptions, 
         "--force-mirror-local", default="", group=Group.RUN, metavar="DIR", help="keep fetched data in this folder",
         on_hosts=OnHosts.FORWARDED,
     )  # fmt: skip
+    #: Relative to the current folder; on a host to the one where madengine runs there.
+    workspace: str = option(
+        "--workspace", default="", group=Group.RUN, metavar="DIR", on_hosts=OnHosts.FORWARDED,
+        help="the folder that is /myworkspace in every run that names it, for what scripts download",
+    )  # fmt: skip
     #: Seconds.
     gpu_wait: float = option(
         "--gpu-wait", default=0.0, group=Group.GPUS, parse=number("seconds", 0, 10**7), metavar="SECONDS",

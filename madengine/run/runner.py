@@ -171,6 +171,7 @@ class ContainerRunner:
             folder = Path(result.directory) / HOOKS_FOLDER
             folder.mkdir()
             payload.write(setup.hooks_payload(), folder)
+        setup.workspace.prepare(model, Path(result.directory).resolve())
         return setup.container(model, image, reference, Path(result.log_file), provided, local, result.gpus)
 
     def _with_args(self, model: Model) -> Model:
@@ -197,6 +198,7 @@ class ContainerRunner:
             yield from source_code.shell_lines(model, f"{local}/code")
         if self.setup.hooks:
             yield from payload.shell_lines(self.setup.hooks_payload(), str(workspace / HOOKS_FOLDER))
+        yield from self.setup.workspace.shell_lines(model, workspace)
         yield from self._container_lines(model, image, workspace / log_name(model, image), provided, local)
 
     def _container_lines(
@@ -235,8 +237,7 @@ class ContainerRunner:
         setup = self.setup
         # Metrics before the script, of a warm-up say, don't count.
         scan = MetricScan(SCRIPT_MARK.encode() if setup.hooks.pre_scripts else b"")
-        started = time.monotonic()
-        container_exit = ContainerRun(
+        container_run = ContainerRun(
             engine=setup.engine,
             container=container,
             log=log,
@@ -245,8 +246,13 @@ class ContainerRunner:
             keep_alive=setup.options.keep_alive,
             live=_to_terminal if setup.options.live_output else None,
             stopping=self.stopping,
-        ).run()
-        result = replace(result, run_duration=time.monotonic() - started)
+        )
+        patterns = artifacts.patterns_for(result.model, setup.context, setup.hooks.artifacts)
+        with setup.workspace.used(result.model, Path(result.directory), patterns) as bring_results:
+            started = time.monotonic()
+            container_exit = container_run.run()
+            result = replace(result, run_duration=time.monotonic() - started)
+            container_exit = container_exit._replace(reason=container_exit.reason or bring_results())
         outcome = self._outcome(result, container_exit, scan, log)
         if container_exit.stays:
             logger.info(_how_to_enter(setup.engine.name, container.name))

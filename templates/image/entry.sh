@@ -7,6 +7,7 @@
 # MADENGINE_LOG      file for the model's output; unset: stdout
 # MADENGINE_TIMEOUT  seconds that the script may take, 0 is no limit; unset: the model entry's
 # MADENGINE_KEEP     set: the container keeps running after the script, for debugging
+# MADENGINE_WORKSPACE  the run's own folder, where /myworkspace is one of many runs; unset: /myworkspace
 # MADENGINE_HOOKS    folder with what runs before and after the script (hooks.sh, and the files that it needs in
 #                    workspace/); unset: .hooks in the workspace, if it exists
 # MADENGINE_ENVIRONMENT       file in the workspace for a description of what the script finds here; unset: none
@@ -22,7 +23,7 @@
 set -u
 
 _madengine_payload=${0%/*}
-_madengine_workspace=/myworkspace
+_madengine_workspace=${MADENGINE_WORKSPACE:-/myworkspace}
 _madengine_grace=10             # seconds between TERM and KILL at the limit, and for the log's last lines
 _madengine_environment_limit=15 # seconds for the description of the environment
 _madengine_newline='
@@ -179,7 +180,7 @@ _madengine_start() {
     esac
     case ${_madengine_line%%=*} in
       '' | MADENGINE_LOG | MADENGINE_TIMEOUT | MADENGINE_KEEP | MADENGINE_HOOKS | MADENGINE_REPORT) continue ;;
-      MADENGINE_ENVIRONMENT | MADENGINE_ENVIRONMENT_MODE) continue ;;
+      MADENGINE_ENVIRONMENT | MADENGINE_ENVIRONMENT_MODE | MADENGINE_WORKSPACE) continue ;;
     esac
     _madengine_line=$(printf '%s.' "$_madengine_line" | tr '\001' '\n')
     set -- "${_madengine_line%.}" "$@"
@@ -376,7 +377,7 @@ case $_madengine_limit in
 esac
 _madengine_hooks=${MADENGINE_HOOKS:-$_madengine_workspace/.hooks}
 unset MADENGINE_LOG MADENGINE_TIMEOUT MADENGINE_KEEP MADENGINE_HOOKS MADENGINE_REPORT
-unset MADENGINE_ENVIRONMENT MADENGINE_ENVIRONMENT_MODE
+unset MADENGINE_ENVIRONMENT MADENGINE_ENVIRONMENT_MODE MADENGINE_WORKSPACE
 _madengine_scratch=/tmp
 [ -w "$_madengine_scratch" ] || _madengine_scratch=$_madengine_workspace
 _madengine_pipe=$_madengine_scratch/.madengine-log-$$

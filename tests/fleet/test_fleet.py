@@ -52,6 +52,15 @@ def test_tools_run_on_a_host_and_what_a_script_leaves_comes_back_from_it(control
     assert brought == ["artifacts/out/note.txt", "artifacts/run.sh"]
 
 
+def test_a_workspace_lasts_on_its_host(controller: Controller, hosts: Hosts) -> None:
+    context = json.dumps({"encapsulate_script": "ls /myworkspace; touch /myworkspace/weights;"})
+    for number in ("1", "2"):
+        controller("run", "--host=h1", "--tags=quick", "--workspace=shared", "-c", context, "--run-id", number)
+        (log,) = (controller.folder / "results" / number).glob("h1/runs/*/quick/*.run.live.log")
+        assert ("weights" in log.read_text().splitlines()) == (number == "2")
+    assert hosts.sh(1, "ls /root/madengine/shared").splitlines() == ["run_directory", "weights"]
+
+
 def test_a_second_run_adds_its_own_rows_and_the_node_keeps_both(controller: Controller, hosts: Hosts) -> None:
     for _ in range(2):
         controller("run", "--host=h1", "--tags=quick")

@@ -138,6 +138,8 @@ def test_a_runner_is_told_the_whole_context(tmp_path: Path) -> None:
         ),
         ({}, {"docker_gpus": "0,1", "slurm": {"x": 1}}, "ignored in pods: context: docker_gpus, slurm"),
         ({}, {"gen_sys_env_details": True}, "ignored in pods: context: gen_sys_env_details"),
+        ({}, {"workspace": "/data"}, "ignored in pods: context: workspace"),
+        ({"caches": ["/root/.cache"]}, {}, "caches /root/.cache: a pod's folders are deleted with it"),
         (
             {},
             {"multi_node_args": {"MASTER_ADDR": "n0"}},

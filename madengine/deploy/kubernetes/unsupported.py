@@ -71,7 +71,13 @@ def _of_entries(models: Sequence[Model]) -> list[str]:
         for model in models
         if model.skip_gpu_arch.strip()
     ]
-    return [*engine_options, *architectures, *ignored_entry_keys(models)]
+    caches = [
+        f"ignored: {model.name}: caches {', '.join(model.caches)}: a pod's folders are deleted with it; mount a volume "
+        "there with a patch (--kustomize)"
+        for model in models
+        if model.caches
+    ]
+    return [*engine_options, *architectures, *caches, *ignored_entry_keys(models)]
 
 
 def _of_context(context: Context) -> list[str]:

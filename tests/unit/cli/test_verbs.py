@@ -19,7 +19,7 @@ CHECKOUT = Path(__file__).parents[3]
 FORWARDED = {
     "additional_context", "describe_environment", "engine", "force_mirror_local", "gpu_mode", "gpu_wait", "isolation",
     "keep_alive", "keep_model_dir", "live_output", "pack", "registry", "sample_hz", "skip_gpu_arch", "skip_model_run",
-    "tags", "timeout",
+    "tags", "timeout", "workspace",
 }  # fmt: skip
 LOCAL = {"dry_run", "output", "quiet", "run_id", "summary_output"}
 

@@ -426,6 +426,7 @@ VALUES: dict[str, Any] = {
     "post_scripts": [],
     "encapsulate_script": "numactl",
     "artifacts": "*.json",
+    "workspace": "/data/mad",
     "log_error_pattern_scan": True,
     "log_error_patterns": ["FAILED"],
     "log_error_benign_patterns": ["fine"],
@@ -470,7 +471,8 @@ def test_a_runs_own_context_wins_over_its_manifests(key: str) -> None:
 def test_pods_lack_what_is_an_engines_own() -> None:
     context = from_text(json.dumps({**VALUES, **OF_THE_BUILD, "k8s": {"a": 1}}))
     assert context.ignored_in_pods == (
-        *("docker_cpus", "docker_gpus", "generate_sys_env_details", "rocenv_mode", "MAD_CONTAINER_IMAGE", "k8s"),
+        *("docker_cpus", "docker_gpus", "workspace", "generate_sys_env_details", "rocenv_mode", "MAD_CONTAINER_IMAGE"),
+        "k8s",
     )
 
 

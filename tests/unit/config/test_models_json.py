@@ -46,6 +46,7 @@ models = st.builds(
     skip_gpu_arch=texts,
     additional_docker_run_options=texts,
     is_deprecated=st.booleans(),
+    caches=st.lists(st.sampled_from(["/root/.cache", "hub"])).map(tuple),
     extra=st.dictionaries(texts.filter(lambda key: key not in known), values),
 )
 
@@ -151,6 +152,10 @@ def test_timeout_zero_is_no_limit_and_minus_one_is_unset(value: int, expected: i
         ("multiple_results", ["perf.csv"]),
         ("skip_gpu_arch", ["gfx90a"]),
         ("additional_docker_run_options", ["--x"]),
+        ("caches", {"a": 1}),
+        ("caches", "/"),
+        ("caches", "../x"),
+        ("caches", "/myworkspace"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_place_and_key(key: str, value: Any) -> None:
