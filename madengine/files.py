@@ -347,17 +347,17 @@ def untrusted_tree(folder: Path, path: PurePath | None = None) -> Iterator[tuple
                 yield place / name, status
 
 
-def disarm(folder: Path) -> int:
+def disarm(folder: Path, shared: bool = False) -> int:
     """Remove what gives others rights on this machine from `folder`, which is no longer being written to.
 
-    These are device nodes, setuid and setgid bits, and other users' right to write.
+    These are device nodes, setuid and setgid bits, and, unless it is `shared`, other users' right to write.
     Return how many files it could not be done for.
     """
     failures = 0
     for path, status in chain([(PurePath(), folder.lstat())], untrusted_tree(folder)):
         kind, mode = stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode)
         # A folder's setgid bit only hands on its group.
-        rights = stat.S_IWOTH if kind == stat.S_IFDIR else stat.S_ISUID | stat.S_ISGID | stat.S_IWOTH
+        rights = (0 if shared else stat.S_IWOTH) | (0 if kind == stat.S_IFDIR else stat.S_ISUID | stat.S_ISGID)
         if kind != stat.S_IFLNK and (kind in _DEVICES or mode & rights):
             try:
                 _disarm_one(folder, path, kind, mode & ~rights)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import fcntl
 import fnmatch
+import logging
 import os
 import shlex
 import stat
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,8 +22,10 @@ from urllib.parse import quote
 
 from madengine.build import payload
 from madengine.errors import ConfigurationError, RunError
-from madengine.files import cache_home, open_untrusted, untrusted_folder
+from madengine.files import cache_home, create_untrusted, disarm, open_untrusted, untrusted_folder
 from madengine.records import Model
+
+logger = logging.getLogger(__name__)
 
 # Where a run's own folder is in its container, if /myworkspace is a folder that lasts.
 RUN_FOLDER = "/opt/madengine-run"
@@ -29,7 +33,6 @@ RUN_FOLDER = "/opt/madengine-run"
 _CORNER = ".caches"
 # What entry.sh leaves in a run's own folder.
 _ENTRY = "entry.json"
-_FILE_LIMIT = 1 << 50
 
 
 @dataclass(frozen=True)
@@ -82,13 +85,25 @@ class Workspace:
 
         It returns why the results can't be used, empty if they can. Raises RunError if the folder can't be used.
         """
-        if not self.folder:
-            yield lambda: ""
-            return
-        folder, names = self.folder, [_ENTRY, model.multiple_results, *patterns]
-        before = dict(_matches(folder, names))
-        with _sole_use(self._corner, model.multiple_results) as is_sole:
-            yield lambda: _bring_changed(folder, own, model, names, before, is_sole)
+        try:
+            if not self.folder:
+                yield lambda: ""
+                return
+            folder, names = self.folder, [_ENTRY, model.multiple_results, *patterns]
+            before = dict(_matches(folder, names))
+            with _sole_use(self._corner, model.multiple_results) as is_sole:
+                yield lambda: _bring_changed(folder, own, model, names, before, is_sole)
+        finally:
+            self._disarm(model)
+
+    def _disarm(self, model: Model) -> None:
+        caches = [self._cache(path) for path, _ in self._caches(model)]
+        for folder in [self.folder] if self.folder else dict.fromkeys(caches):
+            if failures := disarm(folder, shared=True):
+                logger.info(
+                    f"{folder}: {failures} files are devices or have setuid or setgid bits, and can't be changed; "
+                    "remove them as root"
+                )
 
     @property
     def _corner(self) -> Path:
@@ -134,6 +149,7 @@ def lasting_workspace(name: str, runs: Path) -> Workspace:
 def _make_folders(home: Path, path: Path) -> None:
     try:
         home.mkdir(parents=True, exist_ok=True)
+        # What is in the place of a folder is not replaced: the user may have put it there.
         for part in [*reversed(path.parents), path]:
             if part.name:
                 with untrusted_folder(home, part.parent) as parent, suppress(FileExistsError):
@@ -184,7 +200,7 @@ def _bring_changed(
 
 
 def _bring(folder: Path, own: Path, name: str) -> None:
-    with open_untrusted(folder, name, _FILE_LIMIT) as source, (own / name).open("xb") as target:
+    with open_untrusted(folder, name, sys.maxsize) as source, create_untrusted(own, name) as target:
         copyfileobj(source, target, 1 << 20)
 
 

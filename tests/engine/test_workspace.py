@@ -160,6 +160,7 @@ def test_what_a_script_puts_into_the_workspace_is_never_followed(trial: Trial, s
     secret.write_text("model,performance,metric\nx,1,stolen\n")
     script = f"""
 ln -s {secret} /myworkspace/figures.csv; ln -s {secret} /myworkspace/trace.json; mkfifo /myworkspace/pipe.json
+cp /bin/busybox /myworkspace/root; chmod 4755 /myworkspace/root
 echo x >/myworkspace/.caches/planted; rm -rf /myworkspace/.caches /myworkspace/run_directory; mkdir -p /myworkspace/sub
 ln -s {tmp_path} /myworkspace/.caches/x; mv /myworkspace/.caches /myworkspace/elsewhere || echo stays
 """
@@ -169,6 +170,7 @@ ln -s {tmp_path} /myworkspace/.caches/x; mv /myworkspace/.caches /myworkspace/el
     assert "figures.csv: the script left no such file" in done.reason
     assert "stolen" not in "".join(path.read_text() for path in done.workspace.rglob("*") if path.is_file())
     assert {path.name for path in (shared / ".caches").iterdir()} == {"root%2Fx", "figures.csv.lock"}
+    assert (shared / "root").stat().st_mode & 0o7777 == 0o755
     assert secret.read_text() == "model,performance,metric\nx,1,stolen\n"
 
 
