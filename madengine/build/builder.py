@@ -107,6 +107,7 @@ class DockerBuilder:
         yield programs.shell_line(self._base_command(recipe, base_name, scratch))
         yield from payload.shell_lines(self._payload(recipe), f"{scratch}/payload")
         yield from _code_lines(recipe.model, f"{scratch}/payload/code")
+        yield from payload.mode_lines(f"{scratch}/payload")
         yield from payload.file_lines(f"{scratch}/Dockerfile", template("image/Dockerfile"))
         yield _with_id(self._payload_command(recipe, base_name or f"@{_BASE_ID}@", scratch), scratch / _BASE_ID)
         if base_name:

@@ -8,11 +8,13 @@ import posixpath
 import re
 import shlex
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_uppercase
 
+from madengine.build import script_files
 from madengine.config.models_json import entry_of
 from madengine.config.package import template
 from madengine.errors import BuildError
@@ -121,10 +123,7 @@ def write(content: Payload, directory: Path) -> None:
         for name, source in content.copies.items():
             target = directory / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            if source.is_dir():
-                shutil.copytree(source, target)
-            else:
-                shutil.copy2(source, target)
+            script_files.copy(source, target)
         if content.code:
             shutil.copytree(content.code, directory / "code", symlinks=True, copy_function=_linked)
         for name, text in content.texts.items():
@@ -132,10 +131,21 @@ def write(content: Payload, directory: Path) -> None:
                 (directory / name).parent.mkdir(parents=True, exist_ok=True)
             (directory / name).write_text(text, encoding="utf-8", errors="surrogateescape")
             (directory / name).chmod(0o755 if name.endswith(".sh") else 0o644)
+        _settle_modes(directory)
     except OSError as error:
         # copytree collects its errors: (source, target, message) each
         first = error.args[0][0][2] if isinstance(error, shutil.Error) else str(error)
         raise BuildError(f"the payload can't be written: {first}") from error
+
+
+def _settle_modes(directory: Path) -> None:
+    """Let everyone read everything, and run what someone may: a umask of the build machine is none of the image's."""
+    for folder, _, names in os.walk(directory):
+        Path(folder).chmod(0o755)
+        for path in (Path(folder, name) for name in names):
+            mode = path.lstat().st_mode
+            if stat.S_ISREG(mode):
+                path.chmod(0o755 if mode & 0o111 else 0o644)
 
 
 def _linked(source: str, target: str) -> None:
@@ -151,9 +161,14 @@ def shell_lines(content: Payload, directory: str) -> Iterator[str]:
     folders = sorted({posixpath.dirname(f"{directory}/{name}") for name in (*content.texts, *content.copies)})
     yield shlex.join(["mkdir", "-p", *folders])
     for name, source in content.copies.items():
-        yield shlex.join(["cp", "-RLp", str(source), f"{directory}/{name}"])
+        yield from script_files.shell_lines(source, f"{directory}/{name}")
     for name, text in content.texts.items():
         yield from file_lines(f"{directory}/{name}", text)
+
+
+def mode_lines(directory: str) -> Iterator[str]:
+    """Yield the line that ends the writing of a payload: everyone may read everything."""
+    yield shlex.join(["chmod", "-R", "u=rwX,go=rX", directory])
 
 
 def _hides(mark: str, line: str) -> bool:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
-from madengine.build import dockerfiles, payload
+from madengine.build import dockerfiles, payload, script_files
 from madengine.build.image_names import free, hashed, image_name, image_path, log_name, registry_names
 from madengine.build.package_files import check_model_files
 from madengine.config.context import Context, matches, mismatch
 from madengine.config.credentials import Credentials, model_secrets
 from madengine.errors import BuildError, MadengineError
+from madengine.programs import git_lfs
 from madengine.records import Model
 from madengine.results.summaries import FailedBuild
 
@@ -64,7 +65,7 @@ class Planner:
         failures = []
         for model in models:
             try:
-                payload.payload(model, self.root)
+                self._check_files(model)
                 if not self.outside_files:
                     check_model_files(model, self.root)
                 _check_url(model)
@@ -75,6 +76,15 @@ class Planner:
                 failures.append(FailedBuild(model.name, model.dockerfile, explain(error, self.root)))
         images_of = Counter(image_path(recipe.model.name) for recipe in recipes)
         return [self._named(recipe, images_of[image_path(recipe.model.name)]) for recipe in recipes], failures
+
+    def _check_files(self, model: Model) -> None:
+        """Check before any build what goes into a model's image; raise BuildError or OSError."""
+        folders = [*payload.payload(model, self.root).copies.values()]
+        for folder in folders:
+            script_files.check(folder)
+        for path in (*folders, self.root / dockerfiles.build_directory(self.root, model)):
+            if problem := git_lfs.problem(path):
+                raise BuildError(problem)
 
     def _recipes(self, model: Model) -> Iterator[Recipe]:
         headers = {path: dockerfiles.header(self.root, path) for path in dockerfiles.candidates(self.root, model)}

@@ -11,8 +11,8 @@ from madengine.programs import git
 if TYPE_CHECKING:
     from madengine.data_sets.fetch import Client
 
-# What depends on the time and the machine of the clone.
-_LOCAL_FILES = ("index", "logs", "FETCH_HEAD", "ORIG_HEAD", "hooks")
+# What depends on the time and the machine of the clone, and git-lfs's second copies of files.
+_LOCAL_FILES = ("index", "logs", "FETCH_HEAD", "ORIG_HEAD", "hooks", "lfs")
 
 
 def settle(clone: Path, client: Client) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ from madengine import programs
 from madengine.build.reproducible_clone import settle
 from madengine.config.credentials import FILE, Credentials, model_secrets
 from madengine.errors import CommandError, ConfigurationError
-from madengine.programs import git, secret_files
+from madengine.programs import git, git_lfs, secret_files
 from madengine.programs.secret_files import Answers
 from madengine.records import Model
 
@@ -67,8 +68,10 @@ class ModelCode:
         logger.info(f"{model.name}: cloning {model.url}")
         try:
             with secret_files.unattended(self._answers(model)) as environment:
+                _name_settings(model, environment)
                 self._clone(model.url, target, environment)
-            commit = git.head(target)
+                commit = _commit(target)
+                self._complete(target, environment)
             settle(target, self.client)
         except CommandError as error:
             missing = "git is not installed" in str(error)
@@ -91,6 +94,17 @@ class ModelCode:
             # Not every server serves a commit that is no branch's end.
             self.client.run(git.submodules(target, environment, whole=True))
 
+    def _complete(self, clone: Path, environment: Mapping[str, str]) -> None:
+        """Fetch the files that git-lfs left as pointers; raise CommandError where they stay so."""
+        fix = "install git-lfs here"
+        problem = git_lfs.problem(clone, fix)
+        if problem and git_lfs.is_installed():
+            for command in git_lfs.pull(clone, environment):
+                self.client.run(command)
+            problem = git_lfs.problem(clone, fix)
+        if problem:
+            raise CommandError(problem.replace(f"{clone}/", ""))
+
     def _answers(self, model: Model) -> Answers:
         if not model.cred:
             return Answers()
@@ -107,6 +121,27 @@ class ModelCode:
             ssh_user=entry.get("username", "") if parts.scheme == "ssh" and not parts.username else "",
             prompt_end=f"{host}'" if parts.scheme in ("http", "https") else "",
         )
+
+
+def _commit(clone: Path) -> str:
+    if commit := git.head(clone):
+        return commit
+    raise CommandError("no commit: the repository is empty, or its HEAD names no branch of it; push one")
+
+
+def _name_settings(model: Model, environment: Mapping[str, str]) -> None:
+    """Log the user's own settings of git that make a difference, and those that are replaced."""
+    url = git.effective_url(model.url, environment)
+    if url != model.url:
+        logger.info(f"{model.name}: {model.url} comes from {_without_login(url)}: insteadOf of git's configuration")
+    if "GIT_SSH_COMMAND" in environment and "GIT_SSH_COMMAND" in os.environ:
+        logger.info(f"{model.name}: GIT_SSH_COMMAND: ignored: {FILE} has the login of {model.url}")
+
+
+def _without_login(url: str) -> str:
+    parts = urlsplit(url)
+    programs.hide([parts.password or ""])
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.scheme else url
 
 
 def check(model: Model) -> None:

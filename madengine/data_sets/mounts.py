@@ -16,6 +16,7 @@ from madengine.data_sets.fetch import Client, FetchResult, Source, check, fetch,
 from madengine.data_sets.providers import explain, source
 from madengine.errors import MadengineError, RunError
 from madengine.files import cache_home, human_size
+from madengine.programs import git_lfs
 from madengine.records import Model
 
 logger = logging.getLogger(__name__)
@@ -219,10 +220,14 @@ def _is_complete(location: _Location) -> bool:
 def _fetch(location: _Location, client: Client) -> FetchResult:
     sha256 = location.config.get("sha256")
     if location.source:
-        return fetch(location.name, location.source, location.folder, sha256, client)
-    _check_folder(location)
-    check(location.folder, sha256)
-    return FetchResult(size(location.folder, _COUNTED_FILES), 0.0)
+        result = fetch(location.name, location.source, location.folder, sha256, client)
+    else:
+        _check_folder(location)
+        check(location.folder, sha256)
+        result = FetchResult(size(location.folder, _COUNTED_FILES), 0.0)
+    if problem := git_lfs.problem(location.folder):
+        raise RunError(problem)
+    return result
 
 
 def _check_folder(location: _Location) -> None:

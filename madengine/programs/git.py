@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,19 +14,40 @@ if TYPE_CHECKING:
 
 INSTALL = "git is not installed here; apt-get install git"
 _DEPTH = ("--depth=1",)
+# A commit gives the same files and the same clone, whatever the user's own settings are.
+_SETTINGS = (
+    "core.autocrlf=false", "core.eol=lf", "core.attributesFile=/dev/null", "core.hooksPath=/dev/null",
+    "core.symlinks=true", "core.sparseCheckout=false", "core.sharedRepository=false", "core.fsmonitor=false",
+    "core.compression=-1", "clone.defaultRemoteName=origin", "fetch.writeCommitGraph=false", "gc.auto=0",
+)  # fmt: skip
+# No template of the user's, no attributes of the machine's; messages in English, for we read them.
+_ENVIRONMENT = {"GIT_TEMPLATE_DIR": "", "GIT_ATTR_NOSYSTEM": "1", "LC_ALL": "C", "LANGUAGE": ""}
+# For what needs no network, and so none of the user's settings.
+_ISOLATED = {
+    "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null", "GIT_CONFIG_COUNT": "0",
+    "GIT_CONFIG_PARAMETERS": "",
+}  # fmt: skip
+# They name another repository, as a git hook that calls us sets them (`git rev-parse --local-env-vars`), or change
+# what a clone holds.
+_LOCAL_VARIABLES = (
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_CEILING_DIRECTORIES", "GIT_COMMON_DIR", "GIT_CONFIG", "GIT_DEFAULT_HASH",
+    "GIT_DEFAULT_REF_FORMAT", "GIT_DIR", "GIT_GRAFT_FILE", "GIT_IMPLICIT_WORK_TREE", "GIT_INDEX_FILE",
+    "GIT_INDEX_VERSION", "GIT_INTERNAL_SUPER_PREFIX", "GIT_NAMESPACE", "GIT_NO_REPLACE_OBJECTS",
+    "GIT_OBJECT_DIRECTORY", "GIT_PREFIX", "GIT_REPLACE_REF_BASE", "GIT_SHALLOW_FILE", "GIT_WORK_TREE",
+)  # fmt: skip
 # A server that sends almost nothing for a minute is given up.
 _PATIENCE = {"GIT_HTTP_LOW_SPEED_LIMIT": "100", "GIT_HTTP_LOW_SPEED_TIME": "60"}
 
 
 def clone(url: str, target: Path, environment: Mapping[str, str], *, whole: bool = False) -> BaseCommand:
     """Clone the default branch: only its last commit, or its whole history."""
-    return _git(environment, "clone", "--quiet", *(["--single-branch"] if whole else _DEPTH), "--", url, str(target))
+    return git(environment, "clone", "--quiet", *(["--single-branch"] if whole else _DEPTH), "--", url, str(target))
 
 
 def submodules(target: Path, environment: Mapping[str, str], *, whole: bool = False) -> BaseCommand:
     """Clone the submodules of a clone, recursively, each at its recorded commit."""
     words = ["submodule", "--quiet", "update", "--init", "--recursive", *([] if whole else _DEPTH)]
-    return _git(environment, "-C", str(target), *words)
+    return git(environment, "-C", str(target), *words)
 
 
 def folders(target: Path) -> Iterator[Path]:
@@ -62,15 +84,25 @@ def new_index(folder: Path) -> BaseCommand:
 
 
 def head(target: Path) -> str:
-    """Return the commit that a clone is at; raise CommandError if there is none."""
-    return programs.ask(_git({}, "-C", str(target), "rev-parse", "--verify", "HEAD")).strip()
+    """Return the commit that a clone is at; empty if its repository has no commit. Raise CommandError on failure."""
+    answer = programs.attempt(git(_ISOLATED, "-C", str(target), "rev-parse", "--verify", "--quiet", "HEAD"))
+    return answer.out.strip()
+
+
+def effective_url(url: str, environment: Mapping[str, str]) -> str:
+    """Return what the user's settings (`url.<base>.insteadOf`) make of a url."""
+    return programs.ask(git(environment, "ls-remote", "--get-url", "--", url)).strip()
 
 
 def _at(folder: Path, *words: str) -> BaseCommand:
-    return _git({}, f"--git-dir={folder}", *words)
+    return git(_ISOLATED, f"--git-dir={folder}", *words)
 
 
-def _git(environment: Mapping[str, str], *words: str) -> BaseCommand:
+def git(environment: Mapping[str, str], *words: str) -> BaseCommand:
     # The user's own helpers would store our password.
     no_helper = ["-c", "credential.helper="] if environment.get("MADENGINE_ANSWER") else []
-    return programs.program("git", *no_helper, *words, env={**_PATIENCE, **environment} if environment else None)
+    settings = [word for setting in _SETTINGS for word in ("-c", setting)]
+    other_repository = [word for name in _LOCAL_VARIABLES if name in os.environ for word in ("-u", name)]
+    name, *before = [*(["env", *other_repository] if other_repository else []), "git"]
+    variables = {**_ENVIRONMENT, **(_PATIENCE if environment else {}), **environment}
+    return programs.program(name, *before, *settings, *no_helper, *words, env=variables)

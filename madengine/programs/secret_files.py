@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -81,7 +82,8 @@ def _sweep() -> None:
 def unattended(answers: Answers) -> Iterator[dict[str, str]]:
     """Yield an environment in which ssh and git never prompt: they get the password of `answers`, or fail.
 
-    `GIT_SSH` names the ssh to use, for `rsync --rsh` too.
+    `GIT_SSH` names the ssh to use, for `rsync --rsh` too. With a login for ssh it is also `GIT_SSH_COMMAND`: the user's
+    own, and `core.sshCommand`, would come first.
     """
     with private_folder() as folder:
         askpass, ssh = _program(folder / "askpass", _ASKPASS), _program(folder / "ssh", _SSH)
@@ -93,7 +95,10 @@ def unattended(answers: Answers) -> Iterator[dict[str, str]]:
             "MADENGINE_SSH_USER": answers.ssh_user,
             "MADENGINE_SSH_PORT": answers.port,
         }
+        # A prompt's end is known for HTTP only.
+        has_ssh_login = not answers.prompt_end and any((answers.key, answers.ssh_user, answers.port, answers.password))
         yield {
+            **({"GIT_SSH_COMMAND": shlex.quote(ssh)} if has_ssh_login else {}),
             "SSH_ASKPASS": askpass,
             "SSH_ASKPASS_REQUIRE": "force",
             "GIT_ASKPASS": askpass,

@@ -196,6 +196,7 @@ class ContainerRunner:
             local = self.directory / "payload" / workspace.name
             yield from payload.shell_lines(self.setup.local_payload(model), str(local))
             yield from source_code.shell_lines(model, f"{local}/code")
+            yield from payload.mode_lines(str(local))
         if self.setup.hooks:
             yield from payload.shell_lines(self.setup.hooks_payload(), str(workspace / HOOKS_FOLDER))
         yield from self.setup.workspace.shell_lines(model, workspace)

@@ -166,6 +166,15 @@ def test_code_comes_over_ssh_with_a_key(nas: Nas, tmp_path: Path, client: Client
     assert checkout is not None
     assert (checkout.folder / "tool.sh").read_text() == "echo from ssh\n"
     assert checkout.commit == nas.sh("git -C /srv/code.git rev-parse HEAD").strip()
+    # The key of credential.json counts, also where the user's settings name an ssh.
+    useless = "ssh -o BatchMode=yes -o IdentitiesOnly=yes -o IdentityFile=none"
+    config = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "core.sshCommand", "GIT_CONFIG_VALUE_0": useless}
+    for number, environ in enumerate(({"GIT_SSH_COMMAND": useless}, config)):
+        (tmp_path / str(number)).mkdir()
+        with local.env(**environ):
+            again = code(tmp_path / str(number), client, entry).checkout(model(url))
+        assert again is not None
+        assert again.commit == checkout.commit
     other = tmp_path / "other"
     other.mkdir()
     with pytest.raises(CommandError, match="Permission denied"):

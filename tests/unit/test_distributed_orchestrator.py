@@ -615,9 +615,8 @@ def test_the_lines_of_a_build_clone_the_models_code(folder: Path, docker: StandI
     (folder / "credential.json").write_text('{"AMD_GITHUB": {"username": "ann", "password": "hunter22"}}')
     wanted = command()
     assert wanted.orchestrator.build_phase(BuildOptions(dry_run=True)).exit_code == 0
-    assert (
-        "git clone --quiet --depth=1 -- https://git.example.com/x .madengine-ci-b_ubuntu_cpu/payload/code"
-        in "\n".join(wanted.shown)
+    assert " clone --quiet --depth=1 -- https://git.example.com/x .madengine-ci-b_ubuntu_cpu/payload/code" in "\n".join(
+        wanted.shown
     )
     assert not any("hunter22" in line for line in [*wanted.said, *wanted.shown])
 

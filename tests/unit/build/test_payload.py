@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import stat
 import subprocess
@@ -100,7 +101,8 @@ def test_the_shell_lines_write_what_write_writes(tmp_path: Path) -> None:
     target = tmp_path / "it's a $folder"
     target.mkdir()
     payload.write(content, target)
-    lines = payload.shell_lines(content, str(tmp_path / "shell's"))
+    folder = str(tmp_path / "shell's")
+    lines = [*payload.shell_lines(content, folder), *payload.mode_lines(folder)]
     subprocess.run(["sh", "-e"], input="\n".join(lines), encoding="utf-8", check=True)
     assert tree(tmp_path / "shell's") == tree(target)
 
@@ -127,16 +129,25 @@ def test_a_null_in_the_arguments_is_an_error(tmp_path: Path) -> None:
         payload.payload(model(args="a\0b"), package(tmp_path))
 
 
-def test_a_broken_link_among_the_scripts_is_one_line_with_its_name(tmp_path: Path) -> None:
+def test_the_umask_of_the_build_machine_is_none_of_the_images(tmp_path: Path) -> None:
     root = package(tmp_path / "package")
-    for name in ("broken", "also broken"):
-        (root / "scripts/m" / name).symlink_to("nowhere")
-    (tmp_path / "out").mkdir()
-    with pytest.raises(BuildError) as caught:
-        payload.write(payload.payload(model(), root), tmp_path / "out")
-    assert str(root / "scripts/m/") in str(caught.value)
-    assert "no such file or directory" in str(caught.value).lower()
-    assert "[(" not in str(caught.value)
+    (root / "scripts/m/run.sh").chmod(0o4710)
+    (root / "scripts/m/data/a file").chmod(0o600)
+    (root / "scripts/m/data").chmod(0o2700)
+    content = payload.payload(model(), root)
+    modes = []
+    for name, umask in (("open", 0o022), ("closed", 0o077)):
+        (tmp_path / name).mkdir()
+        before = os.umask(umask)
+        try:
+            payload.write(content, tmp_path / name)
+        finally:
+            os.umask(before)
+        modes.append({str(path): stat.S_IMODE(path.lstat().st_mode) for path in (tmp_path / name).rglob("*")})
+    assert list(modes[0].values()) == list(modes[1].values())
+    assert modes[0][f"{tmp_path}/open/scripts/run.sh"] == 0o755
+    assert modes[0][f"{tmp_path}/open/scripts/data/a file"] == 0o644
+    assert modes[0][f"{tmp_path}/open/scripts/data"] == 0o755
 
 
 def test_a_payload_that_can_not_be_written_names_the_folder(tmp_path: Path) -> None:

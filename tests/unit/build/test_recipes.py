@@ -14,6 +14,7 @@ from madengine.build.recipes import Planner
 from madengine.config.context import Context
 from madengine.config.credentials import Credentials, load_credentials
 from madengine.programs.engine import Docker
+from tests.conftest import collect_messages
 from tests.unit.build.samples import model, package
 
 
@@ -56,6 +57,31 @@ def test_a_registry_with_one_repository_for_all_has_no_second_name(tmp_path: Pat
 
 
 # --- the plan ---
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "4d" * 32 + "\nsize 12345\n"
+
+
+@pytest.mark.parametrize("name", ["scripts/m/inner/weights.bin", "docker/inner/weights.bin"])
+def test_a_pointer_of_git_lfs_among_an_images_files_is_a_failure_before_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.delenv("GIT_LFS_SKIP_SMUDGE", raising=False)
+    root = package(tmp_path, "m.x.Dockerfile")
+    (root / name).parent.mkdir()
+    (root / name).write_text(POINTER)
+    recipes, failures = planner(root).recipes([model()])
+    assert recipes == []
+    assert [failure.error for failure in failures] == [
+        f"{root / name} is a git-lfs pointer, not the file; run `git lfs pull` there, "
+        "or set GIT_LFS_SKIP_SMUDGE=1 to use pointers as they are"
+    ]
+    monkeypatch.setenv("GIT_LFS_SKIP_SMUDGE", "1")
+    messages = collect_messages()
+    recipes, failures = planner(root).recipes([model()])
+    assert (len(recipes), failures) == (1, [])
+    assert messages == [
+        f"{root / name} is a git-lfs pointer, not the file; used as it is, because GIT_LFS_SKIP_SMUDGE is set"
+    ]
 
 
 def test_each_architecture_has_images_of_its_own_and_its_build_argument(tmp_path: Path) -> None:

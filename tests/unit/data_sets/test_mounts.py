@@ -50,6 +50,20 @@ def test_a_local_folder_is_mounted_read_only_where_the_variable_says(tmp_path: P
     assert (provided.dataname, provided.data_provider_type) == ("imagenet", "local")
 
 
+def test_data_with_a_pointer_of_git_lfs_are_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GIT_LFS_SKIP_SMUDGE", raising=False)
+    (tmp_path / "set/inner").mkdir(parents=True)
+    for name in ("set/a.parquet", "set/inner/b.parquet"):
+        (tmp_path / name).write_text(
+            f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d' * 32}\nsize 12345\n"
+        )
+    assert run_error(data(tmp_path, x=local("set")), "x") == (
+        f"model dummy: no provider of data 'x' can be used: local: {tmp_path}/set/a.parquet, and 1 more, "
+        "is a git-lfs pointer, not the file; run `git lfs pull` there, or set GIT_LFS_SKIP_SMUDGE=1 to use pointers "
+        "as they are"
+    )
+
+
 @pytest.mark.parametrize("home", ["/data", "/data/"])
 def test_a_configured_home_is_used_as_it_is(tmp_path: Path, home: str) -> None:
     provided = data(tmp_path, x=local(tmp_path, home=home)).mounts(model("x"), "/mirror")
