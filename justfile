@@ -113,7 +113,7 @@ demo:
     bin/demo
 
 # the whole test set, or some of its stages: just test unit engine
-[arg('stages', pattern='static|unit|k8s|engine|servers|fleet|ansible|bats')]
+[arg('stages', pattern='static|unit|k8s|engine|servers|fleet|ansible|bats|bare')]
 [group('project')]
 test *stages:
     bin/test "$@"

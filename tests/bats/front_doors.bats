@@ -132,7 +132,18 @@ bare_path() {
 
 @test "bin/test names the stages where one is mistyped" {
   run -1 bin/test units
-  [ "$output" = "test: units: no such stage; static, unit, k8s, engine, servers, fleet, ansible and bats are" ]
+  [ "$output" = "test: units: no such stage; static, unit, k8s, engine, servers, fleet, ansible, bats and bare are" ]
+}
+
+@test "where packages can't be fetched, the cause is named and not the packages that are unknown without it" {
+  # shellcheck source=bin/environment
+  source bin/environment
+  log=$BATS_TEST_TMPDIR/log
+  printf '%s\n' "W: Failed to fetch http://deb.example/InRelease  Temporary failure resolving 'deb.example'" \
+    "E: Package 'podman' has no installation candidate" >"$log"
+  [[ $(apt_error "$log") == "W: Failed to fetch http://deb.example/InRelease  Temporary failure resolving 'deb.example'" ]]
+  printf '%s\n' 'Reading package lists...' 'E: Unable to locate package nothing' 'bye' >"$log"
+  [ "$(apt_error "$log")" = 'E: Unable to locate package nothing' ]
 }
 
 @test "the bundle answers under a bare python3, from an empty folder" {
