@@ -25,8 +25,18 @@ class BuildOutcome:
     def exit_code(self) -> int:
         return EXIT_BUILD_FAILED if self.failures else EXIT_DONE
 
-    def manifest(self, registry: str, context: Context, tools: Mapping[str, Any], models: Sequence[Model]) -> Manifest:
-        """Return the manifest of what was made; `tools` are the package's, `models` all that were to be built."""
+    def manifest(
+        self,
+        registry: str,
+        context: Context,
+        tools: Mapping[str, Any],
+        models: Sequence[Model],
+        provided_data: Sequence[str] = (),
+    ) -> Manifest:
+        """Return the manifest of what was made; `tools` are the package's, `models` all that were to be built.
+
+        `provided_data` are the data sets that the package has providers for.
+        """
         required = sorted({model.cred for model in models if model.cred})
         deployment = context.deployment_config
         return Manifest(
@@ -39,6 +49,7 @@ class BuildOutcome:
                 **({"tools": tools} if tools else {}),
                 **({"credentials_required": required} if required else {}),
                 **({"deployment_config": deployment} if deployment else {}),
+                **({"provided_data": list(provided_data)} if provided_data else {}),
             },
         )
 

@@ -65,9 +65,18 @@ def build(session: Session, options: BuildOptions, detected: Mapping[str, Any] |
             return BuildOutcome((), tuple(plan.failures))
         outcome = execute(builder, plan)
     summary = outcome.summary(registry, time.monotonic() - started)
-    _save(outcome.manifest(registry, context, tools, choice.models), summary, options)
+    data = _provided_data(session.root, choice.models)
+    _save(outcome.manifest(registry, context, tools, choice.models, data), summary, options)
     _report(session, outcome, summary, options)
     return outcome
+
+
+def _provided_data(root: Path, models: Sequence[Model]) -> list[str]:
+    if not any(model.data for model in models):
+        return []
+    from madengine.data_sets.mounts import provided_names
+
+    return provided_names(root / "data.json", models)
 
 
 def _architectures(architectures: Sequence[str], context: Context) -> tuple[str, ...]:

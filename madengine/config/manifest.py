@@ -44,7 +44,7 @@ _REWRITTEN = frozenset({"schema_version", "built_images", "built_models", "regis
 #: what this version or an older one writes at the top
 MANIFEST_KEYS = _REWRITTEN | {
     "created", "madengine_version", "tools", "credentials_required", "summary", "push_failures", "deployment_config",
-    "local_image_mode", "local_image_name",
+    "local_image_mode", "local_image_name", "provided_data",
 }  # fmt: skip
 
 
@@ -60,6 +60,12 @@ class Manifest:
     context: Mapping[str, Any] = field(default_factory=dict)
     #: the other top-level keys, untouched
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def provided_data(self) -> tuple[str, ...]:
+        """The data sets that the data.json of the build had providers for."""
+        names = self.extra.get("provided_data")
+        return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 def load_manifest(path: Path) -> Manifest:

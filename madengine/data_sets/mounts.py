@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from madengine.config.credentials import Credentials
 from madengine.data_sets.data_file import DEFAULT_HOME, PROVIDERS, checked, data_sets
 from madengine.data_sets.fetch import Client, FetchResult, Source, check, fetch, identity_hash, is_complete, size
 from madengine.data_sets.providers import explain, source
-from madengine.errors import MadengineError, RunError
+from madengine.errors import ConfigurationError, MadengineError, RunError
 from madengine.files import cache_home, human_size
 from madengine.programs import git_lfs
 from madengine.records import Model
@@ -69,11 +70,20 @@ class Data:
     cache: Path = Path("~/.cache/madengine/data")
     #: Keys of other versions.
     ignored_keys: tuple[str, ...] = ()
+    #: The names that the data file of the build has providers for.
+    provided: frozenset[str] = frozenset()
 
     @classmethod
-    def load(cls, path: Path, extra: Mapping[str, Any], credentials: Credentials | None = None) -> Data:
+    def load(
+        cls,
+        path: Path,
+        extra: Mapping[str, Any],
+        credentials: Credentials | None = None,
+        provided: Iterable[str] = (),
+    ) -> Data:
         """Read a data.json (a missing one is empty); `extra`, the context's `data`, replaces entries of the same name.
 
+        `provided` are the names that the data.json of the build has providers for.
         Raises ConfigurationError, naming the position or the key, for a broken file or an unknown key.
         """
         (of_file, ignored), (of_context, ignored_of_context) = data_sets(path), checked(extra, "context data")
@@ -83,6 +93,7 @@ class Data:
             credentials=credentials or Credentials(),
             cache=cache_home() / "data",
             ignored_keys=(*ignored, *ignored_of_context),
+            provided=frozenset(provided),
         )
 
     def credential_names(self) -> set[str]:
@@ -115,13 +126,12 @@ class Data:
         return self._provided(model, plan), lines
 
     def _provided(self, model: Model, obtain: Callable[[str], tuple[_Location, FetchResult]]) -> Provided:
-        names = tuple(dict.fromkeys(name.strip() for name in model.data.split(",") if name.strip()))
-        if not names:
-            return Provided()
-        for name in names:
-            self._providers(name, model)
-        locations, results = zip(*(obtain(name) for name in names), strict=True)
-        homes = [_home(location.config, index, len(names)) for index, location in enumerate(locations)]
+        names = data_names(model)
+        fetched = [name for name in names if not self.is_scripts_own(name, model)]
+        if not fetched:
+            return Provided(environment={"MAD_DATANAME": ",".join(names)} if names else {}, dataname=",".join(names))
+        locations, results = zip(*(obtain(name) for name in fetched), strict=True)
+        homes = [_home(location.config, index, len(fetched)) for index, location in enumerate(locations)]
         sizes = [result.size for result in results]
         return Provided(
             mounts=tuple(
@@ -136,6 +146,16 @@ class Data:
         )
 
     # --- one data set ---
+
+    def is_scripts_own(self, name: str, model: Model) -> bool:
+        """Whether the model's script fetches a data set itself: it has no providers, or there is no data.json.
+
+        Raises RunError for an unknown name.
+        """
+        providers = self._providers(name, model)
+        if name not in self.sources:
+            logger.info(f"data {name}: there is no {self.path}; the script of {model.name} has to fetch it")
+        return not providers
 
     def _obtain(self, name: str, model: Model, mirror: str, client: Client) -> tuple[_Location, FetchResult]:
         """Obtain a data set from its first provider that works; after a complete fetch no other machine is asked."""
@@ -196,10 +216,30 @@ class Data:
     def _providers(self, name: str, model: Model) -> Mapping[str, Mapping[str, Any]]:
         if name in self.sources:
             return self.sources[name]
-        if not self.sources and not self.path.exists():
-            raise RunError(f"model {model.name}: needs data {name!r}, and there is no {self.path}; write one")
+        if not self.path.exists() and name not in self.provided:
+            return {}
+        if not self.path.exists():
+            raise RunError(
+                f"model {model.name}: needs data {name!r}, and there is no {self.path}; copy it from where it was built"
+            )
         known = ", ".join(sorted(self.sources)) or "none"
-        raise RunError(f"model {model.name}: no data {name!r} in {self.path}; known: {known}")
+        raise RunError(
+            f"model {model.name}: no data {name!r} in {self.path}; known: {known}; add it, as {{}} if its script "
+            "fetches it"
+        )
+
+
+def data_names(model: Model) -> tuple[str, ...]:
+    """Return the names of a model's data sets."""
+    return tuple(dict.fromkeys(name.strip() for name in model.data.split(",") if name.strip()))
+
+
+def provided_names(path: Path, models: Sequence[Model]) -> list[str]:
+    """Return the models' data sets that a data.json has providers for; none if it can't be read."""
+    names = {name for model in models for name in data_names(model)}
+    with suppress(ConfigurationError):
+        return sorted(name for name, providers in data_sets(path)[0].items() if name in names and providers)
+    return []
 
 
 def _ordered(providers: Mapping[str, Any]) -> Iterator[str]:

@@ -62,6 +62,8 @@ class LocalRun:
     #: Gets what is printed on stdout.
     show: Callable[[str], None]
     hooks: Hooks = field(default_factory=Hooks)
+    #: The data sets that the build had providers for.
+    provided_data: Sequence[str] = ()
     #: Why this machine's GPUs are unknown; empty if they are known.
     gpu_problem: str = ""
 
@@ -192,7 +194,7 @@ class LocalRun:
         return ContainerRunner(
             setup=setup,
             directory=run_directory(self.run_id),
-            data=Data.load(data_file, self.context.values.get("data", {}), self.credentials),
+            data=Data.load(data_file, self.context.values.get("data", {}), self.credentials, self.provided_data),
             done=self._record,
             environment_id=self._environment_id,
             sweep=sweep,

@@ -79,6 +79,7 @@ def run_manifest(
             credentials=credentials,
             show=session.show,
             hooks=hooks,
+            provided_data=manifest.provided_data,
         )
         return run.show_lines() if options.dry_run else run.run(failures)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.bed.components import Engine, Registry
-from tests.engine.trial import METRIC, Trial
+from tests.bed.components import Engine, Registry, outcome
+from tests.engine.trial import CHECKOUT, METRIC, Trial
 from tests.engine.trial import trial as make_trial
 
 
@@ -55,3 +57,31 @@ def test_what_no_table_has_is_named(trial: Trial) -> None:
         "built_images.ci-any_ubuntu_cpu: unknown key 'size' ignored",
     ):
         assert line in done.stderr
+
+
+# --- data ---
+
+
+@pytest.mark.parametrize("content", ['{"huggingface": {}}', None])
+def test_a_script_that_fetches_its_data_itself_needs_no_provider(trial: Trial, content: str | None) -> None:
+    if content:
+        (trial.folder / "data.json").write_text(content)
+    done = trial.run(f"echo data $MAD_DATANAME ${{MAD_DATAHOME-unset}}; {METRIC}", card={"data": "huggingface"})
+    assert done.code == 0, done.stderr
+    assert done.log.splitlines()[0] == b"data huggingface unset"
+    assert (done.row["dataname"], done.row["data_provider_type"], done.row["data_size"]) == ("huggingface", "", "")
+    assert ("the script of any has to fetch it" in done.stderr) == (content is None)
+
+
+def test_a_node_without_the_data_file_of_the_build_is_no_result(package: Path, engine: Engine, base_image: str) -> None:
+    models = json.loads((package / "models.json").read_text())
+    (package / "models.json").write_text(json.dumps([{**models[0], "data": "huggingface, set"}]))
+    (package / "data.json").write_text(json.dumps({"huggingface": {}, "set": {"local": {"path": str(package)}}}))
+    program = [sys.executable, "-m", "madengine.distributed_cli"]
+    environment = {**engine.environment, "MADENGINE_ENGINE": engine.name, "PYTHONPATH": str(CHECKOUT)}
+    context = json.dumps({"gpu_vendor": "NONE", "docker_build_arg": {"BASE_DOCKER": base_image}})
+    outcome([*program, "build", "-c", context], environment, cwd=package)
+    (package / "data.json").unlink()
+    ended = outcome([*program, "run", "-m", "build_manifest.json"], environment, cwd=package, check=False)
+    assert ended.code == 3
+    assert "needs data 'set', and there is no" in ended.stderr

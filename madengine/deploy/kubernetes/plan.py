@@ -148,7 +148,8 @@ def load_plan(source: PlanInput, options: Options, data_file: Path | None = None
     context = source.context(manifest)
     manifest = with_gpu_count(with_args(for_vendor(manifest, options, source.path), context), context)
     options = replace(options, nodes=options.nodes or launch.nodes(context.multi_node_args))
-    data = Data.load(data_file or (source.root or Path()) / "data.json", context.values.get("data", {}))
+    data_file = data_file or (source.root or Path()) / "data.json"
+    data = Data.load(data_file, context.values.get("data", {}), provided=manifest.provided_data)
     runner = options.mode == "runner"
     runner_image = _runner_image(manifest, options)
     tools = definitions(manifest, source.root)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from madengine.data_sets.data_file import DEFAULT_HOME
-from madengine.data_sets.mounts import Data
+from madengine.data_sets.mounts import Data, data_names
 from madengine.deploy.kubernetes import names
-from madengine.errors import ConfigurationError
+from madengine.errors import ConfigurationError, RunError
 from madengine.records import Model
 
 KINDS = ("pvc", "nfs", "hostpath")
@@ -37,9 +37,10 @@ def volumes(model: Model, data: Data, overrides: Mapping[str, Mapping[str, Any]]
 
     Raises ConfigurationError if a data set has no source that a pod can mount.
     """
-    dataset_names = tuple(dict.fromkeys(name.strip() for name in model.data.split(",") if name.strip()))
+    every = data_names(model)
+    dataset_names = tuple(name for name in every if not _is_scripts_own(name, model, data, overrides))
     if not dataset_names:
-        return Volumes()
+        return Volumes(environment={"MAD_DATANAME": ",".join(every)} if every else {}, dataname=",".join(every))
     chosen = [_choose(name, model, data, overrides, host_path) for name in dataset_names]
     homes = [_home(data.sources.get(name, {}), index, len(dataset_names)) for index, name in enumerate(dataset_names)]
     return Volumes(
@@ -53,8 +54,8 @@ def volumes(model: Model, data: Data, overrides: Mapping[str, Mapping[str, Any]]
             }
             for index, ((kind, config), home) in enumerate(zip(chosen, homes, strict=True))
         ),
-        {"MAD_DATAHOME": ",".join(homes), "MAD_DATANAME": ",".join(dataset_names)},
-        ",".join(dataset_names),
+        {"MAD_DATAHOME": ",".join(homes), "MAD_DATANAME": ",".join(every)},
+        ",".join(every),
         ",".join("local" if kind == "hostpath" else kind for kind, _ in chosen),
     )
 
@@ -96,17 +97,20 @@ def sources_of_options(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     return sources
 
 
+def _is_scripts_own(name: str, model: Model, data: Data, overrides: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Return whether the script fetches a data set itself. Raises ConfigurationError for an unknown name."""
+    try:
+        return not overrides.get(name) and data.is_scripts_own(name, model)
+    except RunError as error:
+        raise ConfigurationError(f"{error}; or use --data-volume {name}=…") from error
+
+
 def _choose(
     name: str, model: Model, data: Data, overrides: Mapping[str, Mapping[str, Any]], host_path: bool
 ) -> tuple[str, Mapping[str, Any]]:
     """Return the kind of a data set's source and its configuration: a claim before an export before a folder."""
     listed = data.sources.get(name, {})
     sources = overrides.get(name) or listed
-    if not sources:
-        known = ", ".join(sorted({*data.sources, *overrides})) or "none"
-        raise ConfigurationError(
-            f"model {model.name}: no data {name!r} in {data.path}; known: {known}; add it with --data-volume {name}=…"
-        )
     shared = {key: value for key, value in listed.get("local", {}).items() if key == "readwrite"}
     for kind in ("pvc", "nfs"):
         if kind in sources:

@@ -13,7 +13,7 @@ from plumbum import local as local_environment
 from madengine.config.credentials import Credentials
 from madengine.data_sets import providers
 from madengine.data_sets.fetch import Client
-from madengine.data_sets.mounts import Data, Provided
+from madengine.data_sets.mounts import Data, Provided, provided_names
 from madengine.errors import ConfigurationError, RunError
 from madengine.records import Model
 from tests.conftest import StandIns, collect_messages
@@ -115,17 +115,54 @@ def test_the_contexts_data_replaces_entries_of_the_file(tmp_path: Path) -> None:
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
     message = run_error(data(tmp_path, b=local(tmp_path), a=local(tmp_path)), "imagnet")
-    assert message == f"model dummy: no data 'imagnet' in {tmp_path}/data.json; known: a, b"
+    assert message == (
+        f"model dummy: no data 'imagnet' in {tmp_path}/data.json; known: a, b; add it, as {{}} if its script fetches it"
+    )
 
 
-def test_a_missing_data_file_is_empty_until_a_model_needs_data(tmp_path: Path) -> None:
-    known = Data.load(tmp_path / "data.json", {})
+def test_without_a_data_file_scripts_fetch_their_data(tmp_path: Path) -> None:
+    messages = collect_messages()
+    known = Data.load(tmp_path / "data.json", {"here": local(tmp_path)}, provided=["imagenet"])
     assert known.mounts(model(""), "") == Provided()
-    assert run_error(known, "x") == f"model dummy: needs data 'x', and there is no {tmp_path}/data.json; write one"
+    assert known.mounts(model("here"), "").dataname == "here"
+    assert messages == []
+    names = Provided(environment={"MAD_DATANAME": "huggingface,x"}, dataname="huggingface,x")
+    assert known.mounts(model("huggingface, x"), "") == names
+    assert messages == [
+        f"data {name}: there is no {tmp_path}/data.json; the script of dummy has to fetch it"
+        for name in ("huggingface", "x")
+    ]
+    assert run_error(known, "imagenet") == (
+        f"model dummy: needs data 'imagenet', and there is no {tmp_path}/data.json; copy it from where it was built"
+    )
+
+
+def test_a_data_set_without_providers_is_the_scripts_own(tmp_path: Path) -> None:
+    messages = collect_messages()
+    known = data(tmp_path, huggingface={}, one=local(tmp_path, home="/one"), two=local(tmp_path))
+    provided, lines = known.planned(model("huggingface"), "")
+    assert provided == known.mounts(model("huggingface"), "")
+    assert (provided.environment, provided.mounts) == ({"MAD_DATANAME": "huggingface"}, ())
+    assert (provided.dataname, provided.data_provider_type, provided.data_size, lines) == ("huggingface", "", "", [])
+    both = known.mounts(model("huggingface,one"), "")
+    assert both.environment == {"MAD_DATANAME": "huggingface,one", "MAD_DATAHOME": "/one"}
+    assert (both.dataname, both.data_provider_type) == ("huggingface,one", "local")
+    three = known.mounts(model("one,huggingface,two"), "")
+    assert three.environment["MAD_DATAHOME"] == "/one_0,/data_dlm_1"
+    assert messages == []
+
+
+def test_a_build_notes_the_data_sets_that_need_a_data_file(tmp_path: Path) -> None:
+    data(tmp_path, huggingface={}, one=local(tmp_path), two=local(tmp_path), other=local(tmp_path))
+    models = [model("huggingface, two"), model("one,two,nowhere")]
+    assert provided_names(tmp_path / "data.json", models) == ["one", "two"]
+    assert provided_names(tmp_path / "nope.json", models) == []
+    (tmp_path / "data.json").write_text("{")
+    assert provided_names(tmp_path / "data.json", models) == []
 
 
 def test_an_empty_data_file_knows_none(tmp_path: Path) -> None:
-    assert run_error(data(tmp_path), "x").endswith("known: none")
+    assert "; known: none; add it" in run_error(data(tmp_path), "x")
 
 
 @pytest.fixture(autouse=True)
@@ -330,9 +367,8 @@ def test_the_lines_of_a_dry_run_fetch_and_ask_nobody(tmp_path: Path, cache: Path
     assert known.credential_names() == {"web"}
 
 
-def test_a_file_in_place_of_the_folder_and_no_provider_at_all_are_told_apart(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_named(tmp_path: Path) -> None:
     assert f"local: {tmp_path}/data.json is no directory" in run_error(data(tmp_path, x=local("data.json")), "x")
-    assert run_error(data(tmp_path, x={}), "x").endswith("can be used: it has none")
 
 
 @pytest.mark.parametrize(
