@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from madengine.config.context import Context, load_context
-from madengine.config.credentials import Credentials, load_credentials, registry_login
+from madengine.config.credentials import Credentials, Login, load_credentials, registry_login
 from madengine.config.package import lists_models, package_root
+from madengine.errors import ConfigurationError
 from madengine.programs import halt, uninterrupted
 from madengine.programs.engine import Docker
 from madengine.programs.engine_finder import find_engine
@@ -68,20 +69,24 @@ class Session:
                 wait([search])
 
     @contextmanager
-    def engine(self, credentials: Credentials, registries: Sequence[str], dry_run: bool) -> Iterator[Docker]:
+    def engine(
+        self, credentials: Credentials, registries: Sequence[str], dry_run: bool, may_fail: Sequence[str] = ()
+    ) -> Iterator[Docker]:
         """Find the engine and log in, privately and until the block ends, where a registry has a login.
 
-        Raises EngineError where no engine answers.
+        At the registries of `may_fail` a refused login is a warning: what is pulled from there may be here already.
+        Raises EngineError where no engine answers, and CommandError where another login is refused.
         """
         with _halted_by_interrupt():
             engine = self._search.result()
         if self.engine_name == "auto":
             logger.info(f"engine: {engine.name} {engine.version}")
         logins = dict.fromkeys(filter(None, (registry_login(credentials, registry) for registry in registries)))
-        if dry_run or not logins:
+        optional = dict.fromkeys(filter(None, (_login_if_whole(credentials, registry) for registry in may_fail)))
+        if dry_run or not {**logins, **optional}:
             yield engine
             return
-        with logged_in(engine, logins) as private:
+        with logged_in(engine, logins, [login for login in optional if login not in logins]) as private:
             yield private
 
     @cached_property
@@ -92,6 +97,14 @@ class Session:
             search = pool.submit(find_engine, self.engine_name)
             pool.shutdown(wait=False)
         return search
+
+
+def _login_if_whole(credentials: Credentials, registry: str) -> Login | None:
+    try:
+        return registry_login(credentials, registry)
+    except ConfigurationError as error:
+        logger.warning(f"{error}; going on without it")
+        return None
 
 
 @contextmanager

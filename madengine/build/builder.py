@@ -27,6 +27,7 @@ from madengine.config.credentials import Credentials, model_secrets
 from madengine.config.package import template
 from madengine.errors import BuildError, CommandError, MadengineError
 from madengine.programs.engine import STORE_ATTEMPTS, Docker, is_store_race, repo_digest
+from madengine.programs.engine_logins import refused_login
 from madengine.records import Image, Model
 from madengine.results.summaries import FailedBuild
 
@@ -165,7 +166,10 @@ class DockerBuilder:
         # Of the same steps side by side each would make its own layers, and the next build take any of them.
         lock = locks.alone(self._fingerprint(recipe), recipe.key, self.stopping)
         with nullcontext() if self._ignores_cache(recipe) else lock:
-            self._step(self._base_command(recipe, base_name, scratch), log, problem)
+            try:
+                self._step(self._base_command(recipe, base_name, scratch), log, problem)
+            except BuildError as error:
+                raise BuildError(f"{error}{refused_login(recipe.base_docker)}") from error
         if not base_name:
             return (scratch / _BASE_ID).read_text().strip()
         self._base_names.add(base_name)

@@ -16,7 +16,7 @@ from madengine.build.execution import execute, shell_lines
 from madengine.build.options import BuildOptions
 from madengine.build.outcome import BuildOutcome
 from madengine.build.package_files import check_inside
-from madengine.build.plan import build_choice
+from madengine.build.plan import Choice, build_choice
 from madengine.build.recipes import Planner
 from madengine.config.context import Context, host_facts
 from madengine.config.credentials import Credentials, registry_name
@@ -56,7 +56,7 @@ def build(session: Session, options: BuildOptions, detected: Mapping[str, Any] |
     planner = Planner(session.root, context, credentials, registry, architectures, options.outside_files)
     image = options.use_image or context.container_image
     plan = choice.plan(planner, image, is_of_context=bool(context.container_image))
-    with _builder(session, options, credentials, hooks, [registry, *choice.registries], choice.models) as builder:
+    with _builder(session, options, credentials, hooks, registry, choice) as builder:
         for failure in plan.failures:
             logger.info(f"{failure.model_name}: {failure.error}")
         if options.dry_run:
@@ -93,21 +93,24 @@ def _builder(
     options: BuildOptions,
     credentials: Credentials,
     hooks: Hooks,
-    registries: Sequence[str],
-    models: Sequence[Model],
+    registry: str,
+    choice: Choice,
 ) -> Iterator[DockerBuilder]:
     """What builds, logged in at the registries; the code that models name is gone afterwards."""
     stopping, beside = threading.Event(), hook_files(hooks, session.root)
     if not options.outside_files:
         check_inside(beside.values(), session.root)
-    with session.engine(credentials, registries, options.dry_run) as engine, private_folder() as folder:
+    # Without a registry, Docker Hub is where base images are pulled that are not here.
+    pushed, pulled = [registry] if registry else [], choice.registries if registry else ("", *choice.registries)
+    engine_ready = session.engine(credentials, pushed, options.dry_run, may_fail=pulled)
+    with engine_ready as engine, private_folder() as folder:
         yield DockerBuilder(
             engine=engine,
             root=session.root,
             credentials=credentials,
             options=options,
             beside=beside,
-            code=_model_code(models, folder, session.root, credentials, stopping),
+            code=_model_code(choice.models, folder, session.root, credentials, stopping),
             stopping=stopping,
         )
 

@@ -13,6 +13,7 @@ from madengine.config.values import shown
 from madengine.errors import BuildError, ConfigurationError
 from madengine.files import read_json
 from madengine.programs.engine import Docker, explain_engine_error
+from madengine.programs.engine_logins import refused_login
 from madengine.records import Image, Model
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,8 @@ def prebuilt_image(engine: Docker, key: str, name: str, model: Model, extra: Map
         logger.info(f"{key}: pulling {name}")
         reply = programs.attempt(engine.pull(name), seconds=None)
         if reply.code != 0:
-            raise BuildError(f"{name}: not on this machine, and can't be pulled: {explain_engine_error(reply.err)}")
+            problem = f"{explain_engine_error(reply.err)}{refused_login(name)}"
+            raise BuildError(f"{name}: not on this machine, and can't be pulled: {problem}")
         records = engine.images(name)
     record = records[0]
     digest = engine.digest_of(name, record)

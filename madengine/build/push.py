@@ -18,6 +18,7 @@ from madengine.config.credentials import Credentials, registry_name
 from madengine.config.manifest import Manifest, load_manifest, save_manifest
 from madengine.errors import EXIT_BUILD_FAILED, EXIT_DONE, BuildError, ConfigurationError, MadengineError
 from madengine.programs.engine import Docker, is_transport, repo_digest
+from madengine.programs.engine_logins import refused_login
 from madengine.records import Image, repository
 from madengine.session import Session
 
@@ -97,7 +98,8 @@ class Pusher:
                 return log.run(command, f"{name}: the push failed")
             except BuildError as error:
                 if _NO_LOGIN.search(str(error)):
-                    raise BuildError(f"{error}; credential.json may hold a login for it") from error
+                    advice = refused_login(name) or "; credential.json may hold a login for it"
+                    raise BuildError(f"{error}{advice}") from error
                 if attempt == PUSH_ATTEMPTS or not is_transport(str(error)):
                     raise
                 logger.info(f"{error}; again in {pause:g} s")

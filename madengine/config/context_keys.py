@@ -17,6 +17,8 @@ UNDETECTED = "UNABLE TO DETECT GPU VENDOR"
 #: the names of a number of GPUs, in madengine 2's order
 GPU_COUNTS = ("gpus_per_node", "gpu_count", "n_gpus", "num_gpus", "ngpus")
 
+# How madengine 2 writes that a run uses no cluster.
+_THIS_MACHINE = ("local", "docker")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NUMBERS = re.compile(r"\d{1,9}(-\d{1,9})?", re.ASCII)
 # As engines take it: https://github.com/docker/go-units
@@ -139,7 +141,7 @@ def _check_mounts(value: Any, where: str) -> None:
 
 def refused_cluster(value: Any) -> str:
     """Return why a run on this machine can't be one on a cluster; empty where nothing asks for that."""
-    if not value or (isinstance(value, str) and value.strip().lower() in ("local", "docker")):
+    if not value or (isinstance(value, str) and value.strip().lower() in _THIS_MACHINE):
         return ""
     return (
         "asks for a cluster, and `run` uses this machine; take the key out, and use `madengine deploy --target "

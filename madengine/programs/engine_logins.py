@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +12,11 @@ from madengine import programs
 from madengine.errors import CommandError
 from madengine.programs import secret_files
 from madengine.programs.engine import Docker, explain_engine_error
+
+logger = logging.getLogger(__name__)
+
+# The refused logins by registry.
+_refused: dict[str, str] = {}
 
 
 class HasLogin(Protocol):
@@ -25,18 +31,35 @@ class HasLogin(Protocol):
 
 
 @contextmanager
-def logged_in(engine: Docker, logins: Iterable[HasLogin]) -> Iterator[Docker]:
+def logged_in(engine: Docker, logins: Iterable[HasLogin], may_fail: Iterable[HasLogin] = ()) -> Iterator[Docker]:
     """Yield the engine with private logins beside the user's own, which are removed when the block ends.
 
-    Raises CommandError if a registry refuses a login.
+    Raises CommandError if a registry refuses a login; at those of `may_fail` that is a warning, and `refused_login`
+    names it until the block ends.
     """
-    logins = list(logins)
+    logins, optional = list(logins), list(may_fail)
     with secret_files.private_folder() as folder:
-        environment = engine.login_environment(folder, [login.registry for login in logins])
+        environment = engine.login_environment(folder, [login.registry for login in (*logins, *optional)])
         private = replace(engine, environment={**engine.environment, **environment})
         for login in logins:
             _log_in(private, login)
-        yield private
+        for login in optional:
+            try:
+                _log_in(private, login)
+            except CommandError as error:
+                logger.warning(f"{error}; going on without it")
+                _refused[login.registry] = str(error)
+        try:
+            yield private
+        finally:
+            _refused.clear()
+
+
+def refused_login(name: str) -> str:
+    """Return what may explain why an image's registry refuses it, after a semicolon; empty if the login worked."""
+    host, slash, _ = name.partition("/")
+    registry = host if slash and (host == "localhost" or "." in host or ":" in host) else "docker.io"
+    return f"; {_refused[registry]}" if registry in _refused else ""
 
 
 def _log_in(engine: Docker, login: HasLogin) -> None:

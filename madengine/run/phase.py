@@ -62,7 +62,8 @@ def run_manifest(
     check_perf_csv(options.output)
     credentials = session.credentials(_credential_names(session, options, context, chosen))
     local_run = Background(_load_local_run)  # while the engine says its version
-    with session.engine(credentials, pull_registries(chosen, manifest.registry), options.dry_run) as engine:
+    registries = pull_registries(chosen, manifest.registry)
+    with session.engine(credentials, [], options.dry_run, may_fail=registries) as engine:
         if context.container_image:
             chosen, skipped = _all_in(context.container_image, models, engine), []
         run = local_run.result()(

@@ -10,6 +10,7 @@ from functools import partial
 from madengine import programs
 from madengine.errors import RunError
 from madengine.programs.engine import Docker, explain_engine_error, is_transport
+from madengine.programs.engine_logins import refused_login
 from madengine.records import Image
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class Puller:
                 return
             problem = explain_engine_error("".join(lines[-20:]))
             if attempt == PULL_ATTEMPTS or not is_transport(problem):
-                raise RunError(f"pull {reference}: {problem or f'exit code {code}'}")
+                raise RunError(f"pull {reference}: {problem or f'exit code {code}'}{refused_login(reference)}")
             logger.info(f"pull {reference}: {problem}; retry in {pause:g} s")
             if self.stopping.wait(pause):
                 raise KeyboardInterrupt

@@ -201,6 +201,42 @@ def test_a_wrong_password_is_one_line_without_it(
     assert "not-the-secret" not in ended.stdout + ended.stderr + recorded + written(own.folder)
 
 
+def test_a_login_that_nothing_needs_stops_no_build_and_no_run(
+    madengine: Madengine, registry: Registry, tls_registry: Registry, own: Package, token: str
+) -> None:
+    own.add(token, steps=f"RUN : {token}")
+    login = {"username": "me", "password": "not-the-secret"}
+    # Docker Hub can't be reached from here; the second entry is half a login.
+    for hub in (login, {"username": "me", "repository": "org/repo"}):
+        credentials(own, {"dockerhub": hub, **entry(tls_registry, "not-the-secret")})
+        built = madengine("build", cwd=own.folder)
+        assert "; going on without it" in built.stderr
+        assert "not-the-secret" not in built.stderr
+    # The image is here: its registry's login isn't needed.
+    manifest = read_json(own.folder / "build_manifest.json")
+    (image,) = manifest["built_images"].values()
+    image |= {"registry_image": f"{tls_registry.address}/x", "gpu_vendor": "NONE"}
+    (own.folder / "build_manifest.json").write_text(json.dumps({**manifest, "registry": tls_registry.address}))
+    done = madengine("run", "--manifest-file", "build_manifest.json", cwd=own.folder)
+    assert f"{tls_registry.address}: login as '{tls_registry.user}' failed" in done.stderr
+
+
+def test_a_refused_login_explains_the_pull_that_needed_it(
+    madengine: Madengine, tls_registry: Registry, own: Package, token: str
+) -> None:
+    own.add(token)
+    path = own.folder / "docker/m0.os.Dockerfile"
+    path.write_text(f"# CONTEXT {{}}\nFROM {tls_registry.address}/nothing:{token}\n")
+    credentials(own, entry(tls_registry, "not-the-secret"))
+    entries = [{"model_name": token, "build_new": False, "registry": tls_registry.address}]
+    (own.folder / "batch.json").write_text(json.dumps(entries))
+    failed = madengine("build", "--batch-manifest", "batch.json", cwd=own.folder, check=False)
+    assert failed.code == 2
+    (line,) = (line for line in failed.stderr.splitlines() if "can't be pulled" in line)
+    assert f"{tls_registry.address}: login as '{tls_registry.user}' failed" in line
+    assert "not-the-secret" not in failed.stderr
+
+
 def test_a_registry_that_wants_a_password_refuses_a_stranger_at_once_and_push_mends_it_later(
     madengine: Madengine, engine: Engine, tls_registry: Registry, own: Package, token: str
 ) -> None:

@@ -29,11 +29,11 @@ from madengine.programs.engine import (
     repo_digest,
 )
 from madengine.programs.engine_finder import ENGINES, engine_named, find_engine
-from madengine.programs.engine_logins import logged_in
+from madengine.programs.engine_logins import logged_in, refused_login
 from madengine.programs.nerdctl import Nerdctl
 from madengine.programs.podman import Podman
 from madengine.records import ENGINE_NAMES
-from tests.conftest import StandIns
+from tests.conftest import StandIns, collect_messages
 
 DIGEST = "sha256:" + "a" * 64
 OTHER_DIGEST = "sha256:" + "b" * 64
@@ -674,6 +674,22 @@ def test_a_refused_login_is_one_line_without_the_password(stand_ins: StandIns, m
         raise AssertionError("unreachable")
     assert "unauthorized" in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_refused_login_that_may_fail_is_a_warning_and_explains_a_later_refusal(stand_ins: StandIns) -> None:
+    messages = collect_messages()
+    stand_ins.add("docker", 'read p; case "$*" in *good*) ;; *) echo "Error: unauthorized" >&2; exit 1 ;; esac')
+    with logged_in(Docker(), [Ann("good.example.com")], [Ann("reg.example.com"), Ann("docker.io")]) as private:
+        assert private.environment["DOCKER_CONFIG"]
+        line = (
+            "reg.example.com: login as 'ann' failed: unauthorized; check that the registry answers, and the login in "
+        )
+        assert [message.startswith(line) for message in messages] == [True, False]
+        assert refused_login("reg.example.com/x:1").startswith(f"; {line}")
+        assert refused_login("org/x").startswith("; docker.io: login as 'ann' failed")
+        assert refused_login("ubuntu") == refused_login("org/x")
+        assert refused_login("good.example.com/x") == refused_login("localhost/x") == ""
+    assert refused_login("org/x") == ""
 
 
 def test_secrets_are_in_no_words_of_a_run(stand_ins: StandIns) -> None:
