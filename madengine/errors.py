@@ -12,6 +12,8 @@ EXIT_CONFIGURATION = 4
 EXIT_WORSE = 5
 EXIT_INTERRUPTED = 130
 
+#: characters; what a message repeats may be megabytes
+MESSAGE_LIMIT = 4000
 # Control characters, line separators, half characters, and what changes the direction of text.
 _UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -19,17 +21,29 @@ _UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u200e\u200
 class MadengineError(Exception):
     """Something that the user can fix: one lower-case line with the value in it and what to do next.
 
-    Lines of the message are joined, and its control characters become escapes.
+    Lines of the message are joined, its control characters become escapes, and the middle of a long one is left out.
     """
 
     exit_code = EXIT_FAILURE
 
     def __init__(self, message: str) -> None:
-        super().__init__(_UNPRINTABLE.sub(_escape, " ".join(message.splitlines())))
+        super().__init__(one_line(message))
 
 
-def _escape(match: re.Match[str]) -> str:
-    return match[0].encode("unicode_escape").decode()
+def one_line(message: str) -> str:
+    """Return a message in one line of at most MESSAGE_LIMIT characters, its control characters as escapes."""
+    if len(message) > MESSAGE_LIMIT:
+        message = f"{message[: MESSAGE_LIMIT - 1000]} … {message[-900:]}"
+    return escaped(" ".join(message.splitlines()), but="")
+
+
+def escaped(text: str, but: str = "\n\t") -> str:
+    """Return a text that does not control a terminal: its control characters become escapes, except those in `but`."""
+    return _UNPRINTABLE.sub(lambda match: match[0] if match[0] in but else _escape(match[0]), text)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 class DiscoveryError(MadengineError):

@@ -9,18 +9,18 @@ from datetime import datetime, timezone
 from typing import TextIO
 
 from madengine.cli.terminal import mute
-from madengine.errors import MadengineError
+from madengine.errors import MadengineError, escaped, one_line
 
 logger = logging.getLogger(__name__)
 
 
 class _RedactingFilter(logging.Filter):
-    """Takes every known secret out of a record, and keeps it on one line of its own."""
+    """Takes every known secret out of a record, and what would control the terminal."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         from madengine.programs import redact
 
-        record.msg, record.args = redact(record.getMessage()), None
+        record.msg, record.args = escaped(redact(record.getMessage())), None
         return True
 
 
@@ -65,4 +65,4 @@ def log_error(error: MadengineError | OSError, verbosity: int) -> None:
 
         logger.error("".join(traceback.format_exception(error)))
     message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-    logger.error(f"madengine: error: {' '.join(message.splitlines())}")
+    logger.error(f"madengine: error: {one_line(message)}")

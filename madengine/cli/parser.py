@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from madengine import __version__
 from madengine.cli.terminal import print_error
-from madengine.errors import EXIT_CONFIGURATION
+from madengine.errors import EXIT_CONFIGURATION, one_line
 
 EXIT_CODES = (
     "exit codes: 0 done, 1 failure, 2 a build failed, 3 a run failed, 4 wrong arguments or configuration, "
@@ -48,7 +48,8 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, with exit code 4."""
 
     def error(self, message: str) -> NoReturn:
-        print_error(f"{self.prog.partition(' ')[2] or 'madengine'}: {message}; see `{self.prog} --help`")
+        verb = self.prog.partition(" ")[2] or "madengine"
+        print_error(f"{verb}: {one_line(message)}; see `{self.prog} --help`")
         sys.exit(EXIT_CONFIGURATION)
 
 

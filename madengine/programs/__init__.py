@@ -120,12 +120,16 @@ def _environment(command: BaseCommand) -> dict[str, str]:
     return {**(_environment(inner) if inner is not None else {}), **(getattr(command, "env", None) or {})}
 
 
-def attempt(command: BaseCommand, *, seconds: float | None = ANSWER_SECONDS, stdin: str = "") -> Answer:
+def attempt(
+    command: BaseCommand, *, seconds: float | None = ANSWER_SECONDS, stdin: str = "", own_stderr: bool = False
+) -> Answer:
     """Run a command to its end; a non-zero exit code is an answer, not an error.
 
+    With `own_stderr` its stderr is ours, and no part of the answer.
     Raises CommandError if the program is not installed.
     """
-    with _running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    stderr = None if own_stderr else subprocess.PIPE
+    with _running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr) as process:
         hung = False
         try:
             out, err = process.communicate(stdin.encode(errors="surrogateescape"), timeout=seconds)
@@ -135,7 +139,7 @@ def attempt(command: BaseCommand, *, seconds: float | None = ANSWER_SECONDS, std
             _end(process)
             out, err = _output_of(process)
     code = None if hung else process.returncode
-    return Answer(code, out.decode(errors="replace"), redact(err.decode(errors="replace")))
+    return Answer(code, out.decode(errors="replace"), redact((err or b"").decode(errors="replace")))
 
 
 def _output_of(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:

@@ -7,11 +7,10 @@ import os
 import shlex
 import shutil
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from io import FileIO
@@ -35,6 +34,7 @@ from madengine.results.metrics import MetricScan
 from madengine.run.background import Background
 from madengine.run.container_run import ContainerExit, ContainerRun
 from madengine.run.container_setup import Setup
+from madengine.run.live_output import LiveOutput
 from madengine.run.names import log_name, new_folder, slug
 from madengine.run.orphans import OWNER_LABEL, remove_orphans
 from madengine.run.outcome import SERIES_FILE, run_outcome, tidy_workspace, unless_log_errors, with_artifacts
@@ -245,7 +245,7 @@ class ContainerRunner:
             scan=scan,
             patience=setup.patience(result.model),
             keep_alive=setup.options.keep_alive,
-            live=_to_terminal if setup.options.live_output else None,
+            live=LiveOutput() if setup.options.live_output else None,
             stopping=self.stopping,
         )
         patterns = artifacts.patterns_for(result.model, setup.context, setup.hooks.artifacts)
@@ -305,13 +305,6 @@ def _run_errors(directory: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunError(f"{directory}: {error.strerror or error}") from error
-
-
-def _to_terminal(chunk: bytes) -> None:
-    # A reader that has left (`2>&1 | head`) doesn't end the run.
-    with suppress(OSError):
-        sys.stderr.buffer.write(chunk)
-        sys.stderr.buffer.flush()
 
 
 def _last_lines(log: FileIO) -> str:

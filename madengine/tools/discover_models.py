@@ -9,12 +9,10 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from posixpath import normpath
-from types import ModuleType
 from typing import Any, NoReturn
 
 from madengine.config.models_json import entry_of, model_of
@@ -22,6 +20,7 @@ from madengine.config.package import package_root
 from madengine.errors import EXIT_CONFIGURATION, EXIT_DONE, ConfigurationError, DiscoveryError, MadengineError
 from madengine.files import read_json
 from madengine.records import Model
+from madengine.tools.custom_models import custom_entries
 
 FORMATS = ("table", "json", "names")
 
@@ -222,7 +221,7 @@ def _directory_models(directory: Path, root: Path) -> Iterator[tuple[str, Model]
         raise DiscoveryError(f"{_shown(directory)} has both models.json and get_models_json.py; remove one of them")
     if os.path.lexists(listing):
         return _models(_shown(listing), _json_list(listing))
-    return _models(_shown(program), _custom_entries(program, root))
+    return _models(_shown(program), custom_entries(program, root, _shown(program)))
 
 
 def _models(file: str, entries: Iterable[Any]) -> Iterator[tuple[str, Model]]:
@@ -248,72 +247,6 @@ def _json_list(path: Path) -> list[Any]:
         kind = "an object" if isinstance(value, dict) else json.dumps(value)[:60]
         raise DiscoveryError(f"{shown}: expected a list of models, got {kind}; put [ ] around the models")
     return value
-
-
-def _custom_entries(path: Path, root: Path) -> list[Any]:
-    """Run a get_models_json.py in the package's root, as older versions do, and return its models as JSON values."""
-    module = ModuleType("get_models_json")
-    module.__file__ = str(path.absolute())
-    # Dataclasses look up their own module here. No bytecode is written, or used when it is stale.
-    sys.modules[module.__name__] = module
-    try:
-        with _stdout_to_stderr(), _working_directory(root):
-            exec(compile(path.read_bytes(), module.__file__, "exec", dont_inherit=True), vars(module))
-            return [_updated(custom) for custom in _listed(module)]
-    except (Exception, SystemExit) as error:
-        message = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DiscoveryError(f"{_shown(path)}{_line(error, module.__file__)}: {_printable(message)}") from error
-    finally:
-        del sys.modules[module.__name__]
-
-
-def _listed(module: ModuleType) -> list[CustomModel]:
-    if not callable(getattr(module, "list_models", None)):
-        raise TypeError("no list_models(); define one that returns a list of CustomModel")
-    models = list(module.list_models())
-    for model in models:
-        if not isinstance(model, CustomModel):
-            raise TypeError(f"list_models(): expected CustomModel objects, got {type(model).__name__} {model!r}")
-    return models
-
-
-def _updated(model: CustomModel) -> Any:
-    model.update_model()
-    return json.loads(json.dumps(model.to_dict()))
-
-
-def _line(error: BaseException, file: str) -> str:
-    """Return `:12` where the error was raised in line 12 of the file."""
-    from traceback import extract_tb
-
-    if isinstance(error, SyntaxError) and error.filename == file:
-        return f":{error.lineno}"
-    lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == file]
-    return f":{lines[-1]}" if lines else ""
-
-
-@contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """Send what Python code and the programs it starts print to stderr: stdout is for results."""
-    sys.stdout.flush()
-    stdout = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
-
-
-@contextmanager
-def _working_directory(directory: Path) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(directory)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 def _option(piece: str, tag: str) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import madengine
 from madengine.config.models_json import model_of
 from madengine.errors import ConfigurationError, DiscoveryError
 from madengine.records import Model
+from madengine.tools import custom_models
 from madengine.tools.discover_models import CustomModel, DiscoverModels, main, report, split_tags
 
 CHECKOUT = Path(madengine.__file__).parent.parent
@@ -251,6 +253,7 @@ def list_models():
 def test_each_program_runs_on_its_own_in_the_packages_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = """
 import os
+import re
 from pathlib import Path
 from madengine.tools.discover_models import CustomModel
 assert __name__ == "get_models_json" and "seen" not in globals()
@@ -309,6 +312,64 @@ def test_a_failing_program_is_named_with_its_error_in_one_line(root: Path, text:
     assert str(caught.value).startswith("scripts/team/get_models_json.py" + message)
     assert "\n" not in str(caught.value)
     assert Path.cwd() == root
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import os\nos._exit(0)", ": ended without its models: exit code 0"),
+        ("import os\nos.kill(os.getpid(), 9)", ": ended without its models: exit code -9"),
+        ("class Odd(BaseException): pass\nraise Odd('x')", ":2: Odd: x"),
+        ("raise KeyboardInterrupt", ":1: KeyboardInterrupt"),
+        ("class Odd(Exception):\n def __str__(self): raise self\nraise Odd", ":3: Odd, whose text can't be shown"),
+        ("raise ValueError('\\x1b[2J' + 'x' * 200_000)", ":1: ValueError: \\x1b[2Jxxx"),
+        ("import sys\nsys.modules.clear()\n1 / 0", ":3: ZeroDivisionError: division by zero"),
+        ("import sys\ndel sys.modules['get_models_json']\n1 / 0", ":3: ZeroDivisionError: division by zero"),
+        ("import sys\nsys.stdout.close(); sys.stderr.close()\n1 / 0", ":3: ZeroDivisionError: division by zero"),
+        ("def list_models():\n    return list_models()", ":2: RecursionError: "),
+        (
+            "from madengine.tools.discover_models import CustomModel\n"
+            "def list_models(): return [CustomModel('m', 'd', scripts='\\ud800')]",
+            ": [0] (m): scripts: contains a null character or a lone surrogate",
+        ),
+        (
+            "from madengine.tools.discover_models import CustomModel\n"
+            "def list_models(): return [CustomModel('m', 'd', scripts='s', timeout=10**5000)]",
+            ": ValueError: ",
+        ),
+    ],
+)
+def test_whatever_a_program_of_a_package_does_is_one_line(root: Path, text: str, message: str) -> None:
+    program(root / "scripts/team", text)
+    with pytest.raises((DiscoveryError, ConfigurationError)) as caught:
+        DiscoverModels(root).models()
+    assert str(caught.value).startswith("scripts/team/get_models_json.py" + message)
+    assert len(str(caught.value)) < 3000
+
+
+def test_a_program_of_a_package_that_never_ends_is_ended(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(custom_models, "SECONDS_LIMIT", 0.5)
+    program(root / "scripts/team", "while True: pass")
+    with pytest.raises(DiscoveryError, match=r"^scripts/team/get_models_json\.py: did not end within 0\.5 s$"):
+        DiscoverModels(root).models()
+
+
+def test_what_a_program_of_a_package_prints_or_leaves_running_is_no_model(root: Path) -> None:
+    text = """
+import atexit, os, subprocess, sys, threading, time
+print("{}")
+os.write(1, b"raw")
+subprocess.run(["echo", "child"], check=True)
+atexit.register(print, "late")
+threading.Thread(target=time.sleep, args=[600]).start()
+sys.setrecursionlimit(50_000)
+os.environ["PATH"] = ""
+"""
+    path = custom(root / "scripts/team", "CustomModel('m', 'd', scripts='s')")
+    path.write_text(text + path.read_text())
+    listed = command("--format", "names", cwd=root)
+    assert (listed.returncode, listed.stdout) == (0, "team/m\n")
+    assert sorted(re.findall("raw|child|{}", listed.stderr)) == ["child", "raw", "{}"]
 
 
 def test_a_custom_model_without_a_script_is_named(root: Path) -> None:
@@ -509,6 +570,7 @@ def test_python_m_falls_back_to_the_starters_dummy_and_says_so(root: Path) -> No
 def test_python_m_keeps_what_a_program_prints_off_stdout(root: Path) -> None:
     text = """
 import os
+import re
 print("printed")
 os.system("echo by a child")
 from madengine.tools.discover_models import CustomModel
