@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from madengine.cli.logs import configure_logging, log_error, logger
     from madengine.cli.options import values_of
     from madengine.config.option import check_existing
+    from madengine.process import remove_abandoned_folders
 
     configure_logging(options.verbosity, options.log_format)
     with signals_interrupt():
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _check_current_folder()
             values = values_of(options, options.declared)
             check_existing(options.declared, values)
+            remove_abandoned_folders()
             code: int = options.verb.run(values)
         except MadengineError as error:
             log_error(error, options.verbosity)

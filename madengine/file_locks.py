@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +39,18 @@ def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[in
             release()
         finally:
             os.close(handle)
+
+
+@contextmanager
+def alone_with(*paths: Path) -> Iterator[None]:
+    """Let one process at a time read, change and write these files; a file's own lock covers only one of these."""
+    with ExitStack() as stack:
+        # In one order for all, so that no two wait for one another.
+        for path in sorted({path.absolute() for path in paths}):
+            lock = path.with_name(f".{path.name}.in-use")
+            stack.enter_context(locked(lock))
+            stack.callback(lock.unlink, missing_ok=True)
+        yield
 
 
 def try_lock(handle: int, path: Path) -> Release | None:

@@ -17,6 +17,7 @@ from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING, Any
 
 from madengine.errors import ConfigurationError, MadengineError
+from madengine.process import own_prefix, remove_abandoned
 
 if TYPE_CHECKING:
     from _csv import Reader
@@ -27,6 +28,8 @@ SIZE_LIMIT = 64 * 1024 * 1024
 NESTING_LIMIT = 50
 #: digits of an integer; any number of so many is a float too
 DIGITS_LIMIT = 300
+# of a file's name in that of its draft
+_NAME_CHARACTERS = 100
 
 _IMPOSSIBLE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
 _KINDS = {
@@ -146,7 +149,9 @@ def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        prefix = f".{path.name[:_NAME_CHARACTERS]}."
+        remove_abandoned(path.parent, prefix)
+        handle, name = tempfile.mkstemp(prefix=own_prefix(prefix), dir=path.parent)
         try:
             with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(text)

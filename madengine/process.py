@@ -1,9 +1,18 @@
-"""Labels of processes, by which a later process can see whether they still run."""
+"""Labels of processes, by which a later process can see whether they still run; and their private folders."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+#: where the folders of files on their way from a host are, beside the usual places
+RESULTS = Path("results")
+_PREFIX = "madengine-private-"
+# Characters of the boot's id in a folder's name: the path of a socket in it must be short.
+_BOOT_CHARACTERS = 8
 
 
 def own_process_id() -> str:
@@ -16,7 +25,7 @@ def process_has_ended(label: str) -> bool:
     boot, _, rest = label.partition(":")
     namespace, _, process = rest.partition(":")
     pid, _, started = process.partition(":")
-    if (boot, namespace) != (_boot(), _namespace()) or not pid.isdigit():
+    if not boot or not _boot().startswith(boot) or namespace != _namespace() or not pid.isdigit():
         return False
     return _started(int(pid)) != started
 
@@ -46,3 +55,58 @@ def _started(pid: int) -> str:
         return "" if fields[0] in "ZX" else fields[19]
     except (OSError, IndexError):
         return ""
+
+
+# --- what a killed process leaves ---
+
+
+@contextmanager
+def private_folder(parent: Path | None = None) -> Iterator[Path]:
+    """Yield a folder that only we can enter, in the folder for temporary files unless there is a `parent`.
+
+    It is removed at the end. It is named after this process, so that a later madengine of the same user removes one
+    that a killed process left.
+    """
+    import tempfile
+
+    prefix = own_prefix(_PREFIX)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def is_private_folder(name: str) -> bool:
+    """Return whether a folder's name is that of a private one."""
+    return name.startswith(_PREFIX)
+
+
+def own_prefix(prefix: str) -> str:
+    """Return what the name of a temporary file or folder begins with, so that `remove_abandoned` knows whose it is."""
+    boot, _, rest = own_process_id().partition(":")
+    return prefix + f"{boot[:_BOOT_CHARACTERS]}:{rest}".replace(":", "_") + "."
+
+
+def remove_abandoned(parent: Path, prefix: str) -> None:
+    """Remove the files and folders of this user's processes that have ended, those of `own_prefix(prefix)`."""
+    with suppress(OSError), os.scandir(parent) as entries:
+        for entry in entries:
+            if entry.name.startswith(prefix) and _is_abandoned(entry, entry.name[len(prefix) :]):
+                _remove(Path(entry.path))
+
+
+def remove_abandoned_folders() -> None:
+    """Remove the private folders of this user's madengine processes that were killed."""
+    for parent in {Path(os.environ.get("TMPDIR") or "/tmp"), Path("/tmp"), RESULTS}:
+        remove_abandoned(parent, _PREFIX)
+
+
+def _is_abandoned(entry: os.DirEntry[str], rest: str) -> bool:
+    owner = rest.partition(".")[0].replace("_", ":")
+    return entry.stat(follow_symlinks=False).st_uid == os.geteuid() and process_has_ended(owner)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # another process may be removing it too
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from madengine.build.recipes import Recipe, explain
 from madengine.config.credentials import Credentials, model_secrets
 from madengine.config.package import template
 from madengine.errors import BuildError, CommandError, MadengineError
+from madengine.process import private_folder
 from madengine.programs.engine import STORE_ATTEMPTS, Docker, is_store_race, repo_digest
 from madengine.programs.engine_logins import refused_login
 from madengine.records import Image, Model
@@ -139,7 +139,7 @@ class DockerBuilder:
         self._warn_of_build_args(recipe)
         checkout = self.code.checkout(recipe.model) if self.code else None
         code = checkout.folder if checkout else None
-        with tempfile.TemporaryDirectory(prefix="madengine-") as folder:
+        with private_folder() as folder:
             scratch = Path(folder)
             base = self._base(recipe, base_name, scratch, log)
             image_id = self._add_payload(recipe, base, code, scratch, log)

@@ -25,8 +25,8 @@ from madengine.config.ignored_keys import log_ignored_keys
 from madengine.config.manifest import Manifest, save_manifest
 from madengine.config.validation import validated_hooks
 from madengine.files import check_writable, write_json
+from madengine.process import private_folder
 from madengine.programs import redact
-from madengine.programs.secret_files import private_folder
 from madengine.records import Model
 from madengine.session import Session
 from madengine.tools.discover_models import DiscoverModels

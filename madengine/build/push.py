@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from madengine.build.image_names import image_path, registry_names
 from madengine.config.credentials import Credentials, registry_name
 from madengine.config.manifest import Manifest, load_manifest, save_manifest
 from madengine.errors import EXIT_BUILD_FAILED, EXIT_DONE, BuildError, ConfigurationError, MadengineError
+from madengine.process import private_folder
 from madengine.programs.engine import Docker, is_transport, repo_digest
 from madengine.programs.engine_logins import refused_login
 from madengine.records import Image, repository
@@ -52,7 +52,7 @@ class Pusher:
         if not names:
             return image
         first, *others = names
-        with tempfile.TemporaryDirectory(prefix="madengine-") as scratch, ThreadPoolExecutor(max_workers=1) as aside:
+        with private_folder() as scratch, ThreadPoolExecutor(max_workers=1) as aside:
             digest_file = Path(scratch) / "digest"
             last_line = self._push(first, image.image_id, log, digest_file)
             lookup = aside.submit(self._digest, first, image.image_id, last_line, digest_file)

@@ -6,14 +6,14 @@ import atexit
 import functools
 import os
 import pkgutil
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from madengine.errors import ConfigurationError
 from madengine.files import write_whole
+from madengine.process import private_folder
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
@@ -47,8 +47,9 @@ def starter_package() -> Path:
     source = _templates() / "package"
     if isinstance(source, Path):
         return source
-    directory = Path(tempfile.mkdtemp(prefix="madengine-starter-"))
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    opened = ExitStack()
+    directory = opened.enter_context(private_folder())
+    atexit.register(opened.close)
     for name, file in _files(source):
         _write(directory / name, file)
     return directory

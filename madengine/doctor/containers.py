@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from madengine.doctor.gpus import device_nodes
 from madengine.doctor.tiny_image import write_tiny_image
 from madengine.errors import RunError
 from madengine.machine.gpus import AMD, NVIDIA
-from madengine.process import own_process_id
+from madengine.process import own_process_id, private_folder
 from madengine.programs import devices
 from madengine.programs.engine import Docker, explain_engine_error, is_init_missing
 from madengine.run.orphans import OWNER_LABEL
@@ -97,7 +96,7 @@ def check_container(subject: Subject) -> Iterator[Check]:
 def _check_tiny_container(engine: Docker, has_gpus: bool) -> Iterator[Check]:
     """Start a container of an image of our own, which tells whether one starts, but not with GPUs."""
     name = f"localhost/madengine-doctor:{os.getpid()}"
-    with tempfile.TemporaryDirectory(prefix="madengine-") as folder:
+    with private_folder() as folder:
         archive = Path(folder) / "image.tar"
         if not write_tiny_image(archive, name):
             yield Check("container", NOTE, f"not tested: {_NO_IMAGE}")

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from madengine import programs
 from madengine.errors import CommandError
-from madengine.programs import secret_files
+from madengine.process import private_folder
 from madengine.programs.engine import Docker, explain_engine_error
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def logged_in(engine: Docker, logins: Iterable[HasLogin], may_fail: Iterable[Has
     names it until the block ends.
     """
     logins, optional = list(logins), list(may_fail)
-    with secret_files.private_folder() as folder:
+    with private_folder() as folder:
         environment = engine.login_environment(folder, [login.registry for login in (*logins, *optional)])
         private = replace(engine, environment={**engine.environment, **environment})
         for login in logins:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from madengine.process import own_process_id, process_has_ended
+from madengine.process import private_folder
 from madengine.programs import Secret
-
-_PREFIX = "madengine-private-"
 
 # Answers ssh's and git's prompts for a password or a user, and no others. git's prompts name the address: only the one
 # that the secret is for gets it.
@@ -57,25 +52,6 @@ class Answers:
     ssh_user: str = ""
     #: How git's prompt must end to be answered; empty for any.
     prompt_end: str = ""
-
-
-@contextmanager
-def private_folder() -> Iterator[Path]:
-    """Yield a temporary folder that only we can enter.
-
-    It is named after this process, so that the next madengine of the same user removes one that a killed process left.
-    """
-    _sweep()
-    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{own_process_id().replace(':', '_')}.") as folder:
-        yield Path(folder)
-
-
-def _sweep() -> None:
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with suppress(OSError):  # another process may be removing it too
-            owner = folder.name[len(_PREFIX) :].partition(".")[0].replace("_", ":")
-            if folder.lstat().st_uid == os.geteuid() and process_has_ended(owner):
-                shutil.rmtree(folder)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING
 
 from madengine import programs
 from madengine.errors import ConfigurationError
+from madengine.process import private_folder
 from madengine.programs import Answer
 
 if TYPE_CHECKING:
@@ -123,10 +124,10 @@ def connections(hosts: Sequence[Host], config: Path | None) -> Iterator[dict[Hos
         settings = dict(zip(hosts, pool.map(lambda host: _settings(host, config), hosts), strict=True))
     _refuse_duplicates(settings)
     # A socket's path must be short, so it can't be below any TMPDIR.
-    with tempfile.TemporaryDirectory(prefix="madengine-ssh-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+    with private_folder(Path("/tmp")) as folder:
         by_host = {}
         for number, host in enumerate(hosts):
-            socket = Path(folder) / str(number)
+            socket = folder / str(number)
             by_host[host] = Connection(host, _options(host, config, settings[host], socket), socket)
         try:
             yield by_host

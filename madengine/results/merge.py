@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from madengine.file_locks import locked
+from madengine.file_locks import alone_with
 from madengine.files import check_writable
 from madengine.results.perf_csv import append_rows, check_perf_csv, missing_in
 from madengine.results.results_json import add_runs, known_runs
@@ -40,7 +39,7 @@ def merge(folders: Iterable[Path], output: Path, results_output: Path | None = N
     check_perf_csv(output)
     if results_output:
         check_writable(results_output)
-    with _alone(output):
+    with alone_with(output, *([results_output] if results_output else [])):
         known = known_runs(results_output)
         scan = ScanResult()
         for folder in folders:
@@ -50,14 +49,3 @@ def merge(folders: Iterable[Path], output: Path, results_output: Path | None = N
         append_rows(output, new)
         add_runs(results_output, known, scan.runs)
     return Merged(tuple(rows), len(new), tuple(scan.problems))
-
-
-@contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Let one process at a time see what a perf.csv lacks and append it; the file's own lock covers only the append."""
-    lock = output.with_name(f".{output.name}.collecting")
-    with locked(lock):
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)

@@ -8,11 +8,13 @@ import socket
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from madengine.errors import MadengineError
-from madengine.files import write_json
+from madengine.file_locks import alone_with
+from madengine.files import read_json, write_json
 from madengine.records import FAILURE, Image, Model, RunResult
 from madengine.results.perf_csv import append_rows
 from madengine.results.results_json import results_json
@@ -63,16 +65,22 @@ class ResultWriter:
     ) -> None:
         """Write results.json and the summary; `skipped` holds the images for other machines, each with the reason."""
         summary = run_summary(self.results, skipped, seconds, socket.gethostname(), str(self.output), self.run_id)
-        documents = {
-            self.directory / "results.json": results_json(self.run_id, self.results, environment),
-            self.summary_output: summary,
-        }
-        for path, document in documents.items():
+        document = results_json(self.run_id, self.results, environment)
+        for write in (partial(self._add_results, document), partial(write_json, self.summary_output, summary)):
             try:
-                write_json(path, document)
-            except MadengineError as error:
+                write()
+            except (MadengineError, OSError) as error:
                 self.complete = False
                 logger.info(str(error))
+
+    def _add_results(self, document: Mapping[str, Any]) -> None:
+        """Write results.json, with the results of other processes that have this run id too."""
+        path = self.directory / "results.json"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with alone_with(path):
+            others = read_json(path, MadengineError, missing={})
+            results = others.get("results", []) if isinstance(others, dict) else []
+            write_json(path, {**document, "results": [*results, *document["results"]]})
 
     @property
     def has_failure(self) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from madengine.errors import MadengineError
+from madengine.process import is_private_folder
 from madengine.results.perf_csv import Table, identity
 from madengine.results.results_json import Run, result_of, runs_in, with_host
 from madengine.results.rows import Row, result_rows
@@ -32,7 +33,7 @@ class ScanResult:
             return
         have_results = []
         for parent, below, names in os.walk(folder, onerror=lambda error: self.problems.append(_read_problem(error))):
-            below.sort()
+            below[:] = sorted(name for name in below if not is_private_folder(name))
             if _is_workspace(Path(parent), names):
                 below.clear()
                 continue

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from madengine.deploy.kubernetes.ranks import join_ranks
 from madengine.deploy.kubernetes.reports import Reports, read_reports
 from madengine.deploy.kubernetes.waiting import Watch
 from madengine.files import csv_rows, write_json
+from madengine.process import private_folder
 from madengine.programs.kubectl import Kubectl
 from madengine.results.merge import Merged, merge
 from madengine.results.perf_csv import append_rows, check_perf_csv
@@ -61,7 +61,7 @@ def collect_results(kubectl: Kubectl, output: Path, results_output: Path, run_id
     watch.look(jobs.values(), pods.values())
     results = maps.get(RESULTS, ConfigMapData(RESULTS, {}, {}))
     reports = read_reports(results, pods, jobs, run_id)
-    with tempfile.TemporaryDirectory(prefix="madengine-") as scratch:
+    with private_folder() as scratch:
         inspector = PodInspector(kubectl, maps, Path(scratch), watch)
         attempts, problems = _attempts(reports, jobs, pods, inspector)
         attempts = join_ranks([*attempts, *_of_silent_jobs(attempts, jobs, inspector, watch)], jobs)

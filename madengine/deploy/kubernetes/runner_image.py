@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from pathlib import Path
 
 from madengine import __version__, programs
@@ -12,6 +11,7 @@ from madengine.build.push import Pusher
 from madengine.config.credentials import registry_name
 from madengine.config.package import template
 from madengine.deploy.bundle import write_bundle
+from madengine.process import private_folder
 from madengine.programs.engine import Docker
 from madengine.records import Image
 from madengine.session import Session
@@ -39,7 +39,7 @@ def push(session: Session, registry: str, base: str) -> str:
 def _build(engine: Docker, name: str, base: str) -> str:
     """Build the image and return its id."""
     logger.info(f"building {name} on {base}")
-    with tempfile.TemporaryDirectory(prefix="madengine-") as scratch:
+    with private_folder() as scratch:
         context = Path(scratch) / "context"
         context.mkdir(mode=0o755)
         write_bundle(context / "madengine.pyz").chmod(0o644)

@@ -30,6 +30,7 @@ from madengine.deploy.ssh.remote_node import RemoteNode
 from madengine.deploy.ssh.transfer import UnusableError
 from madengine.deploy.ssh.upload import Upload
 from madengine.errors import ConfigurationError, MadengineError, RunError
+from madengine.process import RESULTS
 from madengine.programs import preflight
 from madengine.results.failed_hosts import failed_rows
 from madengine.results.merge import merge
@@ -37,8 +38,6 @@ from madengine.results.perf_csv import append_rows
 from madengine.results.table import printable
 
 logger = logging.getLogger(__name__)
-
-RESULTS = Path("results")
 
 
 @dataclass(frozen=True)

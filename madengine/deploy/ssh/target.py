@@ -19,7 +19,7 @@ from madengine.config.option import from_options, refuse_on_hosts, words_for_hos
 from madengine.config.validation import refuse_unsupported
 from madengine.deploy.ssh import node
 from madengine.deploy.ssh.fleet import Fleet, connected
-from madengine.deploy.ssh.host_run import RESULTS, FleetRun, LocalTable, run_on_host, run_words
+from madengine.deploy.ssh.host_run import FleetRun, LocalTable, run_on_host, run_words
 from madengine.deploy.ssh.hosts import ssh_options, tunnel_ports
 from madengine.deploy.ssh.options import CopyOptions, HostRun, SshOptions
 from madengine.deploy.ssh.report import conclude
@@ -27,6 +27,7 @@ from madengine.deploy.ssh.upload import report_secrets, sources, upload_of
 from madengine.deploy.target import Prepared
 from madengine.errors import EXIT_FAILURE
 from madengine.files import check_writable
+from madengine.process import RESULTS
 from madengine.programs import ssh
 from madengine.results.perf_csv import check_perf_csv
 from madengine.run.names import new_run_id

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import IO
 from madengine.deploy.ssh import node
 from madengine.deploy.ssh.archive import MOST_BYTES, ArchiveError, UnsafeArchiveError, unpack
 from madengine.errors import MadengineError
+from madengine.process import private_folder
 
 # Some logins print a greeting before the archive.
 _GREETING_BYTES = 1 << 16
@@ -39,10 +39,11 @@ class LimitedFile:
 
 @contextmanager
 def archive_for(target: Path) -> Iterator[Path]:
-    """Yield the path of an archive beside the folder that it is unpacked to; it is removed at the end."""
+    """Yield the path of an archive near the folder that it is unpacked to; it is removed at the end."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-        yield Path(folder) / "archive"
+    # Not beside it: what a killed madengine leaves is looked for in one folder.
+    with private_folder(target.parents[1]) as folder:
+        yield folder / "archive"
 
 
 def is_unpacked(archive: Path, target: Path) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from madengine.deploy.bundle import write_bundle
 from madengine.deploy.ssh import node
-from madengine.programs import secret_files
+from madengine.process import private_folder
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def sources(manifest: Path, context: Path | None, secrets_from: Path | None) -> 
 @contextmanager
 def upload_of(files: Mapping[str, Path]) -> Iterator[Upload]:
     """Copy the bundle and these files, by their names on the node, to a private folder until the block ends."""
-    with secret_files.private_folder() as folder:
+    with private_folder() as folder:
         copies = [write_bundle(folder / node.BUNDLE)]
         for name, source in files.items():
             copies.append(folder / name)

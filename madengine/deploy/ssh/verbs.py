@@ -9,7 +9,7 @@ from pathlib import Path
 from madengine.config.manifest import load_manifest
 from madengine.deploy.ssh.fleet import connected, finish
 from madengine.deploy.ssh.host_result import HostOutcome
-from madengine.deploy.ssh.host_run import RESULTS, LocalTable, fetch_from_host
+from madengine.deploy.ssh.host_run import LocalTable, fetch_from_host
 from madengine.deploy.ssh.options import SshOptions
 from madengine.deploy.ssh.reconnect import LostError, StoppedError
 from madengine.deploy.ssh.remote_node import RemoteNode
@@ -17,6 +17,7 @@ from madengine.deploy.ssh.report import Show, conclude, exit_code, show_outcomes
 from madengine.deploy.ssh.upload import Upload, report_secrets, sources, upload_of
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, RunError
 from madengine.files import check_writable
+from madengine.process import RESULTS
 from madengine.programs import ssh
 from madengine.results.perf_csv import check_perf_csv
 from madengine.run.names import new_run_id

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -53,23 +51,3 @@ def test_a_private_file_is_ours_alone_and_gone_afterwards() -> None:
 def test_what_engines_read_differently_has_no_place_in_a_file_of_variables(value: str) -> None:
     assert not is_plain(value)
     assert variables({"A": value, "B": "x/y+z=="}) == "B=x/y+z==\n"
-
-
-def test_what_a_killed_process_leaves_the_next_one_removes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    (tmp_path / "madengine-private-mine").mkdir()  # not a name of ours
-    holds = "with private_file('canary') as path: print(path, flush=True); input()"
-    words = [sys.executable, "-c", f"from madengine.programs.secret_files import private_file\n{holds}"]
-    with subprocess.Popen(
-        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
-    ) as process:
-        assert process.stdout
-        file = Path(process.stdout.readline().strip())
-        with private_file("mine"):
-            assert file.read_text() == "canary"  # its process still runs
-        process.kill()
-    assert file.is_file()
-    with private_file("mine") as other:
-        assert Path(other).read_text() == "mine"
-        assert not file.parent.exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["madengine-private-mine"]

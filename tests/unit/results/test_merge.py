@@ -275,6 +275,26 @@ def test_collects_at_the_same_time_add_every_row_once(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"in", "perf.csv", "results.json"}
 
 
+def test_collects_into_one_document_keep_all_runs(tmp_path: Path) -> None:
+    for number in range(6):
+        leave(tmp_path / "in" / str(number), *[replace(DONE, run_id=f"r{number}")] * 40)
+    code = "import sys; from madengine.distributed_cli import main; sys.exit(main(sys.argv[1:]))"
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, "collect", f"in/{number}", f"--output={number}.csv", "--results=all.json"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for number in range(6)
+    ]
+    messages = [one.communicate()[1] for one in running]
+    assert [one.returncode for one in running] == [0] * 6, messages
+    assert [run["run_id"] for run in load(tmp_path / "all.json")["runs"]] == [f"r{number}" for number in range(6)]
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_rows_are_found_again_in_a_table_of_many_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(perf_csv, "_BLOCK", 100)
     for number in range(30):
