@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from madengine import __version__, programs
 from madengine.build import dockerfiles, locks, payload
 from madengine.build.build_log import BuildLog, open_log, show_end
 from madengine.build.image_names import hashed, image_id
-from madengine.build.instructions import parse
+from madengine.build.instructions import parse, without_triggers
 from madengine.build.options import BuildOptions
 from madengine.build.push import Pusher
 from madengine.build.recipes import Recipe, explain
@@ -26,7 +27,8 @@ from madengine.config.credentials import Credentials, model_secrets
 from madengine.config.package import template
 from madengine.errors import BuildError, CommandError, MadengineError
 from madengine.process import private_folder
-from madengine.programs.engine import STORE_ATTEMPTS, Docker, is_store_race, repo_digest
+from madengine.programs.engine import STORE_ATTEMPTS, Docker, repo_digest
+from madengine.programs.engine_errors import is_store_race
 from madengine.programs.engine_logins import refused_login
 from madengine.records import Image, Model
 from madengine.results.summaries import FailedBuild
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from madengine.build.source_code import ModelCode
 
 _BASE_ID, _IMAGE_ID = "base_id", "image_id"
+# The model's, where it is changed.
+_DOCKERFILE = "model.Dockerfile"
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,8 @@ class DockerBuilder:
         yield f"# {recipe.key}: {_one_line(f'{recipe.model.name} from {recipe.dockerfile}')}"
         yield shlex.join(["rm", "-rf", str(scratch)])
         yield shlex.join(["mkdir", str(scratch)])
+        if own := self._own_dockerfile(recipe):
+            yield from payload.file_lines(f"{scratch}/{_DOCKERFILE}", f"{own.rstrip()}\n")
         yield programs.shell_line(self._base_command(recipe, base_name, scratch))
         yield from payload.shell_lines(self._payload(recipe), f"{scratch}/payload")
         yield from _code_lines(recipe.model, f"{scratch}/payload/code")
@@ -166,6 +172,7 @@ class DockerBuilder:
         # Of the same steps side by side each would make its own layers, and the next build take any of them.
         lock = locks.alone(self._fingerprint(recipe), recipe.key, self.stopping)
         with nullcontext() if self._ignores_cache(recipe) else lock:
+            self._write_dockerfile(recipe, scratch)
             try:
                 self._step(self._base_command(recipe, base_name, scratch), log, problem)
             except BuildError as error:
@@ -189,7 +196,7 @@ class DockerBuilder:
         takes_secrets = dockerfiles.takes_secrets(dockerfiles.read(self.root / recipe.dockerfile))
         return self.engine.build(
             [f"{recipe.key}:base", *filter(None, [base_name])],
-            self._path(recipe.dockerfile),
+            scratch / _DOCKERFILE if self._own_dockerfile(recipe) else self._path(recipe.dockerfile),
             self._path(recipe.directory),
             build_args=recipe.build_args,
             secrets=secrets if takes_secrets else {},
@@ -199,6 +206,19 @@ class DockerBuilder:
             id_file="" if base_name else scratch / _BASE_ID,
             no_cache=self._ignores_cache(recipe),
         )
+
+    def _own_dockerfile(self, recipe: Recipe) -> str:
+        """Return what is built in place of a Dockerfile whose ONBUILD would act on the payload; empty without any."""
+        text = dockerfiles.read(self.root / recipe.dockerfile)
+        own = without_triggers(text)
+        return "" if own == text else own
+
+    def _write_dockerfile(self, recipe: Recipe, scratch: Path) -> None:
+        if own := self._own_dockerfile(recipe):
+            (scratch / _DOCKERFILE).write_text(own, encoding="utf-8")
+            ignored = Path(f"{self.root / recipe.dockerfile}.dockerignore")
+            if ignored.is_file():
+                shutil.copyfile(ignored, scratch / f"{_DOCKERFILE}.dockerignore")
 
     def _ignores_cache(self, recipe: Recipe) -> bool:
         if self.options.no_cache or self.engine.cache_sees_all_inputs:

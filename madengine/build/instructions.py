@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from madengine.build.expansion import expand, words
 
@@ -24,6 +24,8 @@ class Instruction:
     #: Those before the arguments, such as --platform=linux/amd64.
     flags: tuple[str, ...]
     arguments: str
+    #: Its first line's number, from 0, and that of the line after its last.
+    lines: tuple[int, int] = field(default=(0, 0), repr=False, compare=False)
 
     @property
     def own(self) -> Instruction:
@@ -44,7 +46,31 @@ def parse(text: str) -> Dockerfile:
     """Return the instructions of a Dockerfile's text; comments and contents of here-documents are none."""
     lines = [line.removesuffix("\r") for line in text.removeprefix("\ufeff").split("\n")]
     escape = _escape(lines)
-    return Dockerfile(escape, tuple(_instructions(iter(lines), escape)))
+    return Dockerfile(escape, tuple(_instructions(_Lines(lines), escape)))
+
+
+def without_triggers(text: str) -> str:
+    """Return a Dockerfile's text without the ONBUILD instructions of its last stage; the text itself if it has none."""
+    instructions = parse(text).instructions
+    last_stage = max((index for index, one in enumerate(instructions) if one.name == "FROM"), default=0)
+    triggers = [one.lines for one in instructions[last_stage:] if one.name == "ONBUILD"]
+    lines = re.split(r"(?<=\n)", text) if triggers else []
+    dropped = {number for first, end in triggers for number in range(first, end)}
+    return "".join(line for number, line in enumerate(lines) if number not in dropped) or text
+
+
+class _Lines(Iterator[str]):
+    """Lines, and how many of them have been taken."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        self._lines = lines
+        self.position = 0
+
+    def __next__(self) -> str:
+        if self.position == len(self._lines):
+            raise StopIteration
+        self.position += 1
+        return self._lines[self.position - 1]
 
 
 def _escape(lines: Sequence[str]) -> str:
@@ -58,13 +84,14 @@ def _escape(lines: Sequence[str]) -> str:
     return "\\"
 
 
-def _instructions(lines: Iterator[str], escape: str) -> Iterator[Instruction]:
+def _instructions(lines: _Lines, escape: str) -> Iterator[Instruction]:
     for line in lines:
+        first = lines.position - 1
         joined = _joined(line, lines, escape).strip()
         if joined:
             instruction = _instruction(joined)
             _skip_here_documents(instruction.own, lines, escape)
-            yield instruction
+            yield replace(instruction, lines=(first, lines.position))
 
 
 def _joined(first: str, lines: Iterator[str], escape: str) -> str:

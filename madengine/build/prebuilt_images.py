@@ -12,7 +12,8 @@ from madengine.build.image_names import image_id
 from madengine.config.values import shown
 from madengine.errors import BuildError, ConfigurationError
 from madengine.files import read_json
-from madengine.programs.engine import Docker, explain_engine_error
+from madengine.programs.engine import Docker
+from madengine.programs.engine_errors import explain_engine_error
 from madengine.programs.engine_logins import refused_login
 from madengine.records import Image, Model
 

@@ -17,7 +17,8 @@ from madengine.config.credentials import Credentials, registry_name
 from madengine.config.manifest import Manifest, load_manifest, save_manifest
 from madengine.errors import EXIT_BUILD_FAILED, EXIT_DONE, BuildError, ConfigurationError, MadengineError
 from madengine.process import private_folder
-from madengine.programs.engine import Docker, is_transport, repo_digest
+from madengine.programs.engine import Docker, repo_digest
+from madengine.programs.engine_errors import is_transport
 from madengine.programs.engine_logins import refused_login
 from madengine.records import Image, repository
 from madengine.session import Session
@@ -47,7 +48,8 @@ class Pusher:
     def push(self, image: Image, names: Sequence[str], log: BuildLog) -> Image:
         """Push an image under every name, in their order; the first one's digest is what nodes pull.
 
-        Raises BuildError where the registry refuses, or is still not reached after the last attempt.
+        The other names are for people: one that the registry refuses (ECR, where each repository is made by hand) is
+        only logged. Raises BuildError where it refuses the first, or is still not reached after the last attempt.
         """
         if not names:
             return image
@@ -57,10 +59,18 @@ class Pusher:
             last_line = self._push(first, image.image_id, log, digest_file)
             lookup = aside.submit(self._digest, first, image.image_id, last_line, digest_file)
             for name in others:
-                self._push(name, image.image_id, log)
+                self._push_other(name, image.image_id, log)
             digest = lookup.result() or self._push_again(first, image.image_id, log, digest_file)
         logger.info(f"{image.key}: pushed {first}@{digest}")
         return replace(image, registry_image=first, registry_digest=digest)
+
+    def _push_other(self, name: str, image_id: str, log: BuildLog) -> None:
+        try:
+            self._push(name, image_id, log)
+        except BuildError as error:
+            if self.stopping.is_set():
+                raise
+            logger.warning(f"{error}; ignored: the image has another name there")
 
     def _push_again(self, name: str, image_id: str, log: BuildLog, digest_file: Path) -> str:
         """Take a name back from another build and push it, until the push was of that image; return its digest."""

@@ -16,7 +16,8 @@ from madengine.errors import RunError
 from madengine.machine.gpus import AMD, NVIDIA
 from madengine.process import own_process_id, private_folder
 from madengine.programs import devices
-from madengine.programs.engine import Docker, explain_engine_error, is_init_missing
+from madengine.programs.engine import Docker
+from madengine.programs.engine_errors import explain_engine_error, is_init_missing
 from madengine.run.orphans import OWNER_LABEL
 
 if TYPE_CHECKING:

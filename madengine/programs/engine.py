@@ -14,6 +14,7 @@ from madengine import programs
 from madengine.errors import RunError
 from madengine.programs import devices, login_files, secret_files
 from madengine.programs.buildkit import build_secret_environment
+from madengine.programs.engine_errors import is_store_race, is_unreachable
 from madengine.records import Gpu, repository
 
 if TYPE_CHECKING:
@@ -27,15 +28,6 @@ _DOCKER_WITH_AMD = (28, 3)
 _HUB = ("", "docker.io", "dockerhub")
 _HUB_CONFIG_KEY = "https://index.docker.io/v1/"
 _LOOPBACK = re.compile(r"^(localhost|127(\.\d+){3}|\[::1\])(:\d+)?$")
-# A registry that is unreachable or breaks off: worth a retry. A refusal (denied, unauthorized, unknown) is not.
-_TRANSPORT = re.compile(
-    r"connection (refused|reset)|i/o timeout|timeout exceeded|deadline exceeded|timed out|\bEOF\b|broken pipe"
-    r"|no such host|network is unreachable|no route to host|TLS handshake timeout|temporary failure|server misbehaving"
-    r"|use of closed network|http2: |\b(429|50[0234])\b.? [A-Z]|toomanyrequests|received unexpected HTTP status: 5",
-    re.IGNORECASE,
-)
-
-_STORE_RACE = re.compile(r"layer not known|locating image with ID .*: image not known|locating item named \"manifest\"")
 
 
 @dataclass(frozen=True)
@@ -193,6 +185,9 @@ class Docker:
             *_pairs("--label", _settings(container.labels)),
             "--user=0:0",
             f"--stop-timeout={container.stop_seconds}",
+            # The image's own are for its own program.
+            "--stop-signal=TERM",
+            *self._no_health_check(),
             *([f"--shm-size={container.shm_bytes}"] if container.shm_bytes else []),
             *(self._limits() if container.unlimited else []),
             *([f"--cpuset-cpus={container.cpus}"] if container.cpus else []),
@@ -363,6 +358,9 @@ class Docker:
     def _global_flags(self, name: str) -> list[str]:
         return []
 
+    def _no_health_check(self) -> list[str]:
+        return ["--no-healthcheck"]
+
     def _limits(self) -> list[str]:
         """What collective libraries need: unlimited pinned memory, and a large stack."""
         return ["--ulimit=memlock=-1:-1", "--ulimit=stack=67108864:67108864"]
@@ -371,40 +369,6 @@ class Docker:
 def is_loopback(name: str) -> bool:
     """Whether an image name, or a registry's address, is of a registry on this machine."""
     return bool(_LOOPBACK.match(name.partition("/")[0]))
-
-
-def is_transport(message: str) -> bool:
-    """Whether a registry's error is a network error, which is worth a retry, and not a refusal."""
-    return bool(_TRANSPORT.search(message))
-
-
-def is_unreachable(message: str) -> bool:
-    """Whether an engine's client could not reach the engine."""
-    return bool(re.search(r"cannot connect to|error during connect|connection refused", message, re.IGNORECASE))
-
-
-def is_store_race(message: str) -> bool:
-    """Whether podman met an image in its store, any image, that was just being removed: a retry will do."""
-    return bool(_STORE_RACE.search(message))
-
-
-def is_limit_refused(message: str) -> bool:
-    """Whether a container didn't start because its limits can't be raised."""
-    return bool(re.search(r"rlimit|ulimit", message, re.IGNORECASE))
-
-
-def is_init_missing(message: str) -> bool:
-    """Whether a container didn't start because the engine's init (catatonit, docker-init, tini) is not installed."""
-    return bool(re.search(r"container-init binary|init binary|catatonit|docker-init|\"tini\"", message))
-
-
-def explain_engine_error(message: str) -> str:
-    """Return the line of an engine's error text that says what is wrong, without its prefixes and advice."""
-    lines = [line.strip() for line in message.splitlines()]
-    lines = [line for line in lines if line and not re.match(r"Run '|See '|Usage:|time=", line)]
-    errors = [line for line in lines if re.match(r"(docker|Error|error|ERROR)\b.*: ", line)]
-    line = (errors or lines or [programs.NO_OUTPUT])[-1]
-    return re.sub(r"^(docker: |Error response from daemon: |Error: )+", "", line)
 
 
 def repo_digest(digests: Sequence[str], name: str) -> str:

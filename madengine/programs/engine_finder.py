@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from madengine import programs
 from madengine.errors import CommandError, EngineError
-from madengine.programs.engine import Docker, explain_engine_error
+from madengine.programs.engine import Docker
+from madengine.programs.engine_errors import explain_engine_error
 from madengine.programs.nerdctl import Nerdctl
 from madengine.programs.podman import Podman
 

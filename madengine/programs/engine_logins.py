@@ -11,7 +11,8 @@ from typing import Protocol
 from madengine import programs
 from madengine.errors import CommandError
 from madengine.process import private_folder
-from madengine.programs.engine import Docker, explain_engine_error
+from madengine.programs.engine import Docker
+from madengine.programs.engine_errors import explain_engine_error
 
 logger = logging.getLogger(__name__)
 

@@ -31,5 +31,9 @@ class Nerdctl(Docker):
     def _build_environment(self, has_secrets: bool) -> dict[str, str]:
         return {}
 
+    def _no_health_check(self) -> list[str]:
+        # nerdctl runs no health checks of images before version 2.1, which has the flag.
+        return []
+
     def _global_flags(self, name: str) -> list[str]:
         return ["--insecure-registry"] if is_loopback(name) else []

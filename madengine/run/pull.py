@@ -9,7 +9,8 @@ from functools import partial
 
 from madengine import programs
 from madengine.errors import RunError
-from madengine.programs.engine import Docker, explain_engine_error, is_transport
+from madengine.programs.engine import Docker
+from madengine.programs.engine_errors import explain_engine_error, is_transport
 from madengine.programs.engine_logins import refused_login
 from madengine.records import Image
 

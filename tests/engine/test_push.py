@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import http.server
 import json
 import os
@@ -390,6 +391,71 @@ def test_a_registry_that_refuses_is_asked_once(madengine: Madengine, own: Packag
     assert "denied" in ended.stderr
     assert Refusal.asked >= 1
     assert "registry_digest" not in images(own.folder)[f"ci-{token}_os"]
+
+
+class Gate(http.server.BaseHTTPRequestHandler):
+    """A registry where repositories are made by hand, as ECR is: it passes all on but writes to `madengine/…`."""
+
+    protocol_version = "HTTP/1.1"
+    behind = ""
+
+    def _pass_on(self) -> None:
+        body = self._body()
+        writes = self.command in ("POST", "PUT", "PATCH")
+        if writes and "/madengine/" in self.path:
+            message = "The repository does not exist in the registry with id 123"
+            refusal = json.dumps({"errors": [{"code": "NAME_UNKNOWN", "message": message}]}).encode()
+            self._answer(404, {"Content-Type": "application/json"}, refusal)
+            return
+        connection = http.client.HTTPConnection(self.behind)
+        headers = {name: value for name, value in self.headers.items() if name.lower() != "transfer-encoding"}
+        if writes:
+            headers["Content-Length"] = str(len(body))
+        connection.request(self.command, self.path, body, headers)
+        answer = connection.getresponse()
+        self._answer(answer.status, dict(answer.getheaders()), answer.read())
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = _pass_on
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding"):
+            body = b""
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return body
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def _answer(self, code: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.send_response(code)
+        for name, value in headers.items():
+            if name.lower() not in ("transfer-encoding", "content-length", "connection"):
+                self.send_header(name, value)
+        length = next((value for name, value in headers.items() if name.lower() == "content-length"), str(len(body)))
+        self.send_header("Content-Length", length if self.command == "HEAD" else str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_a_registry_that_refuses_the_second_name_gets_the_image(
+    madengine: Madengine, registry: Registry, own: Package, token: str
+) -> None:
+    own.add(token, steps=f"RUN : {token}")
+    Gate.behind = registry.address
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Gate) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        where = f"127.0.0.1:{server.server_address[1]}"
+        ended = madengine("build", "--registry", where, cwd=own.folder)
+        server.shutdown()
+    (image,) = images(own.folder).values()
+    assert image["registry_image"] == f"{where}/ci-{token}_os"
+    assert image["registry_digest"] == registry_digest(registry, f"ci-{token}_os")
+    assert f"{where}/madengine/{token}:latest: the push failed" in ended.stderr
+    assert "ignored: the image has another name there" in ended.stderr
 
 
 def test_an_interrupted_push_ends_at_once(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from madengine.build.dockerfiles import declared_args, takes_secrets
-from madengine.build.instructions import parse
+from madengine.build.instructions import parse, without_triggers
 
 
 def read(text: str) -> list[tuple[str, str]]:
@@ -67,3 +67,20 @@ def test_a_dockerfile_takes_secrets_where_a_step_mounts_one(text: str, expected:
 def test_every_name_of_an_arg_is_a_build_argument() -> None:
     text = "ARG A\nFROM a\narg B=1 C='x y' \\\n D\nRUN echo \\\nARG E\nONBUILD ARG F"
     assert declared_args(text) == ["A", "B", "C", "D", "F"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("FROM a\nRUN b\n", "FROM a\nRUN b\n"),
+        ("FROM a\nONBUILD RUN b\nRUN c", "FROM a\nRUN c"),
+        ("FROM a\r\nonbuild RUN b \\\r\n  # why\r\n  && d\r\nRUN c\r\n", "FROM a\r\nRUN c\r\n"),
+        ("FROM a\nONBUILD RUN <<E\nONBUILD RUN x\nE\nRUN c\n", "FROM a\nRUN c\n"),
+        ("FROM a\nRUN <<E\nONBUILD RUN x\nE\n", "FROM a\nRUN <<E\nONBUILD RUN x\nE\n"),
+        ("FROM a AS b\nONBUILD RUN c\nFROM b\nONBUILD RUN d\n", "FROM a AS b\nONBUILD RUN c\nFROM b\n"),
+        ("FROM a AS b\nONBUILD RUN c\nFROM b\n", "FROM a AS b\nONBUILD RUN c\nFROM b\n"),
+        ("\ufeffFROM a\nONBUILD RUN b\n", "\ufeffFROM a\n"),
+    ],
+)
+def test_triggers_of_the_last_stage_are_taken_out(text: str, expected: str) -> None:
+    assert without_triggers(text) == expected

@@ -85,7 +85,8 @@ def run_line(engine: str, gpus: Sequence[Gpu], mode: str, version: str = "") -> 
 
 
 def words(engine: str, handed_over: str) -> str:
-    return f"{engine} run --detach --init --name n --user=0:0 --stop-timeout=10 {handed_over} image"
+    end = "--stop-timeout=10 --stop-signal=TERM" + (" --no-healthcheck" if engine != "nerdctl" else "")
+    return f"{engine} run --detach --init --name n --user=0:0 {end} {handed_over} image"
 
 
 def amd_nodes(indexes: Sequence[int]) -> str:

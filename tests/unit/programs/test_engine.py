@@ -18,16 +18,8 @@ from plumbum.commands.base import BaseCommand
 from madengine import programs
 from madengine.errors import CommandError, EngineError
 from madengine.programs import engine_finder
-from madengine.programs.engine import (
-    Container,
-    Docker,
-    State,
-    explain_engine_error,
-    is_limit_refused,
-    is_loopback,
-    is_transport,
-    repo_digest,
-)
+from madengine.programs.engine import Container, Docker, State, is_loopback, repo_digest
+from madengine.programs.engine_errors import explain_engine_error, is_limit_refused, is_transport
 from madengine.programs.engine_finder import ENGINES, engine_named, find_engine
 from madengine.programs.engine_logins import logged_in, refused_login
 from madengine.programs.nerdctl import Nerdctl
@@ -179,7 +171,14 @@ def test_login(registry: str, docker: str, podman: str, nerdctl: str) -> None:
 
 def test_run_with_nothing_set(engine: Docker) -> None:
     started = engine.run(Container("n", "image"))
-    assert line(started) == f"{engine.name} run --detach --init --name n --user=0:0 --stop-timeout=10 image"
+    assert (
+        line(started) == f"{engine.name} run --detach --init --name n --user=0:0 --stop-timeout=10{end(engine)} image"
+    )
+
+
+def end(engine: Docker) -> str:
+    """What replaces the image's own declarations."""
+    return " --stop-signal=TERM" + ("" if engine.name == "nerdctl" else " --no-healthcheck")
 
 
 def test_run_with_everything_set(engine: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +202,8 @@ def test_run_with_everything_set(engine: Docker, monkeypatch: pytest.MonkeyPatch
     )
     assert line(engine.run(container)) == (
         f"{engine.name} run --detach --init --name madengine-1-dummy"
-        " --label madengine.run=1 --label 'madengine.model=a b' --user=0:0 --stop-timeout=7 --shm-size=1024"
+        " --label madengine.run=1 --label 'madengine.model=a b' --user=0:0 --stop-timeout=7"
+        f"{end(engine)} --shm-size=1024"
         " --ulimit=memlock=-1:-1 --ulimit=stack=67108864:67108864 --cpuset-cpus=0-3,8 --device=/dev/kfd"
         " --env A=1 --env 'B=$HOME `x`' --env MAD_SECRETS_HFTOKEN"
         " --mount type=bind,source=/runs/1,target=/myworkspace --mount type=bind,source=/data,target=/data_0,readonly"
@@ -215,7 +215,7 @@ def test_run_with_everything_set(engine: Docker, monkeypatch: pytest.MonkeyPatch
 def test_a_user_without_root_gives_podman_his_own_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     unlimited = Container("n", "image", unlimited=True)
-    assert line(Podman().run(unlimited)).endswith("--stop-timeout=10 --ulimit=host image")
+    assert line(Podman().run(unlimited)).endswith("--no-healthcheck --ulimit=host image")
     for name in ("docker", "nerdctl"):
         assert " --ulimit=memlock=-1:-1 --ulimit=stack=67108864:67108864 " in line(engine_named(name).run(unlimited))
 
