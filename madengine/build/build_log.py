@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from madengine import programs
 from madengine.errors import BuildError
+from madengine.programs.engine import canonical_name
 
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SHOWN_LINES = 20
+# BuildKit's line of a stage's first step, where it asked a registry for the image.
+_BASE = re.compile(r"#\d+ \[[^\]]*\] FROM (?P<name>\S+)@(?P<digest>sha256:[0-9a-f]{64})$")
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,17 @@ def open_log(path: Path = Path(os.devnull), is_live: bool = False) -> Iterator[B
         raise _not_writable(path, error) from error
     with file:
         yield BuildLog(path, file, is_live)
+
+
+def base_digest(path: Path, name: str) -> str:
+    """Return the digest that BuildKit says it got for the base image of that name; empty if the log has none."""
+    canonical = canonical_name(name)
+    with suppress(OSError), path.open(errors="replace") as lines:
+        for line in lines:
+            base = _BASE.match(line)
+            if base and canonical_name(base["name"]) == canonical:
+                return base["digest"]
+    return ""
 
 
 def show_end(path: Path) -> None:

@@ -13,11 +13,11 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from madengine import __version__, programs
 from madengine.build import dockerfiles, locks, payload
-from madengine.build.build_log import BuildLog, open_log, show_end
+from madengine.build.build_log import BuildLog, base_digest, open_log, show_end
 from madengine.build.image_names import hashed, image_id
 from madengine.build.instructions import parse, without_triggers
 from madengine.build.options import BuildOptions
@@ -27,7 +27,7 @@ from madengine.config.credentials import Credentials, model_secrets
 from madengine.config.package import template
 from madengine.errors import BuildError, CommandError, MadengineError
 from madengine.process import private_folder
-from madengine.programs.engine import STORE_ATTEMPTS, Docker, repo_digest
+from madengine.programs.engine import STORE_ATTEMPTS, Docker, digests_in
 from madengine.programs.engine_errors import is_store_race
 from madengine.programs.engine_logins import refused_login
 from madengine.records import Image, Model
@@ -285,10 +285,9 @@ class DockerBuilder:
         records = self.engine.images(image.image_id, *filter(None, [image.base_docker]))
         if not records:
             raise BuildError(f"{image.key}: built, but {self.engine.name} doesn't list it")
-        digests = records[1].get("RepoDigests") or [] if len(records) > 1 else []
         return replace(
             image,
-            docker_sha=repo_digest(digests, image.base_docker),
+            docker_sha=_base_digest(image, *records),
             image_id=image_id(records[0]),
             size_bytes=int(records[0].get("Size") or 0),
         )
@@ -315,6 +314,19 @@ def _code_lines(model: Model, target: str) -> Iterator[str]:
         from madengine.build.source_code import shell_lines
 
         yield from shell_lines(model, target)
+
+
+def _base_digest(image: Image, record: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> str:
+    """Return the digest of the image that another was built on, `record` and `base` are what the engine has of them.
+
+    It is the one that the base's name has, or that the build's log names; the name may mean another image by now.
+    """
+    digest = image.base_docker.partition("@")[2] or base_digest(Path(image.log_file), image.base_docker)
+    if digest or not base:
+        return digest
+    layers = (base.get("RootFS") or {}).get("Layers") or []
+    is_base = ((record.get("RootFS") or {}).get("Layers") or [])[: len(layers)] == layers
+    return next(iter(digests_in(base, image.base_docker)), "") if is_base else ""
 
 
 def _facts(image: Image) -> str:

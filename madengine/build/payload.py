@@ -25,6 +25,8 @@ DIRECTORY = "/opt/madengine"
 ENTRY = f"{DIRECTORY}/entry.sh"
 WORKSPACE = "/myworkspace"
 
+# 2000-01-01, in seconds: of all files of the payload. Not 0, for zip files begin at 1980.
+_FILE_TIME = 946_684_800
 # A script's suffix says what reads it, as in older versions; a folder means its run.sh.
 _INTERPRETERS = {".sh": "bash", ".slurm": "bash", ".py": "python3"}
 
@@ -131,21 +133,26 @@ def write(content: Payload, directory: Path) -> None:
                 (directory / name).parent.mkdir(parents=True, exist_ok=True)
             (directory / name).write_text(text, encoding="utf-8", errors="surrogateescape")
             (directory / name).chmod(0o755 if name.endswith(".sh") else 0o644)
-        _settle_modes(directory)
+        _settle(directory)
     except OSError as error:
         # copytree collects its errors: (source, target, message) each
         first = error.args[0][0][2] if isinstance(error, shutil.Error) else str(error)
         raise BuildError(f"the payload can't be written: {first}") from error
 
 
-def _settle_modes(directory: Path) -> None:
-    """Let everyone read everything, and run what someone may: a umask of the build machine is none of the image's."""
-    for folder, _, names in os.walk(directory):
+def _settle(directory: Path) -> None:
+    """Give all files one time, and modes with which everyone may read them and run what someone may.
+
+    So neither the build machine's clock nor its umask makes an image of its own.
+    """
+    for folder, folders, names in os.walk(directory):
         Path(folder).chmod(0o755)
         for path in (Path(folder, name) for name in names):
             mode = path.lstat().st_mode
             if stat.S_ISREG(mode):
                 path.chmod(0o755 if mode & 0o111 else 0o644)
+        for name in (".", *folders, *names):
+            os.utime(Path(folder, name), (_FILE_TIME, _FILE_TIME), follow_symlinks=False)
 
 
 def _linked(source: str, target: str) -> None:

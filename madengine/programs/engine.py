@@ -388,6 +388,13 @@ def digests_in(image: Mapping[str, Any], name: str) -> list[str]:
     return repo_digests([str(digest) for digest in image.get("RepoDigests") or ()], name)
 
 
+def canonical_name(name: str) -> str:
+    """Return an image name as Docker Hub's short names mean it: without its registry, with a tag."""
+    bare = name.partition("@")[0]
+    tag = bare.removeprefix(repository(bare)).removeprefix(":")
+    return f"{_canonical(repository(bare))}:{tag or 'latest'}"
+
+
 def with_hub(name: str) -> str:
     """Return a name such as `org/image` with the registry that it means, docker.io."""
     host = name.partition("/")[0]

@@ -10,8 +10,8 @@ from uuid import uuid4
 
 import pytest
 
-from tests.bed.components import Engine, Outcome
-from tests.engine.packages import Package, images
+from tests.bed.components import Engine, Outcome, Registry
+from tests.engine.packages import Package, images, registry_digest
 
 Madengine = Callable[..., Outcome]
 
@@ -29,6 +29,11 @@ FORMS = {
     "escape": "# escape=`\n# CONTEXT {}\nFROM `\n  [a]:1\nRUN echo `\n  \\\n",
     "windows": "\ufeff# CONTEXT {}\r\nARG TAG=1\r\nFROM [a]:${TAG}\r\nRUN echo \\\r\n  on\r\n",
 }  # fmt: skip
+
+
+BUILDERS = pytest.mark.parametrize(
+    ("engine", "uses_buildkit"), [("docker", False), ("docker", True), ("podman", False)], indirect=["engine"]
+)
 
 
 @pytest.fixture
@@ -108,3 +113,42 @@ def test_a_mounted_file_reaches_the_image_whatever_was_built_before(
         madengine("build", cwd=own.folder, env=buildkit(engine))
         (image,) = images(own.folder).values()
         assert engine("run", "--rm", "--entrypoint=/bin/cat", image["image_id"], "/measured").stdout == batch
+
+
+@pytest.fixture
+def remote_base(engine: Engine, registry: Registry, base_image: str, tmp_path: Path) -> tuple[str, str]:
+    """The name of a base image that only the registry has, and its digest there."""
+    name = f"{registry.address}/{uuid4().hex[:10]}:1"
+    (tmp_path / "base.Dockerfile").write_text(f"FROM {base_image}\nLABEL test.name={name}\n")
+    engine("build", "--tag", name, "--file", str(tmp_path / "base.Dockerfile"), str(tmp_path))
+    engine("push", *(["--tls-verify=false"] if engine.name == "podman" else []), name)
+    engine("rmi", "--force", name)
+    return name, registry_digest(registry, name)
+
+
+@BUILDERS
+@pytest.mark.parametrize("form", ["[name]", "[repository]@[digest]", "[repository]:1@[digest]"])
+def test_the_manifest_has_the_digest_of_a_base_image_that_only_the_registry_had(
+    engine: Engine, madengine: Madengine, own: Package, remote_base: tuple[str, str], uses_buildkit: bool, form: str
+) -> None:
+    name, digest = remote_base
+    base = form.replace("[name]", name).replace("[repository]", name.removesuffix(":1")).replace("[digest]", digest)
+    write(own, own.add("remote"), f"FROM {base} AS first\nRUN true\nFROM first\n")
+    madengine("build", cwd=own.folder, env=buildkit(engine) if uses_buildkit else {})
+    (image,) = images(own.folder).values()
+    assert (image["base_docker"], image["docker_sha"]) == (base, digest)
+
+
+@BUILDERS
+def test_a_script_of_the_same_length_makes_another_image_though_all_files_have_one_time(
+    engine: Engine, madengine: Madengine, own: Package, uses_buildkit: bool
+) -> None:
+    prefix = own.add("timed")
+    for number in ("1", "2"):
+        (own.folder / f"scripts/{prefix}/run.sh").write_text(f"echo 'performance: {number} runs'\n")
+        madengine("build", "--jobs", "2", cwd=own.folder, env=buildkit(engine) if uses_buildkit else {})
+        (image,) = images(own.folder).values()
+        look = "find /opt/madengine -type f -exec stat -c %Y {} +; cat /opt/madengine/scripts/run.sh"
+        shown = engine("run", "--rm", "--entrypoint=/bin/sh", image["image_id"], "-c", look).stdout.splitlines()
+        assert {*shown[:-1]} == {"946684800"}
+        assert shown[-1] == f"echo 'performance: {number} runs'"

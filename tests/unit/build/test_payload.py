@@ -150,6 +150,17 @@ def test_the_umask_of_the_build_machine_is_none_of_the_images(tmp_path: Path) ->
     assert modes[0][f"{tmp_path}/open/scripts/data"] == 0o755
 
 
+def test_every_file_of_a_payload_has_the_same_time(tmp_path: Path) -> None:
+    root = package(tmp_path / "package")
+    (root / "code/folder").mkdir(parents=True)
+    (root / "code/link").symlink_to("folder")
+    (root / "code/dangling").symlink_to("nowhere")
+    target = tmp_path / "payload"
+    target.mkdir()
+    payload.write(payload.payload(model(), root, code=root / "code"), target)
+    assert {path.lstat().st_mtime for path in (target, *target.rglob("*"))} == {946_684_800}
+
+
 def test_a_payload_that_can_not_be_written_names_the_folder(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=f"{tmp_path}/nowhere"):
         payload.write(Payload({"a": "text\n"}), tmp_path / "nowhere")
