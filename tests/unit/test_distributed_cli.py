@@ -364,8 +364,9 @@ def test_run_of_a_manifest_says_that_nothing_is_built(nowhere: Path, capfd: pyte
 
 @pytest.mark.parametrize("more", [(), ("--quiet",), ("--host", "nowhere.invalid")])
 def test_run_of_a_manifest_names_the_options_that_only_a_build_uses(
-    nowhere: Path, capfd: pytest.CaptureFixture[str], more: Sequence[str]
+    nowhere: Path, capfd: pytest.CaptureFixture[str], stand_ins: StandIns, more: Sequence[str]
 ) -> None:
+    stand_ins.add("ssh", "exit 255")
     (nowhere / "m.json").write_text("{}")
     ignored_keys = (
         "--use-image=x",
@@ -617,14 +618,14 @@ def test_the_code_that_a_killed_build_had_fetched_is_removed_by_the_next_one(
 
 def test_a_second_ctrl_c_does_not_stop_the_tidying_up(package: Path, stand_ins: StandIns, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
-    stand_ins.add("podman", f"trap 'sleep 1; exit' TERM; echo $$ >{pid}.new; mv {pid}.new {pid}; sleep 60 & wait")
+    ending = tmp_path / "ending"
+    stand_ins.add("podman", f"trap 'touch {ending}; sleep 1; exit' TERM; touch {pid}; sleep 60 & wait")
     process = started("build", "--engine=podman", cwd=package, stderr=subprocess.PIPE)
-    limit = time.monotonic() + 20
-    while not pid.exists() and time.monotonic() < limit:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
+    for sign in (pid, ending):
+        limit = time.monotonic() + 20
+        while not sign.exists() and time.monotonic() < limit:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
     err = process.communicate(timeout=20)[1]
     assert err == "already stopping; a container gets some seconds to end\ninterrupted\n"
     assert process.returncode == 130

@@ -321,7 +321,7 @@ def test_without_an_entry_json_the_container_ended_too_early(runs: Runs, engine:
         ('{"exit_code": 0, "started": NaN, "ended": 1}', "invalid number NaN"),
         ('{"exit_code": 0, "started": 1, "ended": 1e999}', "a number is too large for a float"),
         ('{"exit_code": %s}' % ("9" * 4000), "a number has more than 300 digits"),
-        ('{"a":' * 9_000, "nested more than 50 levels deep"),
+        ('{"a":' * 9_000 + "1" + "}" * 9_000, "nested more than 50 levels deep"),
         ("\x00", "Expecting value"),
         ("{", "Expecting property name"),
         ("\x1b[2J", "Expecting value"),

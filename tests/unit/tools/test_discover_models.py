@@ -134,7 +134,7 @@ def test_one_name_in_two_places_is_an_error_that_names_both(root: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'[\n  {"name": "a",}\n]', "models.json:2:16: not JSON: "),
+        (b'[\n  {"name": "a" "b"}\n]', "models.json:2:16: not JSON: "),
         (b"", "models.json:1:1: not JSON: expecting value"),
         (b'[{"name": "\xff"}]', "models.json: byte 11 is not UTF-8; "),
         (b'{"name": "a"}', "models.json: expected a list of models, got an object; "),
