@@ -193,6 +193,13 @@ def _forms(secret: str) -> Iterator[str]:
         json.dumps(value)[1:-1],
         json.dumps(value, ensure_ascii=False)[1:-1],
     )
+    # As a shell prints it: `set -x`, `printf %q`, `export -p`.
+    yield from (
+        value.replace("'", "'\\''"),
+        value.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\t", "\\t"),
+        re.sub(r"([^\w@%+=:./-])", r"\\\1", value),
+        re.sub(r'([\\"$`])', r"\\\1", value),
+    )
     for text in (value, value + "\n"):
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             encoded = encode(text.encode("utf-8", "surrogateescape")).decode("ascii")

@@ -6,9 +6,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from madengine.programs.engine import Container, Docker, State
 from madengine.programs.engine_errors import explain_engine_error, is_init_missing, is_limit_refused
 from madengine.results.metrics import MetricScan
 from madengine.run.background import Background
+from madengine.run.masked_log import MaskedLog
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +30,6 @@ ENGINE_GRACE_SECONDS = 30.0
 START_SECONDS = 300.0
 # Before waiting again for a container that the engine has lost sight of.
 WAIT_AGAIN_SECONDS = 1.0
-_CHUNK = 1 << 20
 # The engines whose init is not installed; one line says so, and entry.sh does without.
 _without_init: set[str] = set()
 
@@ -64,6 +65,8 @@ class ContainerRun:
     live: Callable[[bytes], None] | None
     #: Breaks the run off when it is set.
     stopping: threading.Event
+    #: What must not be shown, nor stay in the log.
+    secrets: Sequence[str] = ()
 
     def run(self) -> ContainerExit:
         """Start the container, follow it to its end and remove it, also at Ctrl-C.
@@ -80,13 +83,19 @@ class ContainerRun:
             if reason:
                 self._stop()
                 state, output = self._state_and_output()
-            self._append_to_log(output)
+            self._masked_log.read_to_end()
+            self._append_to_log(programs.redact(output))
         finally:
             stays = self.keep_alive and not reason and state is not None and state.running
             if not stays:
                 self._remove()
+            self._masked_log.read_to_end()
         self.scan.finish()
         return ContainerExit(reason, state, output, interrupted, stays)
+
+    @cached_property
+    def _masked_log(self) -> MaskedLog:
+        return MaskedLog(self.log, self.secrets)
 
     @property
     def name(self) -> str:
@@ -141,11 +150,11 @@ class ContainerRun:
         with programs.background(self.engine.wait(self.name)) as waiter:
             while True:
                 ended = waiter.poll() is not None or self._has_ended_alive()
-                if chunk := self.log.read(_CHUNK):
-                    self.scan.feed(chunk)
-                    if self.live:
-                        self.live(chunk)
+                if (part := self._masked_log.read()).raw:
+                    self.scan.feed(part.raw)
+                    self._show(part.text)
                 elif ended:
+                    self._show(self._masked_log.read_to_end())
                     return ""
                 else:
                     programs.pause(waiter, 0.1)
@@ -153,6 +162,10 @@ class ContainerRun:
                     raise KeyboardInterrupt
                 if deadline and time.monotonic() > deadline:
                     return "timeout: the container did not end in time"
+
+    def _show(self, text: bytes) -> None:
+        if self.live and text:
+            self.live(text)
 
     def _has_ended_alive(self) -> bool:
         """Return whether the script has ended in a container that stays."""

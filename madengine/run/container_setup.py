@@ -15,7 +15,7 @@ from madengine.build import payload
 from madengine.build.source_code import Checkout
 from madengine.config import launchers
 from madengine.config.context import Context, expanded
-from madengine.config.credentials import Credentials, model_secrets
+from madengine.config.credentials import Credentials, model_secrets, secret_values
 from madengine.config.entry_keys import env_vars
 from madengine.config.hooks import Hooks, hook_files, hook_texts
 from madengine.data_sets.mounts import Provided
@@ -176,6 +176,11 @@ class Setup:
                 raise
             logger.info(f"{error}; ignored: the image carries the code")
             return dict(self.credentials.secrets)
+
+    def hidden_values(self, model: Model) -> tuple[str, ...]:
+        """Return what the log must not show of the secrets that a model's container has."""
+        entries = {name: entry for name, entry in self.credentials.entries.items() if name == model.cred}
+        return secret_values(Credentials(entries, self.credentials.secrets))
 
     def limit(self, model: Model) -> int:
         """Return how long the model's script may take (seconds, 0 is without end)."""

@@ -22,7 +22,7 @@ from madengine.errors import EXIT_DONE, EXIT_FAILURE, EXIT_RUN_FAILED, Configura
 from madengine.machine.environment import environment_id_of, environment_record
 from madengine.machine.gpus import skipped_architecture, wants_gpus
 from madengine.programs.engine import Docker
-from madengine.records import FAILURE, SKIPPED, Gpu, Image, Model, RunResult
+from madengine.records import FAILURE, SKIPPED, Gpu, Image, Metric, Model, RunResult
 from madengine.results.result_writer import ResultWriter
 from madengine.results.table import load_tabulate, results_table
 from madengine.run.background import Background
@@ -221,9 +221,10 @@ class LocalRun:
         return environment_id_of(self._machine)
 
     def _record(self, result: RunResult) -> None:
-        result = replace(result, reason=programs.redact(result.reason))
-        metrics = "; ".join(f"{metric.performance} {metric.metric}".strip() for metric in result.metrics)
-        logger.info(f"{result.model.name}: {result.status} {result.reason or metrics}".rstrip())
+        metrics = tuple(map(_redacted, result.metrics))
+        result = replace(result, reason=programs.redact(result.reason), metrics=metrics)
+        line = "; ".join(f"{metric.performance} {metric.metric}".strip() for metric in result.metrics)
+        logger.info(f"{result.model.name}: {result.status} {result.reason or line}".rstrip())
         self._writer.add(result)
 
     def _not_run(self, model: Model, image: Image | None, status: str, reason: str) -> RunResult:
@@ -259,6 +260,12 @@ class LocalRun:
             logger.info("no image in the manifest matches this machine")
             return EXIT_RUN_FAILED
         return EXIT_DONE if self._writer.complete else EXIT_FAILURE
+
+
+def _redacted(metric: Metric) -> Metric:
+    """Return a metric whose names show no secret; a number is none."""
+    extra = {programs.redact(name): programs.redact(cell) for name, cell in metric.extra.items()}
+    return replace(metric, metric=programs.redact(metric.metric), model=programs.redact(metric.model), extra=extra)
 
 
 def _gpu_count(setup: Setup, model: Model) -> int:

@@ -247,6 +247,7 @@ class ContainerRunner:
             keep_alive=setup.options.keep_alive,
             live=LiveOutput() if setup.options.live_output else None,
             stopping=self.stopping,
+            secrets=setup.hidden_values(result.model),
         )
         patterns = artifacts.patterns_for(result.model, setup.context, setup.hooks.artifacts)
         with setup.workspace.used(result.model, Path(result.directory), patterns) as bring_results:

@@ -101,7 +101,9 @@ def gigabyte() -> Iterator[Figure]:
             run(["sh", "-ec", way], folder)
         by_hand = {way: min(timed(["sh", "-ec", line], folder) for _ in range(3)) for way, line in ways.items()}
         print("  a gigabyte by hand:", ", ".join(f"{way} {seconds:.2f} s" for way, seconds in by_hand.items()))
-        command = [*PYTHON, "run", "-m", "build_manifest.json"]
+        # With secrets to look for in the log.
+        secrets = [f"MAD_SECRETS_{name}={name * 3}_kJhgfdsaQWERTY0123456789" for name in ("HF", "GIT", "WANDB")]
+        command = ["env", *secrets, *PYTHON, "run", "-m", "build_manifest.json"]
         ours = min(timed(command, folder) for _ in range(3))
         row = (folder / "perf.csv").read_text().splitlines()[-1]
         assert ",1,gigabyte,,SUCCESS," in row, row
