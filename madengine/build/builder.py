@@ -26,9 +26,9 @@ from madengine.build.recipes import Recipe, explain
 from madengine.config.credentials import Credentials, model_secrets
 from madengine.config.package import template
 from madengine.errors import BuildError, CommandError, MadengineError
-from madengine.process import private_folder
 from madengine.programs.engine import STORE_ATTEMPTS, Docker, digests_in
 from madengine.programs.engine_errors import is_store_race
+from madengine.programs.engine_files import in_visible_folder
 from madengine.programs.engine_logins import refused_login
 from madengine.records import Image, Model
 from madengine.results.summaries import FailedBuild
@@ -145,10 +145,8 @@ class DockerBuilder:
         self._warn_of_build_args(recipe)
         checkout = self.code.checkout(recipe.model) if self.code else None
         code = checkout.folder if checkout else None
-        with private_folder() as folder:
-            scratch = Path(folder)
-            base = self._base(recipe, base_name, scratch, log)
-            image_id = self._add_payload(recipe, base, code, scratch, log)
+        base = self._in_folder(lambda scratch: self._base(recipe, base_name, scratch, log))
+        image_id = self._in_folder(lambda scratch: self._add_payload(recipe, base, code, scratch, log))
         duration = time.monotonic() - started
         logger.info(f"{recipe.key}: built in {duration:.1f} s")
         return Image(
@@ -165,6 +163,9 @@ class DockerBuilder:
             log_file=str(log.path),
             extra={"gpu_architecture": recipe.architecture} if recipe.architecture else {},
         )
+
+    def _in_folder(self, step: Callable[[Path], str]) -> str:
+        return in_visible_folder(self.engine.name, step, self.options.log_directory.resolve())
 
     def _base(self, recipe: Recipe, base_name: str, scratch: Path, log: BuildLog) -> str:
         """Build the model's own image, and return what the payload starts from: `base_name`, or its id without one."""

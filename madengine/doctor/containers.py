@@ -14,10 +14,11 @@ from madengine.doctor.gpus import device_nodes
 from madengine.doctor.tiny_image import write_tiny_image
 from madengine.errors import RunError
 from madengine.machine.gpus import AMD, NVIDIA
-from madengine.process import own_process_id, private_folder
+from madengine.process import own_process_id
 from madengine.programs import devices
 from madengine.programs.engine import Docker
 from madengine.programs.engine_errors import explain_engine_error, is_init_missing
+from madengine.programs.engine_files import in_visible_folder
 from madengine.run.orphans import OWNER_LABEL
 
 if TYPE_CHECKING:
@@ -97,15 +98,13 @@ def check_container(subject: Subject) -> Iterator[Check]:
 def _check_tiny_container(engine: Docker, has_gpus: bool) -> Iterator[Check]:
     """Start a container of an image of our own, which tells whether one starts, but not with GPUs."""
     name = f"localhost/madengine-doctor:{os.getpid()}"
-    with private_folder() as folder:
-        archive = Path(folder) / "image.tar"
-        if not write_tiny_image(archive, name):
-            yield Check("container", NOTE, f"not tested: {_NO_IMAGE}")
-            return
-        loaded = programs.attempt(engine.load(archive))
-    if loaded.code != 0:
-        fault = explain_engine_error(loaded.err or loaded.out)
-        yield Check("container", FAILED, f"an image can't be loaded: {fault}", f"{engine.name} info")
+    try:
+        has_image = in_visible_folder(engine.name, lambda folder: _load_tiny_image(folder, engine, name), Path.home())
+    except RunError as error:
+        yield Check("container", FAILED, f"an image can't be loaded: {error}", f"{engine.name} info")
+        return
+    if not has_image:
+        yield Check("container", NOTE, f"not tested: {_NO_IMAGE}")
         return
     try:
         command, answer = _trial(engine, [engine.full_name(name)])
@@ -119,6 +118,17 @@ def _check_tiny_container(engine: Docker, has_gpus: bool) -> Iterator[Check]:
         return
     fault = "no answer" if answer.code is None else explain_engine_error(answer.err)
     yield Check("container", FAILED, fault, f"repair {engine.name}, or choose another engine with --engine")
+
+
+def _load_tiny_image(folder: Path, engine: Docker, name: str) -> bool:
+    """Load an image; return False if none can be made here. Raises RunError if the engine doesn't take it."""
+    archive = folder / "image.tar"
+    if not write_tiny_image(archive, name):
+        return False
+    loaded = programs.attempt(engine.load(archive))
+    if loaded.code != 0:
+        raise RunError(explain_engine_error(loaded.err or loaded.out))
+    return True
 
 
 def _trial(engine: Docker, words: Sequence[str]) -> tuple[BaseCommand, programs.Answer]:

@@ -15,6 +15,7 @@ from madengine.errors import RunError
 from madengine.programs import devices, login_files, secret_files
 from madengine.programs.buildkit import build_secret_environment
 from madengine.programs.engine_errors import is_store_race, is_unreachable
+from madengine.programs.engine_files import is_hidden
 from madengine.records import Gpu, repository
 
 if TYPE_CHECKING:
@@ -274,6 +275,14 @@ class Docker:
         answer = programs.attempt(self("container", "inspect", *ids))
         records: list[dict[str, Any]] = json.loads(answer.out or "[]")
         return [(record["Name"].lstrip("/"), record["Config"].get("Labels") or {}) for record in records]
+
+    def sees(self, folder: Path) -> bool:
+        """Whether the engine's client sees a private folder; docker as a snap has a /tmp of its own."""
+        variables = folder / "sees"
+        variables.write_text("two words=\n")
+        # Without the daemon: the client refuses the variable's name, or finds no file.
+        answer = programs.attempt(self("create", f"--env-file={variables}", "none"))
+        return not is_hidden(variables, answer.err)
 
     def image_root(self) -> Path | None:
         """Return the folder that images are stored in; None if the engine doesn't name one."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 from madengine import programs
@@ -39,9 +40,7 @@ def logged_in(engine: Docker, logins: Iterable[HasLogin], may_fail: Iterable[Has
     names it until the block ends.
     """
     logins, optional = list(logins), list(may_fail)
-    with private_folder() as folder:
-        environment = engine.login_environment(folder, [login.registry for login in (*logins, *optional)])
-        private = replace(engine, environment={**engine.environment, **environment})
+    with _private_settings(engine, [login.registry for login in (*logins, *optional)]) as private:
         for login in logins:
             _log_in(private, login)
         for login in optional:
@@ -54,6 +53,18 @@ def logged_in(engine: Docker, logins: Iterable[HasLogin], may_fail: Iterable[Has
             yield private
         finally:
             _refused.clear()
+
+
+@contextmanager
+def _private_settings(engine: Docker, registries: Sequence[str]) -> Iterator[Docker]:
+    """Yield the engine with settings of its own, in the home folder if it has a /tmp of its own."""
+    with ExitStack() as stack:
+        for parent in (None, Path.home()):
+            folder = stack.enter_context(private_folder(parent))
+            environment = engine.login_environment(folder, registries)
+            if parent or engine.sees(folder):
+                break
+        yield replace(engine, environment={**engine.environment, **environment})
 
 
 def refused_login(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from madengine.programs.engine import Docker, is_loopback, with_hub
@@ -21,6 +22,9 @@ class Nerdctl(Docker):
 
     def full_name(self, name: str) -> str:
         return with_hub(name)
+
+    def sees(self, folder: Path) -> bool:
+        return True
 
     def has_gpu_runtime(self, vendor: str) -> bool:
         return True

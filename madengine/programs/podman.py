@@ -47,6 +47,9 @@ class Podman(Docker):
             digests = digests_in(latest, name) if latest["Id"] == image["Id"] else digests
         return next((digest for digest in digests if self._can_pull(f"{repository(name)}@{digest}")), "")
 
+    def sees(self, folder: Path) -> bool:
+        return True
+
     def has_gpu_runtime(self, vendor: str) -> bool:
         return True
 

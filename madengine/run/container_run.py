@@ -19,6 +19,7 @@ from madengine.errors import CommandError, RunError
 from madengine.programs import secret_files
 from madengine.programs.engine import Container, Docker, State
 from madengine.programs.engine_errors import explain_engine_error, is_init_missing, is_limit_refused
+from madengine.programs.engine_files import is_hidden
 from madengine.results.metrics import MetricScan
 from madengine.run.background import Background
 from madengine.run.masked_log import MaskedLog
@@ -131,7 +132,11 @@ class ContainerRun:
         if not container.secrets:
             return programs.attempt(self.engine.run(container), seconds=START_SECONDS)
         with secret_files.private_file(secret_files.variables(container.secrets)) as file:
-            return programs.attempt(self.engine.run(replace(container, env_file=file)), seconds=START_SECONDS)
+            answer = programs.attempt(self.engine.run(replace(container, env_file=file)), seconds=START_SECONDS)
+            if not (answer.code and is_hidden(Path(file), answer.err)):
+                return answer
+        # An engine with a /tmp of its own takes them by name.
+        return programs.attempt(self.engine.run(container), seconds=START_SECONDS)
 
     def _follow_to_end(self) -> tuple[str, State | None, str]:
         """Follow the container to its end; return the reason to stop it, or its state and what the engine logged."""

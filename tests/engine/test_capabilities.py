@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.bed.components import Engine, Registry, outcome
+from tests.engine.packages import Package, images
 from tests.engine.trial import CHECKOUT, METRIC, Trial
 from tests.engine.trial import trial as make_trial
 
@@ -91,3 +94,50 @@ def test_doctor_tells_an_engine_in_which_no_container_starts(engine: Engine, tmp
     (check,) = [check for check in json.loads(doctor.stdout)["checks"] if check["name"] == "container"]
     assert (doctor.code, check["status"]) == (1, "FAILED")
     assert "the runtime is broken" in check["result"]
+
+
+# docker as Ubuntu's snap has it: with a /tmp of its own.
+SNAP_DOCKER = """#!/bin/sh
+exec unshare -m sh -c 'mount --make-rprivate /
+  sockets=$(mktemp -d /run/snap-XXXXXX)
+  mount --bind "$(dirname "${DOCKER_HOST#unix://}")" "$sockets"
+  mount -t tmpfs tmpfs /tmp
+  DOCKER_HOST=unix://$sockets/$(basename "$DOCKER_HOST")
+  export DOCKER_HOST
+  (sleep 5; rmdir "$sockets") >/dev/null 2>&1 &
+  exec "$REAL_DOCKER" "$@"' docker "$@"
+"""
+
+
+@pytest.mark.parametrize("engine", ["docker"], indirect=True)
+def test_a_docker_with_a_tmp_of_its_own_builds_pushes_and_runs(
+    engine: Engine, base_image: str, tls_registry: Registry
+) -> None:
+    with tempfile.TemporaryDirectory(dir=Path.home(), prefix="madengine-test-") as folder:
+        package = Package(Path(folder, "package"), base_image)
+        package.add("snapped", script=f'[ "$MAD_SECRETS_A" = hidden-value ] && {METRIC}\n', steps="ONBUILD RUN exit 9")
+        login = {tls_registry.address: {"username": tls_registry.user, "password": tls_registry.password}}
+        (package.folder / "credential.json").write_text(json.dumps(login))
+        (package.folder / "credential.json").chmod(0o600)
+        Path(folder, "bin").mkdir()
+        Path(folder, "bin/docker").write_text(SNAP_DOCKER)
+        Path(folder, "bin/docker").chmod(0o755)
+        environment = {
+            **engine.environment,
+            "DOCKER_CONFIG": str(Path(folder, "docker-config")),
+            "MADENGINE_ENGINE": "docker",
+            "MAD_SECRETS_A": "hidden-value",
+            "PATH": f"{folder}/bin:{os.environ['PATH']}",
+            "PYTHONPATH": str(CHECKOUT),
+            "REAL_DOCKER": shutil.which("docker") or "",
+        }
+        words = [sys.executable, "-m", "madengine.distributed_cli", "run", "--registry", tls_registry.address]
+        ran = outcome(words, environment, cwd=package.folder)
+        assert "docker doesn't see /tmp (it has a /tmp of its own)" in ran.stderr
+        (image,) = images(package.folder).values()
+        assert image["registry_digest"].startswith("sha256:")
+        assert "SUCCESS" in (package.folder / "perf.csv").read_text()
+        assert [path.name for path in (package.folder / "build_logs").iterdir()] == ["snapped_m0.os.build.live.log"]
+        assert list(Path.home().glob("madengine-private-*")) == []
+        doctor = outcome([*words[:3], "doctor", "--engine", "docker", "--json"], environment, cwd=folder)
+        assert json.loads(doctor.stdout)["fit"]

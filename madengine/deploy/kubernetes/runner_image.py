@@ -11,8 +11,8 @@ from madengine.build.push import Pusher
 from madengine.config.credentials import registry_name
 from madengine.config.package import template
 from madengine.deploy.bundle import write_bundle
-from madengine.process import private_folder
 from madengine.programs.engine import Docker
+from madengine.programs.engine_files import in_visible_folder
 from madengine.records import Image
 from madengine.session import Session
 
@@ -39,20 +39,23 @@ def push(session: Session, registry: str, base: str) -> str:
 def _build(engine: Docker, name: str, base: str) -> str:
     """Build the image and return its id."""
     logger.info(f"building {name} on {base}")
-    with private_folder() as scratch:
-        context = Path(scratch) / "context"
-        context.mkdir(mode=0o755)
-        write_bundle(context / "madengine.pyz").chmod(0o644)
-        dockerfile = Path(scratch) / "Dockerfile"
-        dockerfile.write_text(template("image/runner.Dockerfile"), encoding="utf-8")
-        id_file = Path(scratch) / "image_id"
-        command = engine.build(
-            [name],
-            dockerfile,
-            context,
-            build_args={"BASE_IMAGE": base},
-            labels={"madengine.version": __version__},
-            id_file=id_file,
-        )
-        programs.ask(command, seconds=_BUILD_SECONDS)
-        return id_file.read_text().strip()
+    return in_visible_folder(engine.name, lambda scratch: _build_in(scratch, engine, name, base), Path.home())
+
+
+def _build_in(scratch: Path, engine: Docker, name: str, base: str) -> str:
+    context = scratch / "context"
+    context.mkdir(mode=0o755)
+    write_bundle(context / "madengine.pyz").chmod(0o644)
+    dockerfile = scratch / "Dockerfile"
+    dockerfile.write_text(template("image/runner.Dockerfile"), encoding="utf-8")
+    id_file = scratch / "image_id"
+    command = engine.build(
+        [name],
+        dockerfile,
+        context,
+        build_args={"BASE_IMAGE": base},
+        labels={"madengine.version": __version__},
+        id_file=id_file,
+    )
+    programs.ask(command, seconds=_BUILD_SECONDS)
+    return id_file.read_text().strip()
