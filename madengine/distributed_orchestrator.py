@@ -32,14 +32,19 @@ class DistributedOrchestrator:
 
     session: Session
 
-    def build_phase(self, options: BuildOptions, detected: Mapping[str, Any] | None = None) -> BuildOutcome:
-        """Build and push the selected models, and write manifest and summary; `detected` narrows the choice."""
+    def build_phase(
+        self, options: BuildOptions, detected: Mapping[str, Any] | None = None, architecture: str = ""
+    ) -> BuildOutcome:
+        """Build and push the selected models, and write manifest and summary; `detected` narrows the choice.
+
+        `architecture` is that of this machine's GPUs, for the Dockerfiles that ask for it.
+        """
         with self.session.engine_search():
             # An interrupt in the middle of a dataclass would be a RuntimeError.
             with uninterrupted():
                 from madengine.build.phase import build
 
-            return build(self.session, options, detected)
+            return build(self.session, options, detected, architecture)
 
     def push_phase(self, manifest_file: Path, registry: str, dry_run: bool) -> int:
         """Push the images of a manifest that its registry doesn't have yet; the manifest then pins them."""
@@ -63,7 +68,7 @@ class DistributedOrchestrator:
         """Build for this machine's GPUs, then run the images."""
         from madengine.config.context import load_context
         from madengine.config.validation import refuse_unsupported
-        from madengine.machine.gpus import detected_context, find_gpus
+        from madengine.machine.gpus import architecture_of, detected_context, find_gpus
         from madengine.machine.visible_gpus import visible_gpus
         from madengine.results.perf_csv import check_perf_csv
 
@@ -81,7 +86,7 @@ class DistributedOrchestrator:
         options = replace(options, summary_output=run_part, is_part=True, tags=())
         if not build.dry_run:
             check_writable(summary)
-        outcome = self.build_phase(build, detected_context(replace(gpus, items=visible)))
+        outcome = self.build_phase(build, detected_context(replace(gpus, items=visible)), architecture_of(visible))
         if build.dry_run:
             logger.info(
                 "the run's lines need the manifest that these write: `madengine run --manifest-file … --dry-run`"

@@ -37,9 +37,12 @@ if TYPE_CHECKING:
     from madengine.build.source_code import ModelCode
 
 
-def build(session: Session, options: BuildOptions, detected: Mapping[str, Any] | None = None) -> BuildOutcome:
+def build(
+    session: Session, options: BuildOptions, detected: Mapping[str, Any] | None = None, architecture: str = ""
+) -> BuildOutcome:
     """Build and push the selected models, and write manifest and summary; `detected` narrows the choice.
 
+    `architecture` is that of this machine's GPUs, for the Dockerfiles that ask for it.
     Raises MadengineError for what keeps the build from starting.
     """
     started = time.monotonic()
@@ -53,7 +56,7 @@ def build(session: Session, options: BuildOptions, detected: Mapping[str, Any] |
     credentials = session.credentials({model.cred for model in choice.models})
     registry = registry_name(options.registry) if options.registry else ""
     architectures = _architectures(options.architectures, context)
-    planner = Planner(session.root, context, credentials, registry, architectures, options.outside_files)
+    planner = Planner(session.root, context, credentials, registry, architectures, options.outside_files, architecture)
     image = options.use_image or context.container_image
     plan = choice.plan(planner, image, is_of_context=bool(context.container_image))
     with _builder(session, options, credentials, hooks, registry, choice) as builder:

@@ -19,6 +19,8 @@ from madengine.programs import git_lfs
 from madengine.records import Model
 from madengine.results.summaries import FailedBuild
 
+_ARCHITECTURE = "MAD_SYSTEM_GPU_ARCHITECTURE"
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -55,6 +57,8 @@ class Planner:
     architectures: tuple[str, ...] = ()
     #: Whether an image may get files that are not in the package.
     outside_files: bool = False
+    #: That of this machine's GPUs, where the images are for them: Dockerfiles that declare the argument get it.
+    architecture_here: str = ""
 
     def recipes(self, models: Sequence[Model]) -> tuple[list[Recipe], list[FailedBuild]]:
         """Choose the Dockerfiles of every model, and names that no two images share.
@@ -109,12 +113,16 @@ class Planner:
                 guest_os=str(headers[path].get("guest_os", "")).upper(),
                 base_docker=dockerfiles.base_docker(dockerfiles.read(self.root / path), self.context.docker_build_arg),
                 architecture=architecture,
-                build_args=self._build_args(architecture),
+                build_args=self._build_args(architecture, path),
             )
 
-    def _build_args(self, architecture: str) -> dict[str, str]:
-        settings = {"MAD_SYSTEM_GPU_ARCHITECTURE": architecture} if architecture else {}
-        return {**self.context.docker_build_arg, **settings}
+    def _build_args(self, architecture: str, path: Path) -> dict[str, str]:
+        takes = self.architecture_here and _ARCHITECTURE in dockerfiles.declared_args(
+            dockerfiles.read(self.root / path)
+        )
+        here = {_ARCHITECTURE: self.architecture_here} if takes else {}
+        selected = {_ARCHITECTURE: architecture} if architecture else {}
+        return {**here, **self.context.docker_build_arg, **selected}
 
     def _named(self, recipe: Recipe, images_of_model: int) -> Recipe:
         if not self.registry:

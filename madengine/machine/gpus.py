@@ -57,6 +57,11 @@ def detected_context(reading: Reading[Gpu]) -> dict[str, str]:
     return {} if reading.fails else {"gpu_vendor": detected_vendor(reading.items)}
 
 
+def architecture_of(gpus: Sequence[Gpu]) -> str:
+    """Return what older versions take for the architecture of a machine: of the first GPU, for NVIDIA the product."""
+    return (gpus[0].architecture if gpus[0].vendor == AMD else gpus[0].name) if gpus else ""
+
+
 def wants_gpus(n_gpus: str, vendors: Collection[str]) -> bool:
     """Return whether a model would use a GPU if this machine has one; `vendors` are those of its images."""
     if AMD in vendors or NVIDIA in vendors:

@@ -20,7 +20,7 @@ from madengine.config.entry_keys import env_vars
 from madengine.config.hooks import Hooks, hook_files, hook_texts
 from madengine.data_sets.mounts import Provided
 from madengine.errors import ConfigurationError, RunError
-from madengine.machine.gpus import AMD, eligible_gpus, requested_count
+from madengine.machine.gpus import architecture_of, eligible_gpus, requested_count
 from madengine.process import own_process_id
 from madengine.programs.engine import Container, Docker
 from madengine.records import Gpu, Image, Model
@@ -217,7 +217,7 @@ def _gpu_variables(gpus: Sequence[Gpu]) -> dict[str, str]:
         return {}
     first = gpus[0]
     variables = {
-        "MAD_SYSTEM_GPU_ARCHITECTURE": first.architecture if first.vendor == AMD else first.name,
+        "MAD_SYSTEM_GPU_ARCHITECTURE": architecture_of(gpus),
         "MAD_SYSTEM_GPU_PRODUCT_NAME": first.name,
         "MAD_SYSTEM_HIP_VERSION": ".".join(first.runtime.split(".")[:2]),
     }

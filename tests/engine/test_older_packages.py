@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.bed.components import Engine, Registry, outcome
+from tests.bed.components import Engine, Outcome, Registry, outcome
+from tests.bed.gpu_stand_ins import AmdNode
+from tests.conftest import StandIns
+from tests.engine.packages import Package, read_json
 from tests.engine.trial import CHECKOUT, METRIC, Trial
 from tests.engine.trial import trial as make_trial
 
@@ -85,3 +89,26 @@ def test_a_node_without_the_data_file_of_the_build_is_no_result(package: Path, e
     ended = outcome([*program, "run", "-m", "build_manifest.json"], environment, cwd=package, check=False)
     assert ended.code == 3
     assert "needs data 'set', and there is no" in ended.stderr
+
+
+# --- what images are built for ---
+
+
+def test_a_run_without_a_manifest_builds_for_the_gpus_of_this_machine(
+    madengine: Callable[..., Outcome], engine: Engine, base_image: str, stand_ins: StandIns, tmp_path: Path
+) -> None:
+    stand_ins.add("amd-smi", AmdNode(count=2).amd_smi())
+    own = Package(tmp_path / "own", base_image)
+    step = "ARG MAD_SYSTEM_GPU_ARCHITECTURE\nRUN echo built for $MAD_SYSTEM_GPU_ARCHITECTURE >/arch\n"
+    own.add("asks", step, f"cat /arch; {METRIC}\n", n_gpus="0")
+    own.add("silent", "RUN env >/arch\n", f"cat /arch; {METRIC}\n", n_gpus="0")
+    madengine("run", cwd=own.folder)
+    asks, silent = sorted(own.folder.glob("runs/*/*/*.run.live.log"))
+    assert b"built for gfx942\n" in asks.read_bytes()
+    assert b"GPU_ARCH" not in silent.read_bytes()
+    assert read_json(own.folder / "build_manifest.json")["context"]["docker_build_arg"] == {}
+    context = "{'docker_build_arg': {'MAD_SYSTEM_GPU_ARCHITECTURE': 'gfx90a'}}"
+    madengine("full", "--tags", "asks", "-c", context, cwd=own.folder)
+    assert any(b"built for gfx90a\n" in log.read_bytes() for log in own.folder.glob("runs/*/asks/*.run.live.log"))
+    lines = madengine("build", "--dry-run", cwd=own.folder).stdout  # for any machine
+    assert "gfx" not in lines
