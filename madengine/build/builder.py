@@ -20,6 +20,7 @@ from madengine.build import dockerfiles, locks, payload
 from madengine.build.build_log import BuildLog, base_digest, open_log, show_end
 from madengine.build.image_names import hashed, image_id
 from madengine.build.instructions import parse, without_triggers
+from madengine.build.named_contexts import IMAGE_PREFIX
 from madengine.build.options import BuildOptions
 from madengine.build.push import Pusher
 from madengine.build.recipes import Recipe, explain
@@ -186,7 +187,8 @@ class DockerBuilder:
     def _fingerprint(self, recipe: Recipe) -> str:
         """What the model's own build is made of: its instructions, its folder and its arguments."""
         instructions = parse(dockerfiles.read(self.root / recipe.dockerfile)).instructions
-        return f"base-{hashed(str(recipe.directory), *map(str, (*instructions, *recipe.build_args.items())))}"
+        inputs = (*instructions, *recipe.build_args.items(), *recipe.contexts.items())
+        return f"base-{hashed(str(recipe.directory), *map(str, inputs))}"
 
     def _base_name(self, recipe: Recipe) -> str:
         """Make up a name for the model's own image; empty where its id will do."""
@@ -206,6 +208,7 @@ class DockerBuilder:
             labels={"madengine.version": __version__},
             id_file="" if base_name else scratch / _BASE_ID,
             no_cache=self._ignores_cache(recipe),
+            contexts={name: self._context_path(place) for name, place in recipe.contexts.items()},
         )
 
     def _own_dockerfile(self, recipe: Recipe) -> str:
@@ -220,6 +223,9 @@ class DockerBuilder:
             ignored = Path(f"{self.root / recipe.dockerfile}.dockerignore")
             if ignored.is_file():
                 shutil.copyfile(ignored, scratch / f"{_DOCKERFILE}.dockerignore")
+
+    def _context_path(self, place: str) -> str:
+        return place if place.startswith(IMAGE_PREFIX) else str(self._path(Path(place)))
 
     def _ignores_cache(self, recipe: Recipe) -> bool:
         if self.options.no_cache or self.engine.cache_sees_all_inputs:

@@ -129,11 +129,13 @@ def _platform_args() -> dict[str, str]:
 
 
 def build_directory(root: Path, model: Model) -> str:
-    """Return the build's context directory: the model's `dockercontext`, else `docker` as in older versions.
+    """Return the build's context directory: the model's `dockercontext`, else as in older versions.
 
     Raises BuildError where there is no such folder.
     """
-    directory = model.dockercontext or ("docker" if (root / "docker").is_dir() else str(Path(model.dockerfile).parent))
+    folder = "docker" if (root / "docker").is_dir() else str(Path(model.dockerfile).parent)
+    # As in madengine 2: these copy files of the whole package.
+    directory = model.dockercontext or ("." if "primus" in model.dockerfile.lower() else folder)
     if not (root / directory).is_dir():
         raise BuildError(f"{root / directory}: no such folder; model {model.name!r} names it as dockercontext")
     return directory

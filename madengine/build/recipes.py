@@ -11,7 +11,8 @@ from pathlib import Path
 
 from madengine.build import dockerfiles, payload, script_files
 from madengine.build.image_names import free, hashed, image_name, image_path, log_name, registry_names
-from madengine.build.package_files import check_model_files
+from madengine.build.named_contexts import IMAGE_PREFIX, named_contexts
+from madengine.build.package_files import check_inside, check_model_files
 from madengine.config.context import Context, matches, mismatch
 from madengine.config.credentials import Credentials, model_secrets
 from madengine.errors import BuildError, MadengineError
@@ -42,6 +43,8 @@ class Recipe:
     #: The GPU architecture that it is built for; empty is any.
     architecture: str = ""
     build_args: Mapping[str, str] = field(default_factory=dict)
+    #: Folders of the package, or images, that the Dockerfile takes files from, by the names that it has for them.
+    contexts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Planner:
                 _check_url(model)
                 model_secrets(self.credentials, model)
                 for recipe in self._recipes(model):
+                    self._check_contexts(recipe)
                     recipes.append(_distinct(recipe, recipes))
             except (MadengineError, OSError) as error:
                 failures.append(FailedBuild(model.name, model.dockerfile, explain(error, self.root)))
@@ -90,6 +94,15 @@ class Planner:
             if problem := git_lfs.problem(path):
                 raise BuildError(problem)
 
+    def _check_contexts(self, recipe: Recipe) -> None:
+        """Do the same with the folders that the Dockerfile takes files from by name."""
+        folders = [self.root / place for place in recipe.contexts.values() if not place.startswith(IMAGE_PREFIX)]
+        for folder in folders:
+            if problem := git_lfs.problem(folder):
+                raise BuildError(problem)
+        if not self.outside_files:
+            check_inside(folders, self.root)
+
     def _recipes(self, model: Model) -> Iterator[Recipe]:
         headers = {path: dockerfiles.header(self.root, path) for path in dockerfiles.candidates(self.root, model)}
         if not headers:
@@ -101,6 +114,7 @@ class Planner:
             reasons = "; ".join(f"{path}: {mismatch(header, self.context)}" for path, header in headers.items())
             raise BuildError(f"no Dockerfile of the model {model.name!r} fits the context ({reasons})")
         directory = Path(dockerfiles.build_directory(self.root, model))
+        texts = {path: dockerfiles.read(self.root / path) for path in paths}
         for path, architecture in product(paths, self.architectures or ("",)):
             suffix = re.sub(r"[^a-z0-9]+", "_", f"_{architecture.lower()}") if architecture else ""
             yield Recipe(
@@ -111,15 +125,14 @@ class Planner:
                 directory=directory,
                 gpu_vendor=str(headers[path].get("gpu_vendor", "")).upper(),
                 guest_os=str(headers[path].get("guest_os", "")).upper(),
-                base_docker=dockerfiles.base_docker(dockerfiles.read(self.root / path), self.context.docker_build_arg),
+                base_docker=dockerfiles.base_docker(texts[path], self.context.docker_build_arg),
                 architecture=architecture,
-                build_args=self._build_args(architecture, path),
+                build_args=self._build_args(architecture, texts[path]),
+                contexts=named_contexts(model, self.root, texts[path]),
             )
 
-    def _build_args(self, architecture: str, path: Path) -> dict[str, str]:
-        takes = self.architecture_here and _ARCHITECTURE in dockerfiles.declared_args(
-            dockerfiles.read(self.root / path)
-        )
+    def _build_args(self, architecture: str, text: str) -> dict[str, str]:
+        takes = self.architecture_here and _ARCHITECTURE in dockerfiles.declared_args(text)
         here = {_ARCHITECTURE: self.architecture_here} if takes else {}
         selected = {_ARCHITECTURE: architecture} if architecture else {}
         return {**here, **self.context.docker_build_arg, **selected}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from madengine.config.context_keys import as_text, check_variables, refused_nodes
 from madengine.config.log_errors import LOG_ERROR_KEYS
-from madengine.config.values import kind_of
+from madengine.config.values import expected, kind_of, shown
 from madengine.errors import ConfigurationError
 from madengine.records import Model
 
@@ -16,6 +17,8 @@ from madengine.records import Model
 FIELDS = tuple(field for field in fields(Model) if field.name != "extra")
 #: what madengine 2 also reads for n_gpus, in its order
 GPU_ALIASES = ("gpus_per_node", "gpu_count", "num_gpus", "ngpus")
+#: folders or images that a Dockerfile takes files from by name
+BUILD_CONTEXTS = "build_contexts"
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,19 @@ def _check_variables(value: Any, where: str) -> None:
     check_variables(value or {}, where)
 
 
+def _check_contexts(value: Any, where: str) -> None:
+    if not isinstance(value, Mapping | None):
+        raise ConfigurationError(
+            f"{where}: expected an object such as {{'tools': 'docker/common'}}, got {kind_of(value)}"
+        )
+    for name, place in (value or {}).items():
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            raise ConfigurationError(f"{where}: invalid name {shown(name)}; use letters, digits, _ . and -")
+        is_inside = isinstance(place, str) and place and not place.startswith("/") and ".." not in place.split("/")
+        if not is_inside:
+            raise expected(f"{where}.{name}", "a folder of the package, or docker-image://IMAGE", place)
+
+
 ENTRY_KEYS: Mapping[str, EntryKey] = {
     key.name: key
     for key in (
@@ -46,6 +62,7 @@ ENTRY_KEYS: Mapping[str, EntryKey] = {
         # Of `compare`.
         EntryKey("better"),
         EntryKey("env_vars", check=_check_variables),
+        EntryKey(BUILD_CONTEXTS, check=_check_contexts),
         EntryKey("distributed", "multi_node_args sets MAD_MULTI_NODE_RUNNER", refusal=refused_nodes),
         EntryKey("launcher", "multi_node_args sets MAD_MULTI_NODE_RUNNER"),
         EntryKey("nnodes", "multi_node_args sets NNODES"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from madengine import programs
 from madengine.errors import RunError
 from madengine.programs import devices, login_files, secret_files
-from madengine.programs.buildkit import build_secret_environment
+from madengine.programs.buildkit import build_environment
 from madengine.programs.engine_errors import is_store_race, is_unreachable
 from madengine.programs.engine_files import is_hidden
 from madengine.records import Gpu, repository
@@ -118,6 +118,7 @@ class Docker:
         no_cache: bool = False,
         secrets: Mapping[str, str] | None = None,
         secret_args: Mapping[str, str] | None = None,
+        contexts: Mapping[str, str] | None = None,
     ) -> BaseCommand:
         """Build and tag one Dockerfile; `secret_args` stay in the image's history, `secrets` nowhere.
 
@@ -135,11 +136,12 @@ class Docker:
             *_pairs("--build-arg", [*_settings(build_args or {}), *(secret_args or {})]),
             *_pairs("--secret", [f"id={name},env={name}" for name in secrets or {}]),
             *_pairs("--label", _settings(labels or {})),
+            *_pairs("--build-context", _settings(contexts or {})),
             str(context),
         )
         hidden = {**(secrets or {}), **(secret_args or {})}
         environment: dict[str, str] = {name: programs.Secret(value) for name, value in hidden.items()}
-        environment |= self._build_environment(has_secrets=bool(secrets))
+        environment |= self._build_environment(bool(secrets), bool(contexts))
         return command.with_env(**environment) if environment else command
 
     def push(self, name: str, digest_file: Path | str | None = None, image_id: str = "") -> BaseCommand:
@@ -347,9 +349,8 @@ class Docker:
         version = re.match(r"(\d+)\.(\d+)", self.version)
         return version is not None and (int(version[1]), int(version[2])) >= _DOCKER_WITH_AMD
 
-    def _build_environment(self, has_secrets: bool) -> dict[str, str]:
-        # A provenance attestation would make the pushed digest that of an index, not of the image.
-        return {**(build_secret_environment(self) if has_secrets else {}), "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+    def _build_environment(self, has_secrets: bool, has_contexts: bool) -> dict[str, str]:
+        return build_environment(self, has_secrets, has_contexts)
 
     def _push_source(self, image_id: str) -> Sequence[str]:
         return []

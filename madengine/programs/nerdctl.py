@@ -32,7 +32,7 @@ class Nerdctl(Docker):
     def _takes_amd_gpus(self) -> bool:
         return False
 
-    def _build_environment(self, has_secrets: bool) -> dict[str, str]:
+    def _build_environment(self, has_secrets: bool, has_contexts: bool) -> dict[str, str]:
         return {}
 
     def _no_health_check(self) -> list[str]:

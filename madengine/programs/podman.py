@@ -72,7 +72,7 @@ class Podman(Docker):
     def _can_pull(self, reference: str) -> bool:
         return programs.attempt(self.pull(reference), seconds=None).code == 0
 
-    def _build_environment(self, has_secrets: bool) -> dict[str, str]:
+    def _build_environment(self, has_secrets: bool, has_contexts: bool) -> dict[str, str]:
         return {}
 
     def untag(self, name: str) -> BaseCommand:

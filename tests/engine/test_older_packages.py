@@ -12,7 +12,7 @@ import pytest
 from tests.bed.components import Engine, Outcome, Registry, outcome
 from tests.bed.gpu_stand_ins import AmdNode
 from tests.conftest import StandIns
-from tests.engine.packages import Package, read_json
+from tests.engine.packages import Package, images, read_json
 from tests.engine.trial import CHECKOUT, METRIC, Trial
 from tests.engine.trial import trial as make_trial
 
@@ -112,3 +112,41 @@ def test_a_run_without_a_manifest_builds_for_the_gpus_of_this_machine(
     assert any(b"built for gfx90a\n" in log.read_bytes() for log in own.folder.glob("runs/*/asks/*.run.live.log"))
     lines = madengine("build", "--dry-run", cwd=own.folder).stdout  # for any machine
     assert "gfx" not in lines
+
+
+# --- named contexts ---
+
+
+STEPS = "COPY --from=tools setup.sh /setup\nCOPY --from=scripts m0/run.sh /scripts/\nCOPY --from=extra . /extra/\n"
+
+
+def test_dockerfiles_take_files_from_the_folders_that_madengine_2_hands_over(
+    madengine: Callable[..., Outcome], engine: Engine, base_image: str, tmp_path: Path
+) -> None:
+    own = Package(tmp_path / "own", base_image)
+    script = f"cat /setup /extra/note; ls /scripts; {METRIC}\n"
+    own.add("named", STEPS, script, n_gpus="0", build_contexts={"extra": "data/extra", "unused": "nowhere"})
+    own.add("stage", f"FROM {base_image} AS tools\nRUN echo stage >/x\nFROM {base_image}\nCOPY --from=tools /x /\n")
+    for name, text in (("docker/common/setup.sh", "tool one\n"), ("data/extra/note", "extra one\n")):
+        (own.folder / name).parent.mkdir(parents=True)
+        (own.folder / name).write_text(text)
+    if engine.name == "docker":  # this one has no buildx
+        failed = madengine("build", cwd=own.folder, check=False)
+        assert failed.code == 2
+        assert list(images(own.folder)) == ["ci-stage_os"]
+        (line,) = (line for line in failed.stderr.splitlines() if "takes no named contexts" in line)
+        assert line.startswith("ci-named_os: docker ")
+        assert line.endswith("install docker 23 or later with docker-buildx-plugin, or use --engine podman")
+        return
+    for text in ("one", "two"):
+        (own.folder / "docker/common/setup.sh").write_text(f"tool {text}\n")
+        madengine("run", "--tags", "named", cwd=own.folder)
+        log = max(own.folder.glob("runs/*/named/*.run.live.log"), key=lambda path: path.stat().st_mtime)
+        assert log.read_text().splitlines()[:3] == [f"tool {text}", "extra one", "run.sh"]
+    lines = madengine("build", "--dry-run", cwd=own.folder).stdout
+    assert lines.count("--build-context") == 3
+    (own.folder / "data/extra/note").unlink()
+    (own.folder / "data/extra").rmdir()
+    failed = madengine("build", "--tags", "named", cwd=own.folder, check=False)
+    assert failed.code == 2
+    assert "data/extra: no such folder; 'named' names it as build_contexts.extra" in failed.stderr

@@ -703,6 +703,41 @@ def test_secrets_are_in_no_words_of_a_run(stand_ins: StandIns) -> None:
 
 
 @pytest.mark.parametrize(
+    ("version", "buildx", "problem"),
+    [
+        ("28.2.2", 0, ""),
+        (
+            "28.2.2",
+            1,
+            "docker 28.2.2 without buildx takes no named contexts, as COPY --from=tools",
+        ),
+        (
+            "20.10.24",
+            0,
+            "docker 20.10.24 takes no named contexts, as COPY --from=tools needs; install",
+        ),
+        ("20.10.24", 1, "docker 20.10.24 without buildx takes no named contexts"),
+    ],
+)
+def test_docker_takes_named_contexts_with_buildx_only(
+    stand_ins: StandIns, version: str, buildx: int, problem: str
+) -> None:
+    stand_ins.add("docker", f'case "$1" in buildx) exit {buildx} ;; version) echo {version} ;; esac')
+    contexts = {"tools": "docker/common", "base": "docker-image://r/x:1"}
+    for name in ("podman", "nerdctl"):
+        build = line(engine_named(name).build(["x"], "f", ".", contexts=contexts))
+        assert "--build-context tools=docker/common --build-context base=docker-image://r/x:1 ." in build
+    if problem:
+        with pytest.raises(EngineError) as caught:
+            Docker().build(["x"], "f", ".", contexts=contexts)
+        assert str(caught.value).startswith(problem)
+    else:
+        build = line(Docker().build(["x"], "f", ".", contexts=contexts))
+        assert "DOCKER_BUILDKIT=1" in build
+        assert "--build-context tools=docker/common --build-context base=docker-image://r/x:1 ." in build
+
+
+@pytest.mark.parametrize(
     ("version", "buildx", "works"), [("20.10.24", 1, True), ("28.2.2", 1, False), ("28.2.2", 0, True)]
 )
 def test_docker_takes_build_secrets_with_buildkit_only(
