@@ -66,6 +66,8 @@ class DockerBuilder:
     stopping: threading.Event = field(default_factory=threading.Event)
     # The names that payloads start from now.
     _base_names: set[str] = field(default_factory=set)
+    # The engine refuses it.
+    _without_host_network: threading.Event = field(default_factory=threading.Event)
 
     def build_all(
         self, recipes: Sequence[Recipe], jobs: int, done: Callable[[Recipe, Image | FailedBuild], None]
@@ -176,7 +178,7 @@ class DockerBuilder:
         with nullcontext() if self._ignores_cache(recipe) else lock:
             self._write_dockerfile(recipe, scratch)
             try:
-                self._step(self._base_command(recipe, base_name, scratch), log, problem)
+                self._step(lambda: self._base_command(recipe, base_name, scratch), log, problem)
             except BuildError as error:
                 raise BuildError(f"{error}{refused_login(recipe.base_docker)}") from error
         if not base_name:
@@ -209,6 +211,7 @@ class DockerBuilder:
             id_file="" if base_name else scratch / _BASE_ID,
             no_cache=self._ignores_cache(recipe),
             contexts={name: self._context_path(place) for name, place in recipe.contexts.items()},
+            host_network=not self._without_host_network.is_set(),
         )
 
     def _own_dockerfile(self, recipe: Recipe) -> str:
@@ -269,9 +272,9 @@ class DockerBuilder:
         (scratch / "payload").mkdir(mode=0o755)
         payload.write(self._payload(recipe, code), scratch / "payload")
         (scratch / "Dockerfile").write_text(template("image/Dockerfile"))
-        command = self._payload_command(recipe, base, scratch)
         with locks.alone(f"payload-{hashed(recipe.model.name, recipe.model.args)}", recipe.key, self.stopping):
-            self._step(command, log, "the payload layer could not be added")
+            problem = "the payload layer could not be added"
+            self._step(lambda: self._payload_command(recipe, base, scratch), log, problem)
         return (scratch / _IMAGE_ID).read_text().strip()
 
     def _payload(self, recipe: Recipe, code: Path | None = None) -> payload.Payload:
@@ -285,6 +288,7 @@ class DockerBuilder:
             build_args={"MODEL_IMAGE": base},
             labels={"madengine.model": recipe.model.name},
             id_file=scratch / _IMAGE_ID,
+            host_network=not self._without_host_network.is_set(),
         )
 
     def _described(self, image: Image) -> Image:
@@ -299,16 +303,28 @@ class DockerBuilder:
             size_bytes=int(records[0].get("Size") or 0),
         )
 
-    def _step(self, command: BaseCommand, log: BuildLog, problem: str) -> None:
-        """Run one build; again where the engine's store changed under it, for others remove images at the same time."""
-        for _ in range(STORE_ATTEMPTS - 1):
+    def _step(self, command: Callable[[], BaseCommand], log: BuildLog, problem: str) -> None:
+        """Run one build; again where the engine's store changed under it, for others remove images at the same time.
+
+        And without the host's network where the engine may refuse it.
+        """
+        for _ in range(STORE_ATTEMPTS):
             try:
-                log.run(command, problem)
+                log.run(command(), problem)
                 return
             except BuildError as error:
-                if not is_store_race(str(error)):
+                last = error
+                if not is_store_race(str(error)) and not self._forgoes_host_network():
                     raise
-        log.run(command, problem)
+        raise last
+
+    def _forgoes_host_network(self) -> bool:
+        """Whether another attempt may help a build whose network was the host's: not where its users are not."""
+        if self._without_host_network.is_set() or self.stopping.is_set() or not self.engine.remaps_users():
+            return False
+        logger.info(f"{self.engine.name} gives containers users of their own (userns-remap): built in its own network")
+        self._without_host_network.set()
+        return True
 
 
 def _with_id(command: BaseCommand, id_file: Path) -> str:

@@ -56,6 +56,8 @@ class Container:
     shm_bytes: int = 0
     #: Whether memlock and stack limits are raised.
     unlimited: bool = False
+    #: Whether root is the host's root, also where the engine gives containers users of their own.
+    host_users: bool = False
     #: Whether a program of the engine's starts the entry point, and collects what it leaves.
     init: bool = True
     #: Seconds between TERM and KILL.
@@ -116,19 +118,20 @@ class Docker:
         labels: Mapping[str, str] | None = None,
         id_file: Path | str = "",
         no_cache: bool = False,
+        host_network: bool = True,
         secrets: Mapping[str, str] | None = None,
         secret_args: Mapping[str, str] | None = None,
         contexts: Mapping[str, str] | None = None,
     ) -> BaseCommand:
         """Build and tag one Dockerfile; `secret_args` stay in the image's history, `secrets` nowhere.
 
-        `id_file` gets the image's id. The build has the host's network, as in older madengine: existing Dockerfiles
-        fetch from mirrors on it.
+        `id_file` gets the image's id. With the host's network, as in older madengine, existing Dockerfiles fetch from
+        mirrors on it.
         """
         command = self(
             "build",
             *(["--no-cache"] if no_cache else []),
-            "--network=host",
+            *(["--network=host"] if host_network else []),
             *(["--iidfile", str(id_file)] if id_file else []),
             *_pairs("--tag", tags),
             "--file",
@@ -187,6 +190,7 @@ class Docker:
             container.name,
             *_pairs("--label", _settings(container.labels)),
             "--user=0:0",
+            *(["--userns=host"] if container.host_users else []),
             f"--stop-timeout={container.stop_seconds}",
             # The image's own are for its own program.
             "--stop-signal=TERM",
@@ -285,6 +289,10 @@ class Docker:
         # Without the daemon: the client refuses the variable's name, or finds no file.
         answer = programs.attempt(self("create", f"--env-file={variables}", "none"))
         return not is_hidden(variables, answer.err)
+
+    def remaps_users(self) -> bool:
+        """Whether root of a container is a user without rights on the host (`userns-remap`)."""
+        return "name=userns" in programs.attempt(self("info", "--format={{json .SecurityOptions}}")).out
 
     def image_root(self) -> Path | None:
         """Return the folder that images are stored in; None if the engine doesn't name one."""

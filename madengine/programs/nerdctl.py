@@ -26,6 +26,9 @@ class Nerdctl(Docker):
     def sees(self, folder: Path) -> bool:
         return True
 
+    def remaps_users(self) -> bool:
+        return False
+
     def has_gpu_runtime(self, vendor: str) -> bool:
         return True
 

@@ -50,6 +50,9 @@ class Podman(Docker):
     def sees(self, folder: Path) -> bool:
         return True
 
+    def remaps_users(self) -> bool:
+        return False  # a container's root is who called podman
+
     def has_gpu_runtime(self, vendor: str) -> bool:
         return True
 

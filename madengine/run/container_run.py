@@ -31,8 +31,12 @@ ENGINE_GRACE_SECONDS = 30.0
 START_SECONDS = 300.0
 # Before waiting again for a container that the engine has lost sight of.
 WAIT_AGAIN_SECONDS = 1.0
+# entry.sh's exit code where it can't start the script.
+ENTRY_FAILED = 125
 # The engines whose init is not installed; one line says so, and entry.sh does without.
 _without_init: set[str] = set()
+# Those whose containers have users of their own, which may not write to a run's folder.
+_with_host_users: set[str] = set()
 
 
 class ContainerExit(NamedTuple):
@@ -79,6 +83,10 @@ class ContainerRun:
             try:
                 self._start(self.container)
                 reason, state, output = self._follow_to_end()
+                if _may_not_write(state, output) and self._needs_host_users():
+                    self._remove()
+                    self._start(self.container)
+                    reason, state, output = self._follow_to_end()
             except KeyboardInterrupt:
                 interrupted, reason = True, "interrupted"
             if reason:
@@ -106,6 +114,8 @@ class ContainerRun:
     def _start(self, container: Container) -> None:
         if self.engine.name in _without_init:
             container = replace(container, init=False)
+        if self.engine.name in _with_host_users:
+            container = replace(container, host_users=True)
         answer = self._attempt_start(container)
         if answer.code == 0:
             return
@@ -115,6 +125,14 @@ class ContainerRun:
             return
         how = "no answer" if answer.code is None else f"exit code {answer.code}"
         raise RunError(f"{self.engine.name} could not start the container ({how}): {explain_engine_error(answer.err)}")
+
+    def _needs_host_users(self) -> bool:
+        """Whether another start may help a container that may not write to the workspace."""
+        if self.engine.name in _with_host_users or not self.engine.remaps_users():
+            return False
+        logger.info(f"{self.engine.name} gives containers users of their own (userns-remap): started with the host's")
+        _with_host_users.add(self.engine.name)
+        return True
 
     def _without_missing(self, container: Container, problem: str) -> Container | None:
         """Return the container without what it could not be started with; None if that wasn't the problem."""
@@ -221,3 +239,8 @@ class ContainerRun:
                 logger.info(f"{self.name} could not be removed: {answer.last_line}; {command}")
         except CommandError as error:
             logger.info(f"{self.name} may still be there: {error}; {command}")
+
+
+def _may_not_write(state: State | None, output: str) -> bool:
+    """Whether entry.sh found that the container's root may not write to the workspace."""
+    return state is not None and state.exit_code == ENTRY_FAILED and "can't be made" in output

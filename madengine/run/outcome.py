@@ -121,6 +121,10 @@ def why_failed(entry: Mapping[str, Any], state: State | None, code: int | None, 
         return "the container was removed by another process"
     last_line = state.error or engine_output.rpartition("\n")[2]
     reason = f"the container ended before its script did ({_exit_code(state.exit_code)})"
+    if "Permission denied" in engine_output and "can't be made" in last_line:
+        last_line += (
+            "; the container's root may not write to the run's folder (NFS with root_squash?): run on a local disk"
+        )
     return f"{reason}: {last_line}" if last_line else reason
 
 

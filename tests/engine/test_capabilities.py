@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.bed.components import Engine, Registry, outcome
 from tests.engine.packages import Package, images
-from tests.engine.trial import CHECKOUT, METRIC, Trial
+from tests.engine.trial import CHECKOUT, METRIC, Trial, wait_for
 from tests.engine.trial import trial as make_trial
 
 WITHOUT_PIDFD = "import os\ndel os.pidfd_open\n"
@@ -141,3 +144,61 @@ def test_a_docker_with_a_tmp_of_its_own_builds_pushes_and_runs(
         assert list(Path.home().glob("madengine-private-*")) == []
         doctor = outcome([*words[:3], "doctor", "--engine", "docker", "--json"], environment, cwd=folder)
         assert json.loads(doctor.stdout)["fit"]
+
+
+def test_a_folder_that_the_containers_root_may_not_write_to_is_named_with_the_way_out(trial: Trial) -> None:
+    done = trial.run(METRIC, card={"additional_docker_run_options": "--user=1234:1234"})  # as root_squash has it
+    assert (
+        "/myworkspace/run_directory: can't be made; the container's root may not write to the run's folder"
+        in done.reason
+    )
+    assert done.reason.endswith("run on a local disk")
+
+
+@pytest.fixture
+def remapped(tmp_path: Path, base_image: str, engine: Engine) -> Iterator[Engine]:
+    """A dockerd whose containers have users of their own, with the base image."""
+    archive = tmp_path / "base.tar"
+    engine("save", "--output", str(archive), base_image)
+    (tmp_path / "subid").write_text("nobody:200000:65536\n")
+    folder = Path(tempfile.mkdtemp(prefix="users-", dir="/tmp"))
+    folder.chmod(0o755)
+    script = """
+        mount --make-rprivate /
+        touch /etc/subuid /etc/subgid
+        mount --bind "$1" /etc/subuid
+        mount --bind "$1" /etc/subgid
+        exec dockerd --userns-remap=nobody:nogroup --data-root "$2/root" --exec-root "$2/exec" --pidfile "$2/pid" \\
+            --host "unix://$2/socket" --iptables=false \\
+            --add-runtime "lenient=$3" --default-runtime lenient"""
+    words = ["unshare", "--mount", "--net", "bash", "-c", script, "bash", str(tmp_path / "subid"), str(folder)]
+    with (tmp_path / "dockerd.log").open("w") as log:
+        process = subprocess.Popen([*words, str(CHECKOUT / "tests/bed/runc-lenient")], stdout=log, stderr=log)
+    try:
+        environment = {**engine.environment, "DOCKER_HOST": f"unix://{folder}/socket"}
+        users = Engine("docker", environment)
+        wait_for(lambda: users("version", check=False).code == 0, 60)
+        users("load", "--input", str(archive))
+        yield users
+    finally:
+        process.terminate()
+        process.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("engine", ["docker"], indirect=True)
+@pytest.mark.parametrize("builder", ["0", "1"])
+def test_an_engine_whose_containers_have_users_of_their_own_builds_and_runs(
+    remapped: Engine, base_image: str, tmp_path: Path, builder: str
+) -> None:
+    own = Package(tmp_path / "own", base_image)
+    for number in range(2):
+        own.add(f"m{number}", "RUN id", tags=["both"])
+    environment = {"PYTHONPATH": str(CHECKOUT), "MADENGINE_ENGINE": "docker", "DOCKER_BUILDKIT": builder}
+    environment |= {**remapped.environment, "PATH": f"/usr/bin:{os.environ['PATH']}"}
+    words = [sys.executable, "-m", "madengine.distributed_cli", "full", "--tags", "both"]
+    done = outcome(words, environment, cwd=own.folder, check=False)
+    assert done.code == 0, done.stderr
+    assert done.stderr.count("built in its own network") == done.stderr.count("started with the host's") == 1
+    with (own.folder / "perf.csv").open(newline="") as rows:
+        assert [row["status"] for row in csv.DictReader(rows)] == ["SUCCESS", "SUCCESS"]

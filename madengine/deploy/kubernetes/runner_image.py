@@ -56,6 +56,7 @@ def _build_in(scratch: Path, engine: Docker, name: str, base: str) -> str:
         build_args={"BASE_IMAGE": base},
         labels={"madengine.version": __version__},
         id_file=id_file,
+        host_network=False,
     )
     programs.ask(command, seconds=_BUILD_SECONDS)
     return id_file.read_text().strip()
