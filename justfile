@@ -84,7 +84,7 @@ export-config *options:
 
 # write the files that another tool runs a manifest from: just generate ansible manifest-file=build_manifest.json
 [arg('options', pattern=option)]
-[arg('tool', pattern='ansible|k8s')]
+[arg('tool', pattern='ansible|k8s|slurm')]
 [group('madengine')]
 generate tool *options:
     tool=$1; shift; bin/madengine generate "$tool" "${@/#/--}"
@@ -106,6 +106,12 @@ runner-image *options:
 [group('madengine')]
 k8s *options:
     bin/madengine deploy --target=kubernetes "${@/#/--}"
+
+# build, push, run under Slurm, collect: just slurm tags=dummy registry=reg.example.com:5000 partition=gpu
+[arg('options', pattern=option)]
+[group('madengine')]
+slurm *options:
+    bin/madengine deploy --target=slurm "${@/#/--}"
 
 # build and run the bundled dummy model, on a machine with nothing installed
 [group('project')]

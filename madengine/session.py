@@ -42,10 +42,13 @@ class Session:
     #: `auto`, or the engine to use.
     engine_name: str = "auto"
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    #: Whether models run on this machine wherever the context says that they do.
+    here: bool = False
 
     def context(self, detected: Mapping[str, Any], manifest_context: Mapping[str, Any]) -> Context:
         """Merge what was detected, the manifest's context and the user's, which wins."""
-        return load_context(detected, manifest_context, self.context_file, self.context_text)
+        context = load_context(detected, manifest_context, self.context_file, self.context_text)
+        return context.here if self.here else context
 
     def credentials(self, names: Iterable[str] = ()) -> Credentials:
         """Load the logins and the credentials of these names, and keep them out of all output from here on."""

@@ -13,9 +13,11 @@ from madengine.cli.options import (
     DiscoverOptions,
     DoctorOptions,
     ExportOptions,
+    FetchOptions,
     FullOptions,
     InitOptions,
     MessageOptions,
+    PlaceOptions,
     RunManifestOptions,
     build_classes,
     deploy_classes,
@@ -56,7 +58,7 @@ def _full_classes() -> tuple[type, ...]:
 
 
 def _run_verb_classes() -> tuple[type, ...]:
-    return (RunManifestOptions, *run_classes(), *build_classes(), *_copy_classes())
+    return (RunManifestOptions, PlaceOptions, *run_classes(), *build_classes(), *_copy_classes())
 
 
 def _all_deploy_classes() -> tuple[type, ...]:
@@ -110,6 +112,12 @@ def _kubernetes_classes() -> tuple[type, ...]:
     return (GenerateKubernetesOptions, TagOptions, RegistryOptions, Options, DataFileOptions)
 
 
+def _slurm_classes() -> tuple[type, ...]:
+    from madengine.deploy.slurm.target import SlurmTarget
+
+    return (ManifestOptions, *SlurmTarget.OPTIONS)
+
+
 VERBS: Mapping[str, Verb] = {
     "build": Verb(verbs.build, build_classes),
     "push": Verb(verbs.push, lambda: (ManifestOptions, RegistryOptions, EngineOptions, DryRunOptions)),
@@ -119,7 +127,7 @@ VERBS: Mapping[str, Verb] = {
     "discover": Verb(verbs.discover, lambda: (SelectionOptions, DiscoverOptions)),
     "deploy": Verb(verbs.deploy, _all_deploy_classes, without=("batch",)),
     "ship": Verb(verbs.ship, lambda: (ManifestOptions, *_copy_classes())),
-    "fetch": Verb(verbs.fetch, lambda: (RunIdOptions, RowsOptions, SummaryOptions, *_host_classes())),
+    "fetch": Verb(verbs.fetch, lambda: (FetchOptions, RunIdOptions, RowsOptions, SummaryOptions, *_host_classes())),
     "doctor": Verb(verbs.doctor, lambda: (RegistryOptions, DoctorOptions, *_host_classes())),
     "init": Verb(verbs.init, lambda: (InitOptions,)),
     "collect": Verb(verbs.collect, _collect_classes),
@@ -129,4 +137,5 @@ VERBS: Mapping[str, Verb] = {
     "runner-image": Verb(verbs.runner_image, _sidecar_classes),
     "generate ansible": Verb(verbs.generate_ansible, _playbook_classes),
     "generate k8s": Verb(verbs.generate_k8s, _kubernetes_classes),
+    "generate slurm": Verb(verbs.generate_slurm, _slurm_classes, without=("dry_run",)),
 }

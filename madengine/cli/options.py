@@ -45,6 +45,30 @@ class RunManifestOptions(ManifestOptions):
 
 
 @dataclass(frozen=True)
+class PlaceOptions:
+    """Where a manifest runs; empty is where its context says, else this machine."""
+
+    target: str = option(
+        "--target", default="", group=Group.SELECTION, choices=("local", *TARGETS),
+        help="where the models run (default: where the context or the manifest says, else on this machine)",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FetchOptions:
+    """Where the run was started that is fetched."""
+
+    target: str = option(
+        "--target", default="ssh", group=Group.SELECTION, choices=("ssh", "slurm"),
+        help="where the run was started (default: ssh)",
+    )  # fmt: skip
+    output_dir: Path = option(
+        "--output-dir", default=Path("results"), group=Group.SLURM, parse=Path, metavar="DIR",
+        help="folder of the run that was submitted to Slurm (default: results)",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class FullOptions(SummaryOptions):
     """The summary of build and run together."""
 

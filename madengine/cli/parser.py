@@ -26,9 +26,9 @@ DESCRIPTIONS = {
     "full": "build, then run",
     "export-config": "write what other tools need to plan",
     "discover": "list the models of the package",
-    "deploy": "build, push, and run on hosts over ssh, by Ansible or on Kubernetes",
+    "deploy": "build, push, and run on hosts over ssh, by Ansible, on Kubernetes or under Slurm",
     "ship": "copy madengine.pyz and the manifest to hosts",
-    "fetch": "collect what runs left on hosts, and follow those that still run",
+    "fetch": "collect what runs left on hosts or under Slurm, and follow those that still run",
     "doctor": "check whether this machine or hosts can run models",
     "init": "write the starter model package",
     "collect": "merge the results of many runs and hosts into one table",
@@ -41,6 +41,7 @@ DESCRIPTIONS = {
 GENERATORS = {
     "ansible": "write an Ansible playbook for the nodes of an inventory",
     "k8s": "write the manifests that kubectl applies: a Job for each image",
+    "slurm": "write the scripts that sbatch takes: a job array with a task for each model",
 }
 
 

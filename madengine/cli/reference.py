@@ -24,7 +24,8 @@ def _section(name: str, description: str) -> str:
     rows = [
         f"| {_flags(option)} | {_cell(option.help)} |" for group in Group for option in options if option.group is group
     ]
-    head = [f"### madengine {name}", "", f"{description.capitalize()}.", "", "| option | meaning |", "|---|---|"]
+    sentence = f"{description[0].upper()}{description[1:]}."
+    head = [f"### madengine {name}", "", sentence, "", "| option | meaning |", "|---|---|"]
     return "\n".join([*head, *rows, ""])
 
 

@@ -21,6 +21,7 @@ from madengine.config.common_options import (
     RegistryOptions,
 )
 from madengine.config.option import Option, changed, from_options, options_of, words_for_hosts
+from madengine.deploy.placement import LOCAL, placement
 from madengine.deploy.target import TARGETS, run_on, target_class
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, ConfigurationError
 
@@ -51,9 +52,12 @@ def push(values: Values) -> int:
 def run(values: Values) -> int:
     """Run an existing manifest, here or on hosts; without one, build first."""
     manifest_file: Path | None = values["manifest_file"]
-    if _names_hosts(values):
+    name = _placement(values, manifest_file)
+    if name == "ssh":
         return _run_on_hosts(values, manifest_file or Path("build_manifest.json"))
-    orchestrator = _orchestrator(values)
+    if name != LOCAL:
+        return _run_on_target(values, name, manifest_file)
+    orchestrator = _orchestrator({**values, "target": name})
     if manifest_file is not None and os.path.lexists(manifest_file):
         _log_ignored_options(values, manifest_file, run_classes())
         if not values["quiet"]:
@@ -70,6 +74,7 @@ def run(values: Values) -> int:
 
 
 def full(values: Values) -> int:
+    """Build, then run here."""
     return _orchestrator(values).full_phase(_build_options(values), _run_options(values))
 
 
@@ -94,6 +99,27 @@ def _run_options(values: Values, **more: Any) -> RunOptions:
 
 
 # --- other machines ---
+
+
+def _placement(values: Values, manifest_file: Path | None) -> str:
+    """Return the name of the target that the models run on; say why where no option says it."""
+    from madengine.config.context import Context
+    from madengine.config.manifest import load_manifest
+
+    exists = manifest_file is not None and os.path.lexists(manifest_file)
+    manifest = load_manifest(manifest_file) if exists and manifest_file else None
+    of_manifest = Context(manifest.context if manifest else {})
+    place = placement(values["target"], _names_hosts(values), _session(values).context({}, {}), of_manifest)
+    if place.reason:
+        logger.info(f"target: {place.target}: {place.reason}; --target overrides it")
+    return place.target
+
+
+def _run_on_target(values: Values, name: str, manifest_file: Path | None) -> int:
+    """Run a manifest, or what is built first, on a target whose options are those of its context, else defaults."""
+    defaults = {key: default for key, (_, default) in options_of(target_class(name).OPTIONS).items()}
+    exists = manifest_file is not None and os.path.lexists(manifest_file)
+    return deploy({**defaults, **values, "target": name, "manifest_file": manifest_file if exists else None})
 
 
 def _run_on_hosts(values: Values, manifest_file: Path) -> int:
@@ -155,9 +181,21 @@ def ship(values: Values) -> int:
 
 
 def fetch(values: Values) -> int:
+    """Collect a run that was started earlier, and follow it until it ends."""
     from madengine.deploy.ssh.verbs import fetch
 
+    if values["target"] == "slurm":
+        return _fetch_from_slurm(values)
+
     return fetch(_ssh_options(values), values["run_id"], values["output"], values["summary_output"], show)
+
+
+def _fetch_from_slurm(values: Values) -> int:
+    from madengine.deploy.slurm.target import SlurmTarget
+
+    if not values["run_id"]:
+        raise ConfigurationError("fetch --target slurm: name the run with --run-id")
+    return run_on(SlurmTarget.of_run(values["run_id"], values["output_dir"], values["output"], show))
 
 
 def _names_hosts(values: Values) -> bool:
@@ -304,6 +342,17 @@ def generate_ansible(values: Values) -> int:
     return EXIT_DONE
 
 
+def generate_slurm(values: Values) -> int:
+    from madengine.deploy.slurm.target import SlurmTarget
+
+    target = SlurmTarget.from_values(values, values["manifest_file"], _session(values))
+    prepared = target.prepare()
+    _show_prepared(prepared)
+    for line in prepared.lines:
+        logger.info(f"to run it: {line}")
+    return EXIT_DONE
+
+
 def generate_k8s(values: Values) -> int:
     from madengine.deploy.kubernetes.generate import generate_kubernetes
     from madengine.deploy.kubernetes.options import Options
@@ -361,6 +410,7 @@ def _session(values: Values) -> Session:
         context_file=values.get("additional_context_file"),
         context_text=values.get("additional_context"),
         engine_name=_engine_name(values) if "engine" in values else "auto",
+        here=values.get("target") == LOCAL,
     )
 
 

@@ -6,11 +6,21 @@ import copy
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from madengine.config.context_keys import GPU_COUNTS, KEYS, UNDETECTED, Honoured, InManifest, Kind, as_text, check_layer
+from madengine.config.context_keys import (
+    GPU_COUNTS,
+    KEYS,
+    PLACES,
+    UNDETECTED,
+    Honoured,
+    InManifest,
+    Kind,
+    as_text,
+    check_layer,
+)
 from madengine.config.literals import parse_literal_object, parse_object, plain_object
 from madengine.config.values import shown
 from madengine.errors import ConfigurationError
@@ -82,8 +92,11 @@ class Context:
     @property
     def n_gpus(self) -> str:
         """The number of GPUs in place of every model's; empty if unset."""
-        counts = (self.values[name] for name in GPU_COUNTS if self.values.get(name) is not None)
-        return str(next(counts, "")).strip()
+        counts = [self.values.get(name) for name in GPU_COUNTS]
+        for section, name in (("slurm", "gpus_per_node"), ("k8s", "gpu_count"), ("kubernetes", "gpu_count")):
+            settings = self.values.get(section)
+            counts.append(settings.get(name) if isinstance(settings, Mapping) else None)
+        return next((str(count).strip() for count in counts if count is not None), "")
 
     @property
     def container_image(self) -> str:
@@ -123,6 +136,11 @@ class Context:
         """The keys that ask for what a run here can't do, each with the reason."""
         reasons = {name: key.refusal(self.values.get(name)) for name, key in KEYS.items()}
         return {name: reason for name, reason in reasons.items() if reason}
+
+    @property
+    def here(self) -> Context:
+        """The same context for a run on this machine, wherever it says that models run."""
+        return replace(self, values={name: value for name, value in self.values.items() if name not in PLACES})
 
     @property
     def unknown_keys(self) -> tuple[str, ...]:

@@ -17,12 +17,13 @@ UNDETECTED = "UNABLE TO DETECT GPU VENDOR"
 #: the names of a number of GPUs, in madengine 2's order
 GPU_COUNTS = ("gpus_per_node", "gpu_count", "n_gpus", "num_gpus", "ngpus")
 
-# How madengine 2 writes that a run uses no cluster.
-_THIS_MACHINE = ("local", "docker")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NUMBERS = re.compile(r"\d{1,9}(-\d{1,9})?", re.ASCII)
 # As engines take it: https://github.com/docker/go-units
 _SIZE = re.compile(r"\d{1,18}(\.\d{1,9})? ?([kmgtp]i?)?b?", re.ASCII | re.IGNORECASE)
+
+#: What `deploy` may be for a run on one machine, in madengine 2 too.
+LOCAL_NAMES = ("local", "docker")
 
 
 class Kind(Enum):
@@ -141,12 +142,9 @@ def _check_mounts(value: Any, where: str) -> None:
 
 def refused_cluster(value: Any) -> str:
     """Return why a run on this machine can't be one on a cluster; empty where nothing asks for that."""
-    if not value or (isinstance(value, str) and value.strip().lower() in _THIS_MACHINE):
+    if not value or (isinstance(value, str) and value.strip().lower() in LOCAL_NAMES):
         return ""
-    return (
-        "asks for a cluster, and `run` uses this machine; take the key out, and use `madengine deploy --target "
-        "kubernetes`, or submit `madengine run` to SLURM yourself"
-    )
+    return "asks for a cluster, and this is a run on one machine; `madengine run --target local` is one all the same"
 
 
 def refused_nodes(value: Any) -> str:
@@ -211,28 +209,10 @@ KEYS: Mapping[str, ContextKey] = {
         ContextKey("MAD_ROCM_PATH", Kind.TEXT, Honoured.RUN, pods=False),
         # In place of the model entries' n_gpus; the first counts.
         *(ContextKey(name, Kind.ANY, Honoured.RUN, InManifest.IF_SET, _check_count) for name in GPU_COUNTS),
-        # Of madengine 2: deployments of its own.
+        # Where the models run; a manifest has `deploy` as deployment_config.target.
         *(
-            ContextKey(
-                name,
-                Kind.ANY,
-                Honoured.NOWHERE,
-                InManifest.DEPLOYMENT,
-                pods=False,
-                instead=_CLUSTER,
-                refusal=refused_cluster,
-            )
-            for name in ("slurm", "k8s", "kubernetes")
-        ),
-        # `local`, or a cluster; a manifest has it as deployment_config.target.
-        ContextKey(
-            "deploy",
-            Kind.ANY,
-            Honoured.RUN,
-            InManifest.DEPLOYMENT,
-            pods=False,
-            instead=_CLUSTER,
-            refusal=refused_cluster,
+            ContextKey(name, Kind.ANY, Honoured.RUN, InManifest.DEPLOYMENT, pods=False, refusal=refused_cluster)
+            for name in ("slurm", "k8s", "kubernetes", "deploy")
         ),
         ContextKey(
             "distributed",
@@ -272,6 +252,9 @@ KEYS: Mapping[str, ContextKey] = {
         ),
     )
 }
+
+#: The keys that say where the models run.
+PLACES = tuple(name for name, key in KEYS.items() if key.refusal is refused_cluster)
 
 
 def check_layer(layer: Mapping[str, Any], where: str) -> None:

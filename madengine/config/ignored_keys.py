@@ -27,7 +27,7 @@ _COMPARED_CHARACTERS = 100
 
 def log_ignored_keys(context: Context, models: Sequence[Model]) -> None:
     """Log the keys of the context and of model entries that are refused by a run, unsupported or unknown."""
-    refusals = context.refusals
+    refusals = context.here.refusals
     for key, reason in refusals.items():
         logger.info(f"context: {key}: {reason}")
     for key in (key for key in context.unsupported_keys if key not in refusals):

@@ -39,6 +39,7 @@ class Group(Enum):
     HOSTS = "hosts, over ssh"
     ANSIBLE = "Ansible"
     KUBERNETES = "Kubernetes"
+    SLURM = "Slurm"
     OUTPUT = "output"
 
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: What a row says of the job that started the run, which a node can't know.
+CALLER_VARIABLES = ("pipeline", "BUILD_NUMBER", "MAD_DEPLOYMENT_TYPE", "MAD_LAUNCHER")
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -31,7 +34,7 @@ class Prepared:
 
 
 class Target(Protocol):
-    """A place where a manifest runs: hosts over ssh, an Ansible inventory, a Kubernetes namespace.
+    """A place where a manifest runs: hosts over ssh, an Ansible inventory, a Kubernetes namespace, a Slurm cluster.
 
     Every step raises MadengineError where it fails. A target is used for one run.
     """
@@ -113,4 +116,5 @@ TARGETS: Mapping[str, tuple[str, str]] = {
     "ssh": ("madengine.deploy.ssh.target", "SshTarget"),
     "ansible": ("madengine.deploy.ansible.target", "AnsibleTarget"),
     "kubernetes": ("madengine.deploy.kubernetes.target", "KubernetesTarget"),
+    "slurm": ("madengine.deploy.slurm.target", "SlurmTarget"),
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from madengine.config.manifest import Manifest
@@ -12,7 +13,9 @@ from madengine.results.perf_csv import Table, append_rows
 from madengine.results.rows import Row, result_rows
 
 
-def failed_rows(manifest: Manifest, run_id: str, host: str, reason: str) -> list[dict[str, str]]:
+def failed_rows(
+    manifest: Manifest, run_id: str, host: str, reason: str, environ: Mapping[str, str] = os.environ
+) -> list[dict[str, str]]:
     """Return the perf.csv rows of a host on which nothing could be run: one FAILURE for each model of the manifest.
 
     They have no time, so that a failure that is reported twice is one row.
@@ -25,23 +28,28 @@ def failed_rows(manifest: Manifest, run_id: str, host: str, reason: str) -> list
             groups.append((model, [image]))
         else:
             same.append(image)
-    return [row for model, images in groups for row in result_rows(_not_run(model, images, run_id, host, reason))]
+    return [
+        row for model, images in groups for row in result_rows(_not_run(model, images, run_id, host, reason), environ)
+    ]
 
 
-def note_failure(folder: Path, manifest: Manifest, run_id: str, host: str, reason: str) -> None:
+def note_failure(
+    folder: Path, manifest: Manifest, run_id: str, host: str, reason: str, environ: Mapping[str, str] = os.environ
+) -> int:
     """Append to the perf.csv of a host's folder a FAILURE for every model that has no row of this run there.
 
-    One that can't be read is renamed to perf.csv.broken. Raises MadengineError where it can't be written.
+    Return how many were missing. A perf.csv that can't be read is renamed to perf.csv.broken. Raises MadengineError
+    where it can't be written.
     """
     table = folder / "perf.csv"
-    rows: list[Row] = []
+    existing: list[Row] = []
     try:
         if table.exists():
             with Table(table) as cells:
-                rows = [dict(zip(cells.columns, row, strict=False)) for row in cells]
+                existing = [dict(zip(cells.columns, row, strict=False)) for row in cells]
     except MadengineError:
         table.rename(folder / "perf.csv.broken")
-    of_run = [row for row in rows if row.get("run_id") == run_id]
+    of_run = [row for row in existing if row.get("run_id") == run_id]
     names, digests = ({row.get(column, "") for row in of_run} for column in ("model", "image_digest"))
     # A row of several results has a longer name than its model; then it has the digest of what ran.
     ran = {model.name for key, model in manifest.models.items() if model.name in names} | {
@@ -49,7 +57,10 @@ def note_failure(folder: Path, manifest: Manifest, run_id: str, host: str, reaso
         for image in manifest.images
         if image.key in manifest.models and (image.registry_digest or image.image_id) in digests - {""}
     }
-    append_rows(table, [row for row in failed_rows(manifest, run_id, host, reason) if row["model"] not in ran])
+    rows = failed_rows(manifest, run_id, host, reason, environ)
+    missing = [row for row in rows if row["model"] not in ran]
+    append_rows(table, missing)
+    return len(missing)
 
 
 def _not_run(model: Model, images: Sequence[Image], run_id: str, host: str, reason: str) -> RunResult:

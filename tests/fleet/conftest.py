@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -132,6 +134,82 @@ def built(
     environment = {"DOCKER_HOST": bed["DOCKER_HOST"], "PYTHONPATH": str(CHECKOUT)}
     outcome(_command("build", "--registry", address), environment, cwd=package.folder)
     return package.folder / "build_manifest.json"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Slurm on the hosts: madengine is called on h1, in a folder that all of them share."""
+
+    hosts: Hosts
+    folder: Path
+
+    @property
+    def inside(self) -> str:
+        """The folder as the hosts have it."""
+        return f"/shared/{self.folder.name}"
+
+    def __call__(self, *words: str, check: bool = True) -> Outcome:
+        """Run madengine on h1."""
+        return outcome(self.command(*words), {"FLEET_DIR": str(self.hosts.folder)}, check=check)
+
+    def command(self, *words: str) -> list[str]:
+        """The words that run madengine on h1."""
+        script = f"cd {self.inside} && trap : INT; env PYTHONPATH={CHECKOUT} {shlex.join(_command(*words))}"
+        return [str(FLEET), "run", "1", "sh", "-c", script]
+
+    @property
+    def rows(self) -> Rows:
+        """The table of the submitting host."""
+        with (self.folder / "perf.csv").open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    @contextmanager
+    def stand_ins(self, host: int, scripts: Mapping[str, str]) -> Iterator[None]:
+        """Put programs before those of a host's login shells."""
+        folder = self.folder / "stand-ins"
+        folder.mkdir()
+        for name, script in scripts.items():
+            (folder / name).write_text(f"#!/bin/bash\n{script}\n")
+            (folder / name).chmod(0o755)
+        profile = "/etc/profile.d/stand-ins.sh"
+        self.hosts.sh(host, f"echo 'PATH={self.inside}/stand-ins:$PATH' >{profile}")
+        try:
+            yield
+        finally:
+            self.hosts.sh(host, f"rm {profile}")
+
+    def containers(self) -> str:
+        """The ids of the containers that run on the hosts."""
+        return "".join(self.hosts.run(number, "docker", "ps", "--quiet") for number in range(1, len(NAMES) + 1))
+
+
+@pytest.fixture(scope="session")
+def slurm(fleet: Hosts, built: Path, bed: Mapping[str, str]) -> Hosts:
+    """A real Slurm on the hosts, each with the images."""
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    lacking = [name for name in ("slurmctld", "slurmd", "sbatch", "munged") if not shutil.which(name, path=path)]
+    if lacking:
+        _missing(f"Slurm's tests need slurm-wlm and munge; not here: {', '.join(lacking)}")
+    outcome([str(CHECKOUT / "tests/bed/slurm"), "up", str(fleet.folder), str(len(NAMES))], {"PATH": path})
+    ids = [image["image_id"] for image in json.loads(built.read_text())["built_images"].values()]
+    archive = fleet.folder / "shared/images.tar"
+    outcome(["docker", "save", "--output", str(archive), *ids], {"DOCKER_HOST": bed["DOCKER_HOST"]})
+    for number in range(1, len(NAMES) + 1):
+        fleet.run(number, "docker", "load", "--quiet", "--input", "/shared/images.tar")
+    return fleet
+
+
+@pytest.fixture
+def cluster(slurm: Hosts, built: Path) -> Iterator[Cluster]:
+    """A shared folder of the test's own with the manifest, whose images the nodes have."""
+    folder = Path(tempfile.mkdtemp(prefix="slurm-", dir=slurm.folder / "shared"))
+    folder.chmod(0o755)
+    manifest = json.loads(built.read_text())
+    for image in manifest["built_images"].values():
+        image.update(registry_image=None, registry_digest=None)
+    (folder / "build_manifest.json").write_text(json.dumps({**manifest, "registry": None}))
+    yield Cluster(slurm, folder)
+    slurm.run(1, "scancel", "--user=root", check=False)
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,7 @@ def _runner(plan: Plan) -> dict[str, Any]:
             "-m",
             "madengine.distributed_cli",
             "run",
+            "--target=local",
             "--manifest-file=/config/manifest.json",
             *([f"--run-id={options.run_id}"] if options.run_id else []),
             *([f"--timeout={options.timeout}"] if options.timeout is not None else []),

@@ -42,6 +42,9 @@ class PlanInput:
     #: The model package, if any.
     root: Path | None = None
     environ: Mapping[str, str] | None = None
+    #: The user's context, over those of manifest and execution configuration.
+    context_file: Path | None = None
+    context_text: str | None = None
 
     @property
     def path(self) -> Path:
@@ -74,8 +77,8 @@ class PlanInput:
         return selected_images(manifest, self.tags, self.path), job_names
 
     def context(self, manifest: Manifest) -> Context:
-        """Return the context of the manifest and the execution configuration; the latter wins."""
-        return load_context(manifest.context, self._configuration(), None, None)
+        """Return the context of the manifest, the execution configuration and the user; the later wins."""
+        return load_context(manifest.context, self._configuration(), self.context_file, self.context_text)
 
     def _configuration(self) -> Mapping[str, Any]:
         if self.execution_config is None and not os.path.lexists(DEFAULT_CONFIG):

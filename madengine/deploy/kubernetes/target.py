@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from madengine import programs
 from madengine.config.common_options import (
+    ContextOptions,
     DataFileOptions,
     ExecutionConfigOptions,
     RegistryOptions,
@@ -24,6 +25,7 @@ from madengine.deploy.kubernetes.generate import CONFIGMAP, JOB, generate_kubern
 from madengine.deploy.kubernetes.options import KubeContextOptions, Options, SidecarOptions
 from madengine.deploy.kubernetes.plan import PlanInput
 from madengine.deploy.kubernetes.runner_image import push
+from madengine.deploy.kubernetes.section import with_section
 from madengine.deploy.target import Prepared
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, EXIT_RUN_FAILED, ConfigurationError, MadengineError
 from madengine.files import check_writable
@@ -55,7 +57,9 @@ class KubernetesRun(RowsOptions, DataFileOptions, KubeContextOptions, SidecarOpt
 class KubernetesTarget:
     """Jobs of one namespace; those of an earlier run with the same names are replaced once they have ended."""
 
-    OPTIONS: ClassVar[tuple[type, ...]] = (Options, KubernetesRun, ExecutionConfigOptions, TagOptions, RegistryOptions)
+    OPTIONS: ClassVar[tuple[type, ...]] = (
+        *(Options, KubernetesRun, ExecutionConfigOptions, TagOptions, RegistryOptions, ContextOptions),
+    )
 
     source: PlanInput
     options: Options
@@ -68,7 +72,9 @@ class KubernetesTarget:
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], manifest_file: Path, session: Session) -> KubernetesTarget:
-        """Return the target for a manifest, out of the parsed options."""
+        """Return the target for a manifest, out of the parsed options and the context's `k8s` object."""
+        of_manifest = load_manifest(manifest_file).context if manifest_file.exists() else {}
+        values = with_section(values, session.context({}, of_manifest))
         source = PlanInput(
             manifest_file=manifest_file,
             execution_config=values["execution_config"],
@@ -76,6 +82,8 @@ class KubernetesTarget:
             registry=values["registry"],
             root=session.root if session.has_package else None,
             environ=session.environ,
+            context_file=session.context_file,
+            context_text=session.context_text,
         )
         run = from_options(KubernetesRun, values)
         builder = None if values["dry_run"] else session

@@ -127,7 +127,8 @@ def run_words(run_id: str, prefix: str, run: HostRun) -> list[str]:
     folder = f"{node.RUNS}/{run_id}"
     context = [f"--additional-context-file={prefix}{node.CONTEXT}"] if run.context else []
     outputs = [f"--output={folder}/perf.csv", f"--summary-output={folder}/run_summary.json"]
-    return ["run", f"--manifest-file={prefix}{node.MANIFEST}", f"--run-id={run_id}", *outputs, *run.words, *context]
+    manifest = f"--manifest-file={prefix}{node.MANIFEST}"
+    return ["run", "--target=local", manifest, f"--run-id={run_id}", *outputs, *run.words, *context]
 
 
 def pull_words(run_id: str, run: HostRun) -> list[str]:

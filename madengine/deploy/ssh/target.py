@@ -24,7 +24,7 @@ from madengine.deploy.ssh.hosts import ssh_options, tunnel_ports
 from madengine.deploy.ssh.options import CopyOptions, HostRun, SshOptions
 from madengine.deploy.ssh.report import conclude
 from madengine.deploy.ssh.upload import report_secrets, sources, upload_of
-from madengine.deploy.target import Prepared
+from madengine.deploy.target import CALLER_VARIABLES, Prepared
 from madengine.errors import EXIT_FAILURE
 from madengine.files import check_writable
 from madengine.process import RESULTS
@@ -36,9 +36,6 @@ from madengine.run.selection import selected_images
 from madengine.session import Session
 
 logger = logging.getLogger(__name__)
-
-# What a row says of the job that started the run, which a node can't know.
-_CALLER = ("pipeline", "BUILD_NUMBER", "MAD_DEPLOYMENT_TYPE", "MAD_LAUNCHER")
 
 
 @dataclass
@@ -103,7 +100,7 @@ class SshTarget:
         report_secrets(self.options.secrets_from)
         upload = self._stack.enter_context(upload_of(self._sources))
         fleet = self._fleet = self._stack.enter_context(connected(self.options))
-        environ = {name: self.environ[name] for name in _CALLER if self.environ.get(name)}
+        environ = {name: self.environ[name] for name in CALLER_VARIABLES if self.environ.get(name)}
         table = LocalTable(self.run.output)
         job = FleetRun(self.run, self.run_id, manifest, ports, upload, environ, table, fleet.interruption)
         count = len(fleet.nodes)
@@ -140,7 +137,7 @@ class SshTarget:
     def _manifest(self) -> tuple[Manifest, tuple[int, ...]]:
         """Return the images that are to run, and the ports of registries that have to be tunnelled."""
         manifest = load_manifest(self.run.manifest)
-        refuse_unsupported(Context(manifest.context))
+        refuse_unsupported(Context(manifest.context).here)
         ports = tunnel_ports(manifest, self.run.registry)
         return selected_images(manifest, self.run.tags, self.run.manifest), ports
 

@@ -43,7 +43,7 @@ def test_the_first_word_is_a_command() -> None:
         (("run", "--gpu-"), {"--gpu-mode", "--gpu-wait"}),
         (("run", "--batch"), set()),
         (("build", "--batch"), {"--batch-manifest"}),
-        (("generate", ""), {"ansible", "k8s"}),
+        (("generate", ""), {"ansible", "k8s", "slurm"}),
         (("generate", "k8s", "--may"), {"--may-share-nodes"}),
         (("build", "--engine", "p"), {"podman"}),
         (("run", "--isolation", ""), {"least", "compat"}),

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from madengine.config.context import Context, expanded, host_facts, load_context, matches, merge, mismatch, parse_header
-from madengine.config.context_keys import GPU_COUNTS, KEYS, Honoured, InManifest
+from madengine.config.context_keys import GPU_COUNTS, KEYS, PLACES, Honoured, InManifest
 from madengine.config.literals import parse_object
 from madengine.config.validation import refuse_unsupported
 from madengine.config.values import shown
@@ -335,10 +335,10 @@ def test_a_context_says_whether_containers_describe_themselves(values: str, expe
 
 
 def test_keys_of_madengine_2_that_are_not_supported_are_known() -> None:
-    assert from_text("{'slurm': {'nodes': 2}, 'k8s': {}, 'docker_gpus': '0'}").unsupported_keys == ("slurm",)
+    assert from_text("{'vllm': {'a': 2}, 'debug': False, 'docker_gpus': '0'}").unsupported_keys == ("vllm",)
     unsupported = [name for name, key in KEYS.items() if key.honoured is Honoured.NOWHERE]
     assert Context(dict.fromkeys(unsupported, "x")).unsupported_keys == tuple(unsupported)
-    assert {"distributed", "slurm", "k8s", "vllm", "debug", "monitor", "timeout_multiplier"} <= {*unsupported}
+    assert {"distributed", "vllm", "debug", "monitor", "timeout_multiplier"} <= {*unsupported}
     assert all(KEYS[name].instead for name in unsupported)
 
 
@@ -359,8 +359,11 @@ def test_what_a_run_on_one_machine_cannot_do_is_refused(values: dict[str, Any], 
     context = from_text(json.dumps(values))
     assert sorted(context.refusals) == sorted(refused)
     for name in refused:
-        with pytest.raises(ConfigurationError, match=rf"^context: ({'|'.join(refused)}): .* take the key out"):
+        with pytest.raises(
+            ConfigurationError, match=rf"^context: ({'|'.join(refused)}): .* (take the key out|all the same)"
+        ):
             refuse_unsupported(Context({name: context.values[name]}))
+    assert {"slurm", "k8s", "kubernetes", "deploy"}.isdisjoint(context.here.refusals)
 
 
 def test_the_keys_of_a_deployment_config_count_where_the_context_lacks_them() -> None:
@@ -445,7 +448,7 @@ def test_a_manifest_gets_each_key_that_a_run_reads_as_it_is() -> None:
     assert context.for_manifest == VALUES
     honoured = {name for name, key in KEYS.items() if key.honoured in (Honoured.RUN, Honoured.BOTH)}
     assert {name for name, key in KEYS.items() if key.in_manifest is InManifest.IF_SET} <= honoured
-    elsewhere = {"MAD_CONTAINER_IMAGE", "MAD_ROCM_PATH", "deployment_config", "deploy", "env_vars"}
+    elsewhere = {"MAD_CONTAINER_IMAGE", "MAD_ROCM_PATH", "deployment_config", "env_vars", *PLACES}
     assert honoured - VALUES.keys() == elsewhere
 
 

@@ -13,11 +13,19 @@ def model(name: str, **extra: object) -> Model:
 def test_ignored_keys_are_named_with_the_known_ones_that_they_look_like() -> None:
     messages = collect_messages()
     models = [model(name, slurm={"nodes": 2}, timeuot=3) for name in "abcd"]
-    values = {"k8s": {"x": 1}, "debug": True, "vllm": {}, "toolz": [], "docker_build_args": {}, "site": 1, "_note": "x"}
+    values = {
+        "k8s": {"x": 1},
+        "env_file": "a.sh",
+        "debug": True,
+        "vllm": {},
+        "toolz": [],
+        "docker_build_args": {},
+        "site": 1,
+        "_note": "x",
+    }
     log_ignored_keys(Context(values), [*models, models[0], model("e", colour="red", slurm={})])
     assert messages == [
-        "context: k8s: asks for a cluster, and `run` uses this machine; take the key out, and use `madengine deploy "
-        "--target kubernetes`, or submit `madengine run` to SLURM yourself",
+        "context: env_file: is not sourced; write its variables into docker_env_vars, and take the key out",
         "context: unsupported key debug ignored; use -vv",
         "context: unknown key 'toolz' ignored; did you mean 'tools'?",
         "context: unknown key 'docker_build_args' ignored; did you mean 'docker_build_arg'?",

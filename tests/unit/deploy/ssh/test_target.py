@@ -24,7 +24,7 @@ def test_the_nodes_get_the_callers_words_and_nothing_else(
         "scp -o BatchMode=yes -o Port=22 madengine.pyz me@h:madengine/madengine.pyz",
         "scp -o BatchMode=yes -o Port=22 m.json me@h:madengine/build_manifest.json",
         "ssh -o BatchMode=yes -o Port=22 me@h 'cd madengine && python3 madengine.pyz run "
-        "--manifest-file=build_manifest.json --run-id=r1 --output=runs/r1/perf.csv "
+        "--target=local --manifest-file=build_manifest.json --run-id=r1 --output=runs/r1/perf.csv "
         "--summary-output=runs/r1/run_summary.json --timeout=60 --tags=m0 --live-output'",
         "mkdir -p results/r1/me@h_22",
         "scp -o BatchMode=yes -o Port=22 -r me@h:madengine/runs/r1 results/r1/me@h_22/",

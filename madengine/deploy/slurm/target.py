@@ -1,0 +1,286 @@
+"""A Slurm cluster as a target."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+import time
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from madengine import programs
+from madengine.config.common_options import ContextOptions, EngineOptions
+from madengine.config.context import Context
+from madengine.config.manifest import load_manifest
+from madengine.config.option import refuse_on_hosts, words_for_hosts
+from madengine.deploy.bundle import write_bundle
+from madengine.deploy.names import checked_run_id
+from madengine.deploy.slurm.job import ArrayTask, JobSetting, read_task, tasks_of, write_scripts, write_task
+from madengine.deploy.slurm.options import SlurmOptions, word
+from madengine.deploy.slurm.settings import slurm_options
+from madengine.deploy.slurm.task_results import TaskOutcome, task_outcome
+from madengine.deploy.target import CALLER_VARIABLES, Prepared
+from madengine.errors import EXIT_DONE, EXIT_FAILURE, EXIT_RUN_FAILED, CommandError, ConfigurationError, MadengineError
+from madengine.files import check_writable, read_json, write_json
+from madengine.programs.slurm import SUBMIT, UNKNOWN, TaskState, cancel, submit, submit_line, task_states
+from madengine.results.merge import merge
+from madengine.results.perf_csv import check_perf_csv
+from madengine.results.rows import Row
+from madengine.results.statistics import tables
+from madengine.run.names import new_run_id
+from madengine.run.options import RunOptions
+from madengine.run.selection import selected_images, with_gpu_count
+from madengine.session import Session
+
+logger = logging.getLogger(__name__)
+
+_RECORD = "slurm.json"
+_BUNDLE = "madengine.pyz"
+_CONTEXT = "context.json"
+_POLL_SECONDS = (1.0, 10.0)
+# How often Slurm may say nothing of a task before it counts as forgotten.
+_FORGOTTEN_POLLS = 3
+_CANCEL_SECONDS = 120.0
+
+
+@dataclass
+class SlurmTarget:
+    """Job arrays, submitted from a machine that has sbatch; a folder that all nodes share carries files both ways."""
+
+    OPTIONS: ClassVar[tuple[type, ...]] = (RunOptions, ContextOptions, EngineOptions, SlurmOptions)
+
+    options: SlurmOptions
+    run_id: str
+    output: Path
+    show: Callable[[str], None]
+    #: what is new in this run; empty where one is only collected
+    manifest_file: Path | None = None
+    context: Context = field(default_factory=Context)
+    tags: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    context_file: Path | None = None
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    _tasks: dict[int, ArrayTask] = field(default_factory=dict, init=False)
+    _scripts: list[tuple[Path, list[ArrayTask]]] = field(default_factory=list, init=False)
+    #: the job of each task, once it is submitted
+    _jobs: dict[int, int] = field(default_factory=dict, init=False)
+    _outcomes: dict[int, TaskOutcome] = field(default_factory=dict, init=False)
+    _shown: dict[int, str] = field(default_factory=dict, init=False)
+    _rows: list[Row] = field(default_factory=list, init=False)
+    _problems: list[str] = field(default_factory=list, init=False)
+    #: whether the jobs go on without this madengine
+    _left: bool = field(default=False, init=False)
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any], manifest_file: Path, session: Session) -> SlurmTarget:
+        """Return the target for a manifest, out of the parsed options and the context's `slurm` object.
+
+        Raises ConfigurationError for what a node of Slurm can't be asked for.
+        """
+        classes = (RunOptions, ContextOptions, EngineOptions)
+        refuse_on_hosts(classes, values)
+        of_user = session.context({}, {})
+        if of_user.docker_gpus.strip():
+            raise ConfigurationError(
+                f"context: docker_gpus: {of_user.docker_gpus} is unsupported: Slurm chooses the GPUs; use "
+                "--gpus-per-node"
+            )
+        of_manifest = load_manifest(manifest_file).context if manifest_file.exists() else {}
+        context = session.context({}, of_manifest)
+        return cls(
+            options=slurm_options(values, context),
+            context=context,
+            run_id=values["run_id"] or new_run_id(),
+            output=values["output"],
+            show=session.show,
+            manifest_file=manifest_file,
+            tags=values["tags"],
+            words=words_for_hosts(classes, {**values, "tags": ()}),
+            context_file=values["additional_context_file"],
+            environ=session.environ,
+        )
+
+    @classmethod
+    def of_run(cls, run_id: str, output_dir: Path, output: Path, show: Callable[[str], None]) -> SlurmTarget:
+        """Return the target of a run that was submitted earlier, to follow and collect it.
+
+        Raises ConfigurationError where the folder has no such run.
+        """
+        target = cls(SlurmOptions(output_dir=output_dir), checked_run_id(run_id), output, show)
+        record = read_json(target.run_folder / _RECORD, missing={})
+        if not isinstance(record, dict) or not isinstance(record.get("jobs"), dict):
+            raise ConfigurationError(f"{target.run_folder}: no run that was submitted to Slurm")
+        for name, job in record["jobs"].items():
+            task = read_task(target.run_folder / Path(name).name)
+            target._tasks[task.number] = task
+            target._jobs[task.number] = int(job)
+        return target
+
+    @property
+    def run_folder(self) -> Path:
+        """The run's folder, by the path that nodes use too."""
+        return Path.cwd() / self.options.output_dir / self.run_id
+
+    def check(self) -> None:
+        """Raise ConfigurationError where Slurm isn't installed, or the rows can't be written."""
+        if not programs.installed_path(SUBMIT):
+            raise ConfigurationError(
+                f"{SUBMIT} is not installed: run this on a machine that submits to Slurm, or use --target local"
+            )
+        check_perf_csv(self.output)
+        try:
+            word(str(self.run_folder))
+        except ArgumentTypeError as error:
+            raise ConfigurationError(f"--output-dir: {error}") from None
+        check_writable(self.run_folder / _RECORD)
+
+    def prepare(self) -> Prepared:
+        """Write the run's folder: a manifest for each task, the bundle, a script for each array."""
+        if self.manifest_file is None:
+            return Prepared()
+        manifest = selected_images(load_manifest(self.manifest_file), self.tags, self.manifest_file)
+        if not manifest.images:
+            raise ConfigurationError(f"{self.manifest_file}: has no images; `madengine build` again")
+        tasks = tasks_of(with_gpu_count(manifest, self.context), self.options)
+        self._tasks = {task.number: task for task in tasks}
+        for task in tasks:
+            write_task(task, self.run_folder)
+        bundle = write_bundle(self.run_folder / _BUNDLE)
+        if self.context_file:
+            write_json(self.run_folder / _CONTEXT, read_json(self.context_file), mode=0o600)
+        self._scripts = write_scripts(tasks, self._setting())
+        paths = tuple(path for path, _ in self._scripts)
+        collect = shlex.join(["madengine", "collect", f"--output={self.output}", str(self.run_folder)])
+        return Prepared((*paths, bundle), (), (*map(submit_line, paths), collect))
+
+    def start(self) -> None:
+        """Submit the arrays, and note their numbers, by which `fetch` finds them."""
+        for path, tasks in self._scripts:
+            job = submit(path)
+            self._jobs.update({task.number: job for task in tasks})
+            names = {self._tasks[number].folder_in(self.run_folder).name: job for number, job in self._jobs.items()}
+            write_json(self.run_folder / _RECORD, {"jobs": names})
+            logger.info(f"Slurm job {job}: {len(tasks)} task{'s' * (len(tasks) != 1)}")
+        logger.info(f"run {self.run_id}; results: {self.run_folder}")
+
+    def follow(self) -> None:
+        """Wait until all tasks have ended; the rows of each are added as it ends."""
+        pause, silent = _POLL_SECONDS[0], dict.fromkeys(self._jobs, 0)
+        while open_tasks := self._open_tasks():
+            states = self._states()
+            for number in open_tasks:
+                state = states.get(number)
+                if state is None:
+                    silent[number] += states is not _NO_ANSWER
+                    if silent[number] < _FORGOTTEN_POLLS:
+                        continue
+                    state = TaskState(self._jobs[number], number, UNKNOWN)
+                self._note(state)
+            if self._open_tasks():
+                time.sleep(pause)
+                pause = min(pause * 1.5, _POLL_SECONDS[1])
+
+    def stop(self) -> None:
+        """Cancel the jobs, unless the user wants them to go on, and wait for their rows."""
+        jobs = sorted(set(self._jobs.values()))
+        if not jobs:
+            return
+        if not _asks_to_cancel(jobs):
+            self._left = True
+            logger.info(f"the jobs go on; `madengine fetch --target slurm --run-id {self.run_id}` collects them")
+            return
+        logger.info(f"interrupted: cancelling Slurm job {', '.join(map(str, jobs))}")
+        cancel(jobs)
+        deadline = time.monotonic() + _CANCEL_SECONDS
+        while self._open_tasks() and time.monotonic() < deadline:
+            for state in self._states().values():
+                self._note(state)
+            time.sleep(_POLL_SECONDS[0])
+
+    def collect(self) -> int:
+        """Show the rows of the tasks that have ended; return the exit code."""
+        if self._rows:
+            self.show(tables(self._rows))
+        for problem in self._problems:
+            logger.info(problem)
+        failed = [outcome for outcome in self._outcomes.values() if outcome.problem]
+        for outcome in failed:
+            logger.info(outcome.problem)
+        logger.info(f"rows: {self.output}; results: {self.run_folder}")
+        if not self._outcomes or self._problems or (self._open_tasks() and not self._left):
+            return EXIT_FAILURE
+        return EXIT_RUN_FAILED if any(outcome.has_failed for outcome in self._outcomes.values()) else EXIT_DONE
+
+    # --- tasks ---
+
+    def _setting(self) -> JobSetting:
+        folder = self.run_folder
+        context = [f"--additional-context-file={folder / _CONTEXT}"] if self.context_file else []
+        return JobSetting(
+            run_id=self.run_id,
+            options=self.options,
+            run_folder=folder,
+            submit_folder=Path.cwd(),
+            words=("run", "--target=local", f"--run-id={self.run_id}", *self.words, *context),
+            environ=self._job_environ,
+        )
+
+    @property
+    def _job_environ(self) -> Mapping[str, str]:
+        caller = {name: self.environ[name] for name in CALLER_VARIABLES if self.environ.get(name)}
+        return {"MAD_DEPLOYMENT_TYPE": "slurm", **caller}
+
+    def _open_tasks(self) -> list[int]:
+        return [number for number in self._jobs if number not in self._outcomes]
+
+    def _states(self) -> Mapping[int, TaskState]:
+        """Return what Slurm says of the tasks, by their numbers; `_NO_ANSWER` if its controller doesn't answer."""
+        try:
+            states = task_states(sorted({self._jobs[number] for number in self._open_tasks()}))
+        except CommandError as error:
+            logger.info(f"{error}; asking again")
+            return _NO_ANSWER
+        return {state.number: state for state in states if self._jobs.get(state.number) == state.job}
+
+    def _note(self, state: TaskState) -> None:
+        """Report a state that is new, and add the rows of a task that has ended."""
+        number = state.number
+        if number in self._outcomes:
+            return
+        task = self._tasks[number]
+        shown = f"{state.state.lower()} {state.node or (f'({state.reason})' if state.reason else '')}".rstrip()
+        if self._shown.get(number) != shown:
+            self._shown[number] = shown
+            logger.info(f"{task.name} ({state.job}_{number}): {shown}")
+        if state.has_ended:
+            self._outcomes[number] = task_outcome(task, self.run_folder, state, self._job_environ)
+            self._add_rows([task.folder_in(self.run_folder)])
+
+    def _add_rows(self, folders: Iterable[Path]) -> None:
+        try:
+            merged = merge(folders, self.output, self.run_folder / "results.json")
+        except MadengineError as error:
+            self._problems.append(str(error))
+            return
+        self._rows.extend(merged.rows)
+        self._problems.extend(merged.problems)
+
+
+_NO_ANSWER: Mapping[int, TaskState] = {}
+
+
+def _asks_to_cancel(jobs: Iterable[int]) -> bool:
+    """Return whether the user of a terminal wants the jobs cancelled; without one nobody would collect them."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    sys.stderr.write(f"cancel Slurm job {', '.join(map(str, jobs))}? [Y/n] ")
+    sys.stderr.flush()
+    try:
+        return not sys.stdin.readline().strip().lower().startswith("n")
+    except KeyboardInterrupt:
+        return True

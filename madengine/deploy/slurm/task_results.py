@@ -1,0 +1,92 @@
+"""What a task of the array has left in its folder, checked, with a row for each model whatever happened to it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from madengine.deploy.returned_files import set_aside_broken_files
+from madengine.deploy.slurm.job import ArrayTask, log_path
+from madengine.errors import MadengineError
+from madengine.files import open_untrusted
+from madengine.programs.slurm import COMPLETED, UNKNOWN, TaskState
+from madengine.records import FAILURE
+from madengine.results.failed_hosts import note_failure
+from madengine.results.perf_csv import Table
+from madengine.results.table import printable
+
+# A network file system shows another node's file late.
+_LATE_SECONDS = 20.0
+# Models may print anything; the end is enough.
+_LOG_BYTES = 1 << 50
+_END_BYTES = 64 << 10
+_LINE_CHARACTERS = 300
+
+
+@dataclass(frozen=True)
+class TaskOutcome:
+    """How a task ended."""
+
+    has_failed: bool
+    #: why, where that isn't only in its rows
+    problem: str = ""
+
+
+def task_outcome(task: ArrayTask, run_folder: Path, state: TaskState, environ: Mapping[str, str]) -> TaskOutcome:
+    """Check the files of a task that has ended, and add a FAILURE for each model without a row.
+
+    `environ` is what its job was given for the rows' cells.
+    """
+    folder, run_id = task.folder_in(run_folder), run_folder.name
+    log = log_path(run_folder, state.job, task.number)
+    _wait_for_rows(folder, state)
+    problems = [problem for node in _nodes(folder) for problem in set_aside_broken_files(node, run_id)]
+    reason = "; ".join(problems) or _reason(state, log)
+    node = next(iter(_nodes(folder)), folder / (state.node or "no-node"))
+    missing = note_failure(node, task.manifest, run_id, state.node, reason, environ)
+    failures = sum(map(_failures, _nodes(folder)))
+    has_failed = bool(failures) or state.state != COMPLETED
+    is_explained = not problems and not missing and (failures or not has_failed)
+    return TaskOutcome(has_failed, "" if is_explained else f"{task.name}: {reason}")
+
+
+def _nodes(folder: Path) -> list[Path]:
+    """Return the folders of nodes, of which a task has one at most unless it was started again."""
+    with suppress(FileNotFoundError):
+        return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False))
+    return []
+
+
+def _wait_for_rows(folder: Path, state: TaskState) -> None:
+    deadline = time.monotonic() + (_LATE_SECONDS if state.state == COMPLETED else 0)
+    while not any((node / "run_summary.json").exists() for node in _nodes(folder)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+
+
+def _failures(node: Path) -> int:
+    """Return how many of a node's rows are failures."""
+    with suppress(MadengineError), Table(node / "perf.csv") as table:
+        column = list(table.columns).index("status")
+        return sum(row[column] == FAILURE for row in table if len(row) > column)
+    return 0
+
+
+def _reason(state: TaskState, log: Path) -> str:
+    """Return why a model has no row: Slurm's word, and the last line that its job printed."""
+    word = "unknown to Slurm, without accounting" if state.state == UNKNOWN else state.state.lower()
+    reason = f" ({state.reason})" if state.reason and state.reason.lower() != "none" else ""
+    line = _last_line(log)
+    end = f"its log ends with: {line}" if line else "it left no log: do all nodes share its folder?"
+    return f"Slurm job {state.job}_{state.number}: {word}{reason}; {end}"
+
+
+def _last_line(log: Path) -> str:
+    with suppress(OSError, MadengineError), open_untrusted(log.parent, log.name, _LOG_BYTES) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _END_BYTES))
+        lines = file.read(_END_BYTES).decode(errors="replace").splitlines()
+        return next((printable(line)[:_LINE_CHARACTERS] for line in reversed(lines) if line.strip()), "")
+    return ""

@@ -1,0 +1,114 @@
+"""Slurm's commands: a job is submitted, looked at and cancelled."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from madengine import programs
+from madengine.errors import CommandError, MadengineError
+
+SUBMIT = "sbatch"
+_UNKNOWN_JOB = "Invalid job id"
+# Tasks that squeue shows as going on, or not yet begun; it knows more words, all of which mean an end.
+_GOING_ON = frozenset(
+    ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED",
+     "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
+)  # fmt: skip
+COMPLETED = "COMPLETED"
+UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True)
+class TaskState:
+    """What Slurm says of one task of an array."""
+
+    job: int
+    #: its number in the array
+    number: int
+    #: Slurm's word, such as RUNNING; UNKNOWN if Slurm has forgotten the task
+    state: str
+    #: why it waits or has ended, empty if Slurm gives no reason
+    reason: str = ""
+    node: str = ""
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state not in _GOING_ON
+
+
+def submit(script: Path) -> int:
+    """Submit a script; return the number of its job.
+
+    Raises CommandError where sbatch refuses it, MadengineError where it prints no number.
+    """
+    output = programs.ask(programs.program(SUBMIT, "--parsable", str(script)))
+    number = re.match(r"(\d{1,18})(;|$)", (output.split() or [""])[-1])
+    if not number:
+        raise MadengineError(f"sbatch: expected the number of a job, got {output[:100]!r}")
+    return int(number[1])
+
+
+def submit_line(script: Path) -> str:
+    """Return the line that submits a script and waits for its end."""
+    return programs.shell_line(programs.program(SUBMIT, "--wait", str(script)))
+
+
+def cancel(jobs: Sequence[int]) -> None:
+    """Cancel jobs; those that have ended stay as they are. Raises CommandError where scancel fails."""
+    programs.ask(programs.program("scancel", *map(str, jobs)))
+
+
+def task_states(jobs: Sequence[int]) -> list[TaskState]:
+    """Return the state of every task of these jobs that Slurm still knows.
+
+    Raises CommandError where the controller doesn't answer.
+    """
+    queued = list(_queued(jobs))
+    known = {(state.job, state.number) for state in queued}
+    missing = [job for job in jobs if all(job != state.job for state in queued)]
+    return [*queued, *(state for state in _accounted(missing) if (state.job, state.number) not in known)]
+
+
+def _queued(jobs: Sequence[int]) -> Iterator[TaskState]:
+    """Yield what squeue says; the controller forgets a job some minutes after its end."""
+    for job in jobs:
+        command = programs.program(
+            "squeue", "--noheader", "--array", "--states=all", "--format=%F|%K|%T|%r|%N", f"--jobs={job}"
+        )
+        answer = programs.attempt(command)
+        if answer.code == 0:
+            yield from _parsed(answer.out)
+        elif _UNKNOWN_JOB not in answer.err:
+            raise programs.failure(command, answer)
+
+
+def _parsed(output: str) -> Iterator[TaskState]:
+    for line in output.splitlines():
+        cells = line.strip().split("|")
+        if len(cells) == 5 and cells[0].isdecimal() and cells[1].isdecimal():
+            job, number, state, reason, node = cells
+            yield TaskState(int(job), int(number), state, "" if reason == "None" else reason, node)
+
+
+def _accounted(jobs: Sequence[int]) -> Iterator[TaskState]:
+    """Yield what the accounting has, where a cluster has one."""
+    if not jobs:
+        return
+    command = programs.program(
+        "sacct", "--noheader", "--parsable2", "--allocations", "--format=JobID,State,NodeList",
+        f"--jobs={','.join(map(str, jobs))}",
+    )  # fmt: skip
+    try:
+        answer = programs.attempt(command)
+    except CommandError:  # not installed
+        return
+    for line in answer.out.splitlines() if answer.code == 0 else ():
+        cells = line.split("|")
+        task = re.fullmatch(r"(\d{1,18})_(\d{1,9})", cells[0])
+        if task and len(cells) == 3:
+            # CANCELLED by 1000
+            state = (cells[1].split() or [UNKNOWN])[0]
+            yield TaskState(int(task[1]), int(task[2]), state, node=cells[2])

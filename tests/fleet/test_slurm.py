@@ -1,0 +1,177 @@
+"""A manifest under a real Slurm: every model gets a row, whatever the scheduler does to its job."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.bed.gpu_stand_ins import NvidiaNode, without_gpu_flags
+from tests.fleet.conftest import Cluster, until
+
+DEPLOY = ("deploy", "--target=slurm", "--manifest-file=build_manifest.json")
+
+
+def outcomes(cluster: Cluster, *columns: str) -> list[tuple[str, ...]]:
+    return sorted(tuple(row[column] for column in columns) for row in cluster.rows)
+
+
+def set_in_manifest(cluster: Cluster, **keys: object) -> None:
+    path = cluster.folder / "build_manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
+
+
+def jobs(cluster: Cluster) -> str:
+    return cluster.hosts.run(1, "squeue", "--noheader", "--format=%T")
+
+
+def test_each_model_is_a_task_and_has_a_row(cluster: Cluster) -> None:
+    done = cluster(*DEPLOY, "--run-id=r1", check=False)
+    assert done.code == 3, done.stderr
+    assert outcomes(cluster, "model", "status", "performance", "reason", "deployment_type", "run_id") == [
+        ("bad", "FAILURE", "", "exit code 3", "slurm", "r1"),
+        ("quick", "SUCCESS", "12.5", "", "slurm", "r1"),
+        ("slow", "SUCCESS", "3", "", "slurm", "r1"),
+    ]
+    hosts = {cluster.hosts.name(number) for number in (1, 2, 3)}
+    assert {row["machine_name"] for row in cluster.rows} <= hosts
+    [note] = (cluster.folder / "results/r1").glob("*-quick/*/runs/r1/quick/**/note.txt")
+    assert note.read_text() == "kept\n"
+    again = cluster("collect", "--output=perf.csv", "results/r1", check=False)
+    assert "rows: 0 new" in again.stderr
+
+
+def test_one_job_runs_all_models_on_one_node(cluster: Cluster) -> None:
+    words = ("--one-job", "--tags", "quick", "bad", "--run-id=r1", "--time=00:10:00", "--partition=debug")
+    done = cluster(*DEPLOY, *words, check=False)
+    assert done.code == 3, done.stderr
+    assert outcomes(cluster, "model", "status") == [("bad", "FAILURE"), ("quick", "SUCCESS")]
+    assert len({row["machine_name"] for row in cluster.rows}) == 1
+    [script] = (cluster.folder / "results/r1").glob("job-*.sh")
+    assert {"#SBATCH --time=00:10:00", "#SBATCH --partition=debug"} <= {*script.read_text().splitlines()}
+
+
+def test_a_manifest_that_asks_for_slurm_is_submitted_and_says_so(cluster: Cluster) -> None:
+    set_in_manifest(cluster, deployment_config={"target": "slurm", "slurm": {"partition": "debug", "nodes": 1}})
+    done = cluster("run", "--manifest-file=build_manifest.json", "--tags=quick")
+    assert "target: slurm: the manifest has `slurm` and `deploy`; --target overrides it" in done.stderr
+    assert outcomes(cluster, "model", "status", "deployment_type") == [("quick", "SUCCESS", "slurm")]
+    here = cluster("run", "--manifest-file=build_manifest.json", "--tags=quick", "--target=local", "--output=here.csv")
+    assert "target:" not in here.stderr
+    assert (cluster.folder / "here.csv").read_text().splitlines()[-1].startswith("quick,")
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"nodes": 2}, "context: slurm.nodes: 2 is unsupported: a model runs on one node of Slurm in this version"),
+        ({"partition": "a b"}, "context: slurm.partition: 'a b': expected one word without quotes and blanks"),
+        ({"shared_workspace": "/x"}, "context: slurm: unsupported key 'shared_workspace'; expected some of partition,"),
+        ({"exclusive": "yes"}, "context: slurm.exclusive: expected true or false, got 'yes'"),
+    ],
+)
+def test_what_slurm_cannot_be_asked_for_is_refused(cluster: Cluster, section: object, message: str) -> None:
+    set_in_manifest(cluster, deployment_config={"slurm": section})
+    refused = cluster("run", "--manifest-file=build_manifest.json", check=False)
+    assert refused.code == 4
+    assert message in refused.stderr
+    assert not (cluster.folder / "results").exists()
+    assert not jobs(cluster)
+
+
+def test_what_sbatch_refuses_is_one_line(cluster: Cluster) -> None:
+    refused = cluster(*DEPLOY, "--partition=nowhere", check=False)
+    assert refused.code == 1
+    assert "sbatch --parsable" in refused.stderr
+    assert "invalid partition" in refused.stderr.lower()
+    assert "Traceback" not in refused.stderr
+
+
+@contextmanager
+def submitted(cluster: Cluster, output: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A madengine that has submitted `slow`, whose container runs."""
+    with output.open("wb") as file:
+        environment = {**os.environ, "FLEET_DIR": str(cluster.hosts.folder)}
+        words = cluster.command(*DEPLOY, "--tags=slow", "--run-id=r1")
+        # Signals go to the group: the program itself is in a host.
+        process = subprocess.Popen(words, env=environment, stdout=file, stderr=file, start_new_session=True)
+        try:
+            until(lambda: bool(cluster.containers()), 60, output.read_text)
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("end", ["ctrl-c", "scancel"])
+def test_a_cancelled_job_leaves_a_row_and_no_container(cluster: Cluster, tmp_path: Path, end: str) -> None:
+    with submitted(cluster, tmp_path / "output") as process:
+        if end == "ctrl-c":
+            os.killpg(process.pid, signal.SIGINT)
+            until((cluster.folder / "perf.csv").exists, 60, (tmp_path / "output").read_text)
+        else:
+            cluster.hosts.run(1, "scancel", "--name=madengine-slow")
+        code = process.wait(90)
+    # The programs that lead into the host end by the signal themselves.
+    assert code == (-signal.SIGINT if end == "ctrl-c" else 3), (tmp_path / "output").read_text()
+    until(lambda: not jobs(cluster), 60, lambda: jobs(cluster))
+    assert outcomes(cluster, "model", "status", "reason") == [("slow", "FAILURE", "interrupted")]
+    assert not cluster.containers()
+    assert not jobs(cluster)
+
+
+def test_a_run_can_be_left_and_fetched_later(cluster: Cluster) -> None:
+    cluster("generate", "slurm", "--manifest-file=build_manifest.json", "--tags=quick", "--run-id=r1")
+    [script] = (cluster.folder / "results/r1").glob("job-*.sh")
+    job = cluster.hosts.sh(1, f"cd {cluster.inside} && sbatch --parsable results/r1/{script.name}").strip()
+    (cluster.folder / "results/r1/slurm.json").write_text(json.dumps({"jobs": {"0-quick": int(job)}}))
+    done = cluster("fetch", "--target=slurm", "--run-id=r1")
+    assert "quick" in done.stdout
+    assert outcomes(cluster, "model", "status") == [("quick", "SUCCESS")]
+    missing = cluster("fetch", "--target=slurm", "--run-id=r2", check=False)
+    assert missing.code == 4
+    assert "no run that was submitted to Slurm" in missing.stderr
+
+
+def test_a_job_that_is_killed_is_no_success(cluster: Cluster, tmp_path: Path) -> None:
+    with submitted(cluster, tmp_path / "output") as process:
+        cluster.hosts.run(1, "scancel", "--signal=KILL", "--batch", "--name=madengine-slow")
+        assert process.wait(90) == 3
+    [row] = cluster.rows
+    assert (row["model"], row["status"], row["deployment_type"]) == ("slow", "FAILURE", "slurm")
+    assert re.match(r"Slurm job \d+_0: (failed|cancelled)", row["reason"])
+    until(lambda: not cluster.containers(), 60, lambda: "the container went on")
+
+
+def test_the_gpus_are_those_that_slurm_gave(cluster: Cluster) -> None:
+    node = NvidiaNode(count=4)
+    docker = cluster.hosts.sh(1, "command -v docker").strip()
+    with cluster.stand_ins(1, {"nvidia-smi": node.nvidia_smi(), "docker": without_gpu_flags(docker)}):
+        for model in ("quick", "slow"):
+            set_gpus(cluster, model, "2")
+        done = cluster(*DEPLOY, "--tags=quick,slow", f"--nodelist={cluster.hosts.name(1)}", check=False)
+    assert done.code == 0, done.stderr
+    assert outcomes(cluster, "model", "status", "n_gpus") == [("quick", "SUCCESS", "2"), ("slow", "SUCCESS", "2")]
+    gpus = [gpu for row in cluster.rows for gpu in row["gpus"].split(",")]
+    assert len(gpus) == len(set(gpus)) == 4
+    refused = cluster(*DEPLOY, "--additional-context", "{'docker_gpus': '0-3'}", check=False)
+    assert refused.code == 4
+    assert "docker_gpus: 0-3 is unsupported: Slurm chooses the GPUs; use --gpus-per-node" in refused.stderr
+
+
+def set_gpus(cluster: Cluster, model: str, count: str) -> None:
+    """Make a model of the manifest one for NVIDIA GPUs."""
+    path = cluster.folder / "build_manifest.json"
+    content = json.loads(path.read_text())
+    for key, entry in content["built_models"].items():
+        if entry["name"] == model:
+            entry["n_gpus"] = count
+            content["built_images"][key]["gpu_vendor"] = "NVIDIA"
+    path.write_text(json.dumps(content))
