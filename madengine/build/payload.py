@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import posixpath
@@ -9,7 +10,7 @@ import re
 import shlex
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_uppercase
@@ -25,8 +26,8 @@ DIRECTORY = "/opt/madengine"
 ENTRY = f"{DIRECTORY}/entry.sh"
 WORKSPACE = "/myworkspace"
 
-# 2000-01-01, in seconds: of all files of the payload. Not 0, for zip files begin at 1980.
-_FILE_TIME = 946_684_800
+# The times that the files of a payload may have, in ns: the twenty years from 2000-01-01. Zip files begin at 1980.
+_FIRST_TIME, _TIMES = 946_684_800 * 10**9, 20 * 365 * 86_400 * 10**9
 # A script's suffix says what reads it, as in older versions; a folder means its run.sh.
 _INTERPRETERS = {".sh": "bash", ".slurm": "bash", ".py": "python3"}
 
@@ -143,16 +144,33 @@ def write(content: Payload, directory: Path) -> None:
 def _settle(directory: Path) -> None:
     """Give all files one time, and modes with which everyone may read them and run what someone may.
 
-    So neither the build machine's clock nor its umask makes an image of its own.
+    So neither the build machine's clock nor its umask makes an image of its own. The time depends on what is in the
+    files: BuildKit takes a file that it has of an earlier build for one of the same size and time.
     """
-    for folder, folders, names in os.walk(directory):
+    for folder, _, names in os.walk(directory):
         Path(folder).chmod(0o755)
         for path in (Path(folder, name) for name in names):
             mode = path.lstat().st_mode
             if stat.S_ISREG(mode):
                 path.chmod(0o755 if mode & 0o111 else 0o644)
-        for name in (".", *folders, *names):
-            os.utime(Path(folder, name), (_FILE_TIME, _FILE_TIME), follow_symlinks=False)
+    paths = [directory, *sorted(directory.rglob("*"))]
+    time = _FIRST_TIME + int.from_bytes(_content_hash(directory, paths), "big") % _TIMES
+    for path in paths:
+        os.utime(path, ns=(time, time), follow_symlinks=False)
+
+
+def _content_hash(directory: Path, paths: Iterable[Path]) -> bytes:
+    content = hashlib.blake2b(digest_size=16)
+    for path in paths:
+        content.update(os.fsencode(f"{path.relative_to(directory)}\0"))
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            content.update(os.fsencode(path.readlink()))
+        elif stat.S_ISREG(mode):
+            with path.open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    content.update(chunk)
+    return content.digest()
 
 
 def _linked(source: str, target: str) -> None:

@@ -150,15 +150,21 @@ def test_the_umask_of_the_build_machine_is_none_of_the_images(tmp_path: Path) ->
     assert modes[0][f"{tmp_path}/open/scripts/data"] == 0o755
 
 
-def test_every_file_of_a_payload_has_the_same_time(tmp_path: Path) -> None:
+def test_the_files_of_a_payload_have_one_time_which_their_content_decides(tmp_path: Path) -> None:
     root = package(tmp_path / "package")
     (root / "code/folder").mkdir(parents=True)
     (root / "code/link").symlink_to("folder")
     (root / "code/dangling").symlink_to("nowhere")
-    target = tmp_path / "payload"
-    target.mkdir()
-    payload.write(payload.payload(model(), root, code=root / "code"), target)
-    assert {path.lstat().st_mtime for path in (target, *target.rglob("*"))} == {946_684_800}
+    times = []
+    for number, script in enumerate(("echo 1\n", "echo 1\n", "echo 2\n")):
+        (root / "scripts/m/run.sh").write_text(script)
+        target = tmp_path / f"payload{number}"
+        target.mkdir()
+        payload.write(payload.payload(model(), root, code=root / "code"), target)
+        (time,) = {path.lstat().st_mtime_ns for path in (target, *target.rglob("*"))}
+        times.append(time)
+    assert times[0] == times[1] != times[2]
+    assert 946_684_800 <= min(times) / 1e9 <= max(times) / 1e9 < 1_600_000_000
 
 
 def test_a_payload_that_can_not_be_written_names_the_folder(tmp_path: Path) -> None:
