@@ -6,8 +6,8 @@ import atexit
 import gc
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from madengine.cli import first_signals  # before what takes long to import
 from madengine.cli.parser import command_parser, unknown_words
 from madengine.cli.terminal import signals_interrupt
 from madengine.errors import EXIT_FAILURE, EXIT_INTERRUPTED, ConfigurationError, MadengineError
@@ -58,6 +58,8 @@ def _is_interrupt(error: BaseException) -> bool:
 
 def _check_current_folder() -> None:
     """Raise ConfigurationError if the current folder was removed, or can't be entered any more."""
+    from pathlib import Path
+
     try:
         Path.cwd()
     except OSError as error:
@@ -65,6 +67,8 @@ def _check_current_folder() -> None:
             f"the current folder can't be used: {error.strerror}; cd to one that exists"
         ) from error
 
+
+__all__ = ["first_signals", "main"]
 
 if __name__ == "__main__":
     sys.exit(main())
