@@ -149,6 +149,14 @@ class Gpu:
     source: str = ""
 
 
+_PLAUSIBLE = {
+    "memory_used_mib": (0.0, 2.0**27),
+    "utilization": (0.0, 1000.0),
+    "power_w": (0.0, 100_000.0),
+    "temperature_c": (-100.0, 1000.0),
+}
+
+
 @dataclass(frozen=True)
 class GpuSample:
     """What one GPU did at one moment; None is unknown.
@@ -173,6 +181,13 @@ class GpuSample:
     temperature_c: float | None = None
     #: whether power or heat held the clocks down
     throttled: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Let a value that no GPU has be unknown: a tool that fails prints anything."""
+        for name, (least, most) in _PLAUSIBLE.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                object.__setattr__(self, name, None)
 
 
 @dataclass(frozen=True)

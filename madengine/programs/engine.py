@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from madengine import programs
 from madengine.errors import RunError
 from madengine.programs import devices, login_files, secret_files
 from madengine.programs.buildkit import build_environment
+from madengine.programs.engine_answers import checked, container_state, image_records, labelled_containers
 from madengine.programs.engine_errors import is_store_race, is_unreachable
 from madengine.programs.engine_files import is_hidden
 from madengine.records import Gpu, repository
@@ -232,7 +232,7 @@ class Docker:
 
     # --- questions ---
 
-    def images(self, *references: str) -> list[Mapping[str, Any]]:
+    def images(self, *references: str) -> Sequence[Mapping[str, Any]]:
         """Return `image inspect` of those images that are on this machine: Id, Size, RepoDigests, RepoTags, Config …
 
         Raises CommandError if the engine doesn't answer.
@@ -244,8 +244,7 @@ class Docker:
                 answer = programs.attempt(command)
         if answer.code is None or (answer.code != 0 and is_unreachable(answer.err)):
             raise programs.failure(command, answer, programs.ANSWER_SECONDS)
-        records: list[Mapping[str, Any]] = json.loads(answer.out or "[]")
-        return records
+        return checked(command, answer, image_records) if answer.out.strip() else []
 
     def digest_of(self, name: str, image: Mapping[str, Any]) -> str:
         """Return the digest that the registry of `name` knows an image (its record) by; empty if it has none."""
@@ -262,7 +261,7 @@ class Docker:
             if re.search(r"no such (container|object)", answer.err, re.IGNORECASE):
                 return None
             raise programs.failure(command, answer)
-        state = json.loads(answer.out)
+        state = checked(command, answer, container_state)
         if state.get("Status") == "removing":
             return None
         return State(
@@ -278,9 +277,9 @@ class Docker:
         if not ids:
             return []
         # One that ends and is removed between the two commands makes inspect fail, but the others are still listed.
-        answer = programs.attempt(self("container", "inspect", *ids))
-        records: list[dict[str, Any]] = json.loads(answer.out or "[]")
-        return [(record["Name"].lstrip("/"), record["Config"].get("Labels") or {}) for record in records]
+        command = self("container", "inspect", *ids)
+        answer = programs.attempt(command)
+        return checked(command, answer, labelled_containers) if answer.out.strip() else []
 
     def sees(self, folder: Path) -> bool:
         """Whether the engine's client sees a private folder; docker as a snap has a /tmp of its own."""

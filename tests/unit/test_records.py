@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from madengine.records import Image, Model, repository
+from madengine.records import GpuSample, Image, Model, repository
 
 DIGEST = f"sha256:{'a' * 64}"
 ID = f"sha256:{'b' * 64}"
@@ -75,3 +75,12 @@ def test_a_time_limit_is_the_override_or_the_models_or_two_hours(
     override: int | None, timeout: int | None, expected: int
 ) -> None:
     assert Model("a", "docker/a", "scripts/a", timeout=timeout).time_limit(override) == expected
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), -1000.0, 1e30, 2.0**28])
+def test_a_figure_that_no_gpu_has_is_unknown(value: float) -> None:
+    names = ("memory_used_mib", "utilization", "power_w", "temperature_c")
+    sample = GpuSample("tool", 1.0, memory_used_mib=value, utilization=value, power_w=value, temperature_c=value)
+    assert [getattr(sample, name) for name in names] == [None] * 4
+    good = GpuSample("tool", 1.0, memory_used_mib=81559.0, utilization=100.0, power_w=700.0, temperature_c=-5.0)
+    assert None not in [getattr(good, name) for name in names]

@@ -472,6 +472,42 @@ def test_an_engine_that_is_gone_is_not_taken_for_a_container_that_is(stand_ins: 
         engine.state("c")
 
 
+NONSENSE = [
+    "null", "true", "3", '"x"', "[3]", "{", "<html>", "[" * 100_000, '[{"Id": 3}]', '[{"Id": ""}]', "[{}]",
+    '[{"Id": "sha256:1", "Size": "1"}]', '[{"Id": "sha256:1", "Size": -1}]', '[{"Id": "x", "RepoDigests": "y"}]',
+    '[{"Id": "x", "RepoTags": [1]}]', '[{"Name": "x"}]', '[{"Name": 1, "Config": {}}]',
+    '[{"Name": "x", "Config": {"Labels": 3}}]', '{"ExitCode": 1e999}', '{"ExitCode": NaN}', '{"ExitCode": "3"}',
+    '{"ExitCode": true}', '{"ExitCode": %s}' % ("9" * 4000), "\0\x1b[2J",
+    f'[{{"Id": "x", "a": {"[" * 99 + "]" * 99}}}]',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("output", NONSENSE)
+def test_an_answer_that_is_none_is_an_error_of_the_engine(stand_ins: StandIns, engine: Docker, output: str) -> None:
+    asked = answering(stand_ins, engine.name, output)
+    with pytest.raises(CommandError, match="unexpected output"):
+        asked.images("x")
+    with pytest.raises(CommandError, match="unexpected output"):
+        asked.state("x")
+    stand_ins.add(engine.name, f"[ $1 = ps ] && echo x || printf %s {shlex.quote(output)}")
+    with pytest.raises(CommandError, match="unexpected output"):
+        asked.containers("label")
+
+
+def test_no_answer_at_all_is_no_image_and_no_state(stand_ins: StandIns, engine: Docker) -> None:
+    asked = answering(stand_ins, engine.name, "\n")
+    assert asked.images("x") == []
+    with pytest.raises(CommandError, match="unexpected output"):
+        asked.state("x")
+
+
+def test_a_banner_before_an_answer_is_no_part_of_it(stand_ins: StandIns, engine: Docker) -> None:
+    banner = "Emulate Docker CLI using podman.\n[note] {x}\n"
+    assert answering(stand_ins, engine.name, f'{banner}[\n  {{"Id": "{DIGEST}"}}\n]\n').images("x") == [{"Id": DIGEST}]
+    state = answering(stand_ins, engine.name, f'{banner}{{"Status": "running"}}\n').state("x")
+    assert state and state.running
+
+
 def test_containers_with_a_label(stand_ins: StandIns, engine: Docker) -> None:
     inspected = json.dumps([{"Name": "/m-1", "Config": {"Labels": {"madengine.owner": "x"}}}])
     stand_ins.add(engine.name, f'[ "$1" = ps ] && echo 0123 || printf %s {shlex.quote(inspected)}')
