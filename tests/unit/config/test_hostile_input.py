@@ -25,6 +25,7 @@ from madengine.errors import ConfigurationError, MadengineError
 from madengine.files import SIZE_LIMIT
 from madengine.records import Model
 from madengine.tools.discover_models import DiscoverModels
+from tests.strategies import altered
 
 
 def read_context(path: Path) -> None:
@@ -258,28 +259,7 @@ def test_a_model_that_no_program_can_be_passed_is_refused(tmp_path: Path, place:
 
 # --- anything at all ---
 
-TEXTS = st.text(st.characters(), max_size=8)
-NUMBERS = st.integers(-(10**20), 10**20) | st.floats(allow_nan=False, allow_infinity=False)
-JSON = st.recursive(
-    st.none() | st.booleans() | NUMBERS | TEXTS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
-    max_leaves=6,
-)
 patient = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
-@st.composite
-def altered(draw: st.DrawFn, value: Any) -> Any:
-    """A valid content with something else in one of its places, or beside them."""
-    if draw(st.integers(0, 5)) == 0:
-        return draw(JSON)
-    if isinstance(value, dict) and value:
-        key = draw(st.sampled_from(sorted(value)))
-        extra = draw(st.dictionaries(TEXTS, JSON, max_size=1))
-        return {**value, **extra, key: draw(altered(value[key]))}
-    if isinstance(value, list) and value:
-        return [*value[:-1], draw(altered(value[-1]))]
-    return draw(JSON)
 
 
 @pytest.mark.parametrize("name", READERS)
