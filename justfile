@@ -119,10 +119,22 @@ demo:
     bin/demo
 
 # the whole test set, or some of its stages: just test unit engine
-[arg('stages', pattern='static|unit|k8s|engine|servers|fleet|ansible|bats|bare')]
+[arg('stages', pattern='static|unit|k8s|engine|servers|fleet|ansible|faults|bats|bare')]
 [group('project')]
 test *stages:
     bin/test "$@"
+
+# faults at random moments, and what must hold after them: just faults rounds=200 seed=7
+[arg('options', pattern='(rounds|seed)=[0-9]+')]
+[group('project')]
+faults *options:
+    env "${@/#/faults_}" bin/test faults
+
+# the fuzzers of what comes from outside: just fuzz cases=100000 seed=7
+[arg('options', pattern='(cases|seed)=[0-9]+')]
+[group('project')]
+fuzz *options:
+    env "${@/#/fuzz_}" bin/test fuzz
 
 # the checks that run no test: style, types, imports, shell, YAML
 [group('project')]

@@ -113,6 +113,7 @@ class Campaign:
             package.add(name, script=_SCRIPT, n_gpus="0")
         self.madengine(package.folder, "build", "--registry", self.address)
         self.madengine(package.folder, "run", _MANIFEST)
+        self.madengine(package.folder, "export-config")
 
     @property
     def address(self) -> str:
@@ -176,7 +177,8 @@ class Round:
             # A layer that no registry and no cache has.
             (self.work / "scripts/m0/blob").write_bytes(self.random.randbytes(2_000_000))
         else:
-            shutil.copy(package / "build_manifest.json", self.work)
+            for name in ("build_manifest.json", "execution_config.json"):
+                shutil.copy(package / name, self.work)
         if self.command == "push":
             self.campaign.madengine(self.work, "build")
         if self.command == "pull":
