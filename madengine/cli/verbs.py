@@ -21,6 +21,7 @@ from madengine.config.common_options import (
     RegistryOptions,
 )
 from madengine.config.option import Option, changed, from_options, options_of, words_for_hosts
+from madengine.config.values import shown_key
 from madengine.deploy.placement import LOCAL, placement
 from madengine.deploy.target import TARGETS, run_on, target_class
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, ConfigurationError
@@ -67,9 +68,10 @@ def run(values: Values) -> int:
         raise ConfigurationError(
             f"{manifest_file}: no such manifest, and no models.json here to build from; name an existing manifest"
         )
-    reason = f"{manifest_file} does not exist" if manifest_file else "no --manifest-file"
     output = manifest_file or values["manifest_output"]
-    logger.info(f"{reason}: building first; the manifest is written to {output}")
+    shown = shown_key(str(output))
+    reason = f"{shown} does not exist" if manifest_file else "no --manifest-file"
+    logger.info(f"{reason}: building first; the manifest is written to {shown}")
     return orchestrator.full_phase(_build_options(values, manifest_output=output), _run_options(values))
 
 

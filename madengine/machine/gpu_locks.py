@@ -14,8 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from madengine.config.values import shown, shown_key
 from madengine.errors import RunError
 from madengine.file_locks import try_lock
+from madengine.files import parse_json
 from madengine.machine.lock_files import lock_folder, open_lock
 from madengine.records import Gpu
 
@@ -99,11 +101,12 @@ def _open(path: Path) -> int:
 def _holder(handle: int) -> str:
     note: dict[str, Any] = {}
     with suppress(OSError, ValueError):
-        content = json.loads(os.pread(handle, 4096, 0))
+        # Any user may have written it.
+        content = parse_json(os.pread(handle, 4096, 0).decode(errors="replace"))
         note = content if isinstance(content, dict) else {}
     if not isinstance(note.get("pid"), int):
         return "another madengine"
-    return f"process {note.get('pid')} of {note.get('user')} (model {note.get('model')!r})"
+    return f"process {shown(note['pid'])} of {shown_key(str(note.get('user')))} (model {shown(note.get('model'))})"
 
 
 def _user() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from madengine import programs
 from madengine.errors import MadengineError
+from madengine.files import parse_json
 
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
@@ -18,6 +18,17 @@ NAME = "kubectl"
 _LOG_SECONDS = 600.0
 # Without --server-side kubectl copies an object into an annotation, which holds 256 KiB.
 _APPLY_BYTES = 200_000
+
+
+def items_of(output: str, command: str) -> list[Mapping[str, Any]]:
+    """Return the objects of a list as kubectl prints it. Raises MadengineError for other output."""
+    try:
+        items = parse_json(output)["items"]
+    except (ValueError, KeyError, TypeError):
+        items = None
+    if not isinstance(items, list):
+        raise MadengineError(f"{command}: expected a list of objects, got {output[:100]!r}")
+    return items
 
 
 @dataclass(frozen=True)
@@ -37,11 +48,7 @@ class Kubectl:
         Raises CommandError if kubectl fails, MadengineError if its output is not a list of objects.
         """
         output = programs.ask(self("get", kind, "--request-timeout=30s", "--selector", selector, "--output", "json"))
-        try:
-            items: list[Mapping[str, Any]] = json.loads(output)["items"]
-        except (ValueError, KeyError, TypeError):
-            raise MadengineError(f"kubectl get {kind}: expected a list of objects, got {output[:100]!r}") from None
-        return items
+        return items_of(output, f"kubectl get {kind}")
 
     def keep_log(self, pod: str, container: str, path: Path) -> bool:
         """Write a container's log to a file; return whether the log still exists."""

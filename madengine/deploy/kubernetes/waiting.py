@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ from madengine import programs
 from madengine.deploy.kubernetes import SELECTOR
 from madengine.deploy.kubernetes.objects import Event, JobStatus, PodStatus, events_of, jobs_of, pods_of
 from madengine.errors import CommandError, MadengineError
-from madengine.programs.kubectl import Kubectl
+from madengine.programs.kubectl import Kubectl, items_of
 
 logger = logging.getLogger(__name__)
 
@@ -89,8 +88,8 @@ class Watch:
         """Return the events; none if the user may not list them."""
         words = ("get", "events", "--request-timeout=30s", "--field-selector", selector, "--output", "json")
         try:
-            return events_of(json.loads(programs.ask(self.kubectl(*words)))["items"])
-        except (MadengineError, ValueError, LookupError, TypeError):
+            return events_of(items_of(programs.ask(self.kubectl(*words)), "kubectl get events"))
+        except MadengineError:
             return []
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from madengine.errors import RunError
-from madengine.machine import lock_files
+from madengine.machine import gpu_locks, lock_files
 from madengine.machine.gpu_locks import locked_gpus
 from madengine.records import Gpu
 
@@ -334,3 +334,14 @@ def test_a_gpu_that_is_known_by_more_names_has_one_lock() -> None:
     """AMD's tools and the kernel agree on the render node, not on everything."""
     with locked_gpus(GPUS[:1], 1, "mine"), pytest.raises(RunError):
         taken([replace(GPUS[0], uuid="", source="amd-smi")], 1)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 4096, '{"pid": %s}' % ("9" * 4000), '{"pid": 1, "user": ["\\u001b[2J"]}', "\0", "NaN"]
+)
+def test_what_another_user_wrote_into_a_lock_is_only_shown(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "lock"
+    path.write_text(text)
+    with path.open() as file:
+        holder = gpu_locks._holder(file.fileno())
+    assert len(holder) < 200
