@@ -39,8 +39,8 @@ from madengine.deploy.ssh.transfer import UnusableError, is_unpacked
 from madengine.errors import ConfigurationError, MadengineError, RunError
 from madengine.files import create_untrusted, inner_path, open_untrusted, parse_json
 from madengine.programs import amd_smi, nvidia_smi, rocm_smi
-from madengine.programs.engine import explain_engine_error
 from madengine.programs.engine_answers import container_state, image_records, labelled_containers
+from madengine.programs.engine_errors import explain_engine_error
 from madengine.records import Image, Model
 from madengine.results.merge import merge
 from madengine.results.metrics import MetricScan, is_number, read_multiple_results
