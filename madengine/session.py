@@ -84,6 +84,7 @@ class Session:
             engine = self._search.result()
         if self.engine_name == "auto":
             logger.info(f"engine: {engine.name} {engine.version}")
+        engine.log_caller_settings(self.environ)
         logins = dict.fromkeys(filter(None, (registry_login(credentials, registry) for registry in registries)))
         optional = dict.fromkeys(filter(None, (_login_if_whole(credentials, registry) for registry in may_fail)))
         if dry_run or not {**logins, **optional}:

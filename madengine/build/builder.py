@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from madengine import __version__, programs
 from madengine.build import dockerfiles, locks, payload
 from madengine.build.build_log import BuildLog, base_digest, open_log, show_end
-from madengine.build.image_names import hashed, image_id
+from madengine.build.image_names import checked_digest, hashed, image_id
 from madengine.build.instructions import parse, without_triggers
 from madengine.build.named_contexts import IMAGE_PREFIX
 from madengine.build.options import BuildOptions
@@ -182,7 +182,7 @@ class DockerBuilder:
             except BuildError as error:
                 raise BuildError(f"{error}{refused_login(recipe.base_docker)}") from error
         if not base_name:
-            return (scratch / _BASE_ID).read_text().strip()
+            return checked_digest(f"{self.engine.name} build", scratch / _BASE_ID)
         self._base_names.add(base_name)
         return base_name
 
@@ -275,7 +275,7 @@ class DockerBuilder:
         with locks.alone(f"payload-{hashed(recipe.model.name, recipe.model.args)}", recipe.key, self.stopping):
             problem = "the payload layer could not be added"
             self._step(lambda: self._payload_command(recipe, base, scratch), log, problem)
-        return (scratch / _IMAGE_ID).read_text().strip()
+        return checked_digest(f"{self.engine.name} build", scratch / _IMAGE_ID)
 
     def _payload(self, recipe: Recipe, code: Path | None = None) -> payload.Payload:
         return payload.payload(recipe.model, self.root, self.beside, code)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from madengine.config.credentials import Credentials, registry_image
+from madengine.errors import BuildError
 from madengine.records import Model, repository
 
 _SUFFIX = ".dockerfile"
@@ -56,6 +57,17 @@ def image_id(record: Mapping[str, Any]) -> str:
     """Return the `sha256:…` of an engine's record of an image."""
     text = str(record["Id"])
     return text if text.startswith("sha256:") else f"sha256:{text}"
+
+
+def checked_digest(question: str, file: Path) -> str:
+    """Return the digest, or the image's id, that an engine has written to a file.
+
+    Raises BuildError where it is none.
+    """
+    text = file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
+    if not re.fullmatch(r"(sha256:)?[0-9a-f]{64}", text):
+        raise BuildError(f"{question}: expected a digest, got {text[:80]!r}; the image is unknown")
+    return text
 
 
 def _is_docker_hub(registry: str) -> bool:

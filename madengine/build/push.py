@@ -12,7 +12,7 @@ from pathlib import Path
 
 from madengine import programs
 from madengine.build.build_log import BuildLog, open_log
-from madengine.build.image_names import image_path, registry_names
+from madengine.build.image_names import checked_digest, image_path, registry_names
 from madengine.config.credentials import Credentials, registry_name
 from madengine.config.manifest import Manifest, load_manifest, save_manifest
 from madengine.errors import EXIT_BUILD_FAILED, EXIT_DONE, BuildError, ConfigurationError, MadengineError
@@ -88,7 +88,7 @@ class Pusher:
         It is empty where the name meant another image than `image_id`.
         """
         if digest_file.exists():
-            return digest_file.read_text().strip()
+            return checked_digest(f"{name}: {self.engine.name} push", digest_file)
         printed = _PUSHED.search(last_line)
         pushed = f"{repository(name)}@{printed[1]}" if printed else name
         records = self.engine.images(image_id or pushed, pushed)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from madengine import programs
+from madengine.programs.caller_settings import log_settings
 
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
@@ -18,4 +20,7 @@ HOSTS_FAILED, INTERRUPTED = 2, 99
 
 def run_playbook(playbook: Path, words: Sequence[str]) -> BaseCommand:
     """Return the command that runs a playbook with these options."""
-    return programs.program(programs.installed_path(NAME) or NAME, *words, "--", str(playbook))
+    log_settings(NAME, ["ANSIBLE_*"], os.environ, "it follows them")
+    # The whole playbook, whatever tags the user's own settings choose.
+    tags = {"ANSIBLE_RUN_TAGS": "all", "ANSIBLE_SKIP_TAGS": ""}
+    return programs.program(programs.installed_path(NAME) or NAME, *words, "--", str(playbook), env=tags)

@@ -1,17 +1,21 @@
-"""BuildKit: whether Docker's builds can be given secrets and named contexts, and how."""
+"""BuildKit: in whose builder Docker builds, and whether its builds take secrets and named contexts."""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from madengine import programs
 from madengine.errors import EngineError
+from madengine.programs.login_files import docker_home, read_logins
 
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
 
+# What else a builder's output, and so an image's digest or our reading of the log, would depend on.
+_OWN = {"BUILDKIT_PROGRESS": "plain", "BUILDX_GIT_LABELS": "false", "BUILDX_METADATA_PROVENANCE": "disabled"}
 # Docker's client builds with BuildKit by itself up to the version before this one; from it on it needs buildx.
 _BUILDX_SINCE = 23
 
@@ -22,7 +26,7 @@ def build_environment(docker: Callable[..., BaseCommand], has_secrets: bool, has
     Raises EngineError with what to install if it takes them not at all.
     """
     # A provenance attestation would make the pushed digest that of an index, not of the image.
-    plain = {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+    plain = {**own_builder(os.environ), "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
     if not has_secrets and not has_contexts:
         return plain
     has_buildx = programs.attempt(docker("buildx", "version")).code == 0
@@ -41,3 +45,21 @@ def build_environment(docker: Callable[..., BaseCommand], has_secrets: bool, has
             "use --engine podman, or --credentials-as-build-args"
         )
     return {**plain, "DOCKER_BUILDKIT": "1"}
+
+
+def own_builder(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that make Docker build in its own daemon, where the user has chosen otherwise.
+
+    A builder of its own (`docker buildx create`) has neither the images that are here nor puts its own there.
+    """
+    own = {name: value for name, value in _OWN.items() if name in environ}
+    is_chosen = "BUILDX_BUILDER" in environ or (docker_home() / "buildx/current").is_file()
+    return {**own, **({"BUILDX_BUILDER": _context(environ)} if is_chosen else {})}
+
+
+def _context(environ: Mapping[str, str]) -> str:
+    """Return the name of Docker's context, which is that of the daemon's own builder."""
+    if environ.get("DOCKER_HOST"):
+        return "default"
+    current = read_logins(docker_home() / "config.json").get("currentContext")
+    return environ.get("DOCKER_CONTEXT") or (current if isinstance(current, str) else "") or "default"

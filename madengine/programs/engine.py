@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ from madengine import programs
 from madengine.errors import RunError
 from madengine.programs import devices, login_files, secret_files
 from madengine.programs.buildkit import build_environment
+from madengine.programs.caller_settings import log_settings
 from madengine.programs.engine_answers import checked, container_state, image_records, labelled_containers
 from madengine.programs.engine_errors import is_store_race, is_unreachable
 from madengine.programs.engine_files import is_hidden
@@ -20,6 +22,8 @@ from madengine.records import Gpu, repository
 
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
+
+logger = logging.getLogger(__name__)
 
 # Attempts at a command that meets a change of podman's store.
 STORE_ATTEMPTS = 5
@@ -330,6 +334,13 @@ class Docker:
         own = {name: value for name, value in content["credHelpers"].items() if name not in registries}
         login_files.write_logins(folder / "config.json", {**content, "credHelpers": {**own, **helpers}})
         return {"DOCKER_CONFIG": str(folder)}
+
+    def log_caller_settings(self, environ: Mapping[str, str]) -> None:
+        """Log what the user's own settings make the engine do differently."""
+        log_settings("docker", ["DOCKER_DEFAULT_PLATFORM"], environ, "images are pulled, built and run for it")
+        log_settings("docker", ["DOCKER_CONTENT_TRUST"], environ, "docker refuses images that aren't signed")
+        if login_files.read_logins(login_files.docker_home() / "config.json").get("proxies"):
+            logger.info("docker: its config.json names proxies: builds and containers get them")
 
     def end_build_steps(self) -> None:
         """End what RUN steps of our builds have started; Docker's daemon does so by itself."""

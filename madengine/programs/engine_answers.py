@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _Value = TypeVar("_Value")
 _EXIT_CODES = 2**31
+_BEFORE_END = ("running", "created", "paused", "restarting", "stopping", "removing")
 
 
 def checked(command: BaseCommand, answer: programs.Answer, parse: Callable[[str], _Value]) -> _Value:
@@ -50,6 +51,8 @@ def container_state(text: str) -> Mapping[str, Any]:
     code = state.get("ExitCode") or 0
     if isinstance(code, bool) or not isinstance(code, int) or abs(code) >= _EXIT_CODES:
         raise ValueError(f"ExitCode: expected a number, got {code!r:.40}")
+    if state.get("Status") not in _BEFORE_END and not isinstance(state.get("ExitCode"), int):
+        raise ValueError("a container that has ended without an ExitCode")
     return state
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from madengine import programs
 from madengine.errors import MadengineError
 from madengine.files import parse_json
+from madengine.programs.caller_settings import log_settings
 
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
@@ -40,7 +42,13 @@ class Kubectl:
 
     def __call__(self, *words: str) -> BaseCommand:
         context = ["--context", self.context] if self.context else []
-        return programs.program(programs.installed_path(NAME) or NAME, *context, "--namespace", self.namespace, *words)
+        name = programs.installed_path(NAME) or NAME
+        return programs.program(name, *context, "--namespace", self.namespace, *words, env=_without_preferences())
+
+    def log_caller_settings(self, environ: Mapping[str, str]) -> None:
+        """Log where the user's own settings name the cluster."""
+        if not self.context:
+            log_settings(NAME, ["KUBECONFIG"], environ, "its current context is the cluster that is used")
 
     def objects(self, kind: str, selector: str) -> list[Mapping[str, Any]]:
         """Return the objects of a kind with these labels.
@@ -84,3 +92,9 @@ class Kubectl:
         )
         lines = [line.split() for line in answer.out.splitlines()]
         return [cells[0] for cells in lines if cells[1:] and cells[1] not in ("0", "<none>")]
+
+
+def _without_preferences() -> dict[str, str]:
+    """Return the variables that keep out the user's own defaults of kubectl's options, where there are any."""
+    has_preferences = "KUBERC" in os.environ or (Path.home() / ".kube/kuberc").is_file()
+    return {"KUBECTL_KUBERC": "false", "KUBERC": "off"} if has_preferences else {}

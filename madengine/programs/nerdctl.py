@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from madengine.programs.caller_settings import log_settings
 from madengine.programs.engine import Docker, is_loopback, with_hub
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ class Nerdctl(Docker):
 
     def full_name(self, name: str) -> str:
         return with_hub(name)
+
+    def log_caller_settings(self, environ: Mapping[str, str]) -> None:
+        log_settings("nerdctl", ["CONTAINERD_*", "NERDCTL_*", "BUILDKIT_HOST"], environ, "nerdctl follows them")
 
     def sees(self, folder: Path) -> bool:
         return True

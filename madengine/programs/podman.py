@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from madengine import programs
 from madengine.errors import RunError
 from madengine.programs import login_files, podman_steps
+from madengine.programs.caller_settings import PROXIES, log_settings
 from madengine.programs.engine import Docker, digests_in, is_loopback, with_hub
 from madengine.records import repository
 
@@ -61,6 +62,11 @@ class Podman(Docker):
         helpers = {name: value for name, value in logins["credHelpers"].items() if name not in registries}
         login_files.write_logins(folder / "auth.json", {**logins, "credHelpers": helpers})
         return {"REGISTRY_AUTH_FILE": str(folder / "auth.json")}
+
+    def log_caller_settings(self, environ: Mapping[str, str]) -> None:
+        proxies = [*PROXIES, *map(str.lower, PROXIES)]
+        log_settings("podman", proxies, environ, "builds and containers get them")
+        log_settings("podman", ["BUILDAH_*", "CONTAINER_HOST"], environ, "podman follows them")
 
     def end_build_steps(self) -> None:
         """End what RUN steps of our builds have started, which would outlive the builds and keep their layers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from madengine.errors import ConfigurationError
 from madengine.process import private_folder
 from madengine.programs import Secret
 
@@ -108,4 +110,8 @@ def variables(values: Mapping[str, str]) -> str:
 def _program(path: Path, text: str) -> str:
     path.touch(mode=0o700)
     path.write_text(text, encoding="utf-8")
+    if not os.access(path, os.X_OK):
+        raise ConfigurationError(
+            f"{path.parents[1]}: no program can be started there (it is mounted noexec); set TMPDIR to another folder"
+        )
     return str(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -110,6 +111,7 @@ class KubernetesTarget:
     def start(self) -> None:
         """Apply the files, after the ended Jobs of an earlier run are deleted."""
         kubectl = self._kubectl
+        kubectl.log_caller_settings(os.environ)
         if names := kubectl.active_jobs(self._jobs):
             raise MadengineError(
                 f"{', '.join(names)}: still running in {kubectl.namespace}; wait, or `kubectl delete` them"

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from madengine.build.image_names import image_name, image_path, log_name
+from madengine.build.image_names import checked_digest, image_name, image_path, log_name
+from madengine.errors import BuildError
 from madengine.records import Model
 
 # https://github.com/distribution/reference: one component of a repository's path
@@ -73,3 +74,18 @@ def test_long_names_that_differ_at_their_end_stay_different() -> None:
 )
 def test_a_log_is_named_as_older_tools_expect(name: str, expected: str) -> None:
     assert log_name(model(name), Path("docker/m.ubuntu.amd.Dockerfile")).strip("_") == expected.strip("_")
+
+
+@pytest.mark.parametrize("text", ["", "\n", "sha256:", "sha256:" + "0" * 63, "latest", "<none>"])
+def test_a_file_without_a_digest_is_a_failure(tmp_path: Path, text: str) -> None:
+    with pytest.raises(BuildError, match="docker build: expected a digest, got "):
+        checked_digest("docker build", tmp_path / "missing")
+    (tmp_path / "id").write_text(text)
+    with pytest.raises(BuildError, match="docker build: expected a digest, got "):
+        checked_digest("docker build", tmp_path / "id")
+
+
+@pytest.mark.parametrize("digest", ["sha256:" + "0" * 64, "f" * 64])
+def test_a_digest_is_read_from_its_file(tmp_path: Path, digest: str) -> None:
+    (tmp_path / "id").write_text(f"{digest}\n")
+    assert checked_digest("podman build", tmp_path / "id") == digest

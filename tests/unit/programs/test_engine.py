@@ -684,7 +684,7 @@ def test_a_login_is_private_by_stdin_and_gone_afterwards(
         assert (tmp_path / "where").read_text() == str(place)
     assert not place.exists()
     assert (tmp_path / "stdin").read_text() == "hunter2"
-    assert stand_ins.calls() == [f"{name} login --username ann --password-stdin reg.example.com"]
+    assert stand_ins.calls()[-1:] == [f"{name} login --username ann --password-stdin reg.example.com"]
 
 
 def test_a_private_login_keeps_the_users_other_logins_and_away_from_his_helper(
@@ -797,3 +797,10 @@ def test_a_secret_argument_of_a_build_is_in_it_by_name_only(stand_ins: StandIns)
     command = Podman().build(["t"], "d", ".", build_args={"B": "1"}, secret_args={"A_KEY": "hunter2"})
     assert "--build-arg B=1 --build-arg A_KEY " in programs.shell_line(command)
     assert "hunter2" not in programs.shell_line(command)
+
+
+@pytest.mark.parametrize("state", ["{}", '{"Status": "exited"}', '{"Status": "exited", "ExitCode": "0"}'])
+def test_an_exit_code_that_is_missing_is_no_success(stand_ins: StandIns, state: str) -> None:
+    stand_ins.add("docker", f"echo '{state}'")
+    with pytest.raises(CommandError, match=r"docker container inspect: .*unexpected output: "):
+        Docker().state("container")

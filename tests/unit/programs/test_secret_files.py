@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from madengine.errors import ConfigurationError
 from madengine.programs.secret_files import Answers, is_plain, private_file, unattended, variables
 
 
@@ -51,3 +52,10 @@ def test_a_private_file_is_ours_alone_and_gone_afterwards() -> None:
 def test_what_engines_read_differently_has_no_place_in_a_file_of_variables(value: str) -> None:
     assert not is_plain(value)
     assert variables({"A": value, "B": "x/y+z=="}) == "B=x/y+z==\n"
+
+
+def test_a_folder_for_temporary_files_that_is_mounted_noexec_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.X_OK)  # as the kernel answers there
+    refused = pytest.raises(ConfigurationError, match=r"mounted noexec.*; set TMPDIR to another folder")
+    with refused, unattended(Answers()):
+        raise AssertionError("started")
