@@ -15,7 +15,9 @@ from tests.engine.trial import trial as make_trial
 
 SECRET = "model,performance,metric\nsecret,1,x\n"
 # The entry script runs as the first process, or as its only child under an init.
-KILL_ENTRY = "for p in /proc/[0-9]*; do grep -q /opt/[m]adengine/entry.sh $p/cmdline && kill -9 ${p#/proc/}; done; sleep 9"
+KILL_ENTRY = (
+    "for p in /proc/[0-9]*; do grep -q /opt/[m]adengine/entry.sh $p/cmdline && kill -9 ${p#/proc/}; done; sleep 9"
+)
 
 
 @pytest.fixture
