@@ -75,6 +75,7 @@ class DistributedOrchestrator:
         # Before the build, which is for this vendor.
         context = load_context({}, {}, self.session.context_file, self.session.context_text)
         refuse_unsupported(context)
+        self.session.choose_rocm()
         gpus = find_gpus()
         visible = gpus.items if context.docker_gpus else tuple(visible_gpus(gpus.items, self.session.environ))
         check_perf_csv(options.output)

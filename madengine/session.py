@@ -20,6 +20,7 @@ from madengine.programs import halt, uninterrupted
 from madengine.programs.engine import Docker
 from madengine.programs.engine_finder import find_engine
 from madengine.programs.engine_logins import logged_in
+from madengine.programs.rocm import choose
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,10 @@ class Session:
         """Merge what was detected, the manifest's context and the user's, which wins."""
         context = load_context(detected, manifest_context, self.context_file, self.context_text)
         return context.here if self.here else context
+
+    def choose_rocm(self) -> None:
+        """Use the ROCm that the user's context names, if it names one; else the one that is found."""
+        choose(str(self.context({}, {}).values.get("MAD_ROCM_PATH") or ""))
 
     def credentials(self, names: Iterable[str] = ()) -> Credentials:
         """Load the logins and the credentials of these names, and keep them out of all output from here on."""

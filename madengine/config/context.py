@@ -29,6 +29,9 @@ from madengine.files import read_text
 HEADER_MARK = "# CONTEXT "
 HEADER_LINES = 5
 
+#: What the images of older packages are made from, where nothing says so.
+GUEST_OS = "UBUNTU"
+
 _CASELESS = ("gpu_vendor", "guest_os")
 _PACKAGE_MANAGERS = {"apt": "HOST_UBUNTU", "yum": "HOST_CENTOS", "zypper": "HOST_SLES", "tdnf": "HOST_AZURE"}
 

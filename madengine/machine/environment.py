@@ -12,6 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from madengine.machine.gpus import AMD
+from madengine.programs.rocm import installed
 from madengine.records import Gpu
 
 # Fields that differ between GPUs of the same kind.
@@ -33,12 +35,22 @@ def environment_record(gpus: Sequence[Gpu], engine: str) -> dict[str, Any]:
         "numa_balancing": _text(Path("/proc/sys/kernel/numa_balancing")),
         "engine": engine,
         "gpus": [_kind(gpu) for gpu in gpus],
+        **_rocm(gpus),
     }
 
 
 def environment_id_of(record: Mapping[str, Any]) -> str:
     """Return twelve hex digits, the same for the same record."""
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _rocm(gpus: Sequence[Gpu]) -> dict[str, Any]:
+    """Return what is known of ROCm on a machine with AMD GPUs."""
+    rocm = installed() if any(gpu.vendor == AMD for gpu in gpus) else None
+    if rocm is None:
+        return {}
+    kind = "therock" if rocm.is_therock else "packages"
+    return {"rocm": {"root": str(rocm.root), "kind": kind, "version": rocm.version}}
 
 
 def _kind(gpu: Gpu) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from madengine.programs import smi
+from madengine.programs.rocm import installed
 from madengine.records import Gpu, GpuProcess, GpuSample, Reading
 
 NAME = "sysfs"
@@ -102,8 +103,10 @@ def driver_version(root: Path = ROOT) -> str:
 
 
 def rocm_version(root: Path = ROOT) -> str:
-    """Return the version of ROCm in its default folder, such as `6.4.1`."""
-    return _read(root / "opt/rocm/.info/version").partition("-")[0]
+    """Return the version of ROCm, such as `6.4.1`."""
+    in_default_folder = _read(root / "opt/rocm/.info/version").partition("-")[0]
+    rocm = installed() if root == ROOT else None
+    return rocm.version if rocm else in_default_folder
 
 
 def _nodes(root: Path) -> list[Node]:

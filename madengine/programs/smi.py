@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from madengine import programs
 from madengine.errors import CommandError
+from madengine.programs import rocm
 from madengine.records import Gpu, GpuSample, Reading
 
 if TYPE_CHECKING:
@@ -45,8 +45,9 @@ class SampleStream:
 
 def command(name: str, *words: str) -> BaseCommand:
     """Return the tool on PATH, else where ROCm installs it."""
-    rocm = Path(os.environ.get("ROCM_PATH", "/opt/rocm")) / "bin" / name
-    return programs.program(shutil.which(name) or (str(rocm) if rocm.is_file() else name), *words)
+    on_path = shutil.which(name)
+    in_rocm = None if on_path else rocm.root() / "bin" / name
+    return programs.program(on_path or (str(in_rocm) if in_rocm and in_rocm.is_file() else name), *words)
 
 
 def is_installed(name: str) -> bool:

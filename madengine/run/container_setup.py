@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +14,7 @@ from pathlib import Path
 from madengine.build import payload
 from madengine.build.source_code import Checkout
 from madengine.config import launchers
-from madengine.config.context import Context, expanded
+from madengine.config.context import GUEST_OS, Context, expanded
 from madengine.config.credentials import Credentials, model_secrets, secret_values
 from madengine.config.entry_keys import env_vars
 from madengine.config.hooks import Hooks, hook_files, hook_texts
@@ -56,6 +56,8 @@ class Setup:
     root: Path | None = None
     #: What runs around every script.
     hooks: Hooks = field(default_factory=Hooks)
+    #: Variables of the caller's own launcher.
+    inherited: Mapping[str, str] = field(default_factory=dict)
     workspace: Workspace = field(default_factory=Workspace)
 
     @cached_property
@@ -94,7 +96,7 @@ class Setup:
             entrypoint=payload.ENTRY,
             words=[] if self.context.model_args is None else ["--", *payload.split(model.args, model)],
             labels=self._labels(model),
-            environment=self._environment(model, log.name, provided, gpus),
+            environment=self._environment(model, image, log.name, provided, gpus),
             secrets=self.secrets_of(model, image),
             mounts=self._mounts(model, workspace, provided, local),
             devices=self.engine.devices(gpus, self.options.gpu_mode),
@@ -122,7 +124,9 @@ class Setup:
             mounts.append((str(Path(host).absolute()), inside, False))
         return mounts
 
-    def _environment(self, model: Model, log: str, provided: Provided, gpus: tuple[Gpu, ...]) -> dict[str, str]:
+    def _environment(
+        self, model: Model, image: Image, log: str, provided: Provided, gpus: tuple[Gpu, ...]
+    ) -> dict[str, str]:
         variables = {
             "MADENGINE_LOG": f"{self.workspace.inside}/{log}",
             **({"MADENGINE_WORKSPACE": RUN_FOLDER} if self.workspace.folder else {}),
@@ -131,12 +135,14 @@ class Setup:
             "MAD_MODEL_NAME": model.name,
             "JENKINS_BUILD_NUMBER": os.environ.get("BUILD_NUMBER", "0"),
             "MAD_GPU_VENDOR": self.context.gpu_vendor,
+            "MAD_GUEST_OS": self.context.guest_os or image.guest_os or GUEST_OS,
             "MAD_SYSTEM_NGPUS": str(len(self.gpus)),
             "MAD_RUNTIME_NGPUS": str(len(gpus)),
             "MAD_MULTI_NODE_RUNNER": launchers.runner(self.context.multi_node_args, len(gpus)),
             **_gpu_variables(self.gpus),
             **({"MAD_OUTPUT_CSV": model.multiple_results} if model.multiple_results else {}),
             **(self._description(model) if self._describes_environment else {}),
+            **self.inherited,
         }
         of_user = {**env_vars(model), **self.context.env_vars}
         return {

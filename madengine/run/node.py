@@ -27,6 +27,7 @@ from madengine.results.result_writer import ResultWriter
 from madengine.results.table import load_tabulate, results_table
 from madengine.run.background import Background
 from madengine.run.container_setup import Setup
+from madengine.run.inherited import inherited_variables
 from madengine.run.names import new_run_id, run_directory
 from madengine.run.options import RunOptions
 from madengine.run.orphans import remove_orphans
@@ -180,6 +181,9 @@ class LocalRun:
         data_file = options.data_file or self.data_folder / "data.json"
         if options.data_file and not data_file.is_file():
             raise ConfigurationError(f"{data_file}: no such file; --data-config-file-name names a data.json")
+        inherited = inherited_variables(self.environ)
+        if inherited:
+            logger.info(f"containers get from this environment: {', '.join(sorted(inherited))}")
         setup = Setup(
             engine=self.engine,
             run_id=self.run_id,
@@ -189,6 +193,7 @@ class LocalRun:
             credentials=self.credentials,
             root=self.root,
             hooks=self.hooks,
+            inherited=inherited,
             workspace=lasting_workspace(options.workspace or self.context.workspace, run_directory(self.run_id)),
         )
         return ContainerRunner(

@@ -22,6 +22,7 @@ from madengine.programs.engine import Docker
 from madengine.records import Gpu, Image, Model, Reading
 from madengine.results.perf_csv import check_perf_csv
 from madengine.run.background import Background
+from madengine.run.inherited import launched_nodes
 from madengine.run.options import RunOptions
 from madengine.run.selection import (
     images_for_machine,
@@ -118,8 +119,11 @@ def _on_this_machine(
     session: Session, manifest: Manifest, gpus: tuple[Gpu, ...] | None
 ) -> tuple[Context, Reading[Gpu]]:
     """Return the context of a run here, and the GPUs that it may use: `gpus`, or those that are detected."""
+    session.choose_rocm()
     here = find_gpus() if gpus is None else Reading(gpus)
-    context = session.context(host_facts(session.environ), _context_here(manifest, here))
+    launched = launched_nodes(session.environ)
+    facts = {**host_facts(session.environ), **({"multi_node_args": launched} if launched else {})}
+    context = session.context(facts, _context_here(manifest, here))
     vendor = context.gpu_vendor
     # Images of the vendor in the context can use only that vendor's GPUs.
     is_here = not vendor or bool(here.items and vendor == detected_vendor(here.items))

@@ -19,7 +19,8 @@
 # code, 124 at the time limit, 143 if it was told to stop and ended with 0.
 #
 # The script and the hooks get the environment, signals, umask, limits and open files of `docker run IMAGE`: the
-# variables above are removed, MAD_MODEL_NAME, MAD_OUTPUT_CSV and JENKINS_BUILD_NUMBER are added.
+# variables above are removed, MAD_MODEL_NAME, MAD_OUTPUT_CSV and JENKINS_BUILD_NUMBER are added, and for AMD GPUs
+# ROCM_PATH where the image has none.
 set -u
 
 _madengine_payload=${0%/*}
@@ -278,6 +279,45 @@ hook() {
 }
 
 # A description that fails is no reason to lose a measurement.
+# A folder is ROCm's if it has one of its programs, or TheRock's mark.
+_madengine_is_rocm() {
+  case $1 in '' | / | /usr | /usr/local) return 1 ;; esac
+  for _madengine_file in bin/rocminfo bin/amd-smi bin/rocm-smi bin/hipconfig share/therock/therock_manifest.json \
+    share/therock/dist_info.json; do
+    [ ! -f "$1/$_madengine_file" ] || return 0
+  done
+  return 1
+}
+
+# Where ROCm is in here: packages and TheRock put it into different places.
+_madengine_find_rocm() {
+  _madengine_rocm=${ROCM_HOME-}
+  _madengine_is_rocm "$_madengine_rocm" && return
+  for _madengine_rocm in /opt/rocm /opt/rocm-*; do
+    _madengine_is_rocm "$_madengine_rocm" && return
+  done
+  _madengine_rocm=$(rocm-sdk path --root 2>/dev/null)
+  _madengine_is_rocm "$_madengine_rocm" && return
+  for _madengine_rocm in "${HIP_PATH-}" /usr/local/rocm "${HOME-}/rocm" "${HOME-}/therock"; do
+    _madengine_is_rocm "$_madengine_rocm" && return
+  done
+  for _madengine_program in rocminfo amd-smi rocm-smi; do
+    _madengine_rocm=$(command -v "$_madengine_program") || continue
+    _madengine_rocm=${_madengine_rocm%/bin/*}
+    _madengine_is_rocm "$_madengine_rocm" && return
+  done
+  _madengine_rocm=/opt/rocm
+  return 1
+}
+
+# ROCM_PATH of a container for AMD GPUs: what MAD_ROCM_PATH or the image say, else where it is found.
+_madengine_set_rocm_path() {
+  [ -z "${MAD_ROCM_PATH-}" ] || export ROCM_PATH="$MAD_ROCM_PATH"
+  [ "${MAD_GPU_VENDOR-}" = AMD ] && [ -z "${ROCM_PATH-}" ] || return 0
+  _madengine_find_rocm || _madengine_warning='no ROCm in this image: ROCM_PATH is /opt/rocm'
+  export ROCM_PATH="$_madengine_rocm"
+}
+
 _madengine_describe_environment() {
   [ -n "$_madengine_environment" ] && [ -f "$_madengine_payload/environment.sh" ] && [ -z "$_madengine_stopped" ] ||
     return 0
@@ -423,9 +463,12 @@ command -v "$_madengine_model_interpreter" >/dev/null || {
 _madengine_note_environment
 export MAD_MODEL_NAME="${MAD_MODEL_NAME:-$_madengine_model_name}" JENKINS_BUILD_NUMBER="${JENKINS_BUILD_NUMBER:-0}"
 [ -z "$_madengine_results" ] || export MAD_OUTPUT_CSV="$_madengine_results"
+_madengine_warning=''
+_madengine_set_rocm_path
 
 [ -z "$_madengine_report" ] || _madengine_note_gpus >"$_madengine_workspace/.gpus"
 _madengine_open_log
+[ -z "$_madengine_warning" ] || printf 'entry.sh: %s\n' "$_madengine_warning" >&3
 _madengine_oom_kills=$(_madengine_oom_kills)
 trap _madengine_stop_script TERM INT HUP
 pre_scripts

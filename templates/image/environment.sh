@@ -41,7 +41,9 @@ describe disk df -h /
 ulimit -a 2>&1 | as_csv limits
 describe python python3 --version
 describe gcc gcc --version
-describe_file rocm /opt/rocm/.info/version
+[ -z "${ROCM_PATH-}" ] || printf '%s\n' "$ROCM_PATH" | as_csv rocm_path
+describe_file rocm "${ROCM_PATH:-/opt/rocm}/.info/version"
+describe_file therock "${ROCM_PATH:-/opt/rocm}/share/therock/dist_info.json"
 describe hip hipconfig --version
 describe cuda nvcc --version
 describe nvidia-smi nvidia-smi

@@ -151,3 +151,65 @@ def test_dockerfiles_take_files_from_the_folders_that_madengine_2_hands_over(
     failed = madengine("build", "--tags", "named", cwd=own.folder, check=False)
     assert failed.code == 2
     assert "data/extra: no such folder; 'named' names it as build_contexts.extra" in failed.stderr
+
+
+# --- the environment of a container ---
+
+
+def test_a_container_has_its_guest_os_and_what_a_launcher_has_set(trial: Trial) -> None:
+    launched = {"MASTER_ADDR": "n1", "NODE_RANK": "1", "NNODES": "2", "RANK": "1", "NCCL_DEBUG": "INFO"}
+    script = f'echo "$MAD_GUEST_OS $MASTER_ADDR $RANK $NCCL_DEBUG ${{HIP_VISIBLE_DEVICES-none}}"; env; {METRIC}'
+    done = trial.run(script, env={**launched, "HIP_VISIBLE_DEVICES": "0"})
+    assert done.code == 0, done.stderr
+    lines = done.log.decode().splitlines()
+    assert lines[0] == "UBUNTU n1 1 INFO none"
+    assert "containers get from this environment: MASTER_ADDR, NCCL_DEBUG, NNODES, NODE_RANK, RANK\n" in done.stderr
+    (runner,) = (line for line in lines if line.startswith("MAD_MULTI_NODE_RUNNER="))
+    assert "--nnodes 2 --node_rank 1 --master_addr n1" in runner
+    assert done.row["nnodes"] == "2"
+    assert not [line for line in lines if line.startswith("ROCM_PATH=")]
+
+
+@pytest.mark.parametrize(
+    ("variables", "made", "path"),
+    [
+        ({}, "opt/rocm-7.1/bin/rocminfo", "/opt/rocm-7.1"),
+        ({}, "root/therock/share/therock/therock_manifest.json", "/root/therock"),
+        ({"ROCM_PATH": "/mine"}, "opt/rocm/bin/amd-smi", "/mine"),
+        ({"MAD_ROCM_PATH": "/theirs", "ROCM_PATH": "/mine"}, "opt/rocm/bin/amd-smi", "/theirs"),
+        ({}, "nothing", "/opt/rocm"),
+    ],
+)
+def test_a_container_for_amd_gpus_knows_where_rocm_is(
+    madengine: Callable[..., Outcome],
+    base_image: str,
+    stand_ins: StandIns,
+    tmp_path: Path,
+    variables: dict[str, str],
+    made: str,
+    path: str,
+) -> None:
+    stand_ins.add("amd-smi", AmdNode(count=1).amd_smi())
+    own = Package(tmp_path / "own", base_image)
+    step = f"RUN mkdir -p /{Path(made).parent} && touch /{made}\nENV HOME=/root\n"
+    own.add("rocm", step, f"echo $ROCM_PATH; {METRIC}\n", "# CONTEXT {'gpu_vendor': 'AMD'}", n_gpus="0")
+    madengine("run", "-c", json.dumps({"docker_env_vars": variables}), cwd=own.folder)
+    (log,) = own.folder.glob("runs/*/*/*.run.live.log")
+    lines = log.read_text().splitlines()
+    assert path in lines[:2]
+    assert ("entry.sh: no ROCm in this image: ROCM_PATH is /opt/rocm" in lines) == (made == "nothing")
+    (record,) = own.folder.glob("runs/*/*/rocm_env.csv")
+    assert f'rocm_path,"{path}"' in record.read_text()
+
+
+def test_the_context_says_where_this_machines_rocm_is(trial: Trial, stand_ins: StandIns, tmp_path: Path) -> None:
+    tool = stand_ins.add("amd-smi", AmdNode(count=1).amd_smi())
+    root = tmp_path / "rocm"
+    (root / "bin").mkdir(parents=True)
+    tool.rename(root / "bin/amd-smi")
+    (root / "share/therock").mkdir(parents=True)
+    (root / "share/therock/dist_info.json").write_text("{}")
+    done = trial.run(METRIC, context={"MAD_ROCM_PATH": str(root)})
+    assert done.code == 0, done.stderr
+    machine = json.loads(done.directory.joinpath("results.json").read_text())
+    assert '"rocm": ' + json.dumps({"root": str(root), "kind": "therock", "version": ""}) in json.dumps(machine)

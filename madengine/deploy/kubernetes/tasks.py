@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from madengine.build import payload
-from madengine.config.context import Context
+from madengine.config.context import GUEST_OS, Context
 from madengine.config.entry_keys import env_vars
 from madengine.config.log_errors import LogErrors, log_errors
 from madengine.config.manifest import Manifest
@@ -179,6 +179,7 @@ def _environment(
         "MAD_DEPLOYMENT_TYPE": "kubernetes",
         "MAD_K8S_JOB": "true",
         "MAD_GPU_VENDOR": vendor(image, settings.gpu_vendor) or "NONE",
+        "MAD_GUEST_OS": context.guest_os or image.guest_os or GUEST_OS,
         "MAD_SYSTEM_NGPUS": str(gpus),
         "MAD_RUNTIME_NGPUS": str(gpus),
         # If NVIDIA's runtime is the default, an image without a limit would see every GPU of the node.
