@@ -51,6 +51,12 @@ class Verb(NamedTuple):
         return [option for key, (option, _) in declared.items() if key not in self.without]
 
 
+def _build_command_classes() -> tuple[type, ...]:
+    from madengine.cli.build_command import BuildCommandOptions, OptionsOfRuns
+
+    return (BuildCommandOptions, *build_classes(), OptionsOfRuns)
+
+
 def _full_classes() -> tuple[type, ...]:
     from madengine.run.options import RunOptions
 
@@ -119,7 +125,7 @@ def _slurm_classes() -> tuple[type, ...]:
 
 
 VERBS: Mapping[str, Verb] = {
-    "build": Verb(verbs.build, build_classes),
+    "build": Verb(verbs.build, _build_command_classes),
     "push": Verb(verbs.push, lambda: (ManifestOptions, RegistryOptions, EngineOptions, DryRunOptions)),
     "run": Verb(verbs.run, _run_verb_classes, without=("batch",)),
     "full": Verb(verbs.full, _full_classes, without=("batch",)),

@@ -43,6 +43,11 @@ Values = Mapping[str, Any]
 
 
 def build(values: Values) -> int:
+    from madengine.cli.build_command import OptionsOfRuns
+
+    declared = options_of((OptionsOfRuns,))
+    if flags := [declared[name][0].flag for name in changed((OptionsOfRuns,), values)]:
+        logger.info(f"{', '.join(flags)} ignored: a build runs nothing")
     return _orchestrator(values).build_phase(_build_options(values)).exit_code
 
 

@@ -182,7 +182,7 @@ class ExecutionConfigOptions:
     """Which execution configuration; None is execution_config.json where it exists."""
 
     execution_config: Path | None = option(
-        "--execution-config", default=None, group=Group.SELECTION, parse=Path, metavar="FILE", exists="file",
+        "--execution-config", "-e", default=None, group=Group.SELECTION, parse=Path, metavar="FILE", exists="file",
         help="what export-config wrote (default: execution_config.json)",
     )  # fmt: skip
 

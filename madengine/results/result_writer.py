@@ -7,8 +7,10 @@ import logging
 import socket
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +89,10 @@ class ResultWriter:
         """Whether a row is a failure."""
         rows = (row for result in self.results for row in result_rows(result, self.environ))
         return any(row["status"] == FAILURE for row in rows)
+
+
+def remove_entries() -> None:
+    """Remove what older versions leave of their latest results in the current folder, whatever its age."""
+    for stem, suffix in product(("perf_entry", "perf_entry_super"), (".csv", ".json")):
+        with suppress(OSError):
+            Path(f"{stem}{suffix}").unlink()

@@ -23,7 +23,7 @@ from madengine.machine.environment import environment_id_of, environment_record
 from madengine.machine.gpus import skipped_architecture, wants_gpus
 from madengine.programs.engine import Docker
 from madengine.records import FAILURE, SKIPPED, Gpu, Image, Metric, Model, RunResult
-from madengine.results.result_writer import ResultWriter
+from madengine.results.result_writer import ResultWriter, remove_entries
 from madengine.results.table import load_tabulate, results_table
 from madengine.run.background import Background
 from madengine.run.container_setup import Setup
@@ -252,6 +252,8 @@ class LocalRun:
         self._writer.finish({**names, **self._machine}, self.skipped, seconds)
         if self.results and not options.quiet:
             self.show(results_table(self.results))
+        if options.cleanup_perf:
+            remove_entries()
         for image, _, reason in self.skipped:
             logger.info(f"skipped {image.key}: {reason}")
         if not options.quiet:

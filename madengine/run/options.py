@@ -83,6 +83,10 @@ class RunOptions(BuildAndRunOptions, RowsOptions, RunIdOptions, TimeoutOptions, 
         "--isolation", default="least", group=Group.RUN, choices=ISOLATIONS, on_hosts=OnHosts.FORWARDED,
         help="least privileges, or compat for exactly the container flags of older madengine (default: least)",
     )  # fmt: skip
+    cleanup_perf: bool = option(
+        "--cleanup-perf", default=False, group=Group.OUTPUT,
+        help="remove perf_entry.* and perf_entry_super.* of the current folder after the run",
+    )  # fmt: skip
     #: The summary becomes part of a larger one, and only that one is named in messages.
     is_part: bool = False
 

@@ -17,7 +17,7 @@ from typing import Any
 from madengine.build import payload
 from madengine.config import artifacts
 from madengine.config.hooks import HOOKS_FOLDER
-from madengine.config.log_errors import LogErrors
+from madengine.config.log_errors import LogErrors, may_have_errors
 from madengine.errors import RunError
 from madengine.files import create_untrusted, disarm, inner_path, open_untrusted
 from madengine.programs.engine import State
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 SERIES_FILE = "gpu_series.csv"
 _FULL_DISK_BYTES = 4096  # a disk with less is full
+# Of the end of a log, for the patterns that nobody asked for.
+_SEARCHED_BYTES = 16 << 20
 
 
 def run_outcome(
@@ -70,6 +72,23 @@ def unless_log_errors(result: RunResult, errors: LogErrors, log: FileIO) -> RunR
     with os.fdopen(os.dup(log.fileno()), "rb") as lines:
         reason = errors.first_in(lines)
     return replace(result, status=FAILURE, reason=reason) if reason else result
+
+
+def log_default_errors(result: RunResult, errors: LogErrors, log: FileIO) -> None:
+    """Say where madengine 2, which searches every log, would make a failure of a success; of a long log, of its end."""
+    if result.status != SUCCESS or not errors.patterns:
+        return
+    with os.fdopen(os.dup(log.fileno()), "rb") as lines:
+        start = max(0, lines.seek(0, os.SEEK_END) - _SEARCHED_BYTES)
+        lines.seek(start)
+        if not may_have_errors(lines):
+            return
+        lines.seek(start)
+        if error := errors.first_line(lines):
+            logger.info(
+                f"{result.model.name}: {error}; a FAILURE for madengine 2, and here with log_error_pattern_scan: true "
+                "(false ends this line)"
+            )
 
 
 def with_artifacts(result: RunResult, patterns: Sequence[str], may_move: bool) -> RunResult:

@@ -21,7 +21,7 @@ from madengine.build import payload, source_code
 from madengine.build.source_code import Checkout, ModelCode
 from madengine.config import artifacts, launchers
 from madengine.config.hooks import HOOKS_FOLDER, SCRIPT_MARK
-from madengine.config.log_errors import log_errors
+from madengine.config.log_errors import log_errors, unconfigured_errors
 from madengine.data_sets.fetch import Client
 from madengine.data_sets.mounts import Data, Provided
 from madengine.errors import MadengineError, RunError
@@ -37,7 +37,14 @@ from madengine.run.container_setup import Setup
 from madengine.run.live_output import LiveOutput
 from madengine.run.names import log_name, new_folder, slug
 from madengine.run.orphans import OWNER_LABEL, remove_orphans
-from madengine.run.outcome import SERIES_FILE, run_outcome, tidy_workspace, unless_log_errors, with_artifacts
+from madengine.run.outcome import (
+    SERIES_FILE,
+    log_default_errors,
+    run_outcome,
+    tidy_workspace,
+    unless_log_errors,
+    with_artifacts,
+)
 from madengine.run.pull import Puller
 
 logger = logging.getLogger(__name__)
@@ -268,6 +275,7 @@ class ContainerRunner:
             result, container_exit.state, scan, container_exit.reason, limit, container_exit.engine_output, hooked
         )
         outcome = unless_log_errors(outcome, log_errors(model.extra, setup.context.values), log)
+        log_default_errors(outcome, unconfigured_errors(model.extra, setup.context.values), log)
         keeps = setup.options.keep_model_dir or setup.options.keep_alive
         tidies = not keeps and outcome.status == SUCCESS
         patterns = artifacts.patterns_for(model, setup.context, setup.hooks.artifacts)

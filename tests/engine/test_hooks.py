@@ -226,6 +226,18 @@ def test_a_profiler_that_the_image_does_not_have_is_named(trial: Trial) -> None:
 
 
 @on_docker
+def test_a_line_says_where_madengine_2_would_see_a_failure(trial: Trial) -> None:
+    script = f"echo 'W FutureWarning: FAILED'; echo 'ValueError: odd'; {METRIC}"
+    done = trial.run(script)
+    assert (done.code, done.row["status"]) == (0, "SUCCESS")
+    line = "any: 'ValueError:' is in the log: ValueError: odd; a FAILURE for madengine 2, and here with "
+    assert line in done.stderr
+    for scan, status in (("true", "FAILURE"), (False, "SUCCESS")):
+        done = trial.run(script, context={"log_error_pattern_scan": scan})
+        assert (done.rows[-1]["status"], line in done.stderr) == (status, False)
+
+
+@on_docker
 def test_error_patterns_count_only_where_they_are_asked_for(trial: Trial) -> None:
     script = f"echo 'RuntimeError: harmless'; echo 'RuntimeError: bad'; {METRIC}"
     assert trial.run(script, "--run-id", "a").code == 0

@@ -21,7 +21,7 @@ FORWARDED = {
     "keep_alive", "keep_model_dir", "live_output", "pack", "registry", "sample_hz", "skip_gpu_arch", "skip_model_run",
     "tags", "timeout", "workspace",
 }  # fmt: skip
-LOCAL = {"dry_run", "output", "quiet", "run_id", "summary_output"}
+LOCAL = {"cleanup_perf", "dry_run", "output", "quiet", "run_id", "summary_output"}
 
 
 def test_each_command_is_described_and_each_description_is_a_command() -> None:

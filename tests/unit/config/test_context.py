@@ -317,7 +317,9 @@ def test_a_host_without_a_known_package_manager_says_so(tmp_path: Path, monkeypa
     facts = host_facts({"PATH": str(tmp_path), "MAD_SECRETS_TOKEN": "hunter2"})
     assert facts["host_os"] == "Unable to detect Host OS"
     assert facts["numa_balancing"] in ("0", "1", "2", "3", False)
-    assert "ctx_test" not in facts
+    assert facts["ctx_test"] == "None"
+    assert matches({"ctx_test": "None"}, Context(facts))
+    assert not matches({"ctx_test": "0"}, Context(facts))
     assert "hunter2" not in repr(facts)
 
 

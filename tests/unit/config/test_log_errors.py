@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from madengine.config.log_errors import BENIGN, PATTERNS, LogErrors, log_errors
+from madengine.config.log_errors import BENIGN, PATTERNS, LogErrors, log_errors, may_have_errors, unconfigured_errors
 from madengine.errors import ConfigurationError
 
 LOG = b"fine\nW FutureWarning: FAILED later\nRuntimeError: bad\nvalue 3 FAILED\n"
@@ -61,3 +61,26 @@ def test_what_profilers_log_is_no_error_of_madengine_2s_list() -> None:
 def test_what_is_no_list_of_texts_is_refused(value: Any) -> None:
     with pytest.raises(ConfigurationError, match="log_error_patterns: expected a list of strings such as"):
         log_errors({"log_error_patterns": value}, {})
+
+
+@pytest.mark.parametrize(
+    ("entry", "context", "expected"),
+    [
+        ({}, {}, LogErrors(PATTERNS, BENIGN)),
+        ({"log_error_benign_patterns": ["x"]}, {}, LogErrors(PATTERNS, ("x", *BENIGN))),
+        ({"log_error_pattern_scan": False}, {}, LogErrors()),
+        ({}, {"log_error_pattern_scan": True}, LogErrors()),
+        ({}, {"log_error_patterns": ["x"]}, LogErrors()),
+    ],
+)
+def test_madengine_2_searches_where_nothing_is_set(
+    entry: dict[str, Any], context: dict[str, Any], expected: LogErrors
+) -> None:
+    assert unconfigured_errors(entry, context) == expected
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("before", [0, (1 << 20) - 3])
+def test_no_pattern_of_madengine_2_is_missed_by_the_fast_look(pattern: str, before: int) -> None:
+    assert may_have_errors(io.BytesIO(b"x" * before + pattern.encode() + b"\n"))
+    assert not may_have_errors(io.BytesIO(b"x" * before + b"a warning of an error that failed\n"))
