@@ -9,7 +9,7 @@ import pwd
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -31,24 +31,19 @@ def locked_gpus(
     model: str,
     wait_seconds: float = 0.0,
     stopping: threading.Event | None = None,
+    users: Callable[[], Mapping[str, str]] = dict,
 ) -> Iterator[tuple[Gpu, ...]]:
     """Lock `count` of the candidates, the first free ones in their order, until the block ends.
 
-    It locks all or none, so that two runs can't wait for one another. Raises RunError, which names the holders, if they
-    don't become free within `wait_seconds`, and KeyboardInterrupt if `stopping` is set meanwhile.
+    It locks all or none, so that two runs can't wait for one another. `users` returns who uses GPUs, by their
+    `lock_name`, without a lock that is seen here; it is called while locks are held. Raises RunError, which names the
+    holders, if the GPUs don't become free within `wait_seconds`, and KeyboardInterrupt if `stopping` is set meanwhile.
     """
     stopping = stopping or threading.Event()
     deadline = time.monotonic() + wait_seconds
     while True:
         with contextlib.ExitStack() as locks:
-            locked: list[Gpu] = []
-            holders = []
-            for gpu in candidates:
-                holder = _take(gpu, model, locks) if len(locked) < count else None
-                if holder is not None:
-                    holders.append(f"GPU {gpu.index} is in use by {holder}")
-                elif len(locked) < count:
-                    locked.append(gpu)
+            locked, holders = _lock_free(candidates, count, model, locks, users)
             if len(locked) == count:
                 yield tuple(locked)
                 return
@@ -57,6 +52,31 @@ def locked_gpus(
             raise RunError(f"{count} GPUs needed, {len(locked)} free: {'; '.join(holders)}{waited}")
         if stopping.wait(POLL_SECONDS):
             raise KeyboardInterrupt
+
+
+def _lock_free(
+    candidates: Sequence[Gpu],
+    count: int,
+    model: str,
+    locks: contextlib.ExitStack,
+    users: Callable[[], Mapping[str, str]],
+) -> tuple[list[Gpu], list[str]]:
+    """Lock up to `count` GPUs until `locks` closes; return them, and for each of the others that it met its holder."""
+    locked: list[Gpu] = []
+    holders: list[str] = []
+    others: Mapping[str, str] | None = None
+    for gpu in candidates:
+        if len(locked) == count:
+            break
+        holder = _take(gpu, model, locks)
+        if holder is None:
+            others = users() if others is None else others
+            holder = others.get(lock_name(gpu))
+        if holder is None:
+            locked.append(gpu)
+        else:
+            holders.append(f"GPU {gpu.index} is in use by {holder}")
+    return locked, holders
 
 
 def _take(gpu: Gpu, model: str, locks: contextlib.ExitStack) -> str | None:
@@ -82,11 +102,16 @@ def _take(gpu: Gpu, model: str, locks: contextlib.ExitStack) -> str | None:
     return None
 
 
-def _path(gpu: Gpu) -> Path:
+def lock_name(gpu: Gpu) -> str:
+    """Return the name by which all who may use a GPU know it, in containers too."""
     # Parts of an AMD GPU share its UUID, but not its render node.
     name = re.sub(r"[^A-Za-z0-9-]+", "-", gpu.render_node or gpu.uuid or str(gpu.index))
+    return f"{gpu.vendor.lower()}-{name}"
+
+
+def _path(gpu: Gpu) -> Path:
     try:
-        return lock_folder("madengine-gpus") / f"{gpu.vendor.lower()}-{name}.lock"
+        return lock_folder("madengine-gpus") / f"{lock_name(gpu)}.lock"
     except OSError as error:
         raise RunError(f"{error.filename}: the locks of the GPUs can't be kept there: {error.strerror}") from error
 

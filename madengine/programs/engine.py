@@ -275,9 +275,10 @@ class Docker:
             running=state.get("Status") in ("running", "created", "paused", "restarting", "stopping"),
         )
 
-    def containers(self, label: str) -> list[tuple[str, Mapping[str, str]]]:
-        """Return name and labels of every container (running or not) with the label."""
-        ids = programs.ask(self("ps", "--all", "--no-trunc", "--quiet", f"--filter=label={label}")).split()
+    def containers(self, label: str, running: bool = False) -> list[tuple[str, Mapping[str, str]]]:
+        """Return name and labels of every container with the label, of those alone that run if `running`."""
+        which = [] if running else ["--all"]
+        ids = programs.ask(self("ps", *which, "--no-trunc", "--quiet", f"--filter=label={label}")).split()
         if not ids:
             return []
         # One that ends and is removed between the two commands makes inspect fail, but the others are still listed.

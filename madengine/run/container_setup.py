@@ -20,6 +20,7 @@ from madengine.config.entry_keys import env_vars
 from madengine.config.hooks import Hooks, hook_files, hook_texts
 from madengine.data_sets.mounts import Provided
 from madengine.errors import ConfigurationError, RunError
+from madengine.machine.gpu_locks import lock_name
 from madengine.machine.gpus import architecture_of, eligible_gpus, requested_count
 from madengine.process import own_process_id
 from madengine.programs.engine import Container, Docker
@@ -27,7 +28,7 @@ from madengine.records import Gpu, Image, Model
 from madengine.run import isolation
 from madengine.run.names import slug
 from madengine.run.options import RunOptions
-from madengine.run.orphans import OWNER_LABEL
+from madengine.run.orphans import GPU_LABEL, OWNER_LABEL
 from madengine.run.workspace import RUN_FOLDER, Workspace
 
 logger = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class Setup:
             image=reference,
             entrypoint=payload.ENTRY,
             words=[] if self.context.model_args is None else ["--", *payload.split(model.args, model)],
-            labels=self._labels(model),
+            labels=self._labels(model, gpus),
             environment=self._environment(model, image, log.name, provided, gpus),
             secrets=self.secrets_of(model, image),
             mounts=self._mounts(model, workspace, provided, local),
@@ -107,10 +108,13 @@ class Setup:
             options=options,
         )
 
-    def _labels(self, model: Model) -> dict[str, str]:
-        # Without an owner, no later run removes a container that stays.
-        owner = {} if self.options.keep_alive else {OWNER_LABEL: own_process_id()}
-        return {"madengine.run": self.run_id, "madengine.model": model.name, **owner}
+    def _labels(self, model: Model, gpus: Sequence[Gpu]) -> dict[str, str]:
+        labels = {"madengine.run": self.run_id, "madengine.model": model.name}
+        if self.options.keep_alive:
+            # No later run removes a container that stays, nor waits for its GPUs.
+            return labels
+        names = {GPU_LABEL: " ".join(map(lock_name, gpus))} if gpus else {}
+        return {**labels, OWNER_LABEL: own_process_id(), **names}
 
     def _mounts(
         self, model: Model, workspace: Path, provided: Provided, local: Path | None

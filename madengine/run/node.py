@@ -176,7 +176,7 @@ class LocalRun:
                 runner.stopping.set()
                 raise
 
-    def _runner(self, sweep: Background[None] | None) -> ContainerRunner:
+    def _runner(self, sweep: Background[Any] | None) -> ContainerRunner:
         options = self.options
         data_file = options.data_file or self.data_folder / "data.json"
         if options.data_file and not data_file.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from madengine import programs
 from madengine.errors import CommandError
@@ -15,12 +16,35 @@ logger = logging.getLogger(__name__)
 OWNER_LABEL = "madengine.owner"
 
 
-def remove_orphans(engine: Docker) -> None:
-    """Remove the containers of madengine processes that have exited; a container without our label is never touched."""
+#: Names the GPUs that the container uses, separated by blanks.
+GPU_LABEL = "madengine.gpus"
+
+
+def remove_orphans(engine: Docker) -> list[Mapping[str, str]]:
+    """Remove the containers of madengine processes that have exited; a container without our label is never touched.
+
+    Return the labels of the others.
+    """
+    others = []
     for name, labels in engine.containers(OWNER_LABEL):
-        if process_has_ended(labels.get(OWNER_LABEL, "")):
-            try:
-                programs.ask(engine.remove(name))
-                logger.info(f"removed orphan {name}: its madengine process has exited")
-            except CommandError as error:
-                logger.info(f"orphan {name} can't be removed: {error}")
+        if not process_has_ended(labels.get(OWNER_LABEL, "")):
+            others.append(labels)
+            continue
+        try:
+            programs.ask(engine.remove(name))
+            logger.info(f"removed orphan {name}: its madengine process has exited")
+        except CommandError as error:
+            logger.info(f"orphan {name} can't be removed: {error}")
+    return others
+
+
+def gpu_users(engine: Docker) -> dict[str, str]:
+    """Return the running containers of any madengine by the names of the GPUs that they use.
+
+    One that runs in a container of its own (CI) has the engine in common with us, but not the folder of the locks.
+    Orphans are removed before.
+    """
+    if not any(GPU_LABEL in labels for labels in remove_orphans(engine)):
+        return {}
+    containers = engine.containers(GPU_LABEL, running=True)
+    return {gpu: f"the container {name}" for name, labels in containers for gpu in labels[GPU_LABEL].split()}

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import partial
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 from madengine import programs
 from madengine.build import payload, source_code
@@ -36,7 +38,7 @@ from madengine.run.container_run import ContainerExit, ContainerRun
 from madengine.run.container_setup import Setup
 from madengine.run.live_output import LiveOutput
 from madengine.run.names import log_name, new_folder, slug
-from madengine.run.orphans import OWNER_LABEL, remove_orphans
+from madengine.run.orphans import GPU_LABEL, OWNER_LABEL, gpu_users
 from madengine.run.outcome import (
     SERIES_FILE,
     log_default_errors,
@@ -66,7 +68,7 @@ class ContainerRunner:
     packed: bool = False
     environment_id: str = ""
     #: The removal of orphans, which has to end before a container starts.
-    sweep: Background[None] | None = None
+    sweep: Background[Any] | None = None
     #: Breaks off the runs of other threads.
     stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -139,10 +141,8 @@ class ContainerRunner:
         count = setup.gpu_count(model)
         if self.sweep:
             self.sweep.result()
-        with locked_gpus(setup.eligible_gpus, count, model.name, setup.options.gpu_wait, self.stopping) as gpus:
-            if gpus:
-                # A killed holder of these GPUs may have left a container on them.
-                remove_orphans(setup.engine)
+        wait, users = setup.options.gpu_wait, partial(gpu_users, setup.engine)
+        with locked_gpus(setup.eligible_gpus, count, model.name, wait, self.stopping, users) as gpus:
             nodes = int(launchers.arguments(setup.context.multi_node_args)["NNODES"])
             result = replace(result, gpus=gpus, n_gpus=str(count), nnodes=nodes)
             result = replace(result, foreign_processes=self._foreign(gpus))
@@ -217,7 +217,7 @@ class ContainerRunner:
         gpus = tuple(setup.eligible_gpus[: setup.gpu_count(model)])
         container = setup.container(model, image, reference, log, provided, local, gpus)
         # The pasted lines remove the container; to a later madengine it must not look like an orphan.
-        labels = {name: value for name, value in container.labels.items() if name != OWNER_LABEL}
+        labels = {name: value for name, value in container.labels.items() if name not in (OWNER_LABEL, GPU_LABEL)}
         yield programs.shell_line(setup.engine.run(replace(container, labels=labels)))
         yield programs.shell_line(setup.engine.wait(container.name))
         yield programs.shell_line(setup.engine.remove(container.name))

@@ -435,6 +435,29 @@ def test_a_second_run_fails_naming_the_holder(node: Node, nvidia: NvidiaNode) ->
     assert first.end().row["reason"] == "interrupted"
 
 
+# A CI container that has the host's engine, and a /run/lock and a /tmp/madengine-gpus of its own.
+IN_A_CONTAINER = (
+    "unshare", "--mount", "sh", "-c",
+    'mount --make-rprivate / && mount -t tmpfs tmpfs /run/lock && chmod 1777 /run/lock && exec "$@"', "sh",
+)  # fmt: skip
+
+
+@only_docker
+def test_a_run_in_a_ci_container_meets_those_of_the_host(node: Node, nvidia: NvidiaNode) -> None:
+    first = node.start("echo started; sleep 60", n_gpus="7")
+    second = node.elsewhere("second")
+    words = second.trial.words(METRIC, card={"n_gpus": "2"})
+    done = second.command([*IN_A_CONTAINER, *words])
+    assert done.code == 3, done.stderr
+    assert done.reason.startswith(
+        f"2 GPUs needed, 1 free: GPU 0 is in use by the container {first.container}; GPU 1 is"
+    )
+    third = node.elsewhere("third")
+    assert third.command([*IN_A_CONTAINER, *third.trial.words(METRIC, card={"n_gpus": "1"})]).row["gpus"] == "7"
+    first.send(signal.SIGINT)
+    assert first.end().row["gpus"] == "0,1,2,3,4,5,6"
+
+
 @only_docker
 def test_a_second_run_waits_and_ctrl_c_of_the_first_releases_the_gpus(node: Node, nvidia: NvidiaNode) -> None:
     first = node.start("echo started; sleep 60")
