@@ -63,8 +63,9 @@ class Context:
 
     @property
     def env_vars(self) -> dict[str, str]:
-        """Further variables of the container, which docker_env_vars replace."""
-        return {name: as_text(value) for name, value in (self.values.get("env_vars") or {}).items()}
+        """Further variables of the container, which docker_env_vars replace; `_…` is a comment."""
+        variables = self.values.get("env_vars") or {}
+        return {name: as_text(value) for name, value in variables.items() if not name.startswith("_")}
 
     @property
     def docker_build_arg(self) -> dict[str, str]:
@@ -90,7 +91,8 @@ class Context:
     @property
     def docker_gpus(self) -> str:
         """GPUs to choose from as a list with ranges, such as 0,2-4; empty is all."""
-        return self._text("docker_gpus")
+        gpus = self._text("docker_gpus")
+        return "" if gpus.strip().lower() == "all" else gpus
 
     @property
     def n_gpus(self) -> str:

@@ -100,6 +100,8 @@ def _check_vendor(value: Any, where: str) -> None:
 
 
 def _check_ranges(value: Any, where: str) -> None:
+    if str(value).strip().lower() == "all":
+        return
     try:
         ranges(value or "")
     except ValueError:
@@ -162,6 +164,10 @@ def refused_nodes(value: Any) -> str:
         f"nnodes {shown(settings['nnodes'])}: a run is on one node; start it on each with the "
         "context's multi_node_args (NNODES, NODE_RANK, MASTER_ADDR), and take the key out"
     )
+
+
+def _refused_machine(value: Any) -> str:
+    return "virtual machines are not started; run in one, and take the key out" if value else ""
 
 
 def _refused_file(value: Any) -> str:
@@ -231,6 +237,14 @@ KEYS: Mapping[str, ContextKey] = {
             pods=False,
             instead="use docker_env_vars",
             refusal=_refused_file,
+        ),
+        ContextKey(
+            "baremetal_vm",
+            Kind.ANY,
+            Honoured.NOWHERE,
+            pods=False,
+            instead="run in the machine",
+            refusal=_refused_machine,
         ),
         # The keys of a manifest's deployment_config, which count where the context lacks them.
         ContextKey("deployment_config", Kind.OBJECT, Honoured.BOTH, pods=False),

@@ -75,7 +75,8 @@ ENTRY_KEYS: Mapping[str, EntryKey] = {
 
 def env_vars(model: Model) -> dict[str, str]:
     """Return the variables that a model's entry sets in its container."""
-    return {name: as_text(value) for name, value in (model.extra.get("env_vars") or {}).items()}
+    variables = model.extra.get("env_vars") or {}
+    return {name: as_text(value) for name, value in variables.items() if not name.startswith("_")}
 
 
 def unsupported_keys(model: Model) -> tuple[str, ...]:

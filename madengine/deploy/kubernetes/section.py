@@ -7,6 +7,7 @@ from typing import Any
 
 from madengine.config.context import Context
 from madengine.config.option import changed
+from madengine.config.validation import refuse_unsupported
 from madengine.config.values import expected, shown
 from madengine.deploy.kubernetes.options import Options
 from madengine.errors import ConfigurationError
@@ -19,6 +20,7 @@ def with_section(values: Mapping[str, Any], context: Context) -> dict[str, Any]:
 
     Raises ConfigurationError for a key or a value that this version can't honour.
     """
+    refuse_unsupported(context.here)
     section: Any = next((context.values[key] for key in SECTIONS if context.values.get(key)), {})
     if not isinstance(section, Mapping):
         raise expected("context: k8s", "an object", section)

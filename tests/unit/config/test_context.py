@@ -216,7 +216,7 @@ def test_a_wrong_type_is_named_with_its_path_and_what_is_expected(text: str, mes
     assert len(error_of(text)) < 160
 
 
-@pytest.mark.parametrize("docker_gpus", ["x-y", "all", "0,", "0-", "-1", "0;1", "1.5", "²", "9" * 5000])
+@pytest.mark.parametrize("docker_gpus", ["x-y", "any", "0,", "0-", "-1", "0;1", "1.5", "²", "9" * 5000])
 def test_what_is_no_list_of_gpus_is_named(docker_gpus: str) -> None:
     message = error_of(json.dumps({"docker_gpus": docker_gpus}))
     assert message.startswith("--additional-context: docker_gpus: expected numbers and ranges such as '0,2-4,7', got ")
