@@ -20,7 +20,7 @@ DEFAULT_HOME = "/data_dlm"
 
 _MOUNT = ("path", "home", "readwrite")
 _FETCH = (*_MOUNT, "mirrorlocal", "sha256")
-_KEYS: Mapping[str, tuple[str, ...]] = {
+KEYS: Mapping[str, tuple[str, ...]] = {
     "custom": (*_FETCH, "args"),
     "local": (*_MOUNT, "sha256"),
     "minio": (*_FETCH, "endpoint", "region"),
@@ -31,8 +31,8 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "nfs": (*_MOUNT, "server"),
 }
 # Other versions document them, or take them for any provider.
-_OF_OTHER_VERSIONS = ("args", "timeout_multiplier")
-_BESIDE_DATA_SETS = ("data_sources", "mirrorlocal", "timeout_multiplier")
+OF_OTHER_VERSIONS = ("args", "timeout_multiplier")
+BESIDE_DATA_SETS = ("data_sources", "mirrorlocal", "timeout_multiplier")
 
 Sets = dict[str, Mapping[str, Mapping[str, Any]]]
 
@@ -51,8 +51,8 @@ def data_sets(path: Path) -> tuple[Sets, tuple[str, ...]]:
 
 def checked(values: Mapping[str, Any], where: str) -> tuple[Sets, tuple[str, ...]]:
     """Do the same for data sets that are read already; `where` is their source in errors and keys."""
-    ignored = [f"{where}: {name}" for name in _BESIDE_DATA_SETS if name in values]
-    sets: Sets = {name: configs for name, configs in values.items() if name not in _BESIDE_DATA_SETS}
+    ignored = [f"{where}: {name}" for name in BESIDE_DATA_SETS if name in values]
+    sets: Sets = {name: configs for name, configs in values.items() if name not in BESIDE_DATA_SETS}
     for name, configs in sets.items():
         ignored += _check(configs, f"{where}: {shown_key(name)}")
     return sets, tuple(ignored)
@@ -76,10 +76,10 @@ def _check(configs: Any, where: str) -> list[str]:
 
 def _ignored_keys(provider: str, config: Mapping[str, Any], where: str) -> list[str]:
     """Return the keys of other versions; one that no version has is refused."""
-    keys = {*_KEYS[provider], "mirrorlocal"}  # a local folder's is refused with a reason of its own
+    keys = {*KEYS[provider], "mirrorlocal"}  # a local folder's is refused with a reason of its own
     ignored = [key for key in config if key not in keys]
-    if unknown := [key for key in ignored if key not in _OF_OTHER_VERSIONS]:
-        closest = _closest(unknown[0], _KEYS[provider])
+    if unknown := [key for key in ignored if key not in OF_OTHER_VERSIONS]:
+        closest = _closest(unknown[0], KEYS[provider])
         raise ConfigurationError(f"{where}: unknown key {shown(unknown[0])}; expected one of {closest}")
     return [f"{where}.{key}" for key in ignored]
 
