@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fnmatch
+import glob
 import logging
 import os
 import stat
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 # Below a model's folder of the run.
 FOLDER = "artifacts"
 _CHUNK = 1 << 20
+# What profilers write, whatever the folder.
+_TOOL_OUTPUTS = ("*.db", "*.pftrace", "*_results*", "results.*", "*.nsys-rep", "*_trace.csv")
 # What is in a workspace without the script having left it.
 _OURS = (".hooks", "entry.json", "scripts")
 
@@ -56,11 +59,25 @@ def patterns(value: Any, where: str) -> tuple[str, ...]:
     if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
         raise expected(where, 'a list of globs such as ["*.json", "out/**"]', value)
     globs = tuple(item.strip() for item in items if item.strip())
-    for glob in globs:
-        path = PurePosixPath(glob)
-        if path.is_absolute() or ".." in path.parts or "\0" in glob or not path.parts:
-            raise ConfigurationError(f"{where}: {shown(glob)} leads out of the workspace; write it relative to that")
+    for text in globs:
+        path = PurePosixPath(text)
+        if path.is_absolute() or ".." in path.parts or "\0" in text or not path.parts:
+            raise ConfigurationError(f"{where}: {shown(text)} leads out of the workspace; write it relative to that")
     return globs
+
+
+def tool_outputs(workspace: Path, model_directory: str, since: float) -> tuple[str, ...]:
+    """Return a glob for each file of the model's directory that looks like a profiler's and is newer.
+
+    `since` is in seconds since the epoch.
+    """
+    files = []
+    with suppress(OSError):
+        for path, status in untrusted_tree(workspace, PurePath(model_directory)):
+            is_new = stat.S_ISREG(status.st_mode) and status.st_mtime >= since
+            if is_new and any(fnmatch.fnmatchcase(path.name, pattern) for pattern in _TOOL_OUTPUTS):
+                files.append(glob.escape(str(path.relative_to(model_directory))))
+    return tuple(files)
 
 
 def bring(

@@ -28,8 +28,10 @@ SCRIPT_MARK = "entry.sh: script"
 # A package's own definitions, and their scripts.
 TOOLS_FILE = "scripts/common/tools.json"
 SHARED_SCRIPTS = "scripts/common"
-# Where the scripts of the catalogue that comes with madengine are in a container; a package has its own beside it.
-_SHIPPED = f"{SHARED_SCRIPTS}/madengine"
+# The scripts of the catalogue, which have the names of older versions: commands of users' own tools call them too.
+_SHIPPED = "tools/common"
+# How many an error names.
+_SHOWN_TOOLS = 12
 # The artifacts of a tool that doesn't name any, as in older versions.
 _OUTPUTS = ("*_output", "*_output.csv", "*_trace.csv")
 #: the keys of a tool, and of a context's entry for it
@@ -58,6 +60,8 @@ class Hooks:
     environment: Mapping[str, str] = field(default_factory=dict)
     #: globs of the files that the tools leave
     artifacts: tuple[str, ...] = ()
+    #: what the GPUs' samples are written as, in the form of older versions: `power`, `vram`
+    series: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         """Return whether entry.sh has to do anything for them."""
@@ -82,6 +86,7 @@ class Tool:
     env_vars: Mapping[str, str] = field(default_factory=dict)
     post_scripts: tuple[Script, ...] = ()
     artifacts: tuple[str, ...] = _OUTPUTS
+    series: str = ""
 
 
 def resolve_hooks(context: Context, catalogue: Mapping[str, Any]) -> Hooks:
@@ -105,6 +110,7 @@ def resolve_hooks(context: Context, catalogue: Mapping[str, Any]) -> Hooks:
         ),
         environment={name: value for tool in tools for name, value in tool.env_vars.items()},
         artifacts=tuple(dict.fromkeys(pattern for tool in tools for pattern in tool.artifacts)),
+        series=tuple(dict.fromkeys(tool.series for tool in tools if tool.series)),
     )
 
 
@@ -130,13 +136,13 @@ def tool_catalogue(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hook_texts(hooks: Hooks) -> dict[str, str]:
-    """Return the files that entry.sh reads in HOOKS_FOLDER: hooks.sh, and the scripts of our catalogue in use."""
+    """Return the files that entry.sh reads in HOOKS_FOLDER: hooks.sh, and our scripts if one of them is in use."""
     commands = " ".join([*(script.path for script in hooks.scripts), hooks.wrapper])
-    names = template_names("tools") if commands.strip() else ()
-    paths = {name: f"{_SHIPPED}/{name}" for name in names if name.endswith(".sh")}
+    names = template_names(_SHIPPED) if SHARED_SCRIPTS in commands else ()
+    in_use = any(f"{SHARED_SCRIPTS}/{name}" in commands for name in names)
     return {
         "hooks.sh": _hooks_sh(hooks),
-        **{f"workspace/{path}": template(f"tools/{name}") for name, path in paths.items() if path in commands},
+        **{f"workspace/{SHARED_SCRIPTS}/{name}": template(f"{_SHIPPED}/{name}") for name in names if in_use},
     }
 
 
@@ -184,9 +190,10 @@ def _entries(context: Context, catalogue: Mapping[str, Any]) -> list[Mapping[str
             raise expected("context: tools", "a name, or an object such as {'name': 'rocprof'}", entry)
     unknown = sorted({str(entry["name"]) for entry in entries} - catalogue.keys())
     if unknown:
-        close = difflib.get_close_matches(unknown[0][:100], catalogue, n=len(catalogue), cutoff=0.0)
+        close = difflib.get_close_matches(unknown[0][:100], catalogue, n=_SHOWN_TOOLS, cutoff=0.0)
         raise ConfigurationError(
             f"context: tools: unknown tool {', '.join(map(shown, unknown[:5]))}; expected some of {', '.join(close)}"
+            + ", …" * (len(catalogue) > _SHOWN_TOOLS)
         )
     return entries
 
@@ -212,6 +219,7 @@ def _tool(entry: Mapping[str, Any], catalogue: Mapping[str, Any]) -> Tool:
         env_vars={**_variables(definition, where), **_variables(entry, f"context: {where}")},
         post_scripts=_scripts(both.get("post_scripts"), f"{where}: post_scripts"),
         artifacts=patterns(both["artifacts"], f"{where}: artifacts") if "artifacts" in both else _OUTPUTS,
+        series=str(definition.get("series") or ""),
     )
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -89,6 +90,12 @@ def log_default_errors(result: RunResult, errors: LogErrors, log: FileIO) -> Non
                 f"{result.model.name}: {error}; a FAILURE for madengine 2, and here with log_error_pattern_scan: true "
                 "(false ends this line)"
             )
+
+
+def script_start(workspace: Path) -> float:
+    """Return when the script began, in seconds since the epoch; 0 if entry.sh didn't get that far."""
+    started = read_entry(workspace)[0].get("started", 0.0)
+    return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - float(started)) if started else 0.0
 
 
 def with_artifacts(result: RunResult, patterns: Sequence[str], may_move: bool) -> RunResult:

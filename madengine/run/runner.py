@@ -29,9 +29,10 @@ from madengine.data_sets.mounts import Data, Provided
 from madengine.errors import MadengineError, RunError
 from madengine.machine import telemetry
 from madengine.machine.gpu_locks import locked_gpus
+from madengine.machine.gpu_profiles import write_gpu_profiles
 from madengine.machine.gpus import foreign_processes
 from madengine.programs.engine import Container
-from madengine.records import FAILURE, SKIPPED, SUCCESS, Gpu, Image, Model, RunResult
+from madengine.records import FAILURE, SKIPPED, SUCCESS, Artifact, Gpu, Image, Model, RunResult
 from madengine.results.metrics import MetricScan
 from madengine.run.background import Background
 from madengine.run.container_run import ContainerExit, ContainerRun
@@ -43,6 +44,7 @@ from madengine.run.outcome import (
     SERIES_FILE,
     log_default_errors,
     run_outcome,
+    script_start,
     tidy_workspace,
     unless_log_errors,
     with_artifacts,
@@ -233,12 +235,16 @@ class ContainerRunner:
             series = Path(result.directory) / SERIES_FILE
             with telemetry.sampled(result.gpus, self.setup.gpus, series, 1.0 / rate) as cost:
                 outcome, interrupted = self._followed(result, container, log)
-            outcome = replace(outcome, cost=cost())
+            outcome = replace(outcome, cost=cost(), artifacts=(*outcome.artifacts, *self._profiles(result)))
             if outcome.status == FAILURE:
                 logger.info(_last_lines(log))
         if interrupted:
             raise _Interrupted(outcome)
         return outcome
+
+    def _profiles(self, result: RunResult) -> tuple[Artifact, ...]:
+        hooks = self.setup.hooks
+        return write_gpu_profiles(Path(result.directory), SERIES_FILE, hooks.series, result.gpus, hooks.environment)
 
     def _followed(self, result: RunResult, container: Container, log: FileIO) -> tuple[RunResult, bool]:
         """Run the container; return the outcome, and whether it was interrupted."""
@@ -279,6 +285,10 @@ class ContainerRunner:
         keeps = setup.options.keep_model_dir or setup.options.keep_alive
         tidies = not keeps and outcome.status == SUCCESS
         patterns = artifacts.patterns_for(model, setup.context, setup.hooks.artifacts)
+        if setup.hooks.wrapper:
+            workspace = Path(result.directory)
+            started = script_start(workspace)
+            patterns += artifacts.tool_outputs(workspace, payload.model_directory(model), started)
         outcome = with_artifacts(outcome, patterns, tidies)
         if not setup.options.keep_alive:
             tidy_workspace(outcome, with_model_directory=tidies)

@@ -843,3 +843,18 @@ def _check(doctor: Done, name: str) -> dict[str, str]:
     checks: list[dict[str, str]] = json.loads(doctor.stdout)["checks"]
     (found,) = (check for check in checks if check["name"] == name)
     return found
+
+
+@only_docker
+def test_the_gpu_profilers_of_madengine_2_write_our_samples_in_their_form(node: Node, amd: AmdNode) -> None:
+    context = {"tools": ["gpu_info_power_profiler", {"name": "gpu_info_vram_profiler"}]}
+    done = node.sampled(SAMPLED, context=context)
+    assert done.code == 0, done.stderr
+    columns = {"power": "Power(Watt) GPU", "vram": "vram(%) GPU"}
+    for kind, column in columns.items():
+        with (done.workspace / f"gpu_info_{kind}_profiler_output.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [*rows[0]] == ["time", *(f"{column}{index}" for index in range(8))]
+        assert all(float(row[f"{column}7"]) >= 0 for row in rows[:2])
+    names = [entry["path"] for entry in done.results[0]["artifacts"]]
+    assert names == ["gpu_info_power_profiler_output.csv", "gpu_info_vram_profiler_output.csv"]

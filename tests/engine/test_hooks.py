@@ -185,7 +185,7 @@ def test_artifacts_never_lead_out_of_the_workspace(trial: Trial, tmp_path: Path)
     script = f"ln -s {secret} a.json; ln -s {tmp_path} outside; ln -s b.json c.json; echo b >b.json; mkfifo d.json"
     done = trial.run(f"{script}; {METRIC}", card={"artifacts": ["*.json", "outside/*.json", "outside"]})
     assert brought(done) == {"b.json": "b\n", "c.json": "b\n"}
-    assert "a.json: not brought back: not a file of the workspace" in done.stderr
+    assert "a.json: not brought back: leads out of its folder" in done.stderr
 
 
 # A stand-in for rocprofv3, which no image here has.
@@ -200,21 +200,26 @@ exec "$@"
 
 @on_docker
 def test_a_tool_of_the_catalogue_brings_back_what_it_leaves(trial: Trial) -> None:
-    script = f"echo $ROCBLAS_LAYER $NCCL_DEBUG; echo trace >$ROCBLAS_LOG_TRACE_PATH; {METRIC}"
+    script = f"echo $ROCBLAS_LAYER $NCCL_DEBUG; echo trace >$CUBLAS_LOGDEST_DBG; {METRIC}"
     stand_in = trial.folder / "rocprofv3"
     stand_in.write_text(PROFILER)
     stand_in.chmod(0o755)
     context = {
-        "tools": ["rocprof", {"name": "rocblas_trace"}, {"name": "rccl_trace", "env_vars": {"NCCL_DEBUG": "WARN"}}],
+        "tools": [
+            "rocprof",
+            "rocblas_trace",
+            {"name": "rccl_trace", "env_vars": {"NCCL_DEBUG": "WARN"}},
+            "cublas_trace",
+        ],
         "docker_mounts": {"/opt/rocm/bin/rocprofv3": str(stand_in)},
     }
     done = trial.run(script, context=context)
     assert done.code == 0, done.stderr
-    assert spoken(done.log)[0] == "1 WARN"
+    assert spoken(done.log)[0] == "6 WARN"
     left = brought(done)
-    assert left["rocblas_trace.log"] == "trace\n"
+    assert left["cublas_trace.log"] == "trace\n"
     assert left["rocprof_output/words"].startswith(
-        "--runtime-trace --output-directory rocprof_output --output-format csv"
+        "--output-directory rocprof_output --output-format csv --runtime-trace -- "
     )
 
 
@@ -222,7 +227,7 @@ def test_a_tool_of_the_catalogue_brings_back_what_it_leaves(trial: Trial) -> Non
 def test_a_profiler_that_the_image_does_not_have_is_named(trial: Trial) -> None:
     done = trial.run(METRIC, context={"tools": [{"name": "rocprofv3"}]})
     assert done.reason == "exit code 127"
-    assert b"rocprof.sh: neither rocprofv3 nor rocprof in this image" in done.log
+    assert b"rocprof_wrapper.sh: neither rocprofv3 nor rocprof in this image" in done.log
 
 
 @on_docker

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from madengine.config.hooks import SCRIPT_MARK
-from madengine.config.package import template
+from madengine.config.package import template, template_names
 from madengine.deploy.kubernetes import names
 from madengine.distributed_cli import main
 from tests.k8s.kubelet import expanded
@@ -54,15 +54,17 @@ def test_hooks_and_tools_are_files_of_the_input_and_the_job_has_time_for_them(tm
         tmp_path, manifest({"n_gpus": "1", "timeout": 100}, **HOOKS), "--retries", "0", "--slack", "10"
     )
     files = mounted(resources, "hooks")
-    assert files["workspace/scripts/common/madengine/rocprof.sh"] == template("tools/rocprof.sh")
+    wrapper = template("tools/common/tools/rocprof_wrapper.sh")
+    assert files["workspace/scripts/common/tools/rocprof_wrapper.sh"] == wrapper
     assert f"script_mark='{SCRIPT_MARK}'" in files["hooks.sh"]
     assert " scripts/common/warm.sh a 'b c' 'ü'\n" in files["hooks.sh"]
-    assert len(files) == 2
+    shipped = {f"workspace/scripts/common/{name}" for name in template_names("tools/common")}
+    assert files.keys() == {"hooks.sh", *shipped}
     [job] = of_kind(resources, "Job")
     mounts = [one for one in model_container(job)["volumeMounts"] if one["name"] == "hooks"]
     assert mounts == [{"name": "hooks", "mountPath": variables(job)["MADENGINE_HOOKS"], "readOnly": True}]
     assert variables(job)["NCCL_DEBUG"] == "TRACE $(HOME)"
-    assert job["spec"]["activeDeadlineSeconds"] == 100 + 2 * 600 + 10
+    assert job["spec"]["activeDeadlineSeconds"] == 100 + 3 * 600 + 10
     for one in resources:
         assert not list(_validator(VERSIONS[-1], one["kind"], one["apiVersion"]).iter_errors(one))
 
@@ -116,7 +118,7 @@ def test_a_runner_is_told_the_whole_context(tmp_path: Path) -> None:
     config = next(one for one in of_kind(resources, "ConfigMap") if one.get("immutable"))
     inside = json.loads(config["data"]["manifest.json"])
     assert (inside["context"], inside["tools"]) == ({**HOOKS, "model_args": "--x"}, {"mine": {"cmd": "mine"}})
-    assert of_kind(resources, "Job")[0]["spec"]["activeDeadlineSeconds"] == 100 + 2 * 600 + 10
+    assert of_kind(resources, "Job")[0]["spec"]["activeDeadlineSeconds"] == 100 + 3 * 600 + 10
 
 
 @pytest.mark.parametrize(
@@ -138,6 +140,7 @@ def test_a_runner_is_told_the_whole_context(tmp_path: Path) -> None:
         ),
         ({}, {"docker_gpus": "0,1", "slurm": {"x": 1}}, "ignored in pods: context: docker_gpus, slurm"),
         ({}, {"gen_sys_env_details": True}, "ignored in pods: context: gen_sys_env_details"),
+        ({}, {"tools": ["gpu_info_vram_profiler"]}, "ignored in pods: tools gpu_info_vram_profiler: "),
         ({}, {"workspace": "/data"}, "ignored in pods: context: workspace"),
         ({"caches": ["/root/.cache"]}, {}, "caches /root/.cache: a pod's folders are deleted with it"),
         (

@@ -41,6 +41,9 @@ def _of_files(models: Sequence[Model], settings: TaskSettings) -> list[str]:
             f"artifacts {', '.join(patterns)}: not collected, a pod's files are deleted with it; mount a volume on the "
             "workspace with a patch (--kustomize)"
         )
+    if kinds := hooks.hooks.series:
+        tools = ", ".join(f"gpu_info_{kind}_profiler" for kind in kinds)
+        lines.append(f"ignored in pods: tools {tools}: their files are written from the samples of a run on a host")
     if hooks.missing:
         remedy = "build with this context" + (", or generate in the package" if options.mode == "job" else "")
         lines.append(

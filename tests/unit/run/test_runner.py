@@ -16,6 +16,7 @@ import pytest
 from madengine.config.context import Context
 from madengine.config.credentials import Credentials
 from madengine.config.hooks import Hooks, Script
+from madengine.config.package import template_names
 from madengine.data_sets.mounts import Data
 from madengine.process import own_process_id
 from madengine.programs.engine import Docker
@@ -218,14 +219,13 @@ def test_each_model_starts_its_processes_on_the_gpus_that_it_gets(runs: Runs) ->
 
 
 def test_a_dry_run_writes_the_hooks_too(runs: Runs, tmp_path: Path) -> None:
-    hooks = Hooks((Script("scripts/common/madengine/echo.sh", ("it's",)),), "time")
+    hooks = Hooks((Script("scripts/common/test_echo.sh", ("it's",)),), "time")
     lines = list(runs.runner(hooks=hooks).shell_lines(MODEL, HERE))
     before = lines[: next(number for number, line in enumerate(lines) if line.startswith("docker run"))]
     subprocess.run(["sh", "-e"], input="\n".join(before), encoding="utf-8", cwd=tmp_path, check=True)
     folder = runs.folder / "runs/r1/m/.hooks"
-    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {
-        *("hooks.sh", "workspace/scripts/common/madengine/echo.sh")
-    }
+    shipped = {f"workspace/scripts/common/{name}" for name in template_names("tools/common")}
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {"hooks.sh", *shipped}
 
 
 # --- which image ---
