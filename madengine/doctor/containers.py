@@ -97,7 +97,7 @@ def check_container(subject: Subject) -> Iterator[Check]:
 
 def _check_tiny_container(engine: Docker, has_gpus: bool) -> Iterator[Check]:
     """Start a container of an image of our own, which tells whether one starts, but not with GPUs."""
-    name = f"localhost/madengine-doctor:{os.getpid()}"
+    name = f"localhost/madengine-doctor:{os.urandom(6).hex()}"
     try:
         has_image = in_visible_folder(engine.name, lambda folder: _load_tiny_image(folder, engine, name), Path.home())
     except RunError as error:

@@ -27,6 +27,8 @@ def remove_orphans(engine: Docker) -> list[Mapping[str, str]]:
     """
     others = []
     for name, labels in engine.containers(OWNER_LABEL):
+        if not _is_ours(name, labels):
+            continue
         if not process_has_ended(labels.get(OWNER_LABEL, "")):
             others.append(labels)
             continue
@@ -38,6 +40,12 @@ def remove_orphans(engine: Docker) -> list[Mapping[str, str]]:
     return others
 
 
+def _is_ours(name: str, labels: Mapping[str, str]) -> bool:
+    """Whether we started a container: one of an image that was committed from ours inherits our labels."""
+    run_id = labels.get("madengine.run")
+    return run_id is None or name.startswith(f"madengine-{run_id}-")
+
+
 def gpu_users(engine: Docker) -> dict[str, str]:
     """Return the running containers of any madengine by the names of the GPUs that they use.
 
@@ -47,4 +55,9 @@ def gpu_users(engine: Docker) -> dict[str, str]:
     if not any(GPU_LABEL in labels for labels in remove_orphans(engine)):
         return {}
     containers = engine.containers(GPU_LABEL, running=True)
-    return {gpu: f"the container {name}" for name, labels in containers for gpu in labels[GPU_LABEL].split()}
+    return {
+        gpu: f"the container {name}"
+        for name, labels in containers
+        if _is_ours(name, labels)
+        for gpu in labels[GPU_LABEL].split()
+    }

@@ -70,13 +70,17 @@ _madengine_list_mounts() {
 
 # --- the log ---
 
+# Not every image has mkfifo, and not every file system has pipes.
+_madengine_make_pipe() {
+  command -v mkfifo >/dev/null && mkfifo "$1" 2>/dev/null
+}
+
 # All output goes through a pipe: if the script wrote to the file itself, its own `> /dev/stderr` would truncate it.
 _madengine_open_log() {
   _madengine_writer=
   if [ -z "$_madengine_log" ]; then
     exec 3>&1
-  elif command -v mkfifo >/dev/null && command -v cat >/dev/null; then
-    mkfifo "$_madengine_pipe" || _madengine_fail "$_madengine_pipe: no pipe for the log"
+  elif command -v cat >/dev/null && _madengine_make_pipe "$_madengine_pipe"; then
     (
       trap '' TERM INT HUP
       [ -z "$_madengine_report" ] || ! command -v tee >/dev/null || exec tee -a "$_madengine_log" <"$_madengine_pipe"
@@ -203,12 +207,11 @@ _madengine_start() {
 # control has it ignore INT and QUIT, for good. The second setsid, whose process leads a group, goes into the background
 # by itself.
 _madengine_start_group() {
-  if ! command -v setsid >/dev/null || ! command -v mkfifo >/dev/null; then
+  if ! command -v setsid >/dev/null || ! _madengine_make_pipe "$_madengine_ending"; then
     "$@" >&3 2>&3 3>&- </dev/null &
     _madengine_script=$! _madengine_job=$!
     return
   fi
-  mkfifo "$_madengine_ending" || _madengine_fail "$_madengine_ending: no pipe for the exit code"
   (
     trap '' TERM INT HUP
     exec cat "$_madengine_ending" >"$_madengine_code"

@@ -11,7 +11,7 @@ import pytest
 
 from madengine.process import own_process_id, process_has_ended
 from madengine.programs.engine import Docker
-from madengine.run.orphans import OWNER_LABEL, remove_orphans
+from madengine.run.orphans import GPU_LABEL, OWNER_LABEL, gpu_users, remove_orphans
 from tests.conftest import StandIns, collect_messages
 
 
@@ -109,3 +109,27 @@ def test_an_orphan_that_can_not_be_removed_is_said_and_the_next_one_is_removed(s
 def test_nothing_is_asked_of_an_engine_without_containers(stand_ins: StandIns) -> None:
     assert sweep(stand_ins, {}) == ([], [])
     assert len(stand_ins.calls()) == 1
+
+
+def test_a_container_of_an_image_that_was_committed_from_ours_is_not_ours(stand_ins: StandIns) -> None:
+    boot, namespace, _, _ = own_process_id().split(":")
+    inherited = {OWNER_LABEL: f"{boot}:{namespace}:1:0", "madengine.run": "r1", GPU_LABEL: "nvidia-GPU-1"}
+    names = ("users-own", "madengine-r1-model")
+    containers = [{"Name": f"/{name}", "Config": {"Labels": inherited}} for name in names]
+    (stand_ins.folder / "containers.json").write_text(json.dumps(containers))
+    cases = f"ps) echo {' '.join(names)} ;; container) cat {stand_ins.folder}/containers.json ;;"
+    stand_ins.add("docker", f"case $1 in {cases} esac")
+    assert remove_orphans(Docker()) == []
+    assert [line.split()[-1] for line in stand_ins.calls() if line.startswith("docker rm")] == ["madengine-r1-model"]
+
+
+def test_running_containers_name_the_gpus_that_they_use(stand_ins: StandIns) -> None:
+    gpus = "nvidia-GPU-1 nvidia-GPU-2"
+    labels = {OWNER_LABEL: "elsewhere:1:1:0", "madengine.run": "r1", GPU_LABEL: gpus}
+    (stand_ins.folder / "containers.json").write_text(
+        json.dumps([{"Name": "/madengine-r1-model", "Config": {"Labels": labels}}])
+    )
+    stand_ins.add("docker", f"case $1 in ps) echo id ;; container) cat {stand_ins.folder}/containers.json ;; esac")
+    user = "the container madengine-r1-model"
+    assert gpu_users(Docker()) == {"nvidia-GPU-1": user, "nvidia-GPU-2": user}
+    assert "docker ps --no-trunc --quiet --filter=label=madengine.gpus" in stand_ins.calls()
