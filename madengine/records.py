@@ -304,4 +304,6 @@ class RunResult:
     environment_id: str = ""
     #: nodes that ran the model together
     nnodes: int = 1
+    #: what started its processes; empty is what MAD_LAUNCHER says
+    launcher: str = ""
     artifacts: tuple[Artifact, ...] = ()

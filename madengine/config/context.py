@@ -21,10 +21,12 @@ from madengine.config.context_keys import (
     as_text,
     check_layer,
 )
+from madengine.config.launchers import Launch, launch_of
 from madengine.config.literals import parse_literal_object, parse_object, plain_object
 from madengine.config.values import shown
 from madengine.errors import ConfigurationError
 from madengine.files import read_text
+from madengine.records import Model
 
 HEADER_MARK = "# CONTEXT "
 HEADER_LINES = 5
@@ -112,6 +114,10 @@ class Context:
     def multi_node_args(self) -> dict[str, Any]:
         """How a model's processes are started on this node, and on how many nodes."""
         return dict(self.values.get("multi_node_args", {}))
+
+    def launch_of(self, model: Model, environ: Mapping[str, str]) -> Launch:
+        """Return how a model's processes are started."""
+        return launch_of(self.values.get("distributed"), self.multi_node_args, model, environ)
 
     @property
     def shm_size(self) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from madengine.config.launchers import check_distributed, launcher_named
 from madengine.config.values import expected, kind_of, place, shown, shown_key
 from madengine.errors import ConfigurationError
 
@@ -150,13 +151,11 @@ def refused_cluster(value: Any) -> str:
 
 
 def refused_nodes(value: Any) -> str:
-    """Return why a `distributed` with several nodes, or with a script that starts containers itself, can't run."""
+    """Return why a `distributed` with several nodes, or with a launcher that needs more than a container, can't run."""
     settings = value if isinstance(value, Mapping) else {}
-    if str(settings.get("launcher") or "").replace("-", "_") == "slurm_multi":
-        return (
-            "launcher slurm_multi: its script starts containers itself, which is unsupported; take the key out, and "
-            "submit it yourself"
-        )
+    launcher = launcher_named(str(settings.get("launcher") or ""))
+    if launcher and launcher.refusal:
+        return f"launcher {launcher.name}: {launcher.refusal}, and take the key out"
     nodes = str(settings.get("nnodes") or 1).strip()
     if nodes == "1":
         return ""
@@ -222,11 +221,10 @@ KEYS: Mapping[str, ContextKey] = {
         ),
         ContextKey(
             "distributed",
-            Kind.ANY,
-            Honoured.NOWHERE,
+            Kind.OBJECT,
+            Honoured.RUN,
             InManifest.DEPLOYMENT,
-            pods=False,
-            instead="multi_node_args sets MAD_MULTI_NODE_RUNNER",
+            check_distributed,
             refusal=refused_nodes,
         ),
         ContextKey(
@@ -251,7 +249,7 @@ KEYS: Mapping[str, ContextKey] = {
         *(
             ContextKey(name, Kind.ANY, Honoured.NOWHERE, in_manifest, pods=False, instead=instead)
             for name, in_manifest, instead in (
-                ("launcher", InManifest.DEPLOYMENT, "multi_node_args sets MAD_MULTI_NODE_RUNNER"),
+                ("launcher", InManifest.DEPLOYMENT, "write `distributed`"),
                 ("vllm", InManifest.DEPLOYMENT, "use docker_env_vars"),
                 ("shared_data", InManifest.DEPLOYMENT, "use --force-mirror-local"),
                 ("monitor", InManifest.DEPLOYMENT, _CLUSTER),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from madengine.config.context_keys import as_text, check_variables, refused_nodes
+from madengine.config.launchers import check_distributed
 from madengine.config.log_errors import LOG_ERROR_KEYS
 from madengine.config.values import expected, kind_of, shown
 from madengine.errors import ConfigurationError
@@ -63,8 +64,8 @@ ENTRY_KEYS: Mapping[str, EntryKey] = {
         EntryKey("better"),
         EntryKey("env_vars", check=_check_variables),
         EntryKey(BUILD_CONTEXTS, check=_check_contexts),
-        EntryKey("distributed", "multi_node_args sets MAD_MULTI_NODE_RUNNER", refusal=refused_nodes),
-        EntryKey("launcher", "multi_node_args sets MAD_MULTI_NODE_RUNNER"),
+        EntryKey("distributed", check=check_distributed, refusal=refused_nodes),
+        EntryKey("launcher", "write `distributed`"),
         EntryKey("nnodes", "multi_node_args sets NNODES"),
         EntryKey("vllm", "use env_vars"),
         *(EntryKey(name, "`madengine deploy` has options for it") for name in ("slurm", "k8s", "kubernetes")),

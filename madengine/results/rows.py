@@ -59,7 +59,7 @@ def _run_cells(result: RunResult, environ: Mapping[str, str]) -> dict[str, str]:
         "git_commit": result.git_commit,
         "machine_name": result.machine_name,
         "deployment_type": environ.get("MAD_DEPLOYMENT_TYPE") or "local",
-        "launcher": environ.get("MAD_LAUNCHER") or "docker",
+        "launcher": result.launcher or environ.get("MAD_LAUNCHER") or "docker",
         "gpu_architecture": result.gpu_architecture,
         "relative_change": "",
         "test_duration": str(rounded_seconds(result.test_duration)),

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from madengine.build import payload
 from madengine.build.source_code import Checkout
-from madengine.config import launchers
 from madengine.config.context import GUEST_OS, Context, expanded
 from madengine.config.credentials import Credentials, model_secrets, secret_values
 from madengine.config.entry_keys import env_vars
@@ -142,7 +141,7 @@ class Setup:
             "MAD_GUEST_OS": self.context.guest_os or image.guest_os or GUEST_OS,
             "MAD_SYSTEM_NGPUS": str(len(self.gpus)),
             "MAD_RUNTIME_NGPUS": str(len(gpus)),
-            "MAD_MULTI_NODE_RUNNER": launchers.runner(self.context.multi_node_args, len(gpus)),
+            **self.context.launch_of(model, os.environ).variables(len(gpus)),
             **_gpu_variables(self.gpus),
             **({"MAD_OUTPUT_CSV": model.multiple_results} if model.multiple_results else {}),
             **(self._description(model) if self._describes_environment else {}),

@@ -146,7 +146,9 @@ class ContainerRunner:
         wait, users = setup.options.gpu_wait, partial(gpu_users, setup.engine)
         with locked_gpus(setup.eligible_gpus, count, model.name, wait, self.stopping, users) as gpus:
             nodes = int(launchers.arguments(setup.context.multi_node_args)["NNODES"])
-            result = replace(result, gpus=gpus, n_gpus=str(count), nnodes=nodes)
+            launcher = setup.context.launch_of(model, os.environ).launcher
+            name = launcher.name if launcher else ""
+            result = replace(result, gpus=gpus, n_gpus=str(count), nnodes=nodes, launcher=name)
             result = replace(result, foreign_processes=self._foreign(gpus))
             return self._contained(result, self._container(result, image, reference, provided, code))
 

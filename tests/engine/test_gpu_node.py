@@ -388,10 +388,7 @@ def test_a_script_is_told_of_the_machine_and_of_its_part(node: Node, nvidia: Nvi
     assert variables(done) == {
         "MAD_GPU_VENDOR": "NVIDIA",
         "MAD_MODEL_NAME": "any",
-        "MAD_MULTI_NODE_RUNNER": (
-            "env NCCL_SOCKET_IFNAME= GLOO_SOCKET_IFNAME= "
-            "torchrun --nproc_per_node 2 --nnodes 1 --node_rank 0 --master_addr localhost --master_port 6006"
-        ),
+        "MAD_MULTI_NODE_RUNNER": "torchrun --standalone --nproc_per_node=2",
         "MAD_RUNTIME_NGPUS": "2",
         "MAD_SYSTEM_GPU_ARCHITECTURE": "NVIDIA H100 80GB HBM3",
         "MAD_SYSTEM_GPU_PRODUCT_NAME": "NVIDIA H100 80GB HBM3",

@@ -261,11 +261,25 @@ def test_several_processes_are_started_on_what_the_run_was_given(trial: Trial) -
     done = trial.run(script, context=context)
     lines = spoken(done.log)
     assert lines[0] == (
-        "env NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME= torchrun --nproc_per_node 1 --nnodes 2 --node_rank 1 "
+        "env NCCL_SOCKET_IFNAME=ib0 torchrun --nproc_per_node 1 --nnodes 2 --node_rank 1 "
         "--master_addr localhost --master_port 6006"
     )
-    assert {"NCCL_SOCKET_IFNAME=ib0", "GLOO_SOCKET_IFNAME="} <= set(lines)
+    assert "NCCL_SOCKET_IFNAME=ib0" in lines
+    # It stays as the image has it.
+    assert not any(line.startswith("GLOO_SOCKET_IFNAME") for line in lines)
     assert (done.row["nnodes"], done.row["gpus_per_node"]) == ("2", "0")
+
+
+@on_docker
+def test_a_script_gets_the_variables_of_its_launcher(trial: Trial) -> None:
+    script = f"echo $MAD_MULTI_NODE_RUNNER,$VLLM_TENSOR_PARALLEL_SIZE,$NPROC_PER_NODE; {METRIC}"
+    settings = {"launcher": "vllm", "nproc_per_node": 4}
+    done = trial.run(script, card={"distributed": settings}, context={"env_vars": {"NPROC_PER_NODE": "mine"}})
+    assert spoken(done.log)[0] == ",4,mine"
+    assert (done.row["launcher"], done.row["status"]) == ("vllm", "SUCCESS")
+    refused = trial.run(METRIC, context={"distributed": {"launcher": "sglang_disagg"}})
+    assert refused.code == 4
+    assert "context: distributed: launcher sglang-disagg: it needs several nodes" in refused.stderr
 
 
 @on_docker

@@ -153,7 +153,7 @@ def test_of_several_nodes_the_first_measures(cluster: Cluster) -> None:
     assert (row["nnodes"], row["launcher"], row["performance"]) == ("2", "torchrun", "5")
     logs = sorted(key for key in cluster.results if key.endswith(".log"))
     assert [cluster.results[key].splitlines()[0] for key in logs] == [
-        f"{rank} of 2: env NCCL_SOCKET_IFNAME= GLOO_SOCKET_IFNAME= torchrun --nproc_per_node 1 --nnodes 2 "
+        f"{rank} of 2: torchrun --nproc_per_node 1 --nnodes 2 "
         f"--node_rank {rank} --master_addr madengine-scripted-job-0.madengine-scripted --master_port 6006"
         for rank in (0, 1)
     ]

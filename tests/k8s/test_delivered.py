@@ -187,7 +187,7 @@ def test_one_pod_has_the_runner_of_a_host(tmp_path: Path) -> None:
     args = {"NCCL_SOCKET_IFNAME": "ib0", "MASTER_PORT": 7000, "HOST_LIST": "$(x)"}
     [job] = of_kind(generated(tmp_path, manifest({"n_gpus": "4"}, multi_node_args=args)), "Job")
     assert variables(job)["MAD_MULTI_NODE_RUNNER"] == (
-        "env NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME= torchrun --nproc_per_node 4 --nnodes 1 --node_rank 0 "
+        "env NCCL_SOCKET_IFNAME=ib0 torchrun --nproc_per_node 4 --nnodes 1 --node_rank 0 "
         "--master_addr localhost --master_port 7000"
     )
 
@@ -199,7 +199,7 @@ def test_one_pod_has_the_runner_of_a_host(tmp_path: Path) -> None:
             {"NNODES": 3, "NODE_RANK": 2, "MASTER_ADDR": "n0", "GLOO_SOCKET_IFNAME": "$(NO)"},
             [],
             3,
-            "env NCCL_SOCKET_IFNAME= 'GLOO_SOCKET_IFNAME=$(NO)' torchrun --nproc_per_node 4 --nnodes 3 --node_rank 1 "
+            "env 'GLOO_SOCKET_IFNAME=$(NO)' torchrun --nproc_per_node 4 --nnodes 3 --node_rank 1 "
             "--master_addr madengine-dummy-job-0.madengine-dummy --master_port 6006",
             "torchrun",
         ),
@@ -207,8 +207,7 @@ def test_one_pod_has_the_runner_of_a_host(tmp_path: Path) -> None:
             {"NNODES": 3, "RUNNER": "mpirun"},
             ["--nodes", "2"],
             2,
-            "env NCCL_SOCKET_IFNAME= GLOO_SOCKET_IFNAME= mpirun -np 8 --host "
-            "madengine-dummy-job-0.madengine-dummy:4,madengine-dummy-job-1.madengine-dummy:4",
+            "mpirun -np 8 --host madengine-dummy-job-0.madengine-dummy:4,madengine-dummy-job-1.madengine-dummy:4",
             "mpirun",
         ),
     ],

@@ -225,7 +225,8 @@ def test_only_the_sidecar_has_a_token_and_it_may_touch_one_configmap(
 def test_the_runner_runs_the_documents_command(written: Mapping[str, list[dict[str, Any]]]) -> None:
     [job] = of_kind(written["runner"], "Job")
     words = model_container(job)["command"]
-    assert words[:5] == ["python3", "-m", "madengine.distributed_cli", "run", "--manifest-file=/config/manifest.json"]
+    assert words[:4] == ["python3", "-m", "madengine.distributed_cli", "run"]
+    assert words[4:6] == ["--target=local", "--manifest-file=/config/manifest.json"]
     config = next(one for one in of_kind(written["runner"], "ConfigMap") if one.get("immutable"))
     assert len(json.loads(config["data"]["manifest.json"])["built_images"]) == 3
 

@@ -289,7 +289,6 @@ def test_keys_that_are_ignored_are_named_by_each_command(folder: Path, docker: S
         "context: unsupported key debug ignored; use -vv",
         "context: unknown key 'toolz' ignored; did you mean 'tools'?",
         "context: unknown key 'mine' ignored, except in CONTEXT headers",
-        "dummy: unsupported key 'distributed' ignored; multi_node_args sets MAD_MULTI_NODE_RUNNER",
         "dummy: unknown key 'timeuot' ignored; did you mean 'timeout'?",
     ]
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from madengine.config import launchers
+from madengine.config.launchers import DEFAULTS, Launch, arguments
 from madengine.deploy.kubernetes import names
 
 INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
@@ -16,7 +17,7 @@ _RANK = "$(NODE_RANK)"
 
 def nodes(multi_node_args: Mapping[str, Any]) -> int:
     """Return NNODES of a context's multi_node_args. Raises ConfigurationError if these are invalid."""
-    return int(launchers.arguments(multi_node_args)["NNODES"])
+    return int(arguments(multi_node_args)["NNODES"])
 
 
 def fields(several: bool) -> dict[str, str]:
@@ -25,45 +26,48 @@ def fields(several: bool) -> dict[str, str]:
     return {"MAD_K8S_POD_NAME": "metadata.name", "MAD_K8S_NAMESPACE": "metadata.namespace", **ranks}
 
 
-def variables(multi_node_args: Mapping[str, Any], job: str, service: str, count: int, gpus: int) -> dict[str, str]:
+def variables(launch: Launch, job: str, service: str, count: int, gpus: int) -> dict[str, str]:
     """Return the variables by which a script finds the other pods of a Job, and its runner, as on a host.
 
     The kubelet expands NODE_RANK in them.
     """
-    settings = {key: value for key, value in multi_node_args.items() if key not in _OURS}
+    settings = {key: value for key, value in launch.multi_node_args.items() if key not in _OURS}
     if count < 2:
-        return {"MAD_MULTI_NODE_RUNNER": names.literal(launchers.runner({**settings, "NNODES": 1}, gpus))}
-    processes = gpus or int(launchers.arguments(settings)["MAD_RUNTIME_NGPUS"] or 1)
+        alone = replace(launch, multi_node_args={**settings, "NNODES": 1}).variables(gpus)
+        return {name: names.literal(value) for name, value in alone.items()}
+    processes = gpus or int(arguments(settings)["MAD_RUNTIME_NGPUS"] or 1)
     address = f"{job}-0.{service}"
     hosts = ",".join(f"{job}-{index}.{service}:{processes}" for index in range(count))
-    settings = {**settings, "NNODES": count, "MASTER_ADDR": address, "HOST_LIST": hosts}
-    runner = names.literal(launchers.runner(settings, gpus, _RANK)).replace(f"${_RANK}", _RANK)
+    together = {**settings, "NNODES": count, "MASTER_ADDR": address, "HOST_LIST": hosts}
+    own = replace(launch, multi_node_args=together).variables(gpus, _RANK)
     return {
         "MASTER_ADDR": address,
-        "MASTER_PORT": launchers.arguments(settings)["MASTER_PORT"],
+        "MASTER_PORT": arguments(settings)["MASTER_PORT"],
         "NNODES": str(count),
         "WORLD_SIZE": str(count),
         "NPROC_PER_NODE": str(processes),
         "GPUS_PER_NODE": str(gpus),
-        "MAD_MULTI_NODE_RUNNER": runner,
+        **{name: names.literal(value).replace(f"${_RANK}", _RANK) for name, value in own.items()},
     }
 
 
-def launcher(multi_node_args: Mapping[str, Any], count: int) -> str:
+def launcher(launch: Launch, count: int) -> str:
     """Return a row's launcher."""
+    if launch.launcher:
+        return launch.launcher.name
     if count < 2:
         return "native"
-    return "mpirun" if launchers.arguments(multi_node_args)["RUNNER"] == "mpirun" else "torchrun"
+    return "mpirun" if arguments(launch.multi_node_args)["RUNNER"] == "mpirun" else "torchrun"
 
 
 def warnings(multi_node_args: Mapping[str, Any], count: int) -> list[str]:
     """Return a line for each of the multi_node_args that pods don't support."""
-    settings = launchers.arguments(multi_node_args)
-    ignored = [key for key in _OURS if key in multi_node_args and settings[key] != launchers.DEFAULTS[key]]
+    settings = arguments(multi_node_args)
+    ignored = [key for key in _OURS if key in multi_node_args and settings[key] != DEFAULTS[key]]
     lines = (
         [f"ignored: multi_node_args.{', '.join(ignored)}: pods have their own addresses and ranks"] if ignored else []
     )
-    if launcher(multi_node_args, count) == "mpirun":
+    if count > 1 and settings["RUNNER"] == "mpirun":
         lines.append(
             "multi_node_args.RUNNER mpirun: every pod gets the same command, and pods have no sshd by default; let the "
             "script start it only in the pod with NODE_RANK 0"

@@ -110,7 +110,7 @@ def _task(image: Image, model: Model, name: str, mounted: Volumes, settings: Tas
         shared_memory=_shared_memory(context, options),
         timeout=seconds,
         deadline=_deadline(seconds, hooks.hooks.seconds, options),
-        launcher=launch.launcher(context.multi_node_args, options.nodes),
+        launcher=launch.launcher(context.launch_of(model, {}), options.nodes),
         log_errors=log_errors(model.extra, context.values),
     )
 
@@ -201,7 +201,7 @@ def _environment(
         names.check_variable(variable, value)
     service = service_name(name) if options.nodes > 1 else ""
     # Only these may be expanded by the kubelet.
-    expanded = launch.variables(context.multi_node_args, name, service, options.nodes, gpus)
+    expanded = launch.variables(context.launch_of(model, {}), name, service, options.nodes, gpus)
     return {**expanded, **{key: names.literal(value) for key, value in {**defaults, **reserved}.items()}}
 
 

@@ -340,7 +340,7 @@ def test_keys_of_madengine_2_that_are_not_supported_are_known() -> None:
     assert from_text("{'vllm': {'a': 2}, 'debug': False, 'docker_gpus': '0'}").unsupported_keys == ("vllm",)
     unsupported = [name for name, key in KEYS.items() if key.honoured is Honoured.NOWHERE]
     assert Context(dict.fromkeys(unsupported, "x")).unsupported_keys == tuple(unsupported)
-    assert {"distributed", "vllm", "debug", "monitor", "timeout_multiplier"} <= {*unsupported}
+    assert {"vllm", "debug", "monitor", "timeout_multiplier"} <= {*unsupported}
     assert all(KEYS[name].instead for name in unsupported)
 
 
@@ -450,7 +450,7 @@ def test_a_manifest_gets_each_key_that_a_run_reads_as_it_is() -> None:
     assert context.for_manifest == VALUES
     honoured = {name for name, key in KEYS.items() if key.honoured in (Honoured.RUN, Honoured.BOTH)}
     assert {name for name, key in KEYS.items() if key.in_manifest is InManifest.IF_SET} <= honoured
-    elsewhere = {"MAD_CONTAINER_IMAGE", "MAD_ROCM_PATH", "deployment_config", "env_vars", *PLACES}
+    elsewhere = {"MAD_CONTAINER_IMAGE", "MAD_ROCM_PATH", "deployment_config", "env_vars", "distributed", *PLACES}
     assert honoured - VALUES.keys() == elsewhere
 
 

@@ -191,7 +191,7 @@ def test_an_entry_that_is_no_object_is_named(entry: Any) -> None:
     ("extra", "unsupported", "unknown"),
     [
         ({}, (), ()),
-        ({"distributed": {"nnodes": 2}, "slurm": {}, "env_vars": {"A": "1"}}, ("distributed",), ()),
+        ({"slurm": {"nodes": 2}, "distributed": {}, "env_vars": {"A": "1"}}, ("slurm",), ()),
         ({"env_vars": {"DOCKER_IMAGE_NAME": "r/x:1"}}, (), ()),
         ({"env_vars": None, "deprecated": True, "better": "lower"}, ("deprecated",), ()),
         ({"timeuot": 3, "colour": "red", "_why": "a comment", "off": False}, (), ("timeuot", "colour")),
