@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from madengine.data_sets.data_file import POD_PROVIDERS
 from madengine.data_sets.fetch import Client, Source
 from madengine.errors import CommandError, ConfigurationError, RunError
 from madengine.programs import aws, curl, rsync, secret_files
+from madengine.programs.caller_settings import log_settings
 from madengine.programs.secret_files import Answers
 
 logger = logging.getLogger(__name__)
@@ -124,6 +126,8 @@ class S3:
         return {"provider": self.provider, "path": self.path, "endpoint": self.account.endpoint}
 
     def fetch(self, target: Path, client: Client) -> None:
+        if not self.account.endpoint:
+            log_settings("aws", ["AWS_ENDPOINT_URL*"], os.environ, "data come from there, not from Amazon")
         listing = client.run(self.account.listing(self.path))
         kind = aws.kind(listing, self.path)
         if kind == "folder":
@@ -173,6 +177,8 @@ class Http:
         return unquote(urlsplit(self.url).path.rstrip("/").rpartition("/")[2]).replace("/", "_").lstrip(".") or "data"
 
     def fetch(self, target: Path, client: Client) -> None:
+        if own := curl.users_file():
+            logger.info(f"{self.shown}: {own} is ignored; a proxy is read from the environment")
         etag = target.with_name(f".{target.name}.etag")
         file = target / self.file
         try:
@@ -186,7 +192,17 @@ class Http:
         etag.unlink(missing_ok=True)
 
     def shell_lines(self, target: Path) -> Iterator[str]:
-        words = ["curl", "--fail", "--location", "--continue-at", "-", "--output", str(target / self.file), self.shown]
+        words = [
+            "curl",
+            "--disable",
+            "--fail",
+            "--location",
+            "--continue-at",
+            "-",
+            "--output",
+            str(target / self.file),
+            self.shown,
+        ]
         yield shlex.join(words) + ("  # with its user and password" if self.username or self.token else "")
 
     def _fetch(self, file: Path, etag: Path, client: Client) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,10 +35,19 @@ def settings(url: str, username: str = "", password: str = "", token: str = "", 
     return "".join(lines)
 
 
+def users_file() -> Path | None:
+    """Return the user's own file of settings, which is ignored; None without one."""
+    folders = (os.environ.get("CURL_HOME"), os.environ.get("XDG_CONFIG_HOME"), str(Path.home()))
+    names = [Path(folder, name) for folder in folders if folder for name in (".curlrc", "curlrc")]
+    return next((path for path in names if path.is_file()), None)
+
+
 def fetch(settings_file: str, target: Path, etag_file: Path) -> BaseCommand:
     """Fetch the file that the settings name, continuing after the bytes that `target` has."""
     return programs.program(
         "curl",
+        # What the user's own file says (`include`, `range`) could give other bytes. It has to come first.
+        "--disable",
         *("--fail", "--location", "--silent", "--show-error", "--netrc-optional"),
         *("--connect-timeout", "20", "--speed-limit", "1", "--speed-time", str(_SILENT_SECONDS)),
         *("--continue-at", "-", "--etag-save", str(etag_file), "--output", str(target), "--config", settings_file),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from plumbum import local
 
 from madengine.config.credentials import Credentials
 from madengine.data_sets.fetch import Client
@@ -151,6 +152,16 @@ def test_what_changed_on_the_server_meanwhile_comes_anew(tmp_path: Path, client:
         Path(place).with_name(f".{Path(place).name}.etag").write_text('"zero"\n')
         data.mounts(MODEL, "", client)
     assert (Path(place) / "numbers.bin").read_bytes() == web.content
+
+
+def test_the_users_own_settings_of_curl_change_no_byte(tmp_path: Path, client: Client, messages: list[str]) -> None:
+    web = Web(bytes(range(256)) * 40, password=CANARIES["web"])
+    (tmp_path / ".curlrc").write_text("include\nrange = 0-9\n")
+    with web.served() as url, local.env(CURL_HOME=str(tmp_path)), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CURL_HOME", str(tmp_path))
+        provided = known(tmp_path, WEB, http={"path": url, "cred": "web"}).mounts(MODEL, "", client)
+    assert (Path(provided.mounts[0][0]) / "numbers.bin").read_bytes() == web.content
+    assert [line for line in messages if f"{tmp_path}/.curlrc is ignored" in line]
 
 
 def test_a_wrong_password_over_http_is_a_reason_and_the_next_provider_is_tried(tmp_path: Path, client: Client) -> None:
