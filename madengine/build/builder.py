@@ -180,6 +180,8 @@ class DockerBuilder:
             try:
                 self._step(lambda: self._base_command(recipe, base_name, scratch), log, problem)
             except BuildError as error:
+                if base_name and self.stopping.is_set():
+                    self._base_names.add(base_name)  # the engine may have just set it
                 raise BuildError(f"{error}{refused_login(recipe.base_docker)}") from error
         if not base_name:
             return checked_digest(f"{self.engine.name} build", scratch / _BASE_ID)

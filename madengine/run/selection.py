@@ -86,13 +86,21 @@ def _registry_of(image: Image, registry: str) -> str:
     """Return the manifest's registry if the image is in it, else the host in the image's name, or Docker Hub."""
     if registry and image.registry_image.startswith(f"{registry}/"):
         return registry
-    host, slash, _ = image.registry_image.partition("/")
-    return host if slash and (host == "localhost" or "." in host or ":" in host) else "docker.io"
+    return _host(image.registry_image) or "docker.io"
+
+
+def _host(name: str) -> str:
+    """Return the registry's host in an image's name, empty for one of Docker Hub."""
+    host, slash, _ = name.partition("/")
+    return host if slash and (host == "localhost" or "." in host or ":" in host) else ""
 
 
 def _repository_path(image: Image, registry: str) -> str:
+    """Return an image's name without its registry, which may be another than the manifest's."""
     name = image.registry_image or image.docker_image
-    return name.removeprefix(f"{registry}/") if registry else name
+    if registry and name.startswith(f"{registry}/"):
+        return name.removeprefix(f"{registry}/")
+    return name.removeprefix(f"{_host(name)}/")
 
 
 def images_for_machine(
