@@ -1,7 +1,8 @@
 """`python -m madengine`."""
 
-import sys
-
 from madengine.distributed_cli import main
+
+# isort: split
+import sys
 
 sys.exit(main())

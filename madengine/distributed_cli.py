@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from madengine.cli import first_signals  # before all others
+
+# isort: split
 import atexit
 import gc
 import sys
 from collections.abc import Sequence
 
-from madengine.cli import first_signals  # before what takes long to import
 from madengine.cli.parser import command_parser, unknown_words
 from madengine.cli.terminal import signals_interrupt
 from madengine.errors import EXIT_FAILURE, EXIT_INTERRUPTED, ConfigurationError, MadengineError

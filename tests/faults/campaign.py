@@ -195,7 +195,7 @@ class Round:
         text = (run / "results.json").read_text()
         for number in range(30):
             target = self.work / f"results/r{number}/host/runs/r{number}/results.json"
-            target.parent.mkdir(parents=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text.replace(run.name, f"r{number}"))
 
     def words(self, address: str = "") -> list[str]:
@@ -308,6 +308,13 @@ class Round:
             self._heal_later()
         elif self.fault == "host killed":
             kill_host(self.campaign.hosts(), 1)
+            self._revive_later()
+
+    def _revive_later(self) -> None:
+        seconds = self.random.uniform(0.5, 6)
+        self.events.append(f"back after {seconds:.1f} s")
+        time.sleep(seconds)
+        revive_host(self.campaign.hosts(), 1)
 
     def _heal_later(self) -> None:
         seconds = self.random.uniform(0.5, 6)
@@ -323,8 +330,6 @@ class Round:
             self.campaign.daemon.start()
         if self.fault == "folder removed":
             self.prepare()
-        if self.fault == "host killed":
-            revive_host(self.campaign.hosts(), 1)
 
     def undisturbed(self) -> int:
         """Run the next command, which is the same one; return its exit code."""
