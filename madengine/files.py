@@ -184,15 +184,20 @@ def where_possible() -> Iterator[None]:
 
 
 def check_writable(*paths: Path) -> None:
-    """Check, before long work, that these files can be made; make their directories if missing.
+    """Make files beside these, before long work, and remove them; make the directories if missing.
 
     Raise ConfigurationError for the first that can't.
     """
+    from tempfile import TemporaryFile
+
     for path in paths:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
-                raise PermissionError(f"no file of this name can be made in {path.parent.resolve()}")
+            if path.is_dir():
+                raise IsADirectoryError("it is a directory")
+            # Tried, not asked for: root of a machine may be nobody on a file server.
+            with TemporaryFile(dir=path.parent):
+                pass
         except OSError as error:
             raise ConfigurationError(f"{path}: can't be written: {error.strerror or error}") from error
 

@@ -65,7 +65,7 @@ def has(name: str, sha256: str, folder: str, incoming: str) -> bool:
         return digest(path) == sha256
     try:
         os.link(folder + "/" + name, path)
-    except FileNotFoundError:
+    except OSError:  # none is there, or the file system has no links: the file is sent
         return False
     # Of the link: the folder's file may be another one by now.
     if digest(path) == sha256:

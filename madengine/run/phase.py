@@ -16,6 +16,7 @@ from madengine.config.manifest import Manifest, load_manifest
 from madengine.config.validation import refuse_unsupported, validated_hooks
 from madengine.data_sets.mounts import Data
 from madengine.errors import ConfigurationError
+from madengine.files import check_writable
 from madengine.machine.gpus import NONE, detected_context, detected_vendor, find_gpus
 from madengine.machine.visible_gpus import visible_part
 from madengine.programs.engine import Docker
@@ -61,6 +62,8 @@ def run_manifest(
     if options.resume:
         chosen = unfinished_models(chosen, options.resume)
     check_perf_csv(options.output)
+    if not options.dry_run:
+        check_writable(options.summary_output)
     credentials = session.credentials(_credential_names(session, options, context, chosen))
     local_run = Background(_load_local_run)  # while the engine says its version
     registries = pull_registries(chosen, manifest.registry)

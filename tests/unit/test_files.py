@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from madengine.errors import ConfigurationError, DiscoveryError, MadengineError
 from madengine.files import (
+    check_writable,
     create_untrusted,
     disarm,
     inner_path,
@@ -239,6 +240,21 @@ def test_a_file_system_without_fsync_and_modes_takes_files(tmp_path: Path, monke
     monkeypatch.setattr(Path, "chmod", refuse)
     write_whole(tmp_path / "f", "text\n")
     assert (tmp_path / "f").read_text() == "text\n"
+
+
+def test_a_folder_is_tried_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_writable(tmp_path / "new/summary.json")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "new"]
+    with pytest.raises(ConfigurationError, match=r"new: can't be written: it is a directory"):
+        check_writable(tmp_path / "new")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    # Root may write everywhere, but for a server's files.
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(ConfigurationError, match=r"summary\.json: can't be written: Read-only file system"):
+        check_writable(tmp_path / "new/summary.json")
 
 
 def test_a_disk_that_fails_at_fsync_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
