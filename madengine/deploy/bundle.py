@@ -31,8 +31,12 @@ _LICENCES = ("LICENSE", "LICENCE", "COPYING")
 # For one machine only, or useless without a compiler; markupsafe and yaml work without their C parts.
 _OTHER_SUFFIXES = frozenset({".so", ".pyd", ".pyc", ".pyi", ".c", ".h", ".pyx", ".pxd"})
 _OTHER_FOLDERS = frozenset({"__pycache__", "tests"})
+# In the syntax of every Python: an older one is told so, in place of a syntax error.
 _MAIN = """\
 import sys
+
+if sys.version_info < (3, 10):
+    sys.exit("madengine.pyz: Python %d.%d is too old; run it with python3 3.10 or newer" % sys.version_info[:2])
 
 from madengine.distributed_cli import main
 

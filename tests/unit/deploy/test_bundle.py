@@ -52,6 +52,16 @@ def test_the_bundle_answers_under_a_python_that_has_no_packages(tmp_path: Path) 
     assert "collect" in answer(pyz, "--help", cwd=tmp_path)
 
 
+@pytest.mark.parametrize("version", [(2, 7, 18), (3, 6, 15), (3, 9, 18)])
+def test_an_older_python_is_told_what_is_needed_in_one_line(tmp_path: Path, version: tuple[int, ...]) -> None:
+    pyz = write_bundle(tmp_path / "madengine.pyz")
+    older = f"import runpy, sys; sys.version_info = {version}; runpy.run_path(sys.argv[1], run_name='__main__')"
+    ended = subprocess.run([bare_python(), "-I", "-c", older, str(pyz)], capture_output=True, text=True, timeout=60)
+    number = f"{version[0]}.{version[1]}"
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == f"madengine.pyz: Python {number} is too old; run it with python3 3.10 or newer\n"
+
+
 def test_what_the_main_job_imports_is_all_in_the_bundle(tmp_path: Path) -> None:
     pyz = write_bundle(tmp_path / "madengine.pyz")
     answer(pyz, "init", "models", cwd=tmp_path)
