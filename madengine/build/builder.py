@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from madengine import __version__, programs
 from madengine.build import dockerfiles, locks, payload
 from madengine.build.build_log import BuildLog, base_digest, open_log, show_end
-from madengine.build.image_names import checked_digest, hashed, image_id
+from madengine.build.image_names import checked_digest, hashed, image_id, model_label
 from madengine.build.instructions import parse, without_triggers
 from madengine.build.named_contexts import IMAGE_PREFIX
 from madengine.build.options import BuildOptions
@@ -288,7 +288,7 @@ class DockerBuilder:
             scratch / "Dockerfile",
             scratch / "payload",
             build_args={"MODEL_IMAGE": base},
-            labels={"madengine.model": recipe.model.name},
+            labels={"madengine.model": model_label(recipe.model.name)},
             id_file=scratch / _IMAGE_ID,
             host_network=not self._without_host_network.is_set(),
         )

@@ -70,6 +70,11 @@ def checked_digest(question: str, file: Path) -> str:
     return text
 
 
+def model_label(name: str) -> str:
+    """Return a model's name as the label of its images, without what podman would expand (`$HOME`, quotes)."""
+    return re.sub(r"[%$\\'\"\n]", lambda match: f"%{ord(match[0]):02X}", name)
+
+
 def _is_docker_hub(registry: str) -> bool:
     return repository(registry).partition("/")[0] in ("docker.io", "dockerhub")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from madengine import programs
-from madengine.build.image_names import image_id
+from madengine.build.image_names import image_id, model_label
 from madengine.config.values import shown
 from madengine.errors import BuildError, ConfigurationError
 from madengine.files import read_json
@@ -107,7 +107,7 @@ def prebuilt_image(engine: Docker, key: str, name: str, model: Model, extra: Map
         image_id=image_id(record),
         registry_image=name if digest else "",
         registry_digest=digest,
-        self_contained=labels.get("madengine.model") == model.name,
+        self_contained=labels.get("madengine.model") == model_label(model.name),
         size_bytes=int(record.get("Size") or 0),
         extra=dict(extra),
     )

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
 
 
+# podman 5 warns of cgroups v1 at every command, also in what it shows of a container's log. The variable changes no
+# result, so no printed line has it.
+_QUIET = {"PODMAN_IGNORE_CGROUPSV1_WARNING": programs.Secret("1")}
+
+
 class Podman(Docker):
     """What podman does differently from Docker."""
 
@@ -29,6 +34,9 @@ class Podman(Docker):
     access_fix: ClassVar[str] = ""
     init_fix: ClassVar[str] = "apt-get install catatonit"
     _root_template: ClassVar[str] = "{{.Store.GraphRoot}}"
+
+    def __call__(self, *words: str) -> BaseCommand:
+        return programs.program(self.name, *words, env={**_QUIET, **self.environment})
 
     def version_command(self) -> BaseCommand:
         return self("version", "--format={{.Client.Version}}")

@@ -152,7 +152,9 @@ def test_a_password_opens_the_registry_and_is_shown_nowhere(rack: Rack) -> None:
     right = rack.play(*closed, environment={"MADENGINE_REGISTRY_USER": USER, "MADENGINE_REGISTRY_PASSWORD": PASSWORD})
     assert PASSWORD not in right.stdout + right.stderr
     assert rack.rows[-1]["status"] == "SUCCESS"
-    assert PASSWORD not in rack.hosts.sh(1, "cat /root/.docker/config.json /srv/madengine/runs/*/node.log", check=False)
+    assert PASSWORD not in rack.hosts.sh(
+        1, "cat /home/fleet/.docker/config.json /srv/madengine/runs/*/node.log", check=False
+    )
     assert rack.hosts.sh(1, "ls -d /tmp/madengine.*", check=False) == ""
 
 

@@ -10,7 +10,12 @@ from typing import NamedTuple
 
 ENGINES = {
     "docker": ("DOCKER_HOST",),
-    "podman": ("CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF", "CONTAINERS_REGISTRIES_CONF"),
+    "podman": (
+        "CONTAINERS_CONF",
+        "CONTAINERS_STORAGE_CONF",
+        "CONTAINERS_REGISTRIES_CONF",
+        "PODMAN_IGNORE_CGROUPSV1_WARNING",
+    ),
 }
 
 

@@ -39,7 +39,7 @@ def playbook(folder: Path, fleet: Path, bed: Path) -> Iterator[list[str]]:
     machine = inventory.partition("ansible_host=")[2].split()[0].rpartition(".")[0] + ".254"
     with _registry(machine, bed / "plain", fleet) as address:
         (folder / "gpu_inventory").write_text(
-            f"{inventory}madengine_path=/root/by-ansible\nregistry_url={address}\nmadengine_engine=docker\n"
+            f"{inventory}madengine_path=/home/fleet/by-ansible\nregistry_url={address}\nmadengine_engine=docker\n"
         )
         for verb in (["export-config"], ["generate", "ansible"]):
             line = [sys.executable, "-m", "madengine.distributed_cli", *verb]

@@ -48,7 +48,8 @@ def pushed(trial: Trial, registry: Registry, repo: str) -> dict[str, str]:
     name = f"{registry.address}/{repo}-{trial.engine.name}"
     base = trial.built["built_images"]["ci-any_ubuntu_cpu"]["image_id"]
     file = trial.folder / "Dockerfile"
-    file.write_text(f"FROM {base}\nLABEL only={trial.folder}\n")
+    trial.engine("tag", base, f"{repo}-base")  # BuildKit builds on names only
+    file.write_text(f"FROM {repo}-base\nLABEL only={trial.folder}\n")
     trial.engine("build", "--tag", name, "--file", str(file), str(trial.folder))
     trial.engine("push", name)
     trial.engine("rmi", name)

@@ -114,7 +114,7 @@ def hosts(fleet: Hosts) -> Iterator[Hosts]:
     finally:
         for number in range(1, len(NAMES) + 1):
             fleet.heal(number)
-            fleet.sh(number, "rm -rf /root/madengine; : >/root/.bashrc", check=False)
+            fleet.sh(number, "rm -rf /home/fleet/madengine; : >/home/fleet/.bashrc", check=False)
 
 
 @pytest.fixture(scope="session")

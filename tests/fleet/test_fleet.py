@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -58,7 +60,7 @@ def test_a_workspace_lasts_on_its_host(controller: Controller, hosts: Hosts) -> 
         controller("run", "--host=h1", "--tags=quick", "--workspace=shared", "-c", context, "--run-id", number)
         (log,) = (controller.folder / "results" / number).glob("h1/runs/*/quick/*.run.live.log")
         assert ("weights" in log.read_text().splitlines()) == (number == "2")
-    assert hosts.sh(1, "ls /root/madengine/shared").splitlines() == ["run_directory", "weights"]
+    assert hosts.sh(1, "ls /home/fleet/madengine/shared").splitlines() == ["run_directory", "weights"]
 
 
 def test_a_second_run_adds_its_own_rows_and_the_node_keeps_both(controller: Controller, hosts: Hosts) -> None:
@@ -66,7 +68,7 @@ def test_a_second_run_adds_its_own_rows_and_the_node_keeps_both(controller: Cont
         controller("run", "--host=h1", "--tags=quick")
     assert len(controller.rows) == 2
     assert len({row["run_id"] for row in controller.rows}) == 2
-    assert len(hosts.sh(1, "cat /root/madengine/perf.csv").splitlines()) == 3
+    assert len(hosts.sh(1, "cat /home/fleet/madengine/perf.csv").splitlines()) == 3
 
 
 def test_a_failing_model_costs_exit_3_and_not_the_others_rows(controller: Controller) -> None:
@@ -92,7 +94,7 @@ def test_results_that_can_not_be_written_here_are_an_error_before_anything_runs(
     ended = controller("run", "--host=h1", "--run-id=r1", "--tags=quick", check=False)
     assert ended.code == 4
     assert "madengine: error: results/r1/results.json: can't be written" in ended.stderr
-    assert hosts.sh(1, "ls -d /root/madengine/runs/r1 2>&1", check=False).startswith("ls: ")
+    assert hosts.sh(1, "ls -d /home/fleet/madengine/runs/r1 2>&1", check=False).startswith("ls: ")
 
 
 def test_a_disk_that_is_full_when_the_files_come_names_the_way_to_fetch_them(
@@ -156,12 +158,13 @@ def test_a_host_without_an_engine_says_so_in_its_rows(controller: Controller, ho
 
 def test_a_host_without_python_or_with_an_old_one_says_so(controller: Controller, hosts: Hosts) -> None:
     old = json.dumps({"python": "3.8.10", "has": []})
-    hosts.sh(1, f"printf '#!/bin/sh\necho %s\n' {shlex.quote(shlex.quote(old))} >/root/python; chmod +x /root/python")
-    ended = controller("run", "--host=h1,h2", "--remote-python=/root/python", "--tags=quick", check=False)
+    python = f"printf '#!/bin/sh\\necho %s\\n' {shlex.quote(shlex.quote(old))} >python && chmod +x python"
+    hosts.sh(1, f"cd /home/fleet && {python}")
+    ended = controller("run", "--host=h1,h2", "--remote-python=/home/fleet/python", "--tags=quick", check=False)
     assert ended.code == 3
     reasons = {row["machine_name"]: row["reason"] for row in controller.rows}
-    assert "/root/python is 3.8.10; madengine needs 3.10 or newer" in reasons["h1"]
-    assert "/root/python" in reasons["h2"]
+    assert "/home/fleet/python is 3.8.10; madengine needs 3.10 or newer" in reasons["h1"]
+    assert "/home/fleet/python" in reasons["h2"]
 
 
 def test_a_full_disk_is_noticed_before_anything_starts(controller: Controller, hosts: Hosts) -> None:
@@ -237,14 +240,16 @@ def test_ctrl_c_before_a_hosts_turn_starts_nothing_there(controller: Controller,
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
     assert {row["machine_name"] for row in controller.rows} <= {hosts.name(1)}
-    assert hosts.sh(2, "ls /root/madengine", check=False) == ""
+    assert hosts.sh(2, "ls /home/fleet/madengine", check=False) == ""
 
 
 def test_a_run_that_was_killed_on_its_node_costs_rows_that_say_so(controller: Controller, hosts: Hosts) -> None:
     with controller.beside("run", "--host=h1", "--tags=slow,quick") as process:
         controller.wait_for("h1: running slow")
-        watcher = hosts.sh(1, "cat /proc/$(cat /root/madengine/runs/*/pid)/status | sed -n 's/^PPid:\\s*//p'").strip()
-        hosts.sh(1, f"kill -9 {watcher} $(cat /root/madengine/runs/*/pid)")
+        watcher = hosts.sh(
+            1, "cat /proc/$(cat /home/fleet/madengine/runs/*/pid)/status | sed -n 's/^PPid:\\s*//p'"
+        ).strip()
+        hosts.sh(1, f"kill -9 {watcher} $(cat /home/fleet/madengine/runs/*/pid)")
         assert process.wait(60) == 3
     assert controller.outcomes("model", "status", "reason") == [
         ("quick", "SUCCESS", ""),
@@ -253,9 +258,51 @@ def test_a_run_that_was_killed_on_its_node_costs_rows_that_say_so(controller: Co
 
 
 def test_a_slow_host_whose_login_greets_loses_nothing(controller: Controller, hosts: Hosts) -> None:
-    hosts.sh(1, "printf 'sleep 1; echo Welcome to {this} host\\n' >/root/.bashrc")
+    hosts.sh(1, "printf 'sleep 1; echo Welcome to {this} host\\n' >/home/fleet/.bashrc")
     controller("run", "--host=h1", "--tags=quick")
     assert counted(controller.rows) == [(hosts.name(1), "quick", "SUCCESS")]
+
+
+def login_shell(hosts: Hosts, shell: str) -> str:
+    """Give host 1 another login shell; the line that undoes that."""
+    hosts.sh(1, f"cp /etc/passwd /etc/passwd.before && sed -i 's|^\\(root:.*\\):.*|\\1:{shell}|' /etc/passwd")
+    return "mv /etc/passwd.before /etc/passwd; rm -f /home/fleet/.[a-z]*rc"
+
+
+@pytest.mark.parametrize("name", ["dash", "mksh", "tcsh", "fish"])
+def test_any_login_shell_hands_commands_on(controller: Controller, hosts: Hosts, name: str) -> None:
+    shell = shutil.which(name)
+    if not shell:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"{name} is not installed")
+    undo = login_shell(hosts, shell)
+    try:
+        hosts.sh(1, "printf 'echo Welcome\ncd /\n' | tee /home/fleet/.tcshrc >/home/fleet/.mkshrc")
+        controller("run", "--host=h1", "--tags=quick")
+    finally:
+        hosts.sh(1, undo)
+    assert counted(controller.rows) == [(hosts.name(1), "quick", "SUCCESS")]
+
+
+@pytest.mark.parametrize(
+    ("bashrc", "output"),
+    [
+        ("exit 0", "nothing was printed (exit code 0)"),
+        ("echo quota exceeded >&2; exit 1", "quota exceeded"),
+        ("read line", "ValueError: "),
+    ],
+)
+def test_a_login_that_runs_no_command_is_refused_after_seconds(
+    controller: Controller, hosts: Hosts, bashrc: str, output: str
+) -> None:
+    hosts.sh(1, f"echo {shlex.quote(bashrc)} >/home/fleet/.bashrc")
+    began = time.monotonic()
+    ended = controller("run", "--host=h1", "--tags=quick", check=False)
+    (row,) = controller.rows
+    assert (ended.code, row["status"]) == (3, "FAILURE")
+    assert row["reason"].startswith("the login ran no ")
+    assert output in row["reason"]
+    assert "the host's .bashrc must neither exit nor read stdin" in row["reason"]
+    assert time.monotonic() - began < 30
 
 
 def test_a_host_is_named_as_ssh_names_it(controller: Controller, hosts: Hosts, tmp_path: Path) -> None:
@@ -327,10 +374,10 @@ def test_ship_copies_what_a_run_by_hand_needs_and_no_secrets(controller: Control
     (controller.folder / "credential.json").write_text("{}", encoding="utf-8")
     ended = controller("ship", "--host=h1,h2")
     assert "credential.json: not copied to the hosts; --ship-credentials does" in ended.stderr
-    assert hosts.sh(1, "ls -A /root/madengine").split() == ["build_manifest.json", "madengine.pyz"]
-    assert "madengine" in hosts.sh(2, "cd /root/madengine && python3 madengine.pyz --version")
+    assert hosts.sh(1, "ls -A /home/fleet/madengine").split() == ["build_manifest.json", "madengine.pyz"]
+    assert "madengine" in hosts.sh(2, "cd /home/fleet/madengine && python3 madengine.pyz --version")
     controller("ship", "--host=h1", "--ship-credentials")
-    assert hosts.sh(1, "stat -c %a /root/madengine/credential.json").strip() == "600"
+    assert hosts.sh(1, "stat -c %a /home/fleet/madengine/credential.json").strip() == "600"
 
 
 def test_doctor_looks_at_every_host(controller: Controller, hosts: Hosts) -> None:

@@ -37,6 +37,9 @@ _TURN_SECONDS = 2.0
 _PROBE_SECONDS = 30.0
 _DOCTOR_SECONDS = 300.0
 
+# Exit codes of a shell that finds no such program, or may not run it.
+_NOT_STARTED = (126, 127)
+
 
 @dataclass
 class RemoteNode:
@@ -78,7 +81,7 @@ class RemoteNode:
         answer = self._open(orders.examine(words))
         examination = parse_examination(answer.out)
         if examination is None:
-            raise RunError(f"{self.settings.python}: {answer.last_line}; --remote-python names another")
+            raise RunError(_no_python(self.settings.python, answer))
         examination.check(self.settings.python, self.folder)
         return examination
 
@@ -248,6 +251,17 @@ def _turn_to_connect() -> Iterator[None]:
     finally:
         if has_turn:
             _CONNECTING.release()
+
+
+def _no_python(python: str, answer: Answer) -> str:
+    """Explain why a node's python3 output nothing: it isn't there, or the login didn't hand it our order whole."""
+    if answer.code in _NOT_STARTED:
+        return f"{python}: {answer.last_line}; --remote-python names another"
+    output = answer.last_line or f"nothing was printed (exit code {answer.code})"
+    return (
+        f"the login ran no {python}: {output}; the host's .bashrc must neither exit nor read stdin, and the shell has "
+        "to run commands; --remote-python names another python3"
+    )
 
 
 def _bundle(run_id: str) -> str:

@@ -178,7 +178,7 @@ def test_the_shell_lines_are_what_make_runs(tmp_path: Path) -> None:
         "BUILDX_NO_DEFAULT_ATTESTATIONS=1 docker build --network=host "
         f"--iidfile .madengine-{key}/image_id --tag {key} --tag reg:5/{key} --tag reg:5/madengine/new-line:latest "
         f"--file .madengine-{key}/Dockerfile --build-arg MODEL_IMAGE={own_name} "
-        f"--label 'madengine.model=new\nline' .madengine-{key}/payload",
+        f"--label madengine.model=new%0Aline .madengine-{key}/payload",
         f"docker rmi {own_name}",
         f"docker push reg:5/{key}",
         "docker push reg:5/madengine/new-line:latest",

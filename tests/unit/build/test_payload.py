@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import stat
 import subprocess
@@ -15,6 +16,7 @@ from hypothesis import strategies as some
 
 from madengine.build import payload
 from madengine.build.payload import Payload
+from madengine.config.package import template
 from madengine.errors import BuildError
 from madengine.records import Model
 
@@ -193,3 +195,10 @@ def test_a_file_is_written_by_the_shell_as_it_is(text: str) -> None:
     (here, _) = payload.file_lines("/dev/stdout", f"{text}\n")
     ran = subprocess.run(["sh"], input=here.replace(">/dev/stdout", "").encode(), capture_output=True, check=True)
     assert ran.stdout.decode() == f"{text}\n"
+
+
+def test_entry_sh_reads_by_no_builtin_that_a_signal_breaks() -> None:
+    """In busybox 1.38 `read` spins for ever once a signal was trapped."""
+    lines = template("image/entry.sh").splitlines()
+    code = [line.partition("#")[0] for line in lines if not line.lstrip().startswith("#")]
+    assert [line for line in code if re.search(r"(^|[;|&{(]|\b(while|until|if|do|then)) *read\b", line)] == []
