@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ ROCPROF = [
     *("rocprofv3_" + name for name in ("compute", "memory", "communication", "full", "lightweight", "agent")),
     *("rocprofv3_" + name for name in ("agent_counter", "perfetto", "api_overhead", "pc_sampling")),
 ]
+
+# Of this process: containers of tests that run side by side must not have one name.
+TAG = os.urandom(3).hex()
 
 pytestmark = pytest.mark.parametrize("engine", ["docker"], indirect=True)
 
@@ -82,8 +86,8 @@ def test_what_a_wrapper_leaves_comes_home_after_a_failure_too_and_nothing_withou
     done = profiled(trial, script, encapsulate_script="env A=1")
     assert done.code == 3
     assert sorted(brought(done)) == ["a/x.db", "weights.db"]
-    done = trial.run(f"echo n >x.db; {METRIC}", "--run-id", "plain")
-    assert not list(trial.folder.glob("runs/plain/*/artifacts"))
+    done = trial.run(f"echo n >x.db; {METRIC}", "--run-id", f"{TAG}-plain")
+    assert not list(trial.folder.glob(f"runs/{TAG}-plain/*/artifacts"))
 
 
 def test_a_file_that_the_image_carries_is_no_output(trial: Trial) -> None:
@@ -171,9 +175,9 @@ def test_therock_check_says_what_the_image_has(trial: Trial) -> None:
     root = trial.folder / "rock/share/therock"
     root.mkdir(parents=True)
     (root / "therock_manifest.json").write_text("{}")
-    done = trial.run(METRIC, "--run-id", "1", context={"tools": ["therock_check"]})
+    done = trial.run(METRIC, "--run-id", f"{TAG}-1", context={"tools": ["therock_check"]})
     assert spoken(done.log)[0] == "TheRock: no; ROCm not found"
     context = {"tools": ["therock_check"], "docker_mounts": {"/opt/rocm": str(trial.folder / "rock")}}
-    done = trial.run(METRIC, "--run-id", "2", context=context)
-    (log,) = done.folder.glob("runs/2/*/*.run.live.log")
+    done = trial.run(METRIC, "--run-id", f"{TAG}-2", context=context)
+    (log,) = done.folder.glob(f"runs/{TAG}-2/*/*.run.live.log")
     assert b"TheRock: yes, /opt/rocm (share/therock/therock_manifest.json)" in log.read_bytes()

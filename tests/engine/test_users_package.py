@@ -17,6 +17,8 @@ from tests.bed.gpu_stand_ins import AmdNode, without_gpu_flags
 from tests.conftest import StandIns
 from tests.engine.trial import CHECKOUT, Done
 
+# Of this process: containers of tests that run side by side must not have one name.
+TAG = os.urandom(3).hex()
 TOKEN = "hf_aBcDeFgHiJkL"
 VLLM = "pyt_vllm_llama-3.1-8b_Llama-3.1-8B-Instruct"
 PRIMUS = "primus_pyt_megatron_lm_train_llama-3.1-8b"
@@ -74,7 +76,7 @@ def test_a_package_of_madengine_2_builds_and_runs_as_it_is(
     built = madengine("build", "--tags", "all", "--registry", registry.address, "-c", context)
     assert built.code == 0, built.stderr
     for number in ("1", "2"):
-        words = ["--workspace", str(tmp_path / "shared"), "--run-id", number, "--output", f"{number}.csv"]
+        words = ["--workspace", str(tmp_path / "shared"), "--run-id", f"{TAG}-{number}", "--output", f"{number}.csv"]
         ran = madengine("run", "--manifest-file", "build_manifest.json", *words)
         (users_package / f"{number}.csv").rename(users_package / "perf.csv")
         rows = Done(*ran, users_package).rows
@@ -82,7 +84,7 @@ def test_a_package_of_madengine_2_builds_and_runs_as_it_is(
         assert outcomes == sorted(ROWS), ran.stderr
         # The one row without a number.
         assert ran.code == 3
-        (log,) = users_package.glob(f"runs/{number}/pyt_vllm*/*.run.live.log")
+        (log,) = users_package.glob(f"runs/{TAG}-{number}/pyt_vllm*/*.run.live.log")
         text = log.read_text()
         assert ("weights: cached" in text) == (number == "2")
         assert "export HF_TOKEN=[redacted]*****" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -27,6 +28,9 @@ def shared(tmp_path: Path) -> Path:
 
 on_docker = pytest.mark.parametrize("engine", ["docker"], indirect=True)
 
+# Of this process: containers of tests that run side by side must not have one name.
+TAG = os.urandom(3).hex()
+
 FETCH = """
 export HF_HUB_CACHE=/myworkspace
 weights=$HF_HUB_CACHE/models--some--model/blobs/1
@@ -50,11 +54,13 @@ def test_a_script_finds_again_what_it_has_put_into_myworkspace(trial: Trial, sha
     script = f"{FETCH}echo own >left.txt; {results(7, '../figures.csv')}"
     card = {**RESULTS, "artifacts": ["left.txt"]}
     for number in ("1", "2"):
-        done = trial.run(script, "--workspace", str(shared), "--run-id", number, card=card)
+        done = trial.run(script, "--workspace", str(shared), "--run-id", f"{TAG}-{number}", card=card)
         assert done.code == 0, done.stderr
-        assert {"entry.json", "figures.csv", "artifacts"} <= own_files(done, number)
+        assert {"entry.json", "figures.csv", "artifacts"} <= own_files(done, f"{TAG}-{number}")
         assert (done.rows[-1]["performance"], done.rows[-1]["status"]) == ("7", "SUCCESS")
-    first, second = (next(done.folder.glob(f"runs/{number}/*/*.run.live.log")).read_text() for number in ("1", "2"))
+    first, second = (
+        next(done.folder.glob(f"runs/{TAG}-{number}/*/*.run.live.log")).read_text() for number in ("1", "2")
+    )
     assert ("cached" in first, "cached" in second) == (False, True)
     assert sorted(path.name for path in shared.iterdir()) == [".caches", "models--some--model", "run_directory"]
     assert not list((shared / "run_directory").iterdir())
@@ -63,12 +69,12 @@ def test_a_script_finds_again_what_it_has_put_into_myworkspace(trial: Trial, sha
 @on_docker
 def test_without_the_option_nothing_lasts_and_the_context_names_a_workspace_too(trial: Trial, shared: Path) -> None:
     script = f"{FETCH}{METRIC}"
-    assert b"cached" not in trial.run(script, "--run-id", "1").log
+    assert b"cached" not in trial.run(script, "--run-id", f"{TAG}-1").log
     for number in ("2", "3"):
-        done = trial.run(script, "--run-id", number, context={"workspace": str(shared)})
+        done = trial.run(script, "--run-id", f"{TAG}-{number}", context={"workspace": str(shared)})
         assert done.code == 0, done.stderr
     logs = {log.parts[-3]: log.read_text() for log in done.folder.glob("runs/*/*/*.run.live.log")}
-    assert {number: "cached" in text for number, text in logs.items()} == {"1": False, "2": False, "3": True}
+    assert {number[-1]: "cached" in text for number, text in logs.items()} == {"1": False, "2": False, "3": True}
 
 
 @on_docker
@@ -91,7 +97,16 @@ def test_two_runs_at_once_have_results_of_their_own(trial: Trial, shared: Path, 
     for number, name in enumerate("ab"):
         words = trial.words(
             f"set -- {name}; {script}",
-            *("--workspace", str(shared), "--run-id", name, "--output", f"{name}.csv", "--summary-output", name),
+            *(
+                "--workspace",
+                str(shared),
+                "--run-id",
+                f"{TAG}-{name}",
+                "--output",
+                f"{name}.csv",
+                "--summary-output",
+                name,
+            ),
             context={"docker_env_vars": {"NUMBER": str(number)}},
             card=RESULTS,
         )
@@ -101,7 +116,7 @@ def test_two_runs_at_once_have_results_of_their_own(trial: Trial, shared: Path, 
     assert [process.wait(60) for process in processes] == [0, 0]
     assert [",1,tokens," in (trial.folder / "a.csv").read_text(), ",2,tokens," in (trial.folder / "b.csv").read_text()]
     for name, number in ("a", 1), ("b", 2):
-        (file,) = trial.folder.glob(f"runs/{name}/*/figures.csv")
+        (file,) = trial.folder.glob(f"runs/{TAG}-{name}/*/figures.csv")
         assert file.read_text().endswith(f"x,{number},tokens\n")
 
 
@@ -111,17 +126,19 @@ def test_results_that_are_written_to_myworkspace_itself_come_home_unless_runs_ma
 ) -> None:
     script = f"{results(5, '/myworkspace/figures.csv')} echo '{{}}' >/myworkspace/report.json"
     card = {**RESULTS, "artifacts": ["*.json"]}
-    done = trial.run(script, "--workspace", str(shared), "--run-id", "1", card=card)
+    done = trial.run(script, "--workspace", str(shared), "--run-id", f"{TAG}-1", card=card)
     assert (done.code, done.row["performance"]) == (0, "5"), done.stderr
-    assert {"figures.csv", "report.json", "artifacts"} <= own_files(done, "1")
+    assert {"figures.csv", "report.json", "artifacts"} <= own_files(done, f"{TAG}-1")
     assert not (shared / "figures.csv").exists()
     assert (shared / "report.json").exists()
-    assert (trial.folder / "runs/1").glob("*/artifacts/report.json")
+    assert list((trial.folder / f"runs/{TAG}-1").glob("*/artifacts/report.json"))
     # The next run leaves none: the one before is no result of it.
-    done = trial.run("true", "--workspace", str(shared), "--run-id", "2", card=RESULTS)
+    done = trial.run("true", "--workspace", str(shared), "--run-id", f"{TAG}-2", card=RESULTS)
     assert (done.code, done.rows[-1]["status"]) == (3, "FAILURE")
-    first = trial.start(f"echo started; sleep 2; {script}", "--workspace", str(shared), "--run-id", "3", card=RESULTS)
-    second = trial.run("true", "--workspace", str(shared), "--run-id", "4", "--output", "4.csv", card=RESULTS)
+    first = trial.start(
+        f"echo started; sleep 2; {script}", "--workspace", str(shared), "--run-id", f"{TAG}-3", card=RESULTS
+    )
+    second = trial.run("true", "--workspace", str(shared), "--run-id", f"{TAG}-4", "--output", "4.csv", card=RESULTS)
     assert second.code == 3
     done = first.end()
     assert done.code == 3
@@ -142,12 +159,12 @@ def test_caches_of_a_model_last_with_and_without_a_workspace(trial: Trial, share
         done = trial.run(
             f"{CACHED}; {METRIC}",
             *words,
-            *("--run-id", number),
+            *("--run-id", f"{TAG}-{number}"),
             card={"caches": CACHES},
             env={"XDG_CACHE_HOME": str(shared / "home")},
         )
         assert done.code == 0, done.stderr
-        (log,) = done.folder.glob(f"runs/{number}/*/*.run.live.log")
+        (log,) = done.folder.glob(f"runs/{TAG}-{number}/*/*.run.live.log")
         again = [line for line in log.read_text().splitlines() if line.startswith("again")]
         assert again == (["again /root/.cache/hub", "again hub"] if number == "2" else [])
     corner = shared / (".caches" if option else "home/madengine/caches")
