@@ -92,6 +92,10 @@ class SlurmTarget:
             )
         of_manifest = load_manifest(manifest_file).context if manifest_file.exists() else {}
         context = session.context({}, of_manifest)
+        # A task's own folder is new each time: what lasts is relative to the one where it is submitted.
+        workspace = values["workspace"] or context.workspace
+        workspace = str(Path(workspace).expanduser().absolute()) if workspace else ""
+        of_nodes = {**values, "tags": (), "workspace": workspace}
         return cls(
             options=slurm_options(values, context),
             context=context,
@@ -100,7 +104,7 @@ class SlurmTarget:
             show=session.show,
             manifest_file=manifest_file,
             tags=values["tags"],
-            words=words_for_hosts(classes, {**values, "tags": ()}),
+            words=words_for_hosts(classes, of_nodes),
             context_file=values["additional_context_file"],
             environ=session.environ,
         )
