@@ -74,7 +74,8 @@ def _moment_of(registry: str) -> datetime | None:
         with urlopen(_url(registry), timeout=10) as answer:
             date = answer.headers.get("Date")
     except HTTPError as error:
-        date = error.headers.get("Date")
+        with error:
+            date = error.headers.get("Date")
     except (HTTPException, OSError):
         return None
     try:

@@ -68,7 +68,9 @@ class ConfigMap:
                 content: bytes = response.read()
                 return content
         except urllib.error.HTTPError as error:
-            raise Refused(error.code, f"{method} {self.name}: {error.code}: {_message(error.read())}") from None
+            with error:
+                message = _message(error.read())
+            raise Refused(error.code, f"{method} {self.name}: {error.code}: {message}") from None
         except (OSError, ValueError) as error:
             raise Refused(0, f"{method} {self.name}: {error}") from None
 
