@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any
+from unittest.mock import patch
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from madengine.config.manifest import Manifest
+from madengine.deploy.kubernetes.api import ConfigMap, Refused
 from madengine.deploy.kubernetes.objects import ConfigMapData, events_of, jobs_of, maps_of, pods_of
 from madengine.deploy.kubernetes.pod import Pod, describe_pod
 from madengine.deploy.kubernetes.remains import parse_report, read_workspace
@@ -53,7 +55,7 @@ from tests.strategies import JSON, TEXTS, altered, altered_bytes
 from tests.unit.results.samples import DONE
 
 SMI = Path(__file__).parents[1] / "data/smi"
-BORDERS = 19
+BORDERS = 20
 CASES = int(os.environ.get("fuzz_cases", "0"))  # noqa: SIM112 # as `just fuzz cases=N` hands it on
 fuzzed = settings(
     max_examples=-(-CASES // BORDERS) if CASES else 150,
@@ -287,6 +289,25 @@ def test_a_report_in_a_configmap(document: bytes, rows: bytes | None, packed: by
             (here / "results.json").write_text(json.dumps({**attempt.document, "runs": [attempt.document]}))
             merge([here], here / "all.csv", here / "all.json")
     assert all(map(is_line, reports.problems.values()))
+
+
+class Answering(ConfigMap):
+    """A ConfigMap behind a server that answers anything."""
+
+    answer = b""
+
+    def _request(self, method: str, body: bytes | None = None) -> bytes:
+        return self.answer
+
+
+@fuzzed
+@given(answer=content({"data": {"a.result.json": "{}"}, "binaryData": {"b": "eA=="}}))
+@example(answer=b"[]")
+@example(answer=b'{"data": {"a": 1}, "binaryData": [1]}')
+def test_an_api_servers_answer(answer: bytes) -> None:
+    configmap = Answering("https://server", "space", "results")
+    with patch.object(Answering, "answer", answer), suppress(Refused):
+        assert isinstance("".join(configmap.read().values()), str)
 
 
 REPORT = json.dumps(ENTRY).encode() + b"\nmodel,performance,metric\na,1,t\n\nend\n"

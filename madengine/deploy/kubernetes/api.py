@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from madengine.errors import MadengineError
+from madengine.files import parse_json
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 REFUSALS = frozenset((401, 403, 404))
@@ -38,8 +39,12 @@ class ConfigMap:
 
     def read(self) -> dict[str, str]:
         """Return the values of all keys; those of `binaryData` in base64."""
-        configmap = json.loads(self._request("GET"))
-        return {**(configmap.get("data") or {}), **(configmap.get("binaryData") or {})}
+        try:
+            configmap = parse_json(self._request("GET").decode())
+            values = {**(configmap.get("data") or {}), **(configmap.get("binaryData") or {})}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise Refused(0, f"GET {self.name}: not a ConfigMap: {error}") from None
+        return {key: value for key, value in values.items() if isinstance(value, str)}
 
     def merge(self, patch: Mapping[str, Any]) -> None:
         """Set the keys of the patch and remove those that are null; others stay."""
