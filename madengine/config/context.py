@@ -130,6 +130,11 @@ class Context:
         return self._text("workspace").strip()
 
     @property
+    def requires_pinned_image(self) -> bool:
+        """Whether only images run that the manifest pins by a registry's digest."""
+        return _as_flag(self.values.get("require_pinned_image"))
+
+    @property
     def describes_environment(self) -> bool | None:
         """Whether runs describe the environment of their container; None if unset."""
         for key in ("gen_sys_env_details", "generate_sys_env_details"):

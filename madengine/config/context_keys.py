@@ -206,6 +206,7 @@ KEYS: Mapping[str, ContextKey] = {
         ContextKey("log_error_benign_patterns", Kind.LIST, Honoured.RUN, InManifest.IF_SET),
         ContextKey("gen_sys_env_details", Kind.FLAG, Honoured.RUN, InManifest.IF_SET, pods=False),
         ContextKey("generate_sys_env_details", Kind.FLAG, Honoured.RUN, InManifest.IF_SET, pods=False),
+        ContextKey("require_pinned_image", Kind.FLAG, Honoured.RUN, InManifest.IF_SET, pods=False),
         ContextKey("rocenv_mode", Kind.TEXT, Honoured.RUN, InManifest.IF_SET, pods=False),
         # Images that are built with it are in the manifest themselves.
         ContextKey("MAD_CONTAINER_IMAGE", Kind.TEXT, Honoured.BOTH, pods=False),

@@ -81,7 +81,7 @@ def load_credentials(root: Path, environ: Mapping[str, str], names: Iterable[str
     """
     path = root / FILE
     places = {**_with_places(_object(path), f"{path}: "), **_with_places(_endpoints(environ, root), "")}
-    entries = {name: _with_files(entry, root, where) for name, entry, where in _entries(places)}
+    entries = {name: _with_files(_in_upper_case(name, entry), root, where) for name, entry, where in _entries(places)}
     for name in names:
         if additions := _of_environment(name, entries.get(name, {}), environ, root):
             entries[name] = {**entries.get(name, {}), **additions}
@@ -243,6 +243,11 @@ def _entries(places: Mapping[str, tuple[Any, str]]) -> Iterator[tuple[str, dict[
                 yield f"{name}[{index}]", _entry(item, f"{where}[{index}]"), f"{where}[{index}]"
         else:
             yield name, _entry(entry, where), where
+
+
+def _in_upper_case(name: str, entry: dict[str, str]) -> dict[str, str]:
+    """Return an endpoint's entry with its keys as they are read; older documentation has them in lower case."""
+    return {key.upper(): value for key, value in entry.items()} if name.partition("[")[0] in ENDPOINT_KEYS else entry
 
 
 def _of_environment(name: str, entry: Mapping[str, str], environ: Mapping[str, str], root: Path) -> dict[str, str]:

@@ -228,8 +228,14 @@ def _image(key: str, entry: Mapping[str, Any]) -> Image:
         self_contained=entry.get("self_contained", False),
         size_bytes=entry.get("size_bytes", 0),
         extra={name: value for name, value in entry.items() if name not in _IMAGE_KEYS},
-        **{name: entry.get(name, "") for name in (*_TEXTS, *_OPTIONAL)},
+        **{**{name: entry.get(name, "") for name in (*_TEXTS, *_OPTIONAL)}, **_digest(entry)},
     )
+
+
+def _digest(entry: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digest that madengine 2 has as `image_digest`, with or without the repository before it."""
+    named = re.search(r"sha256:[0-9a-f]{64}$", str(entry.get("image_digest") or ""))
+    return {"registry_digest": named[0]} if named and not entry.get("registry_digest") else {}
 
 
 def _entry(image: Image) -> dict[str, Any]:

@@ -33,6 +33,11 @@ class Rocm:
     #: Such as 6.4.1; empty if unknown.
     version: str = ""
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it is not where packages put it."""
+        return self.is_therock or self.root != DEFAULT
+
 
 def choose(root: str) -> None:
     """Use this installation from here on, whatever else is on this machine; empty searches."""

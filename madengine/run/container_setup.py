@@ -65,6 +65,11 @@ class Setup:
         """The GPUs that the context leaves."""
         return eligible_gpus(self.gpus, self.context.docker_gpus)
 
+    @property
+    def requires_pinned_image(self) -> bool:
+        """Whether only images run that the manifest pins by a registry's digest."""
+        return self.options.require_pinned_image or self.context.requires_pinned_image
+
     def gpu_count(self, model: Model) -> int:
         """Return how many GPUs a model gets. Raises RunError if there are not that many."""
         return requested_count(model.n_gpus, self.eligible_gpus, self.gpus)

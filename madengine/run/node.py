@@ -20,8 +20,9 @@ from madengine.config.hooks import Hooks
 from madengine.data_sets.mounts import Data
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, EXIT_RUN_FAILED, ConfigurationError, RunError
 from madengine.machine.environment import environment_id_of, environment_record
-from madengine.machine.gpus import skipped_architecture, wants_gpus
+from madengine.machine.gpus import AMD, skipped_architecture, wants_gpus
 from madengine.programs.engine import Docker
+from madengine.programs.rocm import installed
 from madengine.records import FAILURE, SKIPPED, Gpu, Image, Metric, Model, RunResult
 from madengine.results.result_writer import ResultWriter, remove_entries
 from madengine.results.table import load_tabulate, results_table
@@ -181,6 +182,9 @@ class LocalRun:
         data_file = options.data_file or self.data_folder / "data.json"
         if options.data_file and not data_file.is_file():
             raise ConfigurationError(f"{data_file}: no such file; --data-config-file-name names a data.json")
+        rocm = installed() if any(gpu.vendor == AMD for gpu in self.gpus) else None
+        if rocm and rocm.is_elsewhere:
+            logger.info(f"ROCm of this machine: {rocm.root} {rocm.version}{' (TheRock)' if rocm.is_therock else ''}")
         inherited = inherited_variables(self.environ)
         if inherited:
             logger.info(f"containers get from this environment: {', '.join(sorted(inherited))}")

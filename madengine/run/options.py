@@ -83,6 +83,10 @@ class RunOptions(BuildAndRunOptions, RowsOptions, RunIdOptions, TimeoutOptions, 
         "--isolation", default="least", group=Group.RUN, choices=ISOLATIONS, on_hosts=OnHosts.FORWARDED,
         help="least privileges, or compat for exactly the container flags of older madengine (default: least)",
     )  # fmt: skip
+    require_pinned_image: bool = option(
+        "--require-pinned-image", default=False, group=Group.RUN, on_hosts=OnHosts.FORWARDED,
+        help="run no image that the manifest doesn't pin by a registry's digest",
+    )  # fmt: skip
     cleanup_perf: bool = option(
         "--cleanup-perf", default=False, group=Group.OUTPUT,
         help="remove perf_entry.* and perf_entry_super.* of the current folder after the run",

@@ -110,6 +110,10 @@ class ContainerRunner:
 
     def _run(self, result: RunResult, image: Image) -> RunResult:
         model, skipped = result.model, self.setup.options.skip_model_run
+        if self.setup.requires_pinned_image and not image.pinned:
+            raise RunError(
+                f"--require-pinned-image: the manifest has no registry digest of {image.key}; build with --registry"
+            )
         reference, digest = Puller(self.setup.engine, self.stopping).present(image)
         self.setup.secrets_of(model, image)  # raises if one is missing, before data are fetched
         provided = Provided() if skipped else self._provided(model)

@@ -213,3 +213,12 @@ def test_the_context_says_where_this_machines_rocm_is(trial: Trial, stand_ins: S
     assert done.code == 0, done.stderr
     machine = json.loads(done.directory.joinpath("results.json").read_text())
     assert '"rocm": ' + json.dumps({"root": str(root), "kind": "therock", "version": ""}) in json.dumps(machine)
+
+
+def test_an_image_without_a_digest_is_refused_where_one_is_required(trial: Trial) -> None:
+    assert trial.run(METRIC, "--require-pinned-image").code == 0
+    done = trial.run(METRIC, "--run-id", "x", image={"registry_digest": None}, context={"require_pinned_image": True})
+    assert done.code == 3
+    assert done.rows[-1]["reason"] == (
+        "--require-pinned-image: the manifest has no registry digest of ci-any_ubuntu_cpu; build with --registry"
+    )

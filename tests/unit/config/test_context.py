@@ -438,6 +438,7 @@ VALUES: dict[str, Any] = {
     "gen_sys_env_details": False,
     "generate_sys_env_details": "true",
     "rocenv_mode": "full",
+    "require_pinned_image": True,
     **dict.fromkeys(GPU_COUNTS, 2),
 }
 OF_THE_BUILD = {"host_os": "HOST_SLES", "numa_balancing": "0", "ctx_test": "1", "MAD_CONTAINER_IMAGE": "r/x:1"}
@@ -476,7 +477,15 @@ def test_a_runs_own_context_wins_over_its_manifests(key: str) -> None:
 def test_pods_lack_what_is_an_engines_own() -> None:
     context = from_text(json.dumps({**VALUES, **OF_THE_BUILD, "k8s": {"a": 1}}))
     assert context.ignored_in_pods == (
-        *("docker_cpus", "docker_gpus", "workspace", "generate_sys_env_details", "rocenv_mode", "MAD_CONTAINER_IMAGE"),
+        *(
+            "docker_cpus",
+            "docker_gpus",
+            "workspace",
+            "generate_sys_env_details",
+            "require_pinned_image",
+            "rocenv_mode",
+            "MAD_CONTAINER_IMAGE",
+        ),
         "k8s",
     )
 

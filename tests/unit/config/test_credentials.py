@@ -460,3 +460,13 @@ def test_an_endpoint_that_is_no_json_is_named_without_its_text(tmp_path: Path) -
     with pytest.raises(ConfigurationError) as caught:
         load_credentials(tmp_path, {"MAD_MINIO": "{'PASSWORD': 'hunter2'"})
     assert str(caught.value) == "MAD_MINIO: not JSON; write it as the entry 'MAD_MINIO' of credential.json"
+
+
+def test_the_entries_of_servers_may_be_in_lower_case_and_strays_are_named(tmp_path: Path) -> None:
+    content = {"MAD_AWS_S3": {"username": "key", "Password": "secret-key"}, "NAS_NODES": [{"host": "n1", "colour": 1}]}
+    (tmp_path / "credential.json").write_text(json.dumps(content))
+    (tmp_path / "credential.json").chmod(0o600)
+    credentials = load_credentials(tmp_path, {})
+    assert credentials.entries["MAD_AWS_S3"] == {"USERNAME": "key", "PASSWORD": "secret-key"}
+    assert credentials.entries["NAS_NODES[0]"]["HOST"] == "n1"
+    assert credentials.warnings == ("credential.json: NAS_NODES[0]: unknown key 'COLOUR' ignored",)

@@ -45,7 +45,7 @@ DISAGG: dict[str, Any] = {"sglang_disagg": {"prefill_nodes": 4, "decode_nodes": 
 PRIMUS: dict[str, Any] = {"primus": {"config_path": "configs/MI300X/pretrain.yaml", "cli_extra": ""}}
 TOLERATIONS = [{"key": "gpu", "operator": "Equal", "value": "amd", "effect": "NoSchedule"}]
 PRODUCT = {"node_selector": {"amd.com/gpu.product-name": "AMD_Instinct_MI300X_OAM"}}
-LAUNCHER = "context: unsupported key distributed ignored; multi_node_args sets MAD_MULTI_NODE_RUNNER"
+DISAGGREGATED = "context: distributed: launcher sglang-disagg: it needs several nodes, and a run is on one"
 
 # What is in the context, and how it ends: a reason for a refusal, a line, or nothing to say.
 EXAMPLES: dict[str, tuple[dict[str, Any], str]] = {
@@ -67,7 +67,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], str]] = {
     "local log patterns": ({"log_error_pattern_scan": "false", "log_error_benign_patterns": ["note"]}, ""),
     "local rocm": ({**SYSTEM, "MAD_ROCM_PATH": "/opt/therock"}, ""),
     "local several nodes": ({"multi_node_args": {"RUNNER": "torchrun", "NNODES": "2", "NODE_RANK": "0"}}, ""),
-    "local launcher": ({**SYSTEM, "docker_gpus": "all", **distributed("torchrun")}, LAUNCHER),
+    "local launcher": ({**SYSTEM, "docker_gpus": "all", **distributed("torchrun")}, ""),
     "local gpu count": ({**SYSTEM, "gpus_per_node": 4}, ""),
     "local debug": ({**SYSTEM, "debug": True}, "context: unsupported key debug ignored; use -vv"),
     "local misspelled": ({"docker_build_args": {}}, "context: unknown key 'docker_build_args' ignored; did you mean"),
@@ -86,13 +86,13 @@ EXAMPLES: dict[str, tuple[dict[str, Any], str]] = {
     "k8s namespace": ({"k8s": {"gpu_count": 1, "namespace": "ml-team"}}, ""),
     "k8s nvidia": ({**NVIDIA, "k8s": {"gpu_count": 4, "gpu_resource_name": "nvidia.com/gpu"}}, ""),
     "k8s tools": ({**k8s(), "tools": [{"name": "rocprof"}]}, ""),
-    "k8s torchrun": ({**k8s(2), **distributed("torchrun", gpus=2)}, LAUNCHER),
-    "k8s selector": ({**k8s(2, **PRODUCT, tolerations=[]), **distributed("megatron-lm", gpus=2)}, LAUNCHER),
-    "k8s primus": ({**k8s(2), **distributed("primus", gpus=2, **PRIMUS)}, LAUNCHER),
-    "k8s vllm": ({**k8s(4), **distributed("vllm", gpus=4)}, LAUNCHER),
-    "k8s sglang": ({**k8s(4), **distributed("sglang", gpus=4)}, LAUNCHER),
-    "k8s torchtitan": ({**k8s(8), **distributed("torchtitan")}, LAUNCHER),
-    "k8s deepspeed": ({**k8s(8), **distributed("deepspeed")}, LAUNCHER),
+    "k8s torchrun": ({**k8s(2), **distributed("torchrun", gpus=2)}, ""),
+    "k8s selector": ({**k8s(2, **PRODUCT, tolerations=[]), **distributed("megatron-lm", gpus=2)}, ""),
+    "k8s primus": ({**k8s(2), **distributed("primus", gpus=2, **PRIMUS)}, ""),
+    "k8s vllm": ({**k8s(4), **distributed("vllm", gpus=4)}, ""),
+    "k8s sglang": ({**k8s(4), **distributed("sglang", gpus=4)}, ""),
+    "k8s torchtitan": ({**k8s(8), **distributed("torchtitan")}, ""),
+    "k8s deepspeed": ({**k8s(8), **distributed("deepspeed")}, ""),
     "k8s host ipc": (k8s(2, host_ipc=True), ""),
     "k8s secrets": (k8s(secrets={"strategy": "existing", "image_pull_secret_names": ["registry"]}), ""),
     "k8s secrets of here": (k8s(secrets={"strategy": "from_local_credentials"}), "context: k8s.secrets: expected"),
@@ -100,21 +100,21 @@ EXAMPLES: dict[str, tuple[dict[str, Any], str]] = {
     "k8s results claim": (k8s(results_pvc="results"), "context: k8s.results_pvc: 'results' is unsupported"),
     "k8s two nodes": ({**k8s(2), **distributed("torchrun", 2)}, NODES.format(2)),
     "k8s four nodes": ({**k8s(2, tolerations=TOLERATIONS), **distributed("torchrun", 4)}, NODES.format(4)),
-    "k8s sglang-disagg": ({**k8s(8), **distributed("sglang-disagg", 7, **DISAGG)}, NODES.format(7)),
+    "k8s sglang-disagg": ({**k8s(8), **distributed("sglang-disagg", 7, **DISAGG)}, DISAGGREGATED),
     # Slurm.
     "slurm one gpu": (slurm(gpus=1), ""),
     "slurm minimal": ({"slurm": {"partition": "gpu", "gpus_per_node": 1, "time": "01:00:00"}}, ""),
     "slurm eight gpus": (slurm(), ""),
     "slurm account": (slurm(account="research", qos="high", modules=["rocm/5.7.0"]), ""),
     "slurm reservation": (slurm(reservation="bench", nodelist="n1, n2"), ""),
-    "slurm torchrun": ({**slurm(), **distributed("torchrun")}, LAUNCHER),
-    "slurm vllm": ({**slurm(gpus=4), **distributed("vllm", gpus=4), "pre_scripts": []}, LAUNCHER),
+    "slurm torchrun": ({**slurm(), **distributed("torchrun")}, ""),
+    "slurm vllm": ({**slurm(gpus=4), **distributed("vllm", gpus=4), "pre_scripts": []}, ""),
     "slurm tools": ({**slurm(), "tools": [{"name": "rocprof"}]}, ""),
     "slurm node check": (slurm(enable_node_check=True, auto_cleanup_nodes=True), "context: slurm.auto_cleanup_nodes:"),
     "slurm shared": (slurm(shared_workspace="/shared"), "context: slurm: unsupported key 'shared_workspace'; expected"),
     "slurm two nodes": (slurm(2), SLURM_NODES.format(2)),
     "slurm two nodes, torchrun": ({**slurm(2), **distributed("torchrun", 2)}, NODES.format(2)),
-    "slurm sglang-disagg": ({**slurm(7), **distributed("sglang-disagg", 7, **DISAGG)}, NODES.format(7)),
+    "slurm sglang-disagg": ({**slurm(7), **distributed("sglang-disagg", 7, **DISAGG)}, DISAGGREGATED),
     "slurm_multi": ({**slurm(3), **distributed("slurm_multi", 3)}, "context: distributed: launcher slurm_multi: its"),
     # Both, and what a manifest has.
     "two clusters": ({"k8s": {"gpu_count": 1}, "slurm": {"nodes": 1}}, "the context: `slurm` means slurm, `k8s` means"),

@@ -431,3 +431,14 @@ def test_scripts_win_over_path(path: Path) -> None:
     manifest = load_manifest(written(path, built_images={"k": {"docker_image": "k"}}, built_models={"k": entry}))
     assert manifest.models["k"].scripts == "scripts/m"
     assert manifest.models["k"].extra == {"path": "/elsewhere"}
+
+
+@pytest.mark.parametrize("text", ["sha256:" + "b" * 64, "r.example/x@sha256:" + "b" * 64])
+def test_an_image_digest_of_madengine_2_pins_the_image(tmp_path: Path, text: str) -> None:
+    entry = {"docker_image": "x", "registry_image": "r.example/x:1", "image_digest": text}
+    (tmp_path / "m.json").write_text(json.dumps({"built_images": {"x": entry}}))
+    (image,) = load_manifest(tmp_path / "m.json").images
+    assert image.pinned == "r.example/x@sha256:" + "b" * 64
+    entry["image_digest"] = "none"
+    (tmp_path / "m.json").write_text(json.dumps({"built_images": {"x": entry}}))
+    assert load_manifest(tmp_path / "m.json").images[0].pinned == ""
