@@ -100,6 +100,7 @@ class Docker:
     access_fix: ClassVar[str] = "usermod --append --groups docker $USER, then log in again"
     #: What installs the program that `--init` starts.
     init_fix: ClassVar[str] = "apt-get install tini"
+    without_label: ClassVar[tuple[str, ...]] = ("--security-opt=label=disable",)  # SELinux's
     #: Where `info` names the folder that images are stored in.
     _root_template: ClassVar[str] = "{{.DockerRootDir}}"
 

@@ -91,7 +91,7 @@ class Setup:
         workspace = log.parent.resolve()
         mode = self.options.isolation
         options = [
-            *isolation.flags(mode, self.context.gpu_vendor, self.context.shm_size),
+            *isolation.flags(mode, self.context.gpu_vendor, self.context.shm_size, self.engine.without_label),
             *self.workspace.options,
             *payload.split(model.additional_docker_run_options, model),
         ]
