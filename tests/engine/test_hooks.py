@@ -289,7 +289,7 @@ def test_an_older_manifests_runner_is_not_taken_for_this_machines(trial: Trial) 
     script = f"echo $MAD_MULTI_NODE_RUNNER; echo $MAD_SYSTEM_NGPUS $MINE; {METRIC}"
     asked = json.dumps({"model_args": shlex.quote(script)})
     done = trial.run_manifest(path, "--additional-context", asked)
-    assert "--nproc_per_node 1 " in spoken(done.log)[0]
+    assert "--nproc_per_node=1" in spoken(done.log)[0]
     assert spoken(done.log)[1] == "0 kept"
 
 
