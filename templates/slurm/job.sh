@@ -1,4 +1,4 @@
-
+# shellcheck shell=bash disable=SC2154 # the lines before these set the variables
 # A task of the array: the models of one folder of the run, on the node that Slurm has chosen.
 set -eu
 cd "$run_folder" || {
