@@ -244,7 +244,7 @@ def test_a_second_build_with_buildkit_gives_the_same_images_and_digests(
 ) -> None:
     (package / "scripts/dummy/mark").write_text(token)
     context = json.dumps({"docker_build_arg": {"BASE_DOCKER": base_image}})
-    words = ("build", "--registry", f"{registry.address}/{token}", "-c", context)
+    words = ("build", "--jobs", "2", "--registry", f"{registry.address}/{token}", "-c", context)
     # The distribution's docker has BuildKit in it; another one that comes before it on PATH may lack its plugin.
     buildkit = {"DOCKER_BUILDKIT": "1", "PATH": f"/usr/bin:{os.environ['PATH']}"}
     madengine(*words, cwd=package, env=buildkit)
