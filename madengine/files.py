@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -28,6 +29,10 @@ SIZE_LIMIT = 64 * 1024 * 1024
 NESTING_LIMIT = 50
 #: digits of an integer; any number of so many is a float too
 DIGITS_LIMIT = 300
+#: characters of the path of a folder that is entered, below the one that someone else could write to
+PATH_LIMIT = 2000
+#: for listing such a folder
+TREE_SECONDS = 60.0
 # of a file's name in that of its draft
 _NAME_CHARACTERS = 100
 
@@ -344,36 +349,62 @@ def inner_path(folder: Path, path: str | PurePath) -> PurePath:
     return target.relative_to(home)
 
 
-def untrusted_tree(folder: Path, path: PurePath | None = None) -> Iterator[tuple[PurePath, os.stat_result]]:
-    """Yield everything below `path` in `folder`, with its status: links as links, and what can't be listed left out."""
+def untrusted_tree(
+    folder: Path, path: PurePath | None = None, deadline: float | None = None
+) -> Iterator[tuple[PurePath, os.stat_result]]:
+    """Yield everything below `path` in `folder`, with its status: links as links, and what can't be listed left out.
+
+    Folders whose paths are longer than PATH_LIMIT are not entered. Raises TimeoutError at the deadline (by the clock
+    time.monotonic), by default after TREE_SECONDS.
+    """
+    deadline = deadline or time.monotonic() + TREE_SECONDS
     pending = [path or PurePath()]
     while pending:
+        if time.monotonic() > deadline:
+            raise TimeoutError(errno.ETIMEDOUT, "takes too long to list", str(folder))
         place = pending.pop()
         with suppress(OSError), untrusted_folder(folder, place) as handle:
             for name in sorted(os.listdir(handle)):  # noqa: PTH208 # of a descriptor
                 status = os.lstat(name, dir_fd=handle)
-                if stat.S_ISDIR(status.st_mode):
+                if stat.S_ISDIR(status.st_mode) and not _is_too_deep(place / name):
                     pending.append(place / name)
                 yield place / name, status
+
+
+def _is_too_deep(path: PurePath) -> bool:
+    return len(str(path)) > PATH_LIMIT
 
 
 def disarm(folder: Path, shared: bool = False) -> int:
     """Remove what gives others rights on this machine from `folder`, which is no longer being written to.
 
-    These are device nodes, setuid and setgid bits, and, unless it is `shared`, other users' right to write.
+    These are device nodes, setuid and setgid bits, and, unless it is `shared`, other users' right to write. Folders too
+    deep to enter are closed to others, and so is all of it if something could not be done, unless it is `shared`.
     Return how many files it could not be done for.
     """
     failures = 0
-    for path, status in chain([(PurePath(), folder.lstat())], untrusted_tree(folder)):
-        kind, mode = stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode)
-        # A folder's setgid bit only hands on its group.
-        rights = (0 if shared else stat.S_IWOTH) | (0 if kind == stat.S_IFDIR else stat.S_ISUID | stat.S_ISGID)
-        if kind != stat.S_IFLNK and (kind in _DEVICES or mode & rights):
-            try:
-                _disarm_one(folder, path, kind, mode & ~rights)
-            except OSError:
-                failures += 1
-    return failures
+    with suppress(TimeoutError):
+        for path, status in chain([(PurePath(), folder.lstat())], untrusted_tree(folder)):
+            kind, mode = stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode)
+            rights = _rights(path, kind, shared)
+            if kind != stat.S_IFLNK and (kind in _DEVICES or mode & rights):
+                try:
+                    _disarm_one(folder, path, kind, mode & ~rights)
+                except OSError:
+                    failures += 1
+        if not failures:
+            return 0
+    if not shared:
+        with suppress(OSError):
+            folder.chmod(stat.S_IRWXU)
+    return failures or 1
+
+
+def _rights(path: PurePath, kind: int, shared: bool) -> int:
+    """Return the bits of a mode that are to go; a folder's setgid bit only hands on its group."""
+    if kind == stat.S_IFDIR and _is_too_deep(path):
+        return stat.S_IRWXG | stat.S_IRWXO
+    return (0 if shared else stat.S_IWOTH) | (0 if kind == stat.S_IFDIR else stat.S_ISUID | stat.S_ISGID)
 
 
 _DEVICES = (stat.S_IFBLK, stat.S_IFCHR)

@@ -9,6 +9,7 @@ import logging
 import os
 import stat
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath, PurePosixPath
@@ -18,6 +19,7 @@ from madengine.config.context import Context
 from madengine.config.values import expected, shown
 from madengine.errors import ConfigurationError
 from madengine.files import (
+    TREE_SECONDS,
     create_untrusted,
     inner_path,
     move_untrusted,
@@ -96,9 +98,15 @@ def bring(
     """
     ours = {FOLDER, *_OURS, *besides}
     seen: set[PurePath] = set()
+    deadline = time.monotonic() + TREE_SECONDS
     artifacts: dict[str, Artifact] = {}
     for base in (PurePath(), PurePath(model_directory)):
-        matches = {path for pattern in patterns for path in _matches(workspace, base, pattern, model_directory)}
+        matches: set[PurePath] = set()
+        try:
+            for pattern in patterns:
+                matches.update(_matches(workspace, base, pattern, model_directory, deadline))
+        except OSError as error:
+            _log_absence(base, error)
         # Links first: what they lead to may be moved.
         for path in sorted(matches, key=lambda path: (not (workspace / path).is_symlink(), path)):
             name = str(path.relative_to(base))
@@ -118,31 +126,33 @@ def _log_absence(path: PurePath, error: OSError) -> None:
     logger.info(f"{path}: not brought back: {error.strerror or error}")
 
 
-def _matches(workspace: Path, base: PurePath, pattern: str, model_directory: str) -> Iterator[PurePath]:
+def _matches(
+    workspace: Path, base: PurePath, pattern: str, model_directory: str, deadline: float
+) -> Iterator[PurePath]:
     """Yield the files that a glob names, with those below a folder that it names; `*` doesn't mean the model's."""
-    for path in _expanded(workspace, base, PurePosixPath(pattern).parts):
+    for path in _expanded(workspace, base, PurePosixPath(pattern).parts, deadline):
         if path == PurePath(model_directory) and base == PurePath() and pattern.strip("/") != model_directory:
             continue
         if path == PurePath() or stat.S_ISDIR((workspace / path).lstat().st_mode):
-            tree = untrusted_tree(workspace, path)
+            tree = untrusted_tree(workspace, path, deadline)
             yield from (inner for inner, status in tree if not stat.S_ISDIR(status.st_mode))
         else:
             yield path
 
 
-def _expanded(workspace: Path, place: PurePath, segments: Sequence[str]) -> Iterator[PurePath]:
+def _expanded(workspace: Path, place: PurePath, segments: Sequence[str], deadline: float) -> Iterator[PurePath]:
     """Yield what the rest of a glob names below a folder; a link is followed only to a folder of the workspace."""
     if not segments:
         yield place
         return
     first, rest = segments[0], segments[1:]
     if first == "**":
-        folders = (path for path, status in untrusted_tree(workspace, place) if stat.S_ISDIR(status.st_mode))
+        folders = (path for path, status in untrusted_tree(workspace, place, deadline) if stat.S_ISDIR(status.st_mode))
         for folder in (place, *folders):
-            yield from _expanded(workspace, folder, rest)
+            yield from _expanded(workspace, folder, rest, deadline)
         return
     for name in fnmatch.filter(_names(workspace, place), first):
-        yield from _expanded(workspace, place / name, rest)
+        yield from _expanded(workspace, place / name, rest, deadline)
 
 
 def _names(workspace: Path, place: PurePath) -> list[str]:

@@ -16,8 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from madengine import files
 from madengine.errors import ConfigurationError, DiscoveryError, MadengineError
 from madengine.files import (
+    PATH_LIMIT,
     check_writable,
     create_untrusted,
     disarm,
@@ -374,9 +376,22 @@ def test_a_tree_of_any_depth_is_listed_with_its_links_as_links(workspace: Path, 
     before = descriptors()
     paths = [str(path) for path, _ in untrusted_tree(workspace)]
     assert {path for path in paths if not path.startswith("d")} == {"a", "a/b", "a/b/log", "up"}
-    assert len(paths) == depth + 4
+    assert len(max(paths, key=len)) <= PATH_LIMIT + 2
+    assert len(paths) < depth
+    assert disarm(workspace) == 0  # what is deeper is closed to others
+    deepest = workspace / max(paths, key=len)
+    assert stat.S_IMODE(deepest.stat().st_mode) == 0o700
     assert descriptors() == before
     subprocess.run(["rm", "-rf", str(workspace / "d")], check=True)  # pytest could not
+
+
+def test_a_tree_that_takes_too_long_is_closed_to_others(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "TREE_SECONDS", -1.0)
+    with pytest.raises(TimeoutError):
+        list(untrusted_tree(workspace))
+    assert disarm(workspace) == 1
+    assert stat.S_IMODE(workspace.stat().st_mode) == 0o700
+    assert disarm(workspace, shared=True) == 1
 
 
 def test_what_gives_others_rights_is_taken_away(workspace: Path, tmp_path: Path) -> None:

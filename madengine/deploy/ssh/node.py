@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NoReturn
 
 from madengine.deploy.ssh.archive import pack
@@ -316,7 +316,9 @@ def _pack(run_id: str) -> int:
 def _files(run_id: str) -> Iterator[tuple[str, Path]]:
     """Yield the name and the path of each file that comes back, our own first: models may leave any number."""
     folder = RUNS / run_id
-    names = [path for path, status in untrusted_tree(folder) if stat.S_ISREG(status.st_mode)]
+    names: list[PurePath] = []
+    with suppress(TimeoutError):
+        names += (path for path, status in untrusted_tree(folder) if stat.S_ISREG(status.st_mode))
     for name in sorted(names, key=lambda name: (len(name.parts) > 1, name)):
         is_private = len(name.parts) == 1 and (name.name in _PRIVATE or name.name.startswith("."))
         if not is_private:
