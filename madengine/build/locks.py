@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from madengine.errors import BuildError
-from madengine.file_locks import Release, try_lock
+from madengine.files.locks import Release, try_lock
 from madengine.machine.lock_files import lock_folder, open_lock
 
 logger = logging.getLogger(__name__)

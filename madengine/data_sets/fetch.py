@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from madengine import programs
 from madengine.errors import CommandError, MadengineError, RunError
-from madengine.file_locks import locked
 from madengine.files import human_size, read_json, write_json
+from madengine.files.locks import locked
 
 logger = logging.getLogger(__name__)
 

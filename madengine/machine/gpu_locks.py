@@ -16,8 +16,8 @@ from typing import Any
 
 from madengine.config.values import shown, shown_key
 from madengine.errors import RunError
-from madengine.file_locks import try_lock
 from madengine.files import parse_json
+from madengine.files.locks import try_lock
 from madengine.machine.lock_files import lock_folder, open_lock
 from madengine.records import Gpu
 

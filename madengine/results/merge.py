@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from madengine.file_locks import alone_with
 from madengine.files import check_writable
+from madengine.files.locks import alone_with
 from madengine.results.perf_csv import append_rows, check_perf_csv, missing_in
 from madengine.results.results_json import add_runs, known_runs
 from madengine.results.rows import Row

@@ -12,8 +12,8 @@ from operator import itemgetter
 from pathlib import Path
 
 from madengine.errors import ConfigurationError, MadengineError
-from madengine.file_locks import locked
 from madengine.files import csv_reader, csv_rows, sync
+from madengine.files.locks import locked
 from madengine.records import SUCCESS
 from madengine.results.rows import COLUMNS, Row
 

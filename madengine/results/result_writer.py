@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from madengine.errors import MadengineError
-from madengine.file_locks import alone_with
 from madengine.files import read_json, write_json
+from madengine.files.locks import alone_with
 from madengine.records import FAILURE, Image, Model, RunResult
 from madengine.results.perf_csv import append_rows
 from madengine.results.results_json import results_json

@@ -37,7 +37,7 @@ WORDS = {
 }
 ROOT_MODULES = {
     "__init__", "__main__", "container_runner", "distributed_cli", "distributed_orchestrator", "docker_builder",
-    "errors", "file_locks", "files", "process", "records", "session",
+    "errors", "files", "process", "records", "session",
 }  # fmt: skip
 
 

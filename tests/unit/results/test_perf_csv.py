@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import madengine
 from madengine.errors import ConfigurationError, MadengineError
-from madengine.file_locks import locked
+from madengine.files.locks import locked
 from madengine.records import FAILURE, SKIPPED, SUCCESS
 from madengine.results.perf_csv import append_rows, check_perf_csv, succeeded_models
 from madengine.results.rows import result_rows

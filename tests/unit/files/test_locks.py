@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from madengine import file_locks
-from madengine.file_locks import locked, try_lock
+from madengine.files import locks
+from madengine.files.locks import locked, try_lock
 
 WITHOUT_LOCKS = """
 import errno, fcntl, os
@@ -26,7 +26,7 @@ fcntl.flock = flock
 HOLD = """
 import sys, time
 from pathlib import Path
-from madengine.file_locks import locked
+from madengine.files.locks import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.readline()
@@ -153,9 +153,9 @@ def is_free(path: Path) -> bool:
 
 
 def test_another_machines_lock_counts_until_it_is_no_longer_refreshed(path: Path) -> None:
-    lock = lock_file(path, file_locks.STALE_SECONDS - 30)
+    lock = lock_file(path, locks.STALE_SECONDS - 30)
     assert not is_free(path)
-    lock_file(path, file_locks.STALE_SECONDS + 30)
+    lock_file(path, locks.STALE_SECONDS + 30)
     assert is_free(path)
     assert not lock.exists()
 
@@ -168,7 +168,7 @@ def test_a_clock_of_ours_that_is_fast_breaks_no_lock(path: Path, monkeypatch: py
 
 
 def test_a_lock_that_is_held_is_refreshed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_locks, "REFRESH_SECONDS", 0.05)
+    monkeypatch.setattr(locks, "REFRESH_SECONDS", 0.05)
     with locked(path):
         lock = path.with_name(".perf.csv.lock")
         os.utime(lock, (1, 1))
@@ -178,7 +178,7 @@ def test_a_lock_that_is_held_is_refreshed(path: Path, monkeypatch: pytest.Monkey
 
 
 def test_of_many_that_find_an_abandoned_lock_one_at_a_time_gets_it(path: Path) -> None:
-    lock_file(path, file_locks.STALE_SECONDS + 30)
+    lock_file(path, locks.STALE_SECONDS + 30)
     threads = [took_the_lock(path)[0] for _ in range(8)]
     for thread in threads:
         thread.join(20)
