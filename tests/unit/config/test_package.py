@@ -147,7 +147,8 @@ def archived(tmp_path: Path) -> Path:
     source = Path(madengine.__file__).parent
     archive = tmp_path / "madengine.pyz"
     with zipfile.ZipFile(archive, "w") as zipped:
-        for name in ("__init__.py", "errors.py", "files/__init__.py", "process.py", "config/__init__.py", "config/package.py"):
+        modules = ("__init__.py", "errors.py", "process.py", "files/__init__.py", "config/__init__.py")
+        for name in (*modules, "config/package.py"):
             zipped.write(source / name, f"madengine/{name}")
         for path in starter_package().rglob("*"):
             zipped.write(path, f"madengine/templates/package/{path.relative_to(starter_package())}")
