@@ -14,6 +14,7 @@ from plumbum import local
 
 from madengine import programs
 from madengine.machine.visible_gpus import VARIABLES
+from madengine.programs import rocm
 
 # In CI a change is judged by the same examples each time; by hand every run looks at new ones.
 # How long an example takes says more of the machine's other work than of the code.
@@ -63,6 +64,12 @@ def all_gpus_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees what a scheduler says of this machine's GPUs."""
     for name in {name for names in VARIABLES.values() for name in names}:
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def rocm_searched_again() -> None:
+    """Each test looks for ROCm itself: another's may be gone."""
+    rocm.choose("")
 
 
 class StandIns:
