@@ -111,9 +111,9 @@ def _templates() -> Traversable:
 
 def _files(directory: Traversable, prefix: str = "") -> Iterator[tuple[str, Traversable]]:
     for entry in sorted(directory.iterdir(), key=lambda entry: entry.name):
-        if entry.is_dir():
+        if entry.is_dir() and entry.name != "__pycache__":  # which an installation makes
             yield from _files(entry, f"{prefix}{entry.name}/")
-        else:
+        elif entry.is_file():
             yield f"{prefix}{entry.name}", entry
 
 

@@ -27,6 +27,7 @@ _PACKAGES = {
     "typing_extensions": "typing_extensions",
     "yaml": "PyYAML",
 }
+_TEMPLATES = "madengine/templates"
 _LICENCES = ("LICENSE", "LICENCE", "COPYING")
 # For one machine only, or useless without a compiler; markupsafe and yaml work without their C parts.
 _OTHER_SUFFIXES = frozenset({".so", ".pyd", ".pyc", ".pyi", ".c", ".h", ".pyx", ".pxd"})
@@ -78,7 +79,7 @@ def _entries() -> Iterator[tuple[str, bytes]]:
     package = Path(__file__).parents[1]
     templates = next(path for path in (package / "templates", package.parent / "templates") if path.is_dir())
     yield from _files(package, "madengine")
-    yield from _files(templates, "madengine/templates")
+    yield from _files(templates, _TEMPLATES)
     yield from _own_licence(package.parent)
     for name, distribution in _PACKAGES.items():
         path = _installed_path(name)
@@ -130,7 +131,8 @@ def _compiled(entries: dict[str, bytes]) -> dict[str, bytes]:
     """
     compiled = {}
     for name, source in entries.items():
-        if name.endswith(".py"):
+        # Templates are files for containers.
+        if name.endswith(".py") and not name.startswith(f"{_TEMPLATES}/"):
             code = marshal.dumps(compile(source, name, "exec", dont_inherit=True))
             header = importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + importlib.util.source_hash(source)
             compiled[f"{name}c"] = header + code

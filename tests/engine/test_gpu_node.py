@@ -387,6 +387,7 @@ def test_a_script_is_told_of_the_machine_and_of_its_part(node: Node, nvidia: Nvi
     done = node.run(VARIABLES, n_gpus="2")
     assert variables(done) == {
         "MAD_GPU_VENDOR": "NVIDIA",
+        "MAD_GUEST_OS": "UBUNTU",
         "MAD_MODEL_NAME": "any",
         "MAD_MULTI_NODE_RUNNER": "torchrun --standalone --nproc_per_node=2",
         "MAD_RUNTIME_NGPUS": "2",

@@ -371,8 +371,8 @@ def test_the_script_is_told_the_name_of_its_results(trial: Trial) -> None:
         ("printf 'a,b\\n1,2\\n' > out.csv", "out.csv: no column 'model'"),
         ("printf 'model,performance,metric\\n' > out.csv", "out.csv: no row"),
         (": > out.csv", "out.csv: empty"),
-        ("mkdir out.csv", "out.csv: the script left no such file"),
-        ("ln -s /etc/passwd out.csv", "out.csv: the script left no such file"),
+        ("mkdir out.csv", "out.csv: can't be read: not a regular file"),
+        ("ln -s /etc/passwd out.csv", "out.csv: leads out of its folder"),
     ],
 )
 def test_results_that_are_none_are_a_failure(trial: Trial, script: str, message: str) -> None:

@@ -96,14 +96,14 @@ def test_each_field_of_a_card_has_its_effect(site: Site) -> None:
             "post: after",
         ]
         assert log.count("around") == log.count("prepared") == 1
-        for key in ("distributed", "slurm"):
-            (line,) = (line for line in done.stderr.splitlines() if f"unsupported key '{key}' ignored; " in line)
-            assert f"every/{name}" in line
+        (line,) = (line for line in done.stderr.splitlines() if "unsupported key 'slurm' ignored; " in line)
+        assert f"every/{name}" in line
     assert [(row["model"], row["performance"]) for row in done.rows] == [
         *(("every/one_a", "1"), ("every/one_b", "2"), ("every/two_a", "1"), ("every/two_b", "2")),
     ]
     for row in done.rows:
         assert (row["training_precision"], row["n_gpus"], row["git_commit"]) == ("fp16", "0", site.commit)
+        assert row["launcher"] == "torchrun"
         assert (row["dataname"], row["data_provider_type"]) == ("here,there", "local,http")
         assert row["additional_docker_run_options"] == "--hostname=every --env CARD=1"
         assert (row["args"], row["tags"]) == (f"--{row['model'][6:9]}", "every")
