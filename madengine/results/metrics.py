@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from io import TextIOWrapper
@@ -12,26 +11,25 @@ from pathlib import Path, PurePath
 from madengine.errors import RunError
 from madengine.files import csv_reader, open_untrusted
 from madengine.records import Metric
+from madengine.results.numbers import NUMBER, is_number
 
 LINE_LIMIT = 2048  # bytes of one line, after its marker, that are looked at
 _SIZE_LIMIT = 256 * 10**6  # bytes of a multiple_results, all of whose rows are held in memory
 
-_NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
-_IS_NUMBER = re.compile(_NUMBER)
-_VALUE = re.compile(rf"\s*({_NUMBER})(?![0-9.])")
+_VALUE = re.compile(rf"\s*({NUMBER})(?![0-9.])")
 # `1,234`, `1 234`, `12 / 100` and `12 - 15` each hold more than one number: none of them is read as the first.
-_MORE_DIGITS = re.compile(rf",[0-9]|\s[0-9]{{3}}(?![0-9])|[\s,/-]*{_NUMBER}(?![^\s,])")
+_MORE_DIGITS = re.compile(rf",[0-9]|\s[0-9]{{3}}(?![0-9])|[\s,/-]*{NUMBER}(?![^\s,])")
 # A unit may touch its number, but `12k`, `0xFF` and `2nd` are other numbers than 12, 0 and 2.
 _UNIT = r"(?!(?i:x|(?:st|nd|rd|th)\b))(?:s|%|[A-Za-z]{2}[A-Za-z_]*)(?:/\S*)?(?![^\s,])"
 _NAME = re.compile(rf"(?:\s*,?\s*/[A-Za-z]+(?:\s*,\s*|\s+)|\s*,\s*|\s+|(?=/[A-Za-z])|(?={_UNIT}))(?P<name>[^\s,]+)")
 # The error of a measurement, between its value and its unit.
-_ERROR = re.compile(rf"\s*\(?\s*(?:±|\+/?-)\s*{_NUMBER}(?![0-9.])(?:%(?=\s+[^\s,]))?\s*\)?")
+_ERROR = re.compile(rf"\s*\(?\s*(?:±|\+/?-)\s*{NUMBER}(?![0-9.])(?:%(?=\s+[^\s,]))?\s*\)?")
 # What makes a value another number, or one of several: `e3`, `x 10^3`, `of 100`, `k tokens/s`, `million`, `– 15`.
 _UNCLEAR = re.compile(
     r"\s*(?:[eEdD][+-]?[0-9]+(?!\w)|[xX]\s*[+-]?[0-9]|(?:to|of|out of|or|and|vs\.?)\s+[+-]?\.?[0-9]"
     r"|[0-9.]+[²³¹⁰-⁹]|[kKMGT]\s+[^\W\d]|(?i:thousand|million|billion|trillion)\b|[^\w\s]*[*×·÷^±\ufffd]|[^\w\s,%]+\s*[0-9])"
 )
-_SAMPLES = re.compile(rf"['\"\s:=]+({_NUMBER})(?![\w.%]|,[0-9])")
+_SAMPLES = re.compile(rf"['\"\s:=]+({NUMBER})(?![\w.%]|,[0-9])")
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*[mK]|\x1b\(B")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _QUOTES = "'\"`"
@@ -42,11 +40,6 @@ _BEFORE = 64  # bytes before a marker that are looked at
 # A carriage return overwrites nothing by itself, and neither do colours.
 _RETURNS = re.compile(rb"(?:\r|\x1b\[[0-9;:]{0,32}m|\x1b\(B)*")
 _BEGINS_COLOUR = re.compile(rb"(?:\x1b(?:\(|\[[0-9;:]{0,32})?)?\Z")
-
-
-def is_number(text: str) -> bool:
-    """Return whether the text is one finite decimal number: `12`, `-3.5e+2`, `.5`; not `nan`, `1,234` or `12 s`."""
-    return bool(_IS_NUMBER.fullmatch(text)) and math.isfinite(float(text))
 
 
 class MetricScan:

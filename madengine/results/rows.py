@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 
 from madengine.records import FAILURE, SUCCESS, GpuCost, Image, Metric, RunResult
-from madengine.results.metrics import is_number
+from madengine.results.numbers import is_number
 
 Row = Mapping[str, str]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from madengine.errors import ConfigurationError
 from madengine.records import SKIPPED, SUCCESS
-from madengine.results.metrics import is_number
+from madengine.results.numbers import is_number
 from madengine.results.perf_csv import identity
 from madengine.results.results_json import Run
 from madengine.results.rows import Row

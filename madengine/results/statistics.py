@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
 from madengine.records import FAILURE, SUCCESS
-from madengine.results.metrics import is_number
+from madengine.results.numbers import is_number
 from madengine.results.rows import Row
 from madengine.results.table import printable
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from madengine.records import Metric, RunResult
-from madengine.results.metrics import is_number
+from madengine.results.numbers import is_number
 from madengine.results.rows import metric_outcomes, row_model
 
 _REASON_WIDTH = 60

@@ -45,7 +45,8 @@ from madengine.programs.engine_answers import container_state, image_records, la
 from madengine.programs.engine_errors import explain_engine_error
 from madengine.records import Image, Model
 from madengine.results.merge import merge
-from madengine.results.metrics import MetricScan, is_number, read_multiple_results
+from madengine.results.metrics import MetricScan, read_multiple_results
+from madengine.results.numbers import is_number
 from madengine.results.perf_csv import Table, append_rows
 from madengine.results.results_json import results_json
 from madengine.results.rows import COLUMNS, result_rows

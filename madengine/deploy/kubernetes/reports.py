@@ -18,7 +18,7 @@ from madengine.deploy.kubernetes.pod_outcome import OUT_OF_MEMORY
 from madengine.errors import MadengineError
 from madengine.files import csv_reader, parse_json
 from madengine.records import FAILURE, SKIPPED, SUCCESS
-from madengine.results.metrics import is_number
+from madengine.results.numbers import is_number
 
 _TABLE_LIMIT = 64 * 2**20  # bytes
 _COUNT_LIMIT = 1_000_000

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from madengine.errors import RunError
 from madengine.records import Metric
-from madengine.results.metrics import LINE_LIMIT, MetricScan, is_number, read_multiple_results
+from madengine.results.metrics import LINE_LIMIT, MetricScan, read_multiple_results
+from madengine.results.numbers import is_number
 
 # The pattern of madengine 2.1 (its base.py), held here as the reference for what older packages print.
 V2 = re.compile(
