@@ -215,8 +215,8 @@ def test_all_files_beside_the_script_are_in_the_image(
     (scripts / "data/numbers.txt").write_text("1 2 3\n")
     (scripts / "tool").write_text("#!/bin/sh\necho a tool\n")
     (scripts / "tool").chmod(0o755)
-    (own.folder / "shared.txt").write_text("from outside the folder\n")
-    (scripts / "link").symlink_to("../../shared.txt")
+    (own.folder / "outside.txt").write_text("from outside the folder\n")
+    (scripts / "link").symlink_to("../../outside.txt")
     madengine("build", cwd=own.folder)
     assert engine("run", "--rm", *images(own.folder)).stdout == "1 2 3\na tool\nfrom outside the folder\n"
 
