@@ -42,6 +42,9 @@ def test_each_model_is_a_task_and_has_a_row(cluster: Cluster) -> None:
     ]
     hosts = {cluster.hosts.name(number) for number in (1, 2, 3)}
     assert {row["machine_name"] for row in cluster.rows} <= hosts
+    again = cluster(*DEPLOY, "--run-id=r1", check=False)
+    assert again.code == 4
+    assert "results/r1: holds an earlier run; use another --run-id" in again.stderr
     [note] = (cluster.folder / "results/r1").glob("*-quick/*/runs/r1/quick/**/note.txt")
     assert note.read_text() == "kept\n"
     again = cluster("collect", "--output=perf.csv", "results/r1", check=False)
@@ -96,6 +99,17 @@ def test_what_slurm_cannot_be_asked_for_is_refused(cluster: Cluster, section: ob
     assert message in refused.stderr
     assert not (cluster.folder / "results").exists()
     assert not jobs(cluster)
+
+
+def test_a_token_of_the_context_is_in_no_script(cluster: Cluster) -> None:
+    context = "{'docker_env_vars': {'TOKEN': 'correct-horse'}}"
+    set_in_manifest(cluster, context={"docker_gpus": "0-3"})
+    done = cluster(*DEPLOY, "--tags=quick", "--run-id=r1", "--additional-context", context)
+    assert "docker_gpus 0-3 of the manifest ignored: Slurm chooses the GPUs" in done.stderr
+    files = [path for path in (cluster.folder / "results").rglob("*") if path.is_file()]
+    [file] = [path for path in files if b"correct-horse" in path.read_bytes()]
+    assert (file.name, file.stat().st_mode & 0o777) == ("context.json", 0o600)
+    assert outcomes(cluster, "model", "status") == [("quick", "SUCCESS")]
 
 
 def test_what_sbatch_refuses_is_one_line(cluster: Cluster) -> None:

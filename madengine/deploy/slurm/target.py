@@ -18,6 +18,7 @@ from madengine.config.common_options import ContextOptions, EngineOptions
 from madengine.config.context import Context
 from madengine.config.manifest import load_manifest
 from madengine.config.option import refuse_on_hosts, words_for_hosts
+from madengine.config.values import shown_key
 from madengine.deploy.bundle import write_bundle
 from madengine.deploy.names import checked_run_id
 from madengine.deploy.slurm.job import ArrayTask, JobSetting, read_task, tasks_of, write_scripts, write_task
@@ -63,7 +64,8 @@ class SlurmTarget:
     context: Context = field(default_factory=Context)
     tags: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
-    context_file: Path | None = None
+    #: the user's own context
+    of_user: Mapping[str, Any] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     _tasks: dict[int, ArrayTask] = field(default_factory=dict, init=False)
     _scripts: list[tuple[Path, list[ArrayTask]]] = field(default_factory=list, init=False)
@@ -95,7 +97,8 @@ class SlurmTarget:
         # A task's own folder is new each time: what lasts is relative to the one where it is submitted.
         workspace = values["workspace"] or context.workspace
         workspace = str(Path(workspace).expanduser().absolute()) if workspace else ""
-        of_nodes = {**values, "tags": (), "workspace": workspace}
+        # The context may hold tokens: it goes in a private file, not on a command line.
+        of_nodes = {**values, "tags": (), "workspace": workspace, "additional_context": None}
         return cls(
             options=slurm_options(values, context),
             context=context,
@@ -105,7 +108,7 @@ class SlurmTarget:
             manifest_file=manifest_file,
             tags=values["tags"],
             words=words_for_hosts(classes, of_nodes),
-            context_file=values["additional_context_file"],
+            of_user=of_user.values,
             environ=session.environ,
         )
 
@@ -120,9 +123,11 @@ class SlurmTarget:
         if not isinstance(record, dict) or not isinstance(record.get("jobs"), dict):
             raise ConfigurationError(f"{target.run_folder}: no run that was submitted to Slurm")
         for name, job in record["jobs"].items():
+            if not isinstance(job, int):
+                raise ConfigurationError(f"{target.run_folder / _RECORD}: {shown_key(name)}: expected a job's number")
             task = read_task(target.run_folder / Path(name).name)
             target._tasks[task.number] = task
-            target._jobs[task.number] = int(job)
+            target._jobs[task.number] = job
         return target
 
     @property
@@ -141,6 +146,8 @@ class SlurmTarget:
             word(str(self.run_folder))
         except ArgumentTypeError as error:
             raise ConfigurationError(f"--output-dir: {error}") from None
+        if self.manifest_file and (self.run_folder / _RECORD).exists():
+            raise ConfigurationError(f"{self.run_folder}: holds an earlier run; use another --run-id")
         check_writable(self.run_folder / _RECORD)
 
     def prepare(self) -> Prepared:
@@ -155,18 +162,22 @@ class SlurmTarget:
         for task in tasks:
             write_task(task, self.run_folder)
         bundle = write_bundle(self.run_folder / _BUNDLE)
-        if self.context_file:
-            write_json(self.run_folder / _CONTEXT, read_json(self.context_file), mode=0o600)
+        if self.of_user:
+            write_json(self.run_folder / _CONTEXT, self.of_user, mode=0o600)
         self._scripts = write_scripts(tasks, self._setting())
         paths = tuple(path for path, _ in self._scripts)
         collect = shlex.join(["madengine", "collect", f"--output={self.output}", str(self.run_folder)])
-        return Prepared((*paths, bundle), (), (*map(submit_line, paths), collect))
+        gpus = manifest.context.get("docker_gpus")
+        warnings = (f"docker_gpus {gpus} of the manifest ignored: Slurm chooses the GPUs",) if gpus else ()
+        return Prepared((*paths, bundle), warnings, (*map(submit_line, paths), collect))
 
     def start(self) -> None:
         """Submit the arrays, and note their numbers, by which `fetch` finds them."""
         for path, tasks in self._scripts:
-            job = submit(path)
-            self._jobs.update({task.number: job for task in tasks})
+            # A job whose number is lost could be neither followed nor cancelled.
+            with programs.uninterrupted():
+                job = submit(path)
+                self._jobs.update({task.number: job for task in tasks})
             names = {self._tasks[number].folder_in(self.run_folder).name: job for number, job in self._jobs.items()}
             write_json(self.run_folder / _RECORD, {"jobs": names})
             logger.info(f"Slurm job {job}: {len(tasks)} task{'s' * (len(tasks) != 1)}")
@@ -224,7 +235,7 @@ class SlurmTarget:
 
     def _setting(self) -> JobSetting:
         folder = self.run_folder
-        context = [f"--additional-context-file={folder / _CONTEXT}"] if self.context_file else []
+        context = [f"--additional-context-file={folder / _CONTEXT}"] if self.of_user else []
         return JobSetting(
             run_id=self.run_id,
             options=self.options,
