@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from madengine import programs
 from madengine.errors import BuildError
-from madengine.programs.engine import canonical_name
+from madengine.programs.image_references import canonical_name
 
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand

@@ -27,10 +27,11 @@ from madengine.build.recipes import Recipe, explain
 from madengine.config.credentials import Credentials, model_secrets
 from madengine.config.package import template
 from madengine.errors import BuildError, CommandError, MadengineError
-from madengine.programs.engine import STORE_ATTEMPTS, Docker, digests_in
+from madengine.programs.engine import STORE_ATTEMPTS, Docker
 from madengine.programs.engine_errors import is_store_race
 from madengine.programs.engine_files import in_visible_folder
 from madengine.programs.engine_logins import refused_login
+from madengine.programs.image_references import digests_in
 from madengine.records import Image, Model
 from madengine.results.summaries import FailedBuild
 

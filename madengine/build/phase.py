@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from madengine.build.builder import DockerBuilder
 from madengine.build.execution import execute, shell_lines
+from madengine.build.image_archives import save_archives
 from madengine.build.options import BuildOptions
 from madengine.build.outcome import BuildOutcome
 from madengine.build.package_files import check_inside
@@ -67,6 +68,8 @@ def build(
                 session.show(redact(line))
             return BuildOutcome((), tuple(plan.failures))
         outcome = execute(builder, plan)
+        if not registry:
+            save_archives(builder.engine, [built.image for built in outcome.images], session.environ)
     summary = outcome.summary(registry, time.monotonic() - started)
     data = _provided_data(session.root, choice.models)
     _save(outcome.manifest(registry, context, tools, choice.models, data), summary, options)

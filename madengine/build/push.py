@@ -17,9 +17,10 @@ from madengine.config.credentials import Credentials, registry_name
 from madengine.config.manifest import Manifest, load_manifest, save_manifest
 from madengine.errors import EXIT_BUILD_FAILED, EXIT_DONE, BuildError, ConfigurationError, MadengineError
 from madengine.process import private_folder
-from madengine.programs.engine import Docker, repo_digest
+from madengine.programs.engine import Docker
 from madengine.programs.engine_errors import is_transport
 from madengine.programs.engine_logins import refused_login
+from madengine.programs.image_references import repo_digest
 from madengine.records import Image, repository
 from madengine.session import Session
 

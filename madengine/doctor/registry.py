@@ -8,8 +8,8 @@ from datetime import datetime, timezone
 
 from madengine import programs
 from madengine.doctor.check import FAILED, OK, Check, Subject
-from madengine.programs.engine import is_loopback
 from madengine.programs.engine_errors import explain_engine_error
+from madengine.programs.image_references import is_loopback
 
 CLOCK_SECONDS = 60.0
 REGISTRY_SECONDS = 30.0

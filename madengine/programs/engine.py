@@ -18,7 +18,8 @@ from madengine.programs.caller_settings import log_settings
 from madengine.programs.engine_answers import checked, container_state, image_records, labelled_containers
 from madengine.programs.engine_errors import is_store_race, is_unreachable
 from madengine.programs.engine_files import is_hidden
-from madengine.records import Gpu, repository
+from madengine.programs.image_references import digests_in
+from madengine.records import Gpu
 
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
@@ -32,7 +33,6 @@ STORE_ATTEMPTS = 5
 _DOCKER_WITH_AMD = (28, 3)
 _HUB = ("", "docker.io", "dockerhub")
 _HUB_CONFIG_KEY = "https://index.docker.io/v1/"
-_LOOPBACK = re.compile(r"^(localhost|127(\.\d+){3}|\[::1\])(:\d+)?$")
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,9 @@ class Docker:
 
     def load(self, archive: Path | str) -> BaseCommand:
         return self("load", "--input", str(archive))
+
+    def save(self, image: str, archive: Path | str) -> BaseCommand:
+        return self("save", "--output", str(archive), image)
 
     def tag(self, source: str, name: str) -> BaseCommand:
         return self("tag", source, self.full_name(name))
@@ -394,46 +397,6 @@ class Docker:
     def _limits(self) -> list[str]:
         """What collective libraries need: unlimited pinned memory, and a large stack."""
         return ["--ulimit=memlock=-1:-1", "--ulimit=stack=67108864:67108864"]
-
-
-def is_loopback(name: str) -> bool:
-    """Whether an image name, or a registry's address, is of a registry on this machine."""
-    return bool(_LOOPBACK.match(name.partition("/")[0]))
-
-
-def repo_digest(digests: Sequence[str], name: str) -> str:
-    """Return the digest of `name` out of an image's RepoDigests; empty if there is none."""
-    return next(iter(repo_digests(digests, name)), "")
-
-
-def repo_digests(digests: Sequence[str], name: str) -> list[str]:
-    """Return all of them: podman also lists the digest of its own copy, which the registry may not know."""
-    own = _canonical(repository(name))
-    pairs = (entry.partition("@") for entry in digests)
-    return [digest for repo, _, digest in pairs if _canonical(repo) == own]
-
-
-def digests_in(image: Mapping[str, Any], name: str) -> list[str]:
-    """Return the digests of `name` in an image's record."""
-    return repo_digests([str(digest) for digest in image.get("RepoDigests") or ()], name)
-
-
-def canonical_name(name: str) -> str:
-    """Return an image name as Docker Hub's short names mean it: without its registry, with a tag."""
-    bare = name.partition("@")[0]
-    tag = bare.removeprefix(repository(bare)).removeprefix(":")
-    return f"{_canonical(repository(bare))}:{tag or 'latest'}"
-
-
-def with_hub(name: str) -> str:
-    """Return a name such as `org/image` with the registry that it means, docker.io."""
-    host = name.partition("/")[0]
-    has_registry = "/" not in name or "." in host or ":" in host or host == "localhost"
-    return name if has_registry else f"docker.io/{name}"
-
-
-def _canonical(repo: str) -> str:
-    return repo.removeprefix("docker.io/").removeprefix("library/")
 
 
 def _settings(values: Mapping[str, str]) -> list[str]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from madengine.programs.caller_settings import log_settings
-from madengine.programs.engine import Docker, is_loopback, with_hub
+from madengine.programs.engine import Docker
+from madengine.programs.image_references import is_loopback, with_hub
 
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand

@@ -11,7 +11,8 @@ from madengine import programs
 from madengine.errors import RunError
 from madengine.programs import login_files, podman_steps
 from madengine.programs.caller_settings import PROXIES, log_settings
-from madengine.programs.engine import Docker, digests_in, is_loopback, with_hub
+from madengine.programs.engine import Docker
+from madengine.programs.image_references import digests_in, is_loopback, with_hub
 from madengine.records import repository
 
 if TYPE_CHECKING:

@@ -152,9 +152,14 @@ class Cluster:
         """Run madengine on h1."""
         return outcome(self.command(*words), {"FLEET_DIR": str(self.hosts.folder)}, check=check)
 
-    def command(self, *words: str) -> list[str]:
+    def run_with(self, environment: Mapping[str, str], *words: str, check: bool = True) -> Outcome:
+        """Run madengine on h1 with variables of its own."""
+        return outcome(self.command(*words, **environment), {"FLEET_DIR": str(self.hosts.folder)}, check=check)
+
+    def command(self, *words: str, **environment: str) -> list[str]:
         """The words that run madengine on h1."""
-        script = f"cd {self.inside} && trap : INT; env PYTHONPATH={CHECKOUT} {shlex.join(_command(*words))}"
+        settings = [f"{name}={value}" for name, value in {"PYTHONPATH": str(CHECKOUT), **environment}.items()]
+        script = f"cd {self.inside} && trap : INT; {shlex.join(['env', *settings, *_command(*words)])}"
         return [str(FLEET), "run", "1", "sh", "-c", script]
 
     @property

@@ -7,12 +7,13 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.bed.components import outcome
 from tests.bed.gpu_stand_ins import NvidiaNode, without_gpu_flags
 from tests.fleet.conftest import Cluster, until
 
@@ -118,6 +119,32 @@ def test_what_sbatch_refuses_is_one_line(cluster: Cluster) -> None:
     assert "sbatch --parsable" in refused.stderr
     assert "invalid partition" in refused.stderr.lower()
     assert "Traceback" not in refused.stderr
+
+
+def test_a_manifest_written_by_hand_runs_from_archives(cluster: Cluster, built: Path, bed: Mapping[str, str]) -> None:
+    content = json.loads(built.read_text())
+    image = next(image for key, image in content["built_images"].items() if "quick" in key)
+    archives = cluster.folder / "archives"
+    archives.mkdir()
+    name = "org/quick:1"
+    for words in (("tag", image["image_id"], name), ("save", f"--output={archives / 'org_quick_1.tar'}", name)):
+        outcome(["docker", *words], {"DOCKER_HOST": bed["DOCKER_HOST"]})
+    (cluster.folder / "scripts/q").mkdir(parents=True)
+    (cluster.folder / "scripts/q/run.sh").write_text("echo 'performance: 8 by_hand'\n")
+    (cluster.folder / "models.json").write_text("[]")
+    by_hand = {
+        "built_images": {"q": {"docker_image": name, "local_image": True, "registry_image": None, "dockerfile": "N/A"}},
+        "built_models": {
+            "q": {"name": "q", "scripts": "scripts/q", "dockerfile": "docker/q", "n_gpus": "0", "timeout": -1}
+        },
+        "deployment_config": {"target": "slurm", "slurm": {"nodelist": cluster.hosts.name(2)}},
+    }
+    (cluster.folder / "build_manifest.json").write_text(json.dumps(by_hand))
+    cluster.hosts.sh(2, f"docker rmi --force {image['image_id']}")
+    cluster.run_with({"MAD_DOCKER_BUILDS": "archives"}, "run", "--manifest-file=build_manifest.json", "--run-id=r1")
+    [row] = cluster.rows
+    assert (row["model"], row["performance"], row["image_digest"]) == ("q", "8", image["image_id"])
+    cluster.hosts.sh(2, f"docker rmi {name} && docker load --quiet --input /shared/images.tar")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from madengine.deploy.render import render
 from madengine.deploy.target import Prepared
 from madengine.errors import ConfigurationError
 from madengine.files import write_whole
-from madengine.programs.engine import is_loopback
+from madengine.programs.image_references import is_loopback
 from madengine.records import DEFAULT_TIMEOUT, ENGINE_NAMES, Image
 
 PLAYBOOK = "ansible/playbook.yml"

@@ -11,7 +11,7 @@ from madengine.config.manifest import Manifest
 from madengine.deploy.kubernetes import launch
 from madengine.deploy.kubernetes.options import Options
 from madengine.deploy.kubernetes.tasks import TaskSettings, gpu_count, vendor
-from madengine.programs.engine import is_loopback
+from madengine.programs.image_references import is_loopback
 from madengine.records import Model
 
 

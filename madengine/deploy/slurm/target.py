@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from madengine import programs
+from madengine.build.image_archives import FOLDER_VARIABLE
 from madengine.config.common_options import ContextOptions, EngineOptions
 from madengine.config.context import Context
 from madengine.config.manifest import load_manifest
@@ -67,6 +68,8 @@ class SlurmTarget:
     #: the user's own context
     of_user: Mapping[str, Any] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    #: the model package, for images that don't carry their scripts; None without one
+    package: Path | None = None
     _tasks: dict[int, ArrayTask] = field(default_factory=dict, init=False)
     _scripts: list[tuple[Path, list[ArrayTask]]] = field(default_factory=list, init=False)
     #: the job of each task, once it is submitted
@@ -110,6 +113,7 @@ class SlurmTarget:
             words=words_for_hosts(classes, of_nodes),
             of_user=of_user.values,
             environ=session.environ,
+            package=session.root.absolute() if session.has_package else None,
         )
 
     @classmethod
@@ -242,8 +246,18 @@ class SlurmTarget:
             run_folder=folder,
             submit_folder=Path.cwd(),
             words=("run", "--target=local", f"--run-id={self.run_id}", *self.words, *context),
-            environ=self._job_environ,
+            environ={**self._job_environ, **self._shared_folders},
         )
+
+    @property
+    def _shared_folders(self) -> Mapping[str, str]:
+        """The variables of folders that nodes have by the same path: of images' archives, and of the model package."""
+        archives = self.environ.get(FOLDER_VARIABLE, "").strip()
+        needs_package = any(not image.self_contained for task in self._tasks.values() for image in task.manifest.images)
+        return {
+            **({FOLDER_VARIABLE: str(Path(archives).expanduser().absolute())} if archives else {}),
+            **({"MODEL_DIR": str(self.package)} if self.package and needs_package else {}),
+        }
 
     @property
     def _job_environ(self) -> Mapping[str, str]:

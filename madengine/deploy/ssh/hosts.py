@@ -12,7 +12,7 @@ from madengine.config.manifest import Manifest
 from madengine.deploy.ssh.options import CopyOptions, HostOptions, NodeSettings, SshOptions
 from madengine.errors import ConfigurationError
 from madengine.programs import ssh
-from madengine.programs.engine import is_loopback
+from madengine.programs.image_references import is_loopback
 
 _NAME_LENGTH = 200
 _FOLDER = re.compile(r"[A-Za-z0-9_./~@%+=,-]+")

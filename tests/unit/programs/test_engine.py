@@ -18,10 +18,11 @@ from plumbum.commands.base import BaseCommand
 from madengine import programs
 from madengine.errors import CommandError, EngineError
 from madengine.programs import engine_finder
-from madengine.programs.engine import Container, Docker, State, is_loopback, repo_digest
+from madengine.programs.engine import Container, Docker, State
 from madengine.programs.engine_errors import explain_engine_error, is_limit_refused, is_transport
 from madengine.programs.engine_finder import ENGINES, engine_named, find_engine
 from madengine.programs.engine_logins import logged_in, refused_login
+from madengine.programs.image_references import is_loopback, repo_digest
 from madengine.programs.nerdctl import Nerdctl
 from madengine.programs.podman import Podman
 from madengine.records import ENGINE_NAMES
