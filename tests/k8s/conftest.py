@@ -181,7 +181,15 @@ class Cluster:
     @property
     def results(self) -> dict[str, str]:
         """The keys of the ConfigMap madengine-results."""
-        output = self.kubectl("get", "configmap", "madengine-results", "-n", NAMESPACE, "-o", "json").stdout
+        return self._data("madengine-results")
+
+    @property
+    def logs(self) -> dict[str, str]:
+        """The ends of the pods' logs, by pod."""
+        return {key.split(".")[1]: text for key, text in self._data("madengine-logs").items()}
+
+    def _data(self, name: str) -> dict[str, str]:
+        output = self.kubectl("get", "configmap", name, "-n", NAMESPACE, "-o", "json").stdout
         data: dict[str, str] = json.loads(output).get("data", {})
         return data
 

@@ -22,6 +22,11 @@ from tests.bed.components import Engine
 from tests.k8s.api_server import ApiServer, now
 
 Object = dict[str, Any]
+EVICTION = {
+    "reason": "Evicted",
+    "message": "The node was low on resource: memory.",
+    "conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}],
+}
 _REFERENCE = re.compile(r"\$(\$|\(([^)]*)\))")
 
 
@@ -65,7 +70,7 @@ class Kubelet:
             spec, name = job["spec"], job["metadata"]["name"]
             codes = []
             for index in range(spec.get("completions", 1)):
-                codes.append(self._pod(job, index if spec.get("completionMode") == "Indexed" else None))
+                codes.append(self._index(job, index if spec.get("completionMode") == "Indexed" else None))
             done = not any(codes)
             condition = {"type": "Complete" if done else "Failed", "status": "True"}
             if not done:
@@ -76,7 +81,17 @@ class Kubelet:
         except Exception as error:
             self.problems.append(repr(error))
 
-    def _pod(self, job: Object, index: int | None) -> int:
+    def _index(self, job: Object, index: int | None) -> int:
+        """Run a pod, and others in place of those that the Job's rules don't count."""
+        while True:
+            code, status = self._pod(job, index)
+            marks = [one["type"] for one in status.get("conditions", ())]
+            rules = job["spec"].get("podFailurePolicy", {}).get("rules", ())
+            ignored = [one["type"] for rule in rules if rule["action"] == "Ignore" for one in rule["onPodConditions"]]
+            if not code or not set(marks) & set(ignored):
+                return code
+
+    def _pod(self, job: Object, index: int | None) -> tuple[int, Object]:
         meta, template = job["metadata"], job["spec"]["template"]
         number = next(self._numbers)
         name = f"{meta['name']}{'' if index is None else f'-{index}'}-{number:05d}"
@@ -100,7 +115,7 @@ class Kubelet:
         mishap = self.mishaps.pop(0) if self.mishaps else ""
         return self._run(pod, mishap)
 
-    def _run(self, pod: Object, mishap: str) -> int:
+    def _run(self, pod: Object, mishap: str) -> tuple[int, Object]:
         spec, name = pod["spec"], pod["metadata"]["name"]
         places = self._volumes(pod)
         messages = [self._message(f"{name}.{one['name']}") for one in spec.get("initContainers", ())]
@@ -147,13 +162,13 @@ class Kubelet:
             "startTime": began,
             "containerStatuses": [state],
             "initContainerStatuses": reports,
-            **({"reason": "Evicted", "message": "The node was low on resource: memory."} if mishap == "evict" else {}),
+            **(EVICTION if mishap == "evict" else {}),
         }
         if mishap == "delete":
             self.server.cluster.delete("pods", pod["metadata"]["namespace"], name)
         else:
             self.server.cluster.set_status("pods", pod["metadata"]["namespace"], name, status)
-        return code
+        return code, status
 
     def _message(self, name: str) -> Path:
         """Return the file of a container's termination message."""

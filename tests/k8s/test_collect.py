@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +21,7 @@ from madengine.config.manifest import load_manifest
 from madengine.deploy.kubernetes import waiting
 from madengine.deploy.kubernetes.api import ConfigMap
 from madengine.deploy.kubernetes.collect import collect_results, prune
-from madengine.deploy.kubernetes.delivery import LIMIT, Report, Stored, deliver, fit
+from madengine.deploy.kubernetes.delivery import LIMIT, Report, deliver, deliver_log, fit
 from madengine.deploy.kubernetes.pod import describe_pod
 from madengine.deploy.kubernetes.pod_outcome import pod_document, pod_result, pod_rows
 from madengine.deploy.kubernetes.remains import Measurement, Remains
@@ -61,6 +61,7 @@ class Space:
                 one["spec"]["selector"] = {"matchLabels": {"a": "b"}}
                 self.jobs[one["metadata"]["name"]] = one
             self.server.cluster.create(f"{one['kind'].lower()}s", NAMESPACE, one)
+        self.server.cluster.create("configmaps", NAMESPACE, self.config_map("madengine-results", {}))
 
     def finish(self, job: str = JOB, kind: str = "Complete", **condition: str) -> None:
         status = {"startTime": now(), "conditions": [{"type": kind, "status": "True", **condition}]}
@@ -81,6 +82,11 @@ class Space:
         self.server.cluster.create("pods", NAMESPACE, one)
         self.server.cluster.set_status("pods", NAMESPACE, name, status)
 
+    @property
+    def input(self) -> dict[str, Any]:
+        maps = [one for (kind, _, _), one in self.server.cluster.objects.items() if kind == "configmaps"]
+        return next(one for one in maps if one.get("immutable"))
+
     def event(self, name: str, kind: str, of: str, reason: str, message: str) -> None:
         one = {
             "apiVersion": "v1",
@@ -93,6 +99,10 @@ class Space:
             "lastTimestamp": now(),
         }
         self.server.cluster.create("events", NAMESPACE, one)
+
+    def config_map(self, name: str, data: Mapping[str, str]) -> dict[str, Any]:
+        meta = {"name": name, "labels": {"app.kubernetes.io/name": "madengine"}}
+        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data}
 
     def store(self, data: Mapping[str, str], packed: Mapping[str, str] | None = None) -> None:
         patch = {"data": data, "binaryData": packed or {}}
@@ -116,7 +126,7 @@ class Space:
         pod = describe_pod(load_manifest(self.folder / "manifest.json"), data["jobs.json"], job, **where)
         result = pod_result(pod, remains, started="2026-01-01T00:00:00Z")
         report = Report(pod_rows(pod, result), pod_document(pod, result, {}))
-        self.store(fit(name, report, Stored(0), LIMIT).content["data"])
+        self.store(fit(name, report, 0, LIMIT).content["data"])
         return report
 
     def collect(self, *words: str) -> int:
@@ -156,7 +166,7 @@ def container(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("path", ["/evil.csv", "../../evil.csv", "a/../../../evil.csv"])
 def test_no_path_of_a_configmap_is_written(space: Space, capsys: Captured, path: str) -> None:
     space.apply(manifest({"multiple_results": "r.csv"}), "--results", "pull")
-    [config] = [one for (kind, _, _), one in space.server.cluster.objects.items() if kind == "configmaps"]
+    config = space.input
     hostile = path.replace("/evil", f"{space.folder}/evil") if path.startswith("/") else path
     config["data"]["manifest.json"] = config["data"]["manifest.json"].replace("r.csv", hostile)
     space.pod("p", ended(f"{ENTRY}\nmodel,performance,metric\na,1,t\n\nend\n"))
@@ -313,7 +323,7 @@ FACTS = ("[]", "{", '{"JOB": 7}', '{"JOB": {"image": "IMAGE", "timeout": "x"}}',
 
 def test_a_broken_input_configmap_is_one_line(space: Space, capsys: Captured) -> None:
     space.apply(manifest({}), "--results", "pull")
-    [config] = [one for (kind, _, _), one in space.server.cluster.objects.items() if kind == "configmaps"]
+    config = space.input
     space.pod("p", ended())
     space.finish()
     for facts in FACTS:
@@ -351,7 +361,7 @@ def test_rows_that_did_not_fit_are_taken_from_the_pod(space: Space, capsys: Capt
     space.apply(manifest({}, {"name": "two"}), "--run-id", "r")
     for name, job in (("p", JOB), ("q", "madengine-two-job")):
         report = space.report(name, job)
-        patch = fit(name, report, Stored(LIMIT), LIMIT)
+        patch = fit(name, report, LIMIT, LIMIT)
         assert patch.omitted == 1
         space.store({f"{name}.perf.csv": "", **patch.content["data"]}, patch.content["binaryData"])
         space.finish(job)
@@ -362,35 +372,38 @@ def test_rows_that_did_not_fit_are_taken_from_the_pod(space: Space, capsys: Capt
     assert (space.rows["p"]["reason"], space.rows["p"]["exit_code"]) == ("exit code 7", "7")
     assert space.rows["p"]["engine"].endswith("(termination message)")
     assert "q: 1 rows are lost: they didn't fit into configmap madengine-results" in err
-    assert "configmap madengine-results is full: " in err and "of them logs" in err
+    assert "configmap madengine-results is full: " in err
+    assert "done; another pod of its run measures" not in err, "it has measured, and the rows are lost"
     assert "`madengine collect --kubernetes --prune`" in err
 
 
-def test_logs_of_other_pods_make_room_for_rows_the_oldest_first(server: ApiServer, target: ConfigMap) -> None:
-    def age(day: int) -> str:
-        return json.dumps({"results": [{"started": f"2026-01-0{day}T00:00:00Z"}]})
-
-    stored = {f"p{day}.log": "x" * 300_000 for day in (3, 1, 2)} | {
-        f"p{day}.result.json": age(day) for day in (1, 2, 3)
+def test_logs_have_a_configmap_of_their_own_where_the_oldest_make_room(server: ApiServer, target: ConfigMap) -> None:
+    logs = replace(target, name="madengine-logs")
+    for day in (3, 1, 2):
+        report = Report((), {}, "x" * 306_000, 306_000)
+        assert deliver_log(logs, f"p{day}", report, f"2026010{day}T000000Z") == ""
+    rows = [{"model": os.urandom(300).hex(), "performance": "1"} for _ in range(500)]
+    assert deliver(target, "p4", Report(rows, {"results": []}), LIMIT) == ""
+    assert deliver_log(logs, "p4", Report((), {}, "y" * 16_000, 16_000), "20260104T000000Z") == ""
+    stored = {
+        name: server.cluster.get("configmaps", NAMESPACE, f"madengine-{name}")["data"] for name in ("logs", "results")
     }
-    server.cluster.patch("configmaps", NAMESPACE, "madengine-results", {"data": stored})
-    noise = [{"model": os.urandom(300).hex(), "performance": "1"} for _ in range(500)]
-    assert deliver(target, "new", Report(noise, {"results": []}, b"log", 3), LIMIT) == ""
-    data = server.cluster.get("configmaps", NAMESPACE, "madengine-results")["data"]
-    assert [key for key in sorted(data) if key.endswith(".log")] == ["new.log", "p2.log", "p3.log"]
-    assert deliver(target, "small", Report(noise[:1], {"results": []}), LIMIT) == ""
-    assert {"p2.log", "p3.log"} <= data.keys()
+    assert [key.split(".")[1] for key in sorted(stored["logs"])] == ["p2", "p3", "p4"]
+    assert not [key for key in stored["results"] if key.endswith(".log")]
 
 
 def test_what_was_collected_can_be_removed_and_nothing_else(space: Space, capsys: Captured) -> None:
     space.apply(manifest({}, {"name": "two"}), "--run-id", "r")
     space.report("p")
     space.store({"p.log": "log", "other.log": "log", "foreign.result.json": "{", "q.perf.csv": ""})
+    logs = {"2026.p.log": "log", "2026.other.log": "log"}
+    space.server.cluster.create("configmaps", NAMESPACE, space.config_map("madengine-logs", logs))
     space.finish()
     old = {"app.kubernetes.io/name": "madengine", "app.kubernetes.io/component": "input"}
     for name, created in (("madengine-config-old", "2026-01-01T00:00:00Z"), ("madengine-config-new", now())):
-        one = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": old}, "data": {}}
-        space.server.cluster.create("configmaps", NAMESPACE, one)
+        space.server.cluster.create(
+            "configmaps", NAMESPACE, {**space.config_map(name, {}), "metadata": {"name": name, "labels": old}}
+        )
         space.server.cluster.get("configmaps", NAMESPACE, name)["metadata"]["creationTimestamp"] = created
     used = space.jobs[JOB]["metadata"]["annotations"]["madengine/config"]
     space.server.cluster.get("configmaps", NAMESPACE, used)["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
@@ -403,10 +416,27 @@ def test_what_was_collected_can_be_removed_and_nothing_else(space: Space, capsys
     results = space.server.cluster.get("configmaps", NAMESPACE, "madengine-results")
     assert sorted(results["data"]) == ["foreign.result.json", "other.log", "q.perf.csv"]
     maps = {name for kind, _, name in space.server.cluster.objects if kind == "configmaps"}
-    assert maps == {"madengine-results", "madengine-config-new", used}
+    assert maps == {"madengine-results", "madengine-logs", "madengine-config-new", used}
+    assert list(space.server.cluster.get("configmaps", NAMESPACE, "madengine-logs")["data"]) == ["2026.other.log"]
     assert list(space.rows) == ["p"]
     again = collect_results(kubectl, Path("perf.csv"), Path("results.json"), "", False)
     assert (again.attempts, again.merged.added, prune(kubectl, again)) == (0, 0, [])
+
+
+def test_the_input_of_a_run_is_removed_once_all_of_it_is_collected(space: Space, capsys: Captured) -> None:
+    space.apply(manifest({}, {"name": "two"}), "--run-id", "r", "--results", "pull")
+    used = space.jobs[JOB]["metadata"]["annotations"]["madengine/config"]
+    for name, job in (("p", JOB), ("q", "madengine-two-job")):
+        space.pod(name, ended(), job)
+        assert ("configmaps", NAMESPACE, used) in space.server.cluster.objects
+        space.finish(job)
+        assert space.collect("--prune") == (1 if name == "p" else 0), "the other Job has not ended"
+    assert ("configmaps", NAMESPACE, used) not in space.server.cluster.objects
+    assert space.rows.keys() == {"p", "q"}
+    capsys.readouterr()
+    assert space.collect() == 1
+    err = capsys.readouterr().err
+    assert "is gone" not in err and "no results in namespace" in err
 
 
 # --- what the cluster did to a pod ---
@@ -468,9 +498,10 @@ def test_a_sidecar_that_could_not_report_says_why(space: Space, capsys: Captured
 # --- pods that don't start ---
 
 
-def waiting_for(reason: str, message: str) -> dict[str, Any]:
+def waiting_for(reason: str, message: str, name: str = "model") -> dict[str, Any]:
     state = {"waiting": {"reason": reason, "message": message}}
-    return {"phase": "Pending", "containerStatuses": [{**container("model"), "state": state}]}
+    kind = "containerStatuses" if name == "model" else "initContainerStatuses"
+    return {"phase": "Pending", kind: [{**container(name), "state": state}]}
 
 
 NO_GPU = "Unschedulable: 0/2 nodes: 2 Insufficient amd.com/gpu"
@@ -506,7 +537,9 @@ def test_while_waiting_it_says_once_why_pods_do_not_start_and_the_row_says_it_to
             for name in ("p", "t"):
                 space.server.cluster.delete("pods", NAMESPACE, name)
 
-    monkeypatch.setattr(waiting, "time", SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: advance()))
+    monkeypatch.setattr(
+        waiting, "time", SimpleNamespace(monotonic=time.monotonic, time=time.time, sleep=lambda seconds: advance())
+    )
     assert space.collect("--wait", "--run-id", "r") == 3
     err = capsys.readouterr().err
     for line in (
@@ -532,6 +565,64 @@ def test_without_waiting_the_last_warning_of_the_cluster_is_the_reason(space: Sp
     assert space.collect() == 3
     assert space.rows[JOB]["reason"] == (
         "never started: FailedScheduling: 0/1 nodes: 1 Insufficient memory; DeadlineExceeded: over"
+    )
+
+
+QUOTA = "exceeded quota: gpus, requested: limits.cpu=8"
+POLICY = 'violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false'
+RANGE = "maximum memory usage per Container is 8Gi, but limit is 64Gi"
+PULL = 'failed to resolve reference "reg/x": not found'
+
+
+#: What a pod of a Job shows (None: there is no pod), what an event of the Job or its pod says, and the reason.
+OBSTACLES: Mapping[str, tuple[dict[str, Any] | None, tuple[str, str], str]] = {
+    "image": (waiting_for("ImagePullBackOff", PULL), ("", ""), f"container model: ImagePullBackOff: {PULL}"),
+    "sidecar": (waiting_for("ErrImagePull", PULL, "report"), ("", ""), f"container report: ErrImagePull: {PULL}"),
+    "resource": (UNSCHEDULABLE, ("", ""), NO_GPU),
+    "quota": (None, ("FailedCreate", f'pods "x-y" is forbidden: {QUOTA}'), f"pods is forbidden: {QUOTA}"),
+    "policy": (None, ("FailedCreate", f'pods "x-y" is forbidden: {POLICY}'), f"pods is forbidden: {POLICY}"),
+    "range": (None, ("FailedCreate", f'pods "x-y" is forbidden: {RANGE}'), f"pods is forbidden: {RANGE}"),
+    "volume": ({"phase": "Pending"}, ("FailedMount", "no such claim"), "FailedMount: no such claim"),
+}
+
+
+def test_why_a_pod_does_not_start_is_in_its_row(space: Space, capsys: Captured) -> None:
+    space.apply(manifest(*({"name": name} for name in OBSTACLES)), "--run-id", "r")
+    jobs = {name: f"madengine-{name}-job" for name in OBSTACLES}
+    for name, (status, (reason, message), _) in OBSTACLES.items():
+        if status:
+            space.pod(f"{jobs[name]}-p", status, jobs[name])
+        if reason:
+            of = ("Pod", f"{jobs[name]}-p") if status else ("Job", jobs[name])
+            space.event(name, *of, reason, message)
+    assert space.collect() == 1
+    err = capsys.readouterr().err
+    for name, (status, (reason, _), text) in OBSTACLES.items():
+        assert text in err, name
+        space.finish(jobs[name], "Failed", reason="DeadlineExceeded", message="was active too long")
+        if status:
+            space.server.cluster.delete("pods", NAMESPACE, f"{jobs[name]}-p")
+        if not reason:
+            space.event(f"{name}-last", "Pod", f"{jobs[name]}-p", "Failed", text)
+    assert space.collect() == 3
+    for name, (_, _, text) in OBSTACLES.items():
+        reason = space.rows[jobs[name]]["reason"]
+        assert reason.startswith("never started: ") and text in reason
+        assert reason.endswith("; DeadlineExceeded: was active too long")
+
+
+def test_a_job_whose_node_never_returns_is_over_at_its_deadline(space: Space, capsys: Captured) -> None:
+    space.apply(manifest({}), "--run-id", "r")
+    space.pod("p", {"phase": "Running"}, node="n7")
+    space.server.cluster.get("pods", NAMESPACE, "p")["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert space.collect() == 1
+    line = "p: node n7 does not end its pod: it is down or cut off; `kubectl delete node` if it never returns"
+    assert line in capsys.readouterr().err.splitlines()
+    space.finish(kind="FailureTarget", reason="DeadlineExceeded", message="was active too long")
+    assert space.collect("--wait", "--run-id", "r") == 3
+    [row] = space.rows.values()
+    assert row["reason"] == (
+        "lost: node n7 does not end its pod: it is down or cut off; DeadlineExceeded: was active too long"
     )
 
 

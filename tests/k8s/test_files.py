@@ -22,10 +22,12 @@ from kubernetes_validate import utils
 from yamllint import linter
 from yamllint.config import YamlLintConfig
 
+from madengine import __version__
 from madengine.deploy.kubernetes import names
 from madengine.distributed_cli import main
 from tests.k8s.kubelet import expanded
 
+Captured = pytest.CaptureFixture[str]
 CHECKOUT = Path(__file__).parents[2]
 DIGEST = f"sha256:{'a' * 64}"
 VERSIONS = [version for version in utils.all_versions() if tuple(map(int, version.split(".")[:2])) >= (1, 29)]
@@ -51,7 +53,10 @@ OPTIONS: Mapping[str, list[str]] = {
     "shared nodes": ["--nodes", "2", "--may-share-nodes"],
     "cpu limit": ["--cpu-limit", "8"],
     "no memory": ["--memory", "none"],
+    "restricted runner": ["--mode", "runner", "--drop-capabilities", "--run-as", "1000"],
     "restricted": ["--drop-capabilities", "--run-as", "1000:1000", "--create-namespace"],
+    "runner limits": ["--mode", "runner", "--cpu-limit", "8", "--memory", "8Gi"],
+    "architecture": ["--architecture", "arm64"],
     "undisturbed": ["--priority-class", "benchmarks", "--do-not-disrupt"],
     "undisturbed runner": [
         "--mode",
@@ -166,6 +171,30 @@ def test_the_check_itself_finds_a_field_that_no_schema_knows(written: Mapping[st
         kubernetes_validate.validate(broken, VERSIONS[-1], strict=True)
 
 
+def restricted_violations(pod: Mapping[str, Any]) -> list[str]:
+    """What Pod Security *restricted* says of a pod."""
+    problems = []
+    if pod["securityContext"].get("seccompProfile", {}).get("type") != "RuntimeDefault":
+        problems.append("seccompProfile")
+    for one in (*pod.get("initContainers", ()), *pod["containers"]):
+        security = one["securityContext"]
+        expected = {"allowPrivilegeEscalation": False, "runAsNonRoot": True, "capabilities": {"drop": ["ALL"]}}
+        problems += [f"{one['name']}: {key}" for key, value in expected.items() if security.get(key) != value]
+    kinds = {"configMap", "emptyDir", "projected", "secret", "persistentVolumeClaim"}
+    return problems + [volume["name"] for volume in pod["volumes"] if not kinds & volume.keys()]
+
+
+@pytest.mark.parametrize(
+    ("name", "violations"),
+    [("restricted", []), ("restricted runner", []), ("none", ["model: runAsNonRoot", "model: capabilities"])],
+)
+def test_pods_pass_restricted_where_the_image_allows_it(
+    written: Mapping[str, list[dict[str, Any]]], name: str, violations: list[str]
+) -> None:
+    for job in of_kind(written[name], "Job"):
+        assert restricted_violations(job["spec"]["template"]["spec"]) == violations
+
+
 @pytest.mark.parametrize("name", [name for name in OPTIONS if name not in ("host ipc",)])
 def test_nothing_goes_beyond_baseline_by_itself(written: Mapping[str, list[dict[str, Any]]], name: str) -> None:
     text = json.dumps(written[name])
@@ -209,8 +238,9 @@ def test_only_the_sidecar_has_a_token_and_it_may_touch_one_configmap(
 ) -> None:
     [role] = of_kind(written["none"], "Role")
     [rule] = role["rules"]
-    assert (rule["resources"], rule["resourceNames"]) == (["configmaps"], ["madengine-results"])
-    assert rule["verbs"] == ["get", "patch"]
+    assert (rule["resources"], rule["resourceNames"]) == (["configmaps"], ["madengine-results", "madengine-logs"])
+    assert rule["verbs"] == ["create", "get", "patch"]
+    assert not [one for one in of_kind(written["none"], "ConfigMap") if not one.get("immutable")]
     pod = of_kind(written["none"], "Job")[0]["spec"]["template"]["spec"]
     assert pod["automountServiceAccountToken"] is False
     assert "api-token" not in json.dumps(pod["containers"])
@@ -263,8 +293,16 @@ def test_what_a_site_may_require_of_pods_is_an_option(written: Mapping[str, list
         "runAsNonRoot": True,
         "runAsGroup": 1000,
     }
-    pod = of_kind(written["cpu limit"], "Job")[0]["spec"]["template"]["spec"]
-    assert all("cpu" in one["resources"]["limits"] for one in (*pod["initContainers"], *pod["containers"]))
+    for name in ("cpu limit", "runner limits"):
+        pod = of_kind(written[name], "Job")[0]["spec"]["template"]["spec"]
+        assert all("cpu" in one["resources"]["limits"] for one in (*pod["initContainers"], *pod["containers"]))
+    assert pod["containers"][0]["resources"]["limits"] == {"cpu": "8", "memory": "8Gi"}
+    pod = of_kind(written["architecture"], "Job")[0]["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == {"kubernetes.io/os": "linux", "kubernetes.io/arch": "arm64"}
+    for resources in written.values():
+        for one in resources:
+            names_and_versions = {"app.kubernetes.io/managed-by": "madengine", "app.kubernetes.io/version": __version__}
+            assert one["kind"] == "Namespace" or names_and_versions.items() <= one["metadata"]["labels"].items()
     assert "memory" not in model_container(of_kind(written["no memory"], "Job")[0])["resources"]["requests"]
     for name in ("undisturbed", "undisturbed runner"):
         template = of_kind(written[name], "Job")[0]["spec"]["template"]
@@ -373,6 +411,10 @@ def test_jobs_of_any_names_have_valid_and_different_names(texts: list[str]) -> N
             "--namespace: expected up to 63 lower-case letters, digits and '-', got 'Bad_Name'",
         ),
         (["--memory", "12Q"], "--memory: expected an amount of memory or storage such as 512Mi or 64Gi, got '12Q'"),
+        (
+            ["--architecture", "x 86"],
+            "--architecture: expected a label's value (letters, digits, '-', '_', '.'), got 'x 86'",
+        ),
         (["--memory", "0"], "--memory: expected an amount of memory or storage such as 512Mi or 64Gi, got '0'"),
         (["--cpu", "many"], "--cpu: expected a number of CPUs such as 8 or 500m, got 'many'"),
         (["--gpu-resource", "a b"], "--gpu-resource: expected a name such as amd.com/gpu, got 'a b'"),
@@ -465,14 +507,23 @@ def test_a_sites_own_template_comes_first_and_a_kustomization_is_written(tmp_pat
     resources = generated(tmp_path, manifest({}), "--template-dir", str(tmp_path / "mine"), "--kustomize")
     assert resources[-1] == {"kind": "Mine", "name": "madengine"}
     [kustomization] = objects(tmp_path / "kustomization.yaml")
-    assert kustomization["resources"] == ["k8s-madengine-configmap.yaml", "k8s-madengine-job.yaml"]
+    assert kustomization["resources"] == ["base"]
+    [base] = objects(tmp_path / "base/kustomization.yaml")
+    assert base["resources"] == ["k8s-madengine-configmap.yaml", "k8s-madengine-job.yaml"]
+    assert (tmp_path / "base/k8s-madengine-job.yaml").read_text() == (tmp_path / "k8s-madengine-job.yaml").read_text()
 
 
-def test_kustomize_patches_the_files(tmp_path: Path) -> None:
-    generated(tmp_path, manifest(*DUMMY), "--kustomize")
+def test_what_a_user_patches_stays_when_the_files_are_generated_again(tmp_path: Path, capsys: Captured) -> None:
+    generated(tmp_path, manifest({}), "--kustomize")
     patch = "\npatches:\n  - target: {kind: Job}\n    patch: |-\n      - {op: add, path: /spec/suspend, value: true}\n"
     with (tmp_path / "kustomization.yaml").open("a", encoding="utf-8") as file:
         file.write(patch)
+    text = (tmp_path / "kustomization.yaml").read_text()
+    (tmp_path / "base/kustomization.yaml").write_text("resources: []\n")
+    capsys.readouterr()
+    generated(tmp_path, manifest(*DUMMY), "--kustomize")
+    assert (tmp_path / "kustomization.yaml").read_text() == text
+    assert "kustomization.yaml: unchanged, it is yours; " in capsys.readouterr().err
     line = [str(Path(sys.executable).parent / "kubectl"), "kustomize", str(tmp_path)]
     made = subprocess.run(line, capture_output=True, text=True, check=True, env={"HOME": str(tmp_path)}).stdout
     jobs = of_kind(list(yaml.safe_load_all(made)), "Job")

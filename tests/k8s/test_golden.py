@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from madengine.deploy.kubernetes import input_config, plan
+from madengine.deploy.kubernetes import input_config, jobs, plan
 from madengine.distributed_cli import main
 from tests.k8s.test_files import DIGEST, manifest
 
@@ -66,7 +66,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, of a madengine whose version never changes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MODEL_DIR", raising=False)
-    for module in (input_config, plan):
+    for module in (input_config, jobs, plan):
         monkeypatch.setattr(module, "__version__", "0.0.0")
     return tmp_path
 
@@ -79,12 +79,15 @@ def write(folder: Path, files: Mapping[str, Any]) -> None:
 
 
 def assert_golden(name: str, folder: Path) -> None:
-    written = {path.name: path.read_bytes() for path in folder.glob("*.yaml")}
+    written = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in (*folder.glob("*.yaml"), *folder.glob("base/kust*"))
+    }
     if os.environ.get("MADENGINE_WRITE_GOLDEN"):
-        (GOLDEN / name).mkdir(parents=True, exist_ok=True)
         for file, content in written.items():
+            (GOLDEN / name / file).parent.mkdir(parents=True, exist_ok=True)
             (GOLDEN / name / file).write_bytes(content)
-    assert {path.name for path in (GOLDEN / name).iterdir()} == written.keys()
+    assert {str(path.relative_to(GOLDEN / name)) for path in (GOLDEN / name).rglob("*.yaml")} == written.keys()
     for file, content in written.items():
         assert content.decode() == (GOLDEN / name / file).read_bytes().decode(), file
 

@@ -9,6 +9,7 @@ import io
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from typing import Any
 import pytest
 
 from madengine.deploy.kubernetes.api import ConfigMap
-from madengine.deploy.kubernetes.delivery import Report, deliver
-from madengine.deploy.kubernetes.report import build_report
+from madengine.deploy.kubernetes.delivery import Report, deliver, deliver_log
+from madengine.deploy.kubernetes.masking import hidden_values
+from madengine.deploy.kubernetes.report import build_report, hidden
 from madengine.results.rows import COLUMNS
 from tests.k8s.api_server import ApiServer
 from tests.k8s.test_files import generated, manifest, of_kind
@@ -60,11 +62,10 @@ def test_it_arrives_in_spite_of(
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     server.cluster.failures = [*failures]
-    assert deliver(target, POD, Report(rows(2), DOCUMENT, b"the log\n", 8), 100_000) == ""
+    assert deliver(target, POD, Report(rows(2), DOCUMENT, "the log\n", 8), 100_000) == ""
     assert [row["model"] for row in table(server)] == ["m0", "m1"]
     assert list(table(server)[0]) == list(COLUMNS)
     assert json.loads(stored(server)["data"][f"{POD}.result.json"]) == DOCUMENT
-    assert stored(server)["data"][f"{POD}.log"] == "the log\n"
     assert server.cluster.failures == []
 
 
@@ -76,7 +77,7 @@ def test_what_others_have_reported_stays(server: ApiServer, target: ConfigMap) -
 
 @pytest.mark.parametrize(
     ("failures", "complaint", "requests"),
-    [([403] * 9, "403", 5), ([401] * 9, "401", 5), ([404] * 9, "404", 5)],
+    [([403] * 9, "403", 5), ([401] * 9, "401", 5), ([404] * 12, "404", 10)],
 )
 def test_a_right_that_stays_missing_is_said_and_not_asked_for_for_ever(
     server: ApiServer,
@@ -100,18 +101,22 @@ def test_a_server_that_is_away_is_given_up_in_time(server: ApiServer, target: Co
 
 def test_a_pod_may_do_nothing_else(server: ApiServer, target: ConfigMap) -> None:
     token = server.cluster.token("madengine", "madengine")
-    allowed = [
+    allowed = {
         (verb, plural, name)
         for verb in ("get", "list", "create", "patch", "delete")
         for plural in ("configmaps", "secrets", "pods")
-        for name in ("madengine-results", "other")
+        for name in ("madengine-results", "madengine-logs", "other", "")
         if server.cluster.allows(token, verb, "", plural, "madengine", name)
-    ]
-    assert allowed == [("get", "configmaps", "madengine-results"), ("patch", "configmaps", "madengine-results")]
+    }
+    assert allowed == {
+        (verb, "configmaps", name)
+        for verb in ("get", "create", "patch")
+        for name in ("madengine-results", "madengine-logs")
+    }
 
 
 def test_many_rows_are_packed_and_none_is_lost(server: ApiServer, target: ConfigMap) -> None:
-    assert deliver(target, POD, Report(rows(500, reason="x" * 100), DOCUMENT, b"log" * 9000, 27000), 40_000) == ""
+    assert deliver(target, POD, Report(rows(500, reason="x" * 100), DOCUMENT, "log" * 9000, 27000), 40_000) == ""
     assert len(table(server)) == 500
     used = sum(map(len, [*stored(server)["data"].values(), *stored(server)["binaryData"].values()]))
     assert used <= 40_000
@@ -119,7 +124,7 @@ def test_many_rows_are_packed_and_none_is_lost(server: ApiServer, target: Config
 
 def test_rows_that_do_not_fit_at_all_are_counted(server: ApiServer, target: ConfigMap) -> None:
     noise = [{"model": os.urandom(60).hex(), "performance": "1"} for _ in range(500)]
-    problem = deliver(target, POD, Report(noise, DOCUMENT, b"log", 3), 20_000)
+    problem = deliver(target, POD, Report(noise, DOCUMENT, "log", 3), 20_000)
     stored_rows = len(table(server))
     assert 50 < stored_rows < 500
     document = json.loads(stored(server)["data"][f"{POD}.result.json"])
@@ -131,11 +136,28 @@ def test_rows_that_do_not_fit_at_all_are_counted(server: ApiServer, target: Conf
 
 
 def test_a_long_log_is_cut_and_says_so(server: ApiServer, target: ConfigMap) -> None:
-    log = b"\xff\n" * 20_000
-    assert deliver(target, POD, Report(rows(), DOCUMENT, log[-16384:], len(log)), 6000) == ""
-    text = stored(server)["data"][f"{POD}.log"]
-    assert text.startswith("[") and "bytes before this are left out; `kubectl logs` has more]" in text
-    assert sum(len(value.encode()) for value in stored(server)["data"].values()) <= 6000
+    logs = replace(target, name="madengine-logs")
+    assert deliver_log(logs, POD, Report((), {}, "x" * 16384, 40_000), "20260101T000000Z") == ""
+    text = server.cluster.get("configmaps", "madengine", "madengine-logs")["data"][f"20260101T000000Z.{POD}.log"]
+    assert text == f"[{40_000 - 16384} bytes before this are left out; `kubectl logs` has more]\n{'x' * 16384}"
+
+
+def test_what_the_model_knows_of_secrets_is_not_reported(tmp_path: Path) -> None:
+    secret, link = tmp_path / "hidden/1/..2026", tmp_path / "hidden/1/..data"
+    secret.mkdir(parents=True)
+    link.symlink_to(secret.name)
+    for name, value in (("HUB_PASSWORD", "s3cret!x\n"), ("HUB_USERNAME", "ann"), ("SHORT", "7")):
+        (secret / name).write_text(value)
+        (tmp_path / "hidden/1" / name).symlink_to(f"..data/{name}")
+    secrets = hidden_values(tmp_path / "hidden")
+    log = f"ann has s3cret!x, {base64.b64encode(b's3cret!x').decode()}, s3cret%21x\nperformance: 7 s3cret!x\n"
+    built = report_of(tmp_path, _gpus="", entry_json=ENTRY, model_run_live_log=log)
+    safe = hidden(built, secrets)
+    assert safe.log == "ann has [redacted], [redacted], [redacted]\nperformance: 7 [redacted]\n"
+    [row] = safe.rows
+    assert (row["performance"], row["metric"]) == ("7", "[redacted]")
+    assert "s3cr" in json.dumps(built.document) and "s3cr" not in json.dumps(safe.document)
+    assert hidden(built, ()) == built
 
 
 @pytest.mark.parametrize("code", [413, 422])
@@ -155,8 +177,9 @@ def test_what_the_server_finds_too_large_gets_smaller(server: ApiServer, target:
 
 
 def test_a_configmap_that_is_full_keeps_what_it_has(server: ApiServer, target: ConfigMap) -> None:
+    target.create()
     server.cluster.patch("configmaps", "madengine", "madengine-results", {"data": {"old": "x" * 890 * 1024}})
-    assert deliver(target, POD, Report(rows(3), DOCUMENT, b"log", 3), 900 * 1024) == ""
+    assert deliver(target, POD, Report(rows(3), DOCUMENT, "log", 3), 900 * 1024) == ""
     assert len(table(server)) == 3
     assert len(stored(server)["data"]["old"]) == 890 * 1024
 

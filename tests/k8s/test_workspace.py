@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from madengine.deploy.kubernetes.delivery import Report, Stored, fit, table
+from madengine.deploy.kubernetes.delivery import Report, fit, table
 from madengine.deploy.kubernetes.remains import ROWS_LIMIT
 from madengine.deploy.kubernetes.report import build_report
 from tests.k8s.test_files import generated, manifest, of_kind
@@ -49,7 +49,7 @@ def report(workspace: Path, config: Path) -> Report:
     began = time.monotonic()
     built = build_report(ENVIRON, workspace, config, datetime.now(timezone.utc))
     assert time.monotonic() - began < 10
-    assert SECRET not in json.dumps(built.document) + table(built.rows).decode() + built.log.decode(errors="replace")
+    assert SECRET not in json.dumps(built.document) + table(built.rows).decode() + built.log
     return built
 
 
@@ -139,11 +139,11 @@ def test_a_table_of_150_000_rows_fits_into_the_memory_of_a_sidecar(tmp_path: Pat
     script = (
         "import re, sys, pathlib, datetime\n"
         "from madengine.deploy.kubernetes.report import build_report\n"
-        "from madengine.deploy.kubernetes.delivery import Stored, fit\n"
+        "from madengine.deploy.kubernetes.delivery import fit\n"
         "now = datetime.datetime.now(datetime.timezone.utc)\n"
         "workspace, config = map(pathlib.Path, sys.argv[1:])\n"
         f"report = build_report({ENVIRON!r}, workspace, config, now)\n"
-        "patch = fit('p', report, Stored(0), 900 * 1024)\n"
+        "patch = fit('p', report, 0, 900 * 1024)\n"
         "peak = re.search(r'VmHWM:\\s+(\\d+) kB', pathlib.Path('/proc/self/status').read_text())[1]\n"
         "print(len(report.rows), report.omitted, patch.omitted, peak)\n"
     )
@@ -157,7 +157,7 @@ def test_a_table_of_150_000_rows_fits_into_the_memory_of_a_sidecar(tmp_path: Pat
 
 def test_rows_beyond_the_memory_are_said_to_be_left_out() -> None:
     rows = [{"model": "a", "performance": "1"}]
-    patch = fit("p", Report(rows, {"results": []}, omitted=9), Stored(0), 900 * 1024)
+    patch = fit("p", Report(rows, {"results": []}, omitted=9), 0, 900 * 1024)
     document = json.loads(patch.content["data"]["p.result.json"])
     assert (patch.omitted, document["rows_omitted"]) == (9, 9)
     assert document["truncated"] == "9 of 10 rows are left out"

@@ -297,7 +297,7 @@ class Answering(ConfigMap):
 
     answer = b""
 
-    def _request(self, method: str, body: bytes | None = None) -> bytes:
+    def _request(self, method: str, body: bytes | None = None, kind: str = "", query: str = "") -> bytes:
         return self.answer
 
 

@@ -16,7 +16,8 @@ from madengine.errors import MadengineError
 from madengine.files import parse_json
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-REFUSALS = frozenset((401, 403, 404))
+NOT_FOUND = 404
+REFUSALS = frozenset((401, 403, NOT_FOUND))
 TOO_LARGE = frozenset((413, 422))
 
 
@@ -46,21 +47,30 @@ class ConfigMap:
             raise Refused(0, f"GET {self.name}: not a ConfigMap: {error}") from None
         return {key: value for key, value in values.items() if isinstance(value, str)}
 
+    def create(self) -> None:
+        """Make it, unless it exists."""
+        labels = {"app.kubernetes.io/name": "madengine", "app.kubernetes.io/managed-by": "madengine"}
+        meta = {"name": self.name, "labels": {**labels, "app.kubernetes.io/component": "results"}}
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta}
+        self._request("PATCH", json.dumps(body).encode(), "application/apply-patch+yaml", "?fieldManager=madengine")
+
     def merge(self, patch: Mapping[str, Any]) -> None:
         """Set the keys of the patch and remove those that are null; others stay."""
         self._request("PATCH", json.dumps(patch).encode())
 
-    def _request(self, method: str, body: bytes | None = None) -> bytes:
+    def _request(
+        self, method: str, body: bytes | None = None, kind: str = "application/merge-patch+json", query: str = ""
+    ) -> bytes:
         # Read each time: the kubelet renews the token.
         token = (self.account / "token").read_text().strip()
         request = urllib.request.Request(
-            f"{self.server}/api/v1/namespaces/{self.namespace}/configmaps/{self.name}",
+            f"{self.server}/api/v1/namespaces/{self.namespace}/configmaps/{self.name}{query}",
             data=body,
             method=method,
             headers={
                 "Authorization": f"Bearer {token}",
                 "Accept": "application/json",
-                "Content-Type": "application/merge-patch+json",
+                "Content-Type": kind,
             },
         )
         trust = ssl.create_default_context(cafile=str(self.account / "ca.crt"))

@@ -66,6 +66,8 @@ class Attempt:
     def summary(self) -> str:
         """Its outcome in one line."""
         outcomes = [_outcome(row) for row in self.rows]
+        if self.omitted and not outcomes:
+            return f"{self.omitted} rows are lost: they didn't fit into the configmap"
         more = f" (and {len(outcomes) - 1} rows more)" if len(outcomes) > 1 else ""
         return one_line(f"{outcomes[0]}{more}") if outcomes else "done; another pod of its run measures"
 

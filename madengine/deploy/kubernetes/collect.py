@@ -16,10 +16,10 @@ from madengine.deploy.kubernetes import SELECTOR
 from madengine.deploy.kubernetes.attempts import Attempt, PodInspector, job_of, origin
 from madengine.deploy.kubernetes.delivery import LIMIT
 from madengine.deploy.kubernetes.objects import PRUNED, ConfigMapData, JobStatus, PodStatus, maps_of, pods_of
-from madengine.deploy.kubernetes.options import RESULTS
+from madengine.deploy.kubernetes.options import LOGS, RESULTS
 from madengine.deploy.kubernetes.ranks import join_ranks
 from madengine.deploy.kubernetes.reports import Reports, read_reports
-from madengine.deploy.kubernetes.waiting import Watch
+from madengine.deploy.kubernetes.waiting import Watch, is_lost, lost
 from madengine.files import csv_rows, write_json
 from madengine.process import private_folder
 from madengine.programs.kubectl import Kubectl
@@ -42,7 +42,7 @@ class Collected:
     #: The Jobs whose last attempt failed, and those that are unfinished.
     failed: tuple[str, ...]
     unfinished: tuple[str, ...]
-    #: The pods whose reports in the ConfigMap are in perf.csv now, and their Jobs that have ended.
+    #: The pods whose reports in the ConfigMap are in perf.csv now, and the Jobs that have ended and are in it.
     pods: tuple[str, ...] = ()
     jobs: tuple[str, ...] = ()
 
@@ -58,6 +58,7 @@ def collect_results(kubectl: Kubectl, output: Path, results_output: Path, run_id
     jobs = {job.name: job for job in (watch.wait() if wait else watch.jobs())}
     maps = {data.name: data for data in maps_of(kubectl.objects("configmaps", SELECTOR))}
     pods = {status.name: status for status in pods_of(kubectl.objects("pods", SELECTOR))}
+    jobs = {name: _ended_if_lost(job, pods.values()) for name, job in jobs.items()}
     watch.look(jobs.values(), pods.values())
     results = maps.get(RESULTS, ConfigMapData(RESULTS, {}, {}))
     reports = read_reports(results, pods, jobs, run_id)
@@ -76,8 +77,17 @@ def collect_results(kubectl: Kubectl, output: Path, results_output: Path, run_id
         failed=_failed(attempts),
         unfinished=tuple(job.name for job in jobs.values() if not job.condition),
         pods=tuple(report.pod for report in removable),
-        jobs=tuple(sorted({job.name for report in removable if (job := job_of(report, jobs)) and job.condition})),
+        jobs=tuple(sorted({job.name for one in attempts if (job := job_of(one, jobs)) and job.condition})),
     )
+
+
+def _ended_if_lost(job: JobStatus, pods: Iterable[PodStatus]) -> JobStatus:
+    """Return a Job that only pods on lost nodes keep from ending as one that has failed."""
+    pods = list(pods)
+    if job.condition or not is_lost(job, pods):
+        return job
+    where = next(lost(pod) for pod in pods if pod.job == job.name and not pod.ended)
+    return replace(job, condition="Failed", reason=f"{job.failing}; {where}", lost=where)
 
 
 def _attempts(
@@ -87,7 +97,8 @@ def _attempts(
     partial = {attempt.pod: attempt for attempt in reports.attempts if attempt.omitted}
     attempts = {attempt.pod: attempt for attempt in reports.attempts if not attempt.omitted}
     for status in pods.values():
-        if status.job in jobs and status.name not in attempts:
+        # What is pruned was collected, and its input may be gone.
+        if status.job in jobs and status.name not in attempts and not jobs[status.job].pruned:
             attempt = inspector.of_pod(status, jobs[status.job])
             least = len(partial[status.name].rows) if status.name in partial else 0
             if attempt and len(attempt.rows) >= least:
@@ -127,8 +138,12 @@ def _of_silent_jobs(
     """Return an attempt for each Job that has ended and has none."""
     heard = {(attempt.job, attempt.run_id) for attempt in attempts}
     silent = [job for job in jobs.values() if job.condition and not job.pruned and (job.name, job.run_id) not in heard]
-    watch.look_back(silent)
-    return [attempt for job in silent if (attempt := inspector.of_job(job))]
+    watch.look_back(job for job in silent if not job.lost)
+    failures = (
+        inspector.of_job(job, f"lost: {job.lost}; {job.reason.partition('; ')[0]}" if job.lost else "")
+        for job in silent
+    )
+    return [attempt for attempt in failures if attempt]
 
 
 def _log_shortage(results: ConfigMapData, reports: Reports) -> None:
@@ -137,10 +152,9 @@ def _log_shortage(results: ConfigMapData, reports: Reports) -> None:
     total = sum(sizes.values())
     if total < LIMIT * 0.9 and not any(attempt.omitted for attempt in reports.attempts):
         return
-    logs = sum(size for key, size in sizes.items() if key.endswith(".log"))
     logger.info(
-        f"configmap {RESULTS} is full: {total} of {LIMIT} bytes, {logs} of them logs, of {len(reports.attempts)} pods; "
-        "empty it with `madengine collect --kubernetes --prune`"
+        f"configmap {RESULTS} is full: {total} of {LIMIT} bytes, of {len(reports.attempts)} pods; empty it with "
+        "`madengine collect --kubernetes --prune`"
     )
 
 
@@ -195,28 +209,42 @@ def _removable(reports: Reports, attempts: Iterable[Attempt], jobs: Mapping[str,
 def prune(kubectl: Kubectl, collected: Collected) -> list[str]:
     """Remove from the cluster what `collected` has brought into perf.csv; return a line for each removal.
 
-    These are the reports in the ConfigMap of the results, and the input ConfigMaps that no Job refers to.
+    These are the reports and logs in the ConfigMaps, and the input ConfigMaps of Jobs that are gone or collected.
     """
-    maps = maps_of(kubectl.objects("configmaps", SELECTOR))
-    in_use = {job.config for job in Watch(kubectl).jobs()}
-    latest = (datetime.now(timezone.utc) - _MIN_AGE).strftime("%Y-%m-%dT%H:%M:%SZ")
-    # A new one may be applied a moment before its Jobs.
-    unused = [
-        data.name
-        for data in maps
-        if data.component == "input" and data.name not in in_use and data.created and data.created < latest
-    ]
+    maps = {data.name: data for data in maps_of(kubectl.objects("configmaps", SELECTOR))}
     lines = []
     if collected.jobs:
         programs.ask(kubectl("annotate", "jobs", "--overwrite", *collected.jobs, f"{PRUNED}=true"))
     if collected.pods:
-        keys = {f"{pod}.{name}": None for pod in collected.pods for name in _KEYS}
-        packed = {f"{pod}.perf.csv.gz": None for pod in collected.pods}
-        patch = json.dumps({"data": keys, "binaryData": packed})
-        words = ("patch", "configmap", RESULTS, "--type=merge", "--patch-file=/dev/stdin")
-        programs.ask(kubectl(*words), stdin=patch)
+        keys = {f"{pod}.{name}" for pod in collected.pods for name in (*_KEYS, f"{_KEYS[0]}.gz")}
+        _remove_keys(kubectl, RESULTS, keys)
+        logs = maps.get(LOGS, ConfigMapData(LOGS, {}, {})).texts
+        if old := {key for key in logs for pod in collected.pods if key.endswith(f".{pod}.log")}:
+            _remove_keys(kubectl, LOGS, old)
         lines.append(f"configmap {RESULTS}: removed the reports of {len(collected.pods)} pods")
-    if unused:
+    if unused := _unused(maps.values(), Watch(kubectl).jobs()):
         programs.ask(kubectl("delete", "configmap", "--ignore-not-found", *unused))
         lines += [f"removed configmap {name}" for name in unused]
     return lines
+
+
+def _remove_keys(kubectl: Kubectl, name: str, keys: Iterable[str]) -> None:
+    nothing = dict.fromkeys(sorted(keys))
+    words = ("patch", "configmap", name, "--type=merge", "--patch-file=/dev/stdin")
+    programs.ask(kubectl(*words), stdin=json.dumps({"data": nothing, "binaryData": nothing}))
+
+
+def _unused(maps: Iterable[ConfigMapData], jobs: Iterable[JobStatus]) -> list[str]:
+    """Return the input ConfigMaps that no Job needs any more: it is gone, or has ended and is collected."""
+    jobs = list(jobs)
+    in_use = {job.config for job in jobs if not (job.condition and job.pruned)}
+    collected = {job.config for job in jobs} - in_use
+    latest = (datetime.now(timezone.utc) - _MIN_AGE).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # A new one may be applied a moment before its Jobs.
+    return [
+        data.name
+        for data in maps
+        if data.component == "input"
+        and data.name not in in_use
+        and (data.name in collected or (data.created and data.created < latest))
+    ]

@@ -8,14 +8,14 @@ import gzip
 import io
 import json
 import random
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from madengine.deploy.kubernetes.api import REFUSALS, TOO_LARGE, ConfigMap, Refused
-from madengine.files import parse_json
+from madengine.deploy.kubernetes.api import NOT_FOUND, REFUSALS, TOO_LARGE, ConfigMap, Refused
 from madengine.results.rows import COLUMNS
 
 #: bytes; a ConfigMap holds 1 MiB, and its maintainers need some
@@ -31,28 +31,19 @@ class Report:
 
     rows: Sequence[Mapping[str, str]]
     document: Mapping[str, Any]
-    log: bytes = b""
+    #: the end of the log, and the bytes of all of it
+    log: str = ""
     log_size: int = 0
     #: Rows of multiple_results that the sidecar has no memory for.
     omitted: int = 0
 
 
 @dataclass(frozen=True)
-class Stored:
-    """What a ConfigMap holds of other pods: its size in bytes, and the logs in it, the oldest first."""
-
-    size: int
-    logs: Sequence[tuple[str, int]] = ()
-
-
-@dataclass(frozen=True)
 class Patch:
-    """A merge patch, and what it leaves out for want of space."""
+    """A merge patch, and how many rows it leaves out for want of space."""
 
     content: Mapping[str, Any]
     omitted: int = 0
-    #: Logs of other pods that it removes.
-    removed: tuple[str, ...] = ()
 
 
 def deliver(target: ConfigMap, pod: str, report: Report, share: int, patience: float = PATIENCE_SECONDS) -> str:
@@ -64,10 +55,10 @@ def deliver(target: ConfigMap, pod: str, report: Report, share: int, patience: f
     pause, refusals = 0.5, 0
     while True:
         try:
-            stored = stored_by_others(target.read(), pod)
-            patch = fit(pod, report, stored, share)
+            others = stored_by_others(_values_of(target), pod)
+            patch = fit(pod, report, others, share)
             target.merge(patch.content)
-            return _shortage(target, patch, stored, len(report.rows) + report.omitted)
+            return _shortage(target, patch, others, len(report.rows) + report.omitted)
         except (Refused, OSError, ValueError) as error:
             problem, code = str(error), getattr(error, "code", 0)
         print(f"report: {problem}", file=sys.stderr, flush=True)  # noqa: T201
@@ -83,55 +74,58 @@ def deliver(target: ConfigMap, pod: str, report: Report, share: int, patience: f
         pause = min(pause * 2, 10.0)
 
 
-def _shortage(target: ConfigMap, patch: Patch, stored: Stored, rows: int) -> str:
+def deliver_log(target: ConfigMap, pod: str, report: Report, started: str) -> str:
+    """Put the end of a log into the ConfigMap of the logs, in place of the oldest ones; return why that failed.
+
+    Its key begins with `started`, so that the keys are in the order of time.
+    """
+    if not report.log:
+        return ""
+    text = shortened_log(report)
+    key = f"{re.sub('[^0-9TZ]', '', started)}.{pod}.log"
+    try:
+        sizes = {name: len(value.encode()) for name, value in _values_of(target).items() if name != key}
+        oldest, excess = sorted(sizes), sum(sizes.values()) + len(text.encode()) - LIMIT
+        removed: dict[str, None] = {}
+        while excess > 0 and oldest:
+            removed[oldest[0]] = None
+            excess -= sizes[oldest.pop(0)]
+        target.merge({"data": {**removed, key: text}, "binaryData": removed})
+    except (Refused, OSError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+def _values_of(target: ConfigMap) -> Mapping[str, str]:
+    """Return what a ConfigMap holds, after it is made if there is none."""
+    try:
+        return target.read()
+    except Refused as error:
+        if error.code != NOT_FOUND:
+            raise
+    target.create()
+    return {}
+
+
+def _shortage(target: ConfigMap, patch: Patch, others: int, rows: int) -> str:
     if not patch.omitted:
         return ""
     return (
-        f"{patch.omitted} of {rows} rows don't fit into configmap {target.name}: other pods use {stored.size} of "
+        f"{patch.omitted} of {rows} rows don't fit into configmap {target.name}: other pods use {others} of "
         f"{LIMIT} bytes; empty it with `madengine collect --kubernetes --prune`"
     )
 
 
-def stored_by_others(values: Mapping[str, str], pod: str) -> Stored:
-    """Return what the ConfigMap holds of other pods."""
-    others = {key: len(value.encode()) for key, value in values.items() if not key.startswith(f"{pod}.")}
-    logs = [key for key in others if key.endswith(".log")]
-    logs.sort(key=lambda key: _started(values.get(f"{key.removesuffix('.log')}.result.json", "")))
-    return Stored(sum(others.values()), [(key, others[key]) for key in logs])
+def stored_by_others(values: Mapping[str, str], pod: str) -> int:
+    """Return the bytes that the ConfigMap holds of other pods."""
+    return sum(len(value.encode()) for key, value in values.items() if not key.startswith(f"{pod}."))
 
 
-def _started(document: str) -> str:
-    try:
-        return str(parse_json(document)["results"][0]["started"])
-    except (ValueError, LookupError, TypeError):
-        return ""
-
-
-def fit(pod: str, report: Report, stored: Stored, share: int) -> Patch:
-    """Return the patch in the space that is left: the log shrinks first, then the result, then rows are left out.
-
-    Before that, logs of other pods go, the oldest first.
-    """
-    needed = _needed(report)
-    free, removed = LIMIT - stored.size, []
-    for key, size in stored.logs:
-        if free >= min(needed, share):
-            break
-        free += size
-        removed.append(key)
-    keys, binary, omitted = _values(report, min(share, free))
-    data: dict[str, str | None] = {f"{pod}.{name}": keys.get(name) for name in ("perf.csv", "result.json", "log")}
-    content = {
-        "data": {**dict.fromkeys(removed), **data},
-        "binaryData": {f"{pod}.perf.csv.gz": binary},
-    }
-    return Patch(content, omitted, tuple(removed))
-
-
-def _needed(report: Report) -> int:
-    """Return the bytes of all rows and of the short result."""
-    rows = table(report.rows)
-    return min(len(rows), len(_packed(rows))) + len(_json(_short(report.document))) + 300
+def fit(pod: str, report: Report, others: int, share: int) -> Patch:
+    """Return the patch in the space that is left: the result shrinks first, then rows are left out."""
+    keys, binary, omitted = _values(report, min(share, LIMIT - others))
+    data = {f"{pod}.{name}": keys.get(name) for name in ("perf.csv", "result.json")}
+    return Patch({"data": data, "binaryData": {f"{pod}.perf.csv.gz": binary}}, omitted)
 
 
 def _values(report: Report, space: int) -> tuple[dict[str, str | None], str | None, int]:
@@ -146,12 +140,9 @@ def _values(report: Report, space: int) -> tuple[dict[str, str | None], str | No
     if omitted:
         document["rows_omitted"] = omitted
         document["truncated"] = f"{omitted} of {len(report.rows) + report.omitted} rows are left out"
-    result = _json(document)
-    space -= (len(rows) if packed is None else len(packed)) + len(result)
     keys = {
         "perf.csv": None if packed is not None else rows.decode("utf-8", "backslashreplace"),
-        "result.json": result.decode("utf-8", "backslashreplace"),
-        "log": _shortened_log(report, space),
+        "result.json": _json(document).decode("utf-8", "backslashreplace"),
     }
     return keys, packed, omitted
 
@@ -178,15 +169,11 @@ def _packed(content: bytes) -> str:
     return base64.b64encode(gzip.compress(content, mtime=0)).decode()
 
 
-def _shortened_log(report: Report, space: int) -> str | None:
-    tail = report.log[-max(0, space - 300) :] if space > 1000 else b""
-    text = tail.decode("utf-8", "replace")
-    while len(text.encode()) > max(0, space - 300):  # a byte that is not UTF-8 takes three
-        text = text[len(text) // 2 + 1 :]
-    if not text:
-        return None
-    missing = report.log_size - len(tail)
-    return f"[{missing} bytes before this are left out; `kubectl logs` has more]\n{text}" if missing else text
+def shortened_log(report: Report) -> str:
+    """Return the end of a log, with a line that says what is missing before it."""
+    missing = report.log_size - len(report.log.encode())
+    note = f"[{missing} bytes before this are left out; `kubectl logs` has more]\n" if missing > 0 else ""
+    return note + report.log
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> bytes:

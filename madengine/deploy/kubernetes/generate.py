@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
 from madengine.deploy.kubernetes.input_config import RUNNER_JOB
-from madengine.deploy.kubernetes.jobs import job_annotations, job_values, labels, shared_values
+from madengine.deploy.kubernetes.jobs import common_limits, job_annotations, job_values, labels, shared_values
 from madengine.deploy.kubernetes.options import NONE, Options
 from madengine.deploy.kubernetes.plan import Plan, PlanInput, load_plan
 from madengine.deploy.kubernetes.tasks import time_limit
@@ -14,18 +16,27 @@ from madengine.deploy.render import render
 from madengine.deploy.target import Prepared
 from madengine.files import write_whole
 
+logger = logging.getLogger(__name__)
+
 CONFIGMAP, JOB, KUSTOMIZATION = "k8s-madengine-configmap.yaml", "k8s-madengine-job.yaml", "kustomization.yaml"
+#: The folder that kustomize reads, which belongs to madengine; the kustomization beside it is the user's.
+BASE = "base"
 
 
 def generate_kubernetes(source: PlanInput, options: Options, output: Path, data_file: Path | None = None) -> Prepared:
-    """Write the ConfigMap, Job and (optionally) kustomization files into the folder `output`.
+    """Write the ConfigMap and Job files into the folder `output`, and for kustomize a base and, once, an overlay.
 
     Raises ConfigurationError for an invalid manifest, configuration or option, with nothing written, and
     MadengineError if a file can't be written.
     """
     plan = load_plan(source, options, data_file)
     texts = {output / name: text for name, text in render_files(plan).items()}
+    overlay = output / KUSTOMIZATION
+    if overlay in texts and os.path.lexists(overlay):
+        del texts[overlay]
+        logger.info(f"{overlay}: unchanged, it is yours; {output / BASE} is new")
     for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, text)
     return Prepared(tuple(texts), plan.warnings)
 
@@ -33,15 +44,18 @@ def generate_kubernetes(source: PlanInput, options: Options, output: Path, data_
 def render_files(plan: Plan) -> dict[str, str]:
     """Return the text of each file. Raises ConfigurationError for an invalid template of the user's."""
     values = _values(plan)
-    return {
+    texts = {
         name: render(template, values, plan.options.template_dir, plain=True)
         for name, template in _templates(plan.options).items()
     }
+    copies = {f"{BASE}/{name}": texts[name] for name in (CONFIGMAP, JOB)} if plan.options.kustomize else {}
+    return {**texts, **copies}
 
 
 def _templates(options: Options) -> dict[str, str]:
     job = "k8s/runner.yaml" if options.mode == "runner" else "k8s/job.yaml"
-    kustomization = {KUSTOMIZATION: "k8s/kustomization.yaml"} if options.kustomize else {}
+    base, overlay = f"{BASE}/{KUSTOMIZATION}", KUSTOMIZATION
+    kustomization = {base: "k8s/base.yaml", overlay: "k8s/kustomization.yaml"} if options.kustomize else {}
     return {CONFIGMAP: "k8s/configmap.yaml", JOB: job, **kustomization}
 
 
@@ -81,5 +95,6 @@ def _runner(plan: Plan) -> dict[str, Any]:
         "queue": options.queue,
         "deadline": sum(limits) + (plan.hook_seconds + options.slack) * len(limits) if all(limits) else None,
         "requests": {"cpu": options.cpu, **({} if options.memory == NONE else {"memory": options.memory or "1Gi"})},
+        "limits": common_limits(options),
         "tolerations": options.tolerations,
     }

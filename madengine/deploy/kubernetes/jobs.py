@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from madengine import __version__
 from madengine.build import payload
 from madengine.deploy.kubernetes import launch, names
-from madengine.deploy.kubernetes.options import NONE, RESULTS, SERVICE_ACCOUNT, Options
+from madengine.deploy.kubernetes.options import LOGS, NONE, RESULTS, SERVICE_ACCOUNT, Options
 from madengine.deploy.kubernetes.tasks import TERMINATION_MESSAGE, Task, service_name
 from madengine.records import Model
 
@@ -68,13 +69,15 @@ def shared_values(options: Options, pods: int, runner_image: str) -> dict[str, A
         "namespace": options.namespace,
         "reports": options.results == "configmap",
         "results": RESULTS,
+        "logs": LOGS,
+        "version": names.label(__version__),
         "runner_image": runner_image,
         "runner_pull_policy": "IfNotPresent" if "@" in runner_image else "Always",
         "run_id": options.run_id,
         "pods": pods,
         "retries": options.retries,
         "ttl": options.ttl,
-        "node_labels": options.node_labels,
+        "node_labels": {"kubernetes.io/os": "linux", **options.node_labels},
         "pull_secrets": options.image_pull_secret,
         "env_secrets": options.env_secret,
         # The user's own, ours if the sidecar needs one, else the namespace's default.
@@ -96,6 +99,7 @@ def labels(model: Model, options: Options) -> dict[str, str]:
     return {
         "app.kubernetes.io/name": "madengine",
         "app.kubernetes.io/managed-by": "madengine",
+        "app.kubernetes.io/version": names.label(__version__),
         "app.kubernetes.io/component": "model",
         "madengine/model": names.label(model.name),
         **({"madengine/run": names.label(options.run_id)} if options.run_id else {}),
@@ -129,11 +133,18 @@ def _security(options: Options) -> dict[str, Any]:
     }
 
 
-def _limits(task: Task, options: Options) -> dict[str, Any]:
+def common_limits(options: Options) -> dict[str, str]:
+    """Return the limits of the container of a model, or of a runner, without its GPUs."""
     return {
         **({"cpu": options.cpu_limit} if options.cpu_limit else {}),
         **({"memory": options.memory} if options.has_memory else {}),
         **({"ephemeral-storage": options.ephemeral_storage} if options.ephemeral_storage else {}),
+    }
+
+
+def _limits(task: Task, options: Options) -> dict[str, str]:
+    return {
+        **common_limits(options),
         # A server keeps it as a string: as a number, `kubectl apply` would find a change each time.
         **({task.gpu_resource: str(task.gpus)} if task.gpus else {}),
     }

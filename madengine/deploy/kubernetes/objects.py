@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 #: The annotation of a Job whose results were collected and removed.
 PRUNED = "madengine/pruned"
 _DIGEST = re.compile(r"@(sha256:[0-9a-f]{64})$")
+#: How long after its time a pod that is being deleted may take: a kubelet that is there needs seconds.
+LOST_SECONDS = 300.0
 _REASON_LIMIT = 500
 _Typed = TypeVar("_Typed")
 
@@ -40,6 +42,12 @@ class JobStatus:
     reason: str = ""
     #: Whether its results were collected and removed.
     pruned: bool = False
+    #: Why it has not started: a queue (Kueue) or a user has suspended it.
+    suspended: str = ""
+    #: Why it will fail once its pods are gone; empty if it will not.
+    failing: str = ""
+    #: Why its pods will never say how they ended.
+    lost: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,10 +91,16 @@ class PodStatus:
     blockers: tuple[str, ...] = ()
     #: The termination message of the sidecar: why it couldn't report.
     sidecar_message: str = ""
+    #: When it should have been gone, if it is being deleted.
+    deletion: str = ""
 
     @property
     def ended(self) -> bool:
         return self.ending is not None or self.phase == "Failed"
+
+    def is_lost(self, now: float) -> bool:
+        """Whether its node doesn't end it, which is then gone; `now` is in seconds since the epoch."""
+        return bool(self.deletion) and not self.ended and _moment(self.deletion).timestamp() + LOST_SECONDS < now
 
 
 @dataclass(frozen=True)
@@ -112,6 +126,7 @@ class Event:
     kind: str
     name: str
     text: str
+    reason: str = ""
     moment: str = ""
 
 
@@ -148,7 +163,7 @@ def _each(objects: Iterable[Any], typed: Callable[[Any], _Typed]) -> list[_Typed
 def _job(item: Any) -> JobStatus:
     annotations = _mapping(item, "metadata", "annotations")
     conditions = [one for one in _list(item, "status", "conditions") if _text(one, "status") == "True"]
-    ended = next((one for one in conditions if _text(one, "type") in ("Complete", "Failed")), None)
+    ended = _condition(conditions, "Complete", "Failed")
     run_id = annotations.get("madengine/run-id") or _text(item, "metadata", "uid")
     completions = _at(item, "spec", "completions")
     return JobStatus(
@@ -161,7 +176,21 @@ def _job(item: Any) -> JobStatus:
         condition=_text(ended, "type"),
         reason=_reason(ended),
         pruned=PRUNED in annotations,
+        suspended="" if ended else _suspension(item, conditions),
+        failing="" if ended else _reason(_condition(conditions, "FailureTarget")),
     )
+
+
+def _condition(conditions: Iterable[Any], *kinds: str) -> Any:
+    return next((one for one in conditions if _text(one, "type") in kinds), None)
+
+
+def _suspension(item: Any, conditions: Iterable[Any]) -> str:
+    if _at(item, "spec", "suspend") is not True:
+        return ""
+    queue = _text(item, "metadata", "labels", "kueue.x-k8s.io/queue-name")
+    details = _reason(_condition(conditions, "Suspended"))
+    return f"waits in queue {one_line(queue, 80)} for capacity" if queue else f"suspended{details and f': {details}'}"
 
 
 def _pod(item: Any) -> PodStatus:
@@ -179,6 +208,7 @@ def _pod(item: Any) -> PodStatus:
         reason=_reason(_mapping(item, "status")) or _disruption(item),
         blockers=tuple(_blockers(item, containers)),
         sidecar_message=one_line(_text(_named(containers, "report"), "state", "terminated", "message")),
+        deletion=_time(item, "metadata", "deletionTimestamp"),
     )
 
 
@@ -198,6 +228,7 @@ def _event(item: Any) -> Event:
         name=_text(item, "involvedObject", "name"),
         # Each attempt to create a pod has another name for it.
         text=re.sub(r'pods "[^"]*"', "pods", _reason(item)),
+        reason=_text(item, "reason"),
         moment=_time(item, "lastTimestamp") or _time(item, "eventTime") or _time(item, "metadata", "creationTimestamp"),
     )
 

@@ -18,6 +18,7 @@ from madengine.deploy.kubernetes import SLACK_SECONDS, names
 from madengine.errors import ConfigurationError
 
 RESULTS = "madengine-results"
+LOGS = "madengine-logs"
 SERVICE_ACCOUNT = "madengine"
 #: --memory without a request and a limit
 NONE = "none"
@@ -124,6 +125,10 @@ class Options(RunIdOptions, TimeoutOptions, TemplateOptions):
     node_selector: tuple[str, ...] = option(
         "--node-selector", default=(), group=_K8S, many=True, metavar="KEY=VALUE", help="labels that a node must have"
     )
+    architecture: str = option(
+        "--architecture", default="", group=_K8S, metavar="NAME",
+        help="processors of the nodes, such as amd64 or arm64 (default: any)",
+    )  # fmt: skip
     toleration: tuple[str, ...] = option(
         "--toleration", default=(), group=_K8S, many=True, metavar="KEY[=VALUE][:EFFECT]",
         help="taints of nodes that the pods tolerate",
@@ -178,7 +183,10 @@ class Options(RunIdOptions, TimeoutOptions, TemplateOptions):
         "--create-namespace", default=False, group=_K8S, help="write the Namespace too, with its labels"
     )
     kustomize: bool = option(
-        "--kustomize", default=False, group=_K8S, help="write kustomization.yaml too, for patches in place of edits"
+        "--kustomize",
+        default=False,
+        group=_K8S,
+        help="write base/ too, and once a kustomization.yaml for your patches of it",
     )
 
     def __post_init__(self) -> None:
@@ -220,6 +228,7 @@ class Options(RunIdOptions, TimeoutOptions, TemplateOptions):
             raise ConfigurationError(f"--run-as: expected UID or UID:GID in numbers, got {self.run_as!r}")
         if not 0 <= self.nodes <= _NODES_LIMIT:
             raise ConfigurationError(f"--nodes: expected up to {_NODES_LIMIT}, got {self.nodes}")
+        names.check_label("--architecture", self.architecture)
         if self.gpu_resource:
             names.check_key("--gpu-resource", self.gpu_resource)
 
@@ -230,7 +239,7 @@ class Options(RunIdOptions, TimeoutOptions, TemplateOptions):
     @property
     def node_labels(self) -> dict[str, str]:
         """The node selector."""
-        labels = {}
+        labels = {"kubernetes.io/arch": self.architecture} if self.architecture else {}
         for text in self.node_selector:
             key, equals, value = text.partition("=")
             if not equals:

@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -17,7 +17,8 @@ from typing import Any
 
 from madengine.config.manifest import load_manifest
 from madengine.deploy.kubernetes.api import ACCOUNT, ConfigMap
-from madengine.deploy.kubernetes.delivery import LIMIT, Report, deliver, table
+from madengine.deploy.kubernetes.delivery import LIMIT, Report, deliver, deliver_log, table
+from madengine.deploy.kubernetes.masking import HIDDEN, hidden_values, masked, masked_document, masked_row
 from madengine.deploy.kubernetes.pod import describe_pod
 from madengine.deploy.kubernetes.pod_outcome import pod_document, pod_result, pod_rows
 from madengine.deploy.kubernetes.remains import ROWS_LIMIT, log_tail, read_workspace
@@ -28,7 +29,9 @@ from madengine.machine.environment import environment_id_of, environment_record
 CONFIG = Path("/config")
 WORKSPACE = Path("/myworkspace")
 TERMINATION_MESSAGE = Path("/dev/termination-log")
+#: characters of a log that are reported; before that, more of it is read, which may begin with the rest of a secret
 LOG_TAIL = 16 * 1024
+LOG_READ = 2 * LOG_TAIL
 MESSAGE_LIMIT = 4096
 # In bytes, for what `madengine run` leaves in a runner's pod.
 _TABLE_LIMIT = 64 * 2**20
@@ -43,15 +46,18 @@ def main(ended: threading.Event) -> int:
     server = f"https://{f'[{host}]' if ':' in host else host}:{port}"
     namespace, name = environ["POD_NAMESPACE"], environ["POD_NAME"]
     target = ConfigMap(server, namespace, environ["MADENGINE_RESULTS"], ACCOUNT)
+    logs = replace(target, name=environ.get("MADENGINE_LOGS", "madengine-logs"))
     began = datetime.now(timezone.utc)
     while not ended.wait(_POLL_SECONDS) and not os.path.lexists(WORKSPACE / "entry.json"):
         pass
     try:
-        report = build_report(environ, WORKSPACE, CONFIG, began)
+        report = hidden(build_report(environ, WORKSPACE, CONFIG, began), hidden_values(HIDDEN))
         problem = deliver(target, name, report, LIMIT // max(1, int(environ.get("MADENGINE_PODS", "1"))))
     except (MadengineError, OSError) as error:
         report, problem = Report((), {}), str(error)
     _note(report, problem)
+    if log_problem := deliver_log(logs, name, report, began.strftime("%Y%m%dT%H%M%SZ")):
+        print(f"report: the log: {log_problem}", flush=True)  # noqa: T201
     # If the kubelet started it again, it would only report the same.
     ended.wait(60)
     return 1 if problem else 0
@@ -80,7 +86,16 @@ def build_report(environ: Mapping[str, str], workspace: Path, config: Path, bega
     identifier = environment_id_of(machine)
     result = replace(result, environment_id=identifier)
     document = pod_document(pod, result, {"environment_id": identifier, **machine})
-    return Report(pod_rows(pod, result), document, *log_tail(workspace, LOG_TAIL), remains.measurement.omitted)
+    log, size = log_tail(workspace, LOG_READ)
+    return Report(pod_rows(pod, result), document, log.decode("utf-8", "replace"), size, remains.measurement.omitted)
+
+
+def hidden(report: Report, secrets: Sequence[str]) -> Report:
+    """Return the report without secrets, and its log at its length."""
+    if secrets:
+        rows = [masked_row(row, secrets) for row in report.rows]
+        report = replace(report, rows=rows, document=masked_document(report.document, secrets))
+    return replace(report, log=masked(report.log, secrets)[-LOG_TAIL:])
 
 
 def _is_runner(jobs: str, job: str) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from madengine import programs
 from madengine.deploy.kubernetes import SELECTOR
+from madengine.deploy.kubernetes.names import one_line
 from madengine.deploy.kubernetes.objects import Event, JobStatus, PodStatus, events_of, jobs_of, pods_of
 from madengine.errors import CommandError, MadengineError
 from madengine.programs.kubectl import Kubectl, items_of
@@ -18,6 +19,8 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 5.0
 # An API server that is being upgraded is away for some minutes.
 _PATIENCE_SECONDS = 900.0
+# The events of a pod that doesn't start and has no condition that says why.
+_OBSTACLES = frozenset(("FailedMount", "FailedAttachVolume", "FailedMapVolume", "FailedCreatePodSandBox"))
 
 
 @dataclass
@@ -42,10 +45,11 @@ class Watch:
         while True:
             try:
                 jobs = self.jobs()
-                unfinished = [job.name for job in jobs if not job.condition]
+                pods = pods_of(self.kubectl.objects("pods", SELECTOR)) if any(not job.condition for job in jobs) else []
+                unfinished = [job.name for job in jobs if not (job.condition or is_lost(job, pods))]
                 if not unfinished:
                     return jobs
-                self.look(jobs, pods_of(self.kubectl.objects("pods", SELECTOR)))
+                self.look(jobs, pods)
                 reached = time.monotonic()
             except CommandError as error:
                 if time.monotonic() - reached > _PATIENCE_SECONDS:
@@ -60,14 +64,22 @@ class Watch:
 
     def look(self, jobs: Iterable[JobStatus], pods: Iterable[PodStatus]) -> None:
         """Log why pods don't start, once each, and remember it."""
-        unfinished = {job.name for job in jobs if not job.condition}
-        for event in self._events("involvedObject.kind=Job,reason=FailedCreate"):
-            if event.name in unfinished:
+        unfinished = {job.name: job for job in jobs if not job.condition}
+        waiting = {pod.name: pod for pod in pods if pod.job in unfinished and not pod.ended}
+        events = self._events("type=Warning") if unfinished else []
+        for job in unfinished.values():
+            if job.suspended:
+                self._note(job.name, job.name, job.suspended)
+        for event in events:
+            if event.kind == "Job" and event.reason == "FailedCreate" and event.name in unfinished:
                 self._note(event.name, event.name, event.text)
-        for pod in pods:
+            elif event.kind == "Pod" and event.reason in _OBSTACLES and event.name in waiting:
+                self._note(waiting[event.name].job, event.name, event.text)
+        for pod in waiting.values():
             for blocker in pod.blockers:
-                if pod.job in unfinished:
-                    self._note(pod.job, pod.name, blocker)
+                self._note(pod.job, pod.name, blocker)
+            if pod.is_lost(time.time()):
+                self._log(pod.name, f"{lost(pod)}; `kubectl delete node` if it never returns")
 
     def look_back(self, jobs: Iterable[JobStatus]) -> None:
         """Remember the last warning about the Jobs or their pods that are gone; the cluster keeps these for an hour."""
@@ -80,6 +92,9 @@ class Watch:
 
     def _note(self, job: str, name: str, text: str) -> None:
         self.blockers[job] = text
+        self._log(name, text)
+
+    def _log(self, name: str, text: str) -> None:
         if (name, text) not in self._logged:
             self._logged.add((name, text))
             logger.info(f"{name}: {text}")
@@ -91,6 +106,18 @@ class Watch:
             return events_of(items_of(programs.ask(self.kubectl(*words)), "kubectl get events"))
         except MadengineError:
             return []
+
+
+def lost(pod: PodStatus) -> str:
+    """Return what is known of a pod whose node is gone."""
+    return f"node {one_line(pod.node, 80)} does not end its pod: it is down or cut off"
+
+
+def is_lost(job: JobStatus, pods: Iterable[PodStatus]) -> bool:
+    """Whether a Job is over, and only pods on nodes that don't answer keep it from saying so."""
+    mine = [pod for pod in pods if pod.job == job.name and not pod.ended]
+    now = time.time()
+    return bool(job.failing and mine) and all(pod.is_lost(now) for pod in mine)
 
 
 def _some(names: list[str]) -> str:
