@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from madengine.results.comparison import ComparedSeries, Comparison, metric_of
 from madengine.results.differences import Difference
+from madengine.results.labels import labels
 from madengine.results.rows import Row
 from madengine.results.series import count_runs, disturbances, short_digest
 from madengine.results.table import printable
@@ -18,9 +18,7 @@ _SHOWN_VALUES = 4
 _CONFIDENCE = f"{100 * (1 - ALPHA):.0f} %"
 _HEADERS = ("series", "metric", "better", "n", "base", "new", "change %", f"{_CONFIDENCE} interval", "p", "verdict")
 _ALIGNMENT = ("left", "left", "left", "right", "right", "right", "right", "right", "right", "left")
-_NAME_COLUMNS = ("model", "variant", "metric")
 
-Key = Mapping[str, str]
 Quote = Callable[[str], str]
 
 
@@ -94,25 +92,7 @@ def _verdict(one: ComparedSeries) -> str:
 
 
 def _labelled(comparison: Comparison) -> list[tuple[ComparedSeries, str]]:
-    """Each series with a name: its model and variant, and what else tells it from others of the same metric."""
-    groups: dict[tuple[str, ...], list[Key]] = defaultdict(list)
-    for one in comparison.series:
-        groups[_name(one.series.key)].append(one.series.key)
-    distinctive = {name: _distinctive_columns(keys) for name, keys in groups.items()}
-    return [(one, _label(one.series.key, distinctive[_name(one.series.key)])) for one in comparison.series]
-
-
-def _name(key: Key) -> tuple[str, ...]:
-    return tuple(key.get(column, "") for column in _NAME_COLUMNS)
-
-
-def _distinctive_columns(keys: Sequence[Key]) -> list[str]:
-    columns = [column for column in keys[0] if column not in _NAME_COLUMNS]
-    return [column for column in columns if len({key[column] for key in keys}) > 1]
-
-
-def _label(key: Key, columns: Sequence[str]) -> str:
-    return " ".join(filter(None, [*_name(key)[:2], *(f"{column}={key[column]}" for column in columns)]))
+    return list(zip(comparison.series, labels([one.series.key for one in comparison.series]), strict=True))
 
 
 # --- notes ---

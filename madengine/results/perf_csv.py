@@ -12,10 +12,10 @@ from operator import itemgetter
 from pathlib import Path
 
 from madengine.errors import ConfigurationError, MadengineError
-from madengine.files import csv_reader, csv_rows, sync
+from madengine.files import csv_reader, csv_rows, sync, write_whole
 from madengine.files.locks import locked
 from madengine.records import SUCCESS
-from madengine.results.rows import COLUMNS, Row
+from madengine.results.rows import COLUMNS, Row, columns_for
 
 # What makes two rows the same measurement: the run, the node, what ran, what was measured; and which attempt it was,
 # because nodes that share a name and models that ran twice must not hide one another.
@@ -50,29 +50,52 @@ def check_perf_csv(path: Path) -> None:
         ) from error
 
 
-def append_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Append rows to a perf.csv, all of them or none, under its lock; a new file gets the header first.
+def append_rows(path: Path, rows: Iterable[Row], may_widen: bool = False) -> bool:
+    """Append rows to a perf.csv, all of them or none, under its lock; return whether they are the first in it.
 
-    An existing file's own columns decide, by name, which cells are written. Of a file of any length only the
-    header and the end are read, unless that was cut off: an open cell is closed, so that the rows are seen.
+    A new file gets a header with the further columns of the rows. An existing file's own columns decide, by name,
+    which cells are written, unless it `may_widen`: then it gets the columns that it lacks. Of a file of any length only
+    the header and the end are read, unless that was cut off: an open cell is closed, so that the rows are seen.
 
     Raises ConfigurationError if its header is unknown, MadengineError if it can't be written; both
     leave it as it was.
     """
     pending = list(rows)
     if not pending:
-        return
+        return False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if may_widen:
+            _widen(path, pending)
         with locked(path) as handle:
-            columns = _columns(path, handle)
+            is_new = os.fstat(handle).st_size == 0
+            columns = columns_for(pending) if is_new else _columns(path, handle)
             lines = [_line([row.get(column, "") for column in columns]) for row in pending]
             # Names may hold characters that UTF-8 can't; they must not make the file unreadable or lose the row.
-            _write(handle, (_opening(handle, len(columns)) + "".join(lines)).encode("utf-8", "backslashreplace"))
+            _write(handle, (_opening(handle, columns) + "".join(lines)).encode("utf-8", "backslashreplace"))
+            return is_new
     except OSError as error:
         raise MadengineError(
             f"{path}: can't be written: {error.strerror or error}; free some space or name another file with --output"
         ) from error
+
+
+def _widen(path: Path, rows: Sequence[Row]) -> None:
+    """Give a perf.csv the columns that it lacks for these rows; the file is replaced as a whole."""
+    with locked(path) as handle:
+        columns = _columns(path, handle)
+        wider = columns_for(rows, columns)
+        if os.fstat(handle).st_size == 0 or len(wider) == len(columns) or path.is_symlink():
+            return
+        try:
+            with open(os.dup(handle), encoding="utf-8", newline="") as file:
+                file.seek(0)
+                table = list(csv_reader(file))
+        except (csv.Error, UnicodeDecodeError):
+            return  # a row is cut off, and what is wrong with it stays to be seen
+        more = [""] * (len(wider) - len(columns))
+        lines = [_line(cells + more if len(cells) == len(columns) else cells) for cells in table[1:] if cells]
+        write_whole(path, "".join([_line(wider), *lines]))
 
 
 def _columns(path: Path, handle: int) -> Sequence[str]:
@@ -98,12 +121,12 @@ def _cells(header: bytes) -> list[str]:
     return [cell.strip() for cell in cells]
 
 
-def _opening(handle: int, width: int) -> str:
+def _opening(handle: int, columns: Sequence[str]) -> str:
     """Return what comes before the rows: the header of an empty file, or what the last row lacks if it was cut off."""
     size = os.fstat(handle).st_size
     if size == 0:
-        return _line(COLUMNS)
-    if not _ends_with_whole_rows(handle, size, width) and _ends_inside_a_cell(handle):
+        return _line(columns)
+    if not _ends_with_whole_rows(handle, size, len(columns)) and _ends_inside_a_cell(handle):
         return '"\n'
     return "" if os.pread(handle, 1, size - 1) == b"\n" else "\n"
 

@@ -41,6 +41,8 @@ class ResultWriter:
     results: list[RunResult] = field(default_factory=list)
     #: Whether all was written to where it belongs.
     complete: bool = True
+    #: Whether perf.csv is this run's own, whose columns it may add to.
+    _made_output: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, result: RunResult) -> None:
@@ -49,7 +51,7 @@ class ResultWriter:
             self.results.append(result)
             rows = result_rows(result, self.environ)
             try:
-                append_rows(self.output, rows)
+                self._made_output |= append_rows(self.output, rows, may_widen=self._made_output)
             except Exception as error:
                 self.complete = False
                 self._save_elsewhere(rows, error)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from madengine.records import FAILURE, SUCCESS, GpuCost, Image, Metric, RunResult
 from madengine.results.numbers import is_number
@@ -20,8 +21,14 @@ COLUMNS = (
     "additional_docker_run_options", "run_id", "reason", "image_digest", "engine", "exit_code", "run_duration",
     "started", "environment_id", "gpus", "packed", "foreign_processes", "peak_gpu_memory_mib", "idle_gpu_memory_mib",
     "mean_gpu_utilization", "p95_gpu_utilization", "energy_j", "mean_power_w", "peak_power_w", "peak_temperature_c",
-    "throttled_percent", "sample_hz", "telemetry_source",
+    "throttled_percent", "sample_hz", "telemetry_source", "variant",
 )  # fmt: skip
+
+# What a perf.csv takes of the further columns of multiple_results: a header has to stay readable.
+_MOST_COLUMNS = 100
+_NAME_CHARACTERS = 100
+# Further columns that tell what became of a result, not which one it is.
+_OUTCOMES = ("status", "test_duration")
 
 
 # The fields of GpuCost that have a column of their own.
@@ -42,6 +49,7 @@ def result_rows(result: RunResult, environ: Mapping[str, str] = os.environ) -> l
             **metric.extra,
             **run,
             "model": row_model(result, metric),
+            "variant": variant(metric),
             # Readers of a perf.csv take every number in this column for a valid measurement.
             "performance": metric.performance if status == SUCCESS else "",
             "metric": metric.metric,
@@ -117,6 +125,25 @@ def metric_outcomes(result: RunResult) -> Iterator[tuple[Metric, str, str]]:
             yield metric, FAILURE, reason or "performance is not a number"
         else:
             yield metric, result.status, reason
+
+
+def variant(metric: Metric) -> str:
+    """Return what tells a result from others of its name, `dtype=bf16 batch=8`: the further columns that it has.
+
+    Read by a shell it is one word a column, with blanks in quotes.
+    """
+    cells = ((name, " ".join(cell.split())) for name, cell in metric.extra.items() if name not in _OUTCOMES)
+    return shlex.join(f"{name}={cell}" for name, cell in cells if cell)
+
+
+def columns_for(rows: Iterable[Row], columns: Sequence[str] = COLUMNS) -> Sequence[str]:
+    """Return the columns of a perf.csv for these rows: `columns`, then the further ones of their multiple_results."""
+    further = dict.fromkeys(name for row in rows for name in row if name not in columns and _is_column(name))
+    return (*columns, *further)[: max(len(columns), len(COLUMNS) + _MOST_COLUMNS)]
+
+
+def _is_column(name: str) -> bool:
+    return name.isprintable() and name == name.strip() and 0 < len(name) <= _NAME_CHARACTERS
 
 
 def row_model(result: RunResult, metric: Metric) -> str:

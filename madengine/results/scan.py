@@ -111,9 +111,11 @@ def _is_workspace(folder: Path, names: Iterable[str]) -> bool:
     return folder.parent.parent.name == "runs" and any(name.endswith(".run.live.log") for name in names)
 
 
-def _fullness(copy: tuple[bool, list[Row]]) -> tuple[int, bool, int, list[list[tuple[str, str]]]]:
+def _fullness(copy: tuple[bool, list[Row]]) -> tuple[int, int, bool, int, list[list[tuple[str, str]]]]:
     is_table, rows = copy
-    return len(rows), is_table, sum(map(len, rows)), [sorted(row.items()) for row in rows]
+    # A perf.csv with the columns of an older madengine has no variants.
+    variants = sum("variant" in row for row in rows)
+    return len(rows), variants, is_table, sum(map(len, rows)), [sorted(row.items()) for row in rows]
 
 
 def _as_written(row: Row) -> Row:

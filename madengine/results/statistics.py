@@ -8,8 +8,10 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
 from madengine.records import FAILURE, SUCCESS
+from madengine.results.labels import labels
 from madengine.results.numbers import is_number
 from madengine.results.rows import Row
+from madengine.results.series import SERIES_COLUMNS, short_digest
 from madengine.results.table import printable
 
 # A metric is better when it is lower if its name, without what it is divided by, has one of these words.
@@ -22,10 +24,12 @@ _LOWER_IS_BETTER = frozenset(
 )  # fmt: skip
 _PER = re.compile(r"/|(?<![a-z])per(?![a-z])")
 _REASON_WIDTH = 100
+# What rows of one median have in common, beside the host: several images are not one distribution.
+_COLUMNS = (*SERIES_COLUMNS, "docker_image", "image_digest")
 
 
 def tables(rows: Iterable[Row]) -> str:
-    """Return tables for the terminal: of each metric n, median, spread and best by model and host; then the failures.
+    """Return tables for the terminal: of each metric n, median, spread and best by series, image and host; failures.
 
     The spread is (largest - smallest) / median in percent. A median of two middle values is computed exactly, every
     other number is as the model printed it.
@@ -58,18 +62,19 @@ def lower_is_better(metric: str) -> bool:
 
 
 def _metric_lines(rows: Sequence[Row], lower: bool) -> list[list[str]]:
-    images: dict[str, set[str]] = defaultdict(set)
-    groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    groups: dict[tuple[tuple[str, ...], str], list[str]] = defaultdict(list)
     for row in rows:
-        model, image = row.get("model", ""), row.get("docker_image", "").rpartition("/")[2]
-        images[model].add(image)
-        groups[model, image, row.get("machine_name", "")].append(row["performance"])
-    lines = []
-    for (model, image, host), values in sorted(groups.items()):
-        # What two images of a model measured is not one distribution.
-        name = f"{model} ({image})" if len(images[model]) > 1 else model
-        lines.append([printable(name), printable(host), *_statistics(values, lower)])
-    return lines
+        key = tuple(row.get(column, "") for column in _COLUMNS)
+        groups[key, row.get("machine_name", "")].append(row["performance"])
+    names = labels([_short_key(key) for key, _ in sorted(groups)])
+    return [
+        [printable(name), printable(host), *_statistics(values, lower)]
+        for name, ((_, host), values) in zip(names, sorted(groups.items()), strict=True)
+    ]
+
+
+def _short_key(key: Sequence[str]) -> dict[str, str]:
+    return {column: short_digest(value) for column, value in zip(_COLUMNS, key, strict=True)}
 
 
 def _statistics(values: Sequence[str], lower: bool) -> tuple[str, str, str, str]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from madengine.files import human_size
 from madengine.records import SKIPPED, SUCCESS, GpuCost, Image, Metric, Model, RunResult
-from madengine.results.rows import image_name, metric_outcomes, rounded_seconds, row_model
+from madengine.results.rows import image_name, metric_outcomes, rounded_seconds, row_model, variant
 
 
 class BuiltImage(NamedTuple):
@@ -79,6 +79,7 @@ def _done(result: RunResult, metric: Metric, output_file: str) -> dict[str, Any]
         "performance": metric.performance,
         "metric": metric.metric,
         "log_file": result.log_file,
+        **_variant(metric),
     }
 
 
@@ -97,7 +98,14 @@ def _failed(result: RunResult, metric: Metric, status: str, reason: str) -> dict
         "exit_code": result.exit_code,
         "log_file": result.log_file,
         "execution_time": rounded_seconds(result.run_duration),
+        **_variant(metric),
     }
+
+
+def _variant(metric: Metric) -> dict[str, str]:
+    """What tells a result from others of its name, where there are further columns."""
+    text = variant(metric)
+    return {"variant": text} if text else {}
 
 
 def _skipped(model_name: str, image: Image | None, reason: str) -> dict[str, Any]:

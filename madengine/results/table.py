@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from madengine.records import Metric, RunResult
 from madengine.results.numbers import is_number
-from madengine.results.rows import metric_outcomes, row_model
+from madengine.results.rows import metric_outcomes, row_model, variant
 
 _REASON_WIDTH = 60
 
@@ -35,7 +35,7 @@ def results_table(results: Sequence[RunResult]) -> str:
 
 def _table_cells(result: RunResult, metric: Metric, status: str, reason: str) -> list[str]:
     return [
-        row_model(result, metric),
+        " ".join(filter(None, (row_model(result, metric), variant(metric)))),
         result.image.docker_image if result.image else "",
         status,
         metric.performance if is_number(metric.performance) else "",

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from madengine.deploy.kubernetes.api import NOT_FOUND, REFUSALS, TOO_LARGE, ConfigMap, Refused
-from madengine.results.rows import COLUMNS
+from madengine.results.rows import columns_for
 
 #: bytes; a ConfigMap holds 1 MiB, and its maintainers need some
 LIMIT = 900 * 1024
@@ -180,8 +180,9 @@ def table(rows: Sequence[Mapping[str, str]]) -> bytes:
     """Return the rows as a perf.csv."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([row.get(column, "") for column in COLUMNS] for row in rows)
+    columns = columns_for(rows)
+    writer.writerow(columns)
+    writer.writerows([row.get(column, "") for column in columns] for row in rows)
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 

@@ -492,7 +492,45 @@ def test_a_single_value_has_no_spread_and_a_failed_one_no_figure() -> None:
 
 def test_two_images_of_a_model_are_two_lines() -> None:
     text = tables(values("1") + values("2", image=replace(IMAGE, registry_image="reg:5000/ci-dummy_nv")))
-    assert [line.split("  ")[0] for line in text.splitlines()[4:]] == ["dummy (ci-dummy)", "dummy (ci-dummy_nv)"]
+    assert [line.split("  ")[0] for line in text.splitlines()[4:]] == [
+        "dummy docker_image=reg:5000/ci-dummy",
+        "dummy docker_image=reg:5000/ci-dummy_nv",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"image_digest": "sha256:" + 64 * "f"}, ["image_digest=", "image_digest=sha256:ffffffffffff…"]),
+        ({"model": replace(MODEL, args="--batch 2")}, ["args=--batch 2", "args=--batch 4"]),
+        ({"n_gpus": "2"}, ["n_gpus=2", "n_gpus=4"]),
+    ],
+)
+def test_what_is_not_one_series_is_not_one_median(changes: dict[str, Any], names: list[str]) -> None:
+    first = {"model": replace(MODEL, args="--batch 4"), "n_gpus": "4"}
+    text = tables(values("1", "2", **first) + values("3", **{**first, **changes}))
+    assert [line.split("  ")[0] for line in text.splitlines()[4:]] == [f"dummy {name}" for name in names]
+
+
+def test_variants_of_a_result_are_lines_of_their_own() -> None:
+    metrics = tuple(Metric(str(size), "tokens/s", "", {"batch": str(size)}) for size in (8, 16))
+    text = tables(result_rows(replace(DONE, metrics=metrics), {}))
+    assert [line.split("  ")[0] for line in text.splitlines()[4:]] == ["dummy batch=16", "dummy batch=8"]
+
+
+def test_the_variants_of_results_json_come_before_a_table_without_that_column(tmp_path: Path) -> None:
+    metrics = tuple(Metric(str(size), "tokens/s", "", {"batch": str(size)}) for size in (8, 16))
+    result = replace(DONE, metrics=metrics)
+    write_json(tmp_path / "results.json", results_json("r1", [result], {}))
+    (tmp_path / "perf.csv").write_text(",".join(COLUMNS[:-1]) + "\n")
+    append_rows(tmp_path / "perf.csv", result_rows(result, {"pipeline": "x"}))
+    output = tmp_path / "out" / "perf.csv"
+    assert merge([tmp_path], output).added == 2
+    with output.open(newline="") as file:
+        assert [(row["variant"], row["batch"]) for row in csv.DictReader(file)] == [
+            ("batch=16", "16"),
+            ("batch=8", "8"),
+        ]
 
 
 def test_each_metric_has_a_table_and_a_lower_latency_is_better() -> None:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 import madengine
 from madengine.errors import ConfigurationError, MadengineError
 from madengine.files.locks import locked
-from madengine.records import FAILURE, SKIPPED, SUCCESS
+from madengine.records import FAILURE, SKIPPED, SUCCESS, Metric
 from madengine.results.perf_csv import append_rows, check_perf_csv, succeeded_models
 from madengine.results.rows import result_rows
 from tests.unit.results.samples import C_HEADER, DONE, FAILED, HEADER, J_HEADER, MODEL, SEVERAL, V2_HEADER, one
@@ -43,6 +44,51 @@ def test_an_empty_file_gets_the_header_once(tmp_path: Path) -> None:
     append_rows(path, result_rows(FAILED, {}) + result_rows(DONE, {}))
     assert path.read_text().count("model,n_gpus") == 1
     assert read(path) == [one(DONE), one(FAILED), one(DONE)]
+
+
+VARIANT = replace(DONE, metrics=(Metric("1", "ms", "", {"batch": "8"}), Metric("2", "ms", "", {"batch": "16"})))
+OTHER = replace(DONE, metrics=(Metric("3", "ms", "", {"batch": "8", 'a "b"': "x,y\n"}),))
+
+
+def test_a_new_file_gets_the_further_columns_of_several_results(tmp_path: Path) -> None:
+    path = tmp_path / "perf.csv"
+    assert append_rows(path, result_rows(VARIANT, {}))
+    assert path.read_text().startswith(HEADER[:-1] + ",batch\n")
+    assert [(row["batch"], row["variant"]) for row in read(path)] == [("8", "batch=8"), ("16", "batch=16")]
+
+
+def test_a_file_of_this_run_is_widened_and_another_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "perf.csv"
+    assert append_rows(path, result_rows(FAILED, {}), may_widen=True)
+    assert not append_rows(path, result_rows(VARIANT, {}))
+    assert read(path)[0] == one(FAILED)
+    assert not append_rows(path, result_rows(OTHER, {}), may_widen=True)
+    assert read(path) == [
+        {**row, "batch": row.get("batch", ""), 'a "b"': row.get('a "b"', "")}
+        for row in (one(FAILED), *({**row, "batch": ""} for row in result_rows(VARIANT, {})), one(OTHER))
+    ]
+    assert [file.name for file in tmp_path.iterdir()] == ["perf.csv"]
+
+
+def test_a_file_that_ends_inside_a_cell_is_not_widened(tmp_path: Path) -> None:
+    path = tmp_path / "perf.csv"
+    append_rows(path, result_rows(DONE, {}))
+    path.write_text(path.read_text() + 'cut,"off')
+    append_rows(path, result_rows(VARIANT, {}), may_widen=True)
+    assert [row["variant"] for row in read(path)[-2:]] == ["batch=8", "batch=16"]
+
+
+def test_rows_of_others_that_wait_for_a_file_that_is_widened_are_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "perf.csv"
+    append_rows(path, result_rows(DONE, {}))
+    with ThreadPoolExecutor(8) as pool, locked(path):
+        for number in range(8):
+            result = replace(OTHER, run_id=f"o{number}") if number % 2 else replace(DONE, run_id=f"o{number}")
+            pool.submit(append_rows, path, result_rows(result, {}), bool(number % 2))
+        time.sleep(0.1)
+    rows = read(path)
+    assert sorted(row["run_id"] for row in rows) == ["o0", "o1", "o2", "o3", "o4", "o5", "o6", "o7", "r1"]
+    assert all(row["batch"] == ("8" if row["metric"] == "ms" else "") for row in rows)
 
 
 def test_no_rows_make_no_file(tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 
 import pytest
 
-from madengine.records import FAILURE, SKIPPED, Gpu, GpuCost, Metric
-from madengine.results.rows import COLUMNS, result_rows
+from madengine.records import FAILURE, SKIPPED, SUCCESS, Gpu, GpuCost, Metric
+from madengine.results.rows import COLUMNS, columns_for, result_rows
 from tests.unit.results.samples import DONE, FAILED, HEADER, SEVERAL, one
 
 COST = [
@@ -26,7 +27,7 @@ COST = [
 
 def test_the_columns_are_those_of_madengine_2_1_then_ours() -> None:
     assert ",".join(COLUMNS) + "\n" == HEADER
-    assert len(COLUMNS) == 29 + 22
+    assert len(COLUMNS) == 29 + 23
 
 
 def test_a_row_says_all_that_is_known_of_a_run() -> None:
@@ -72,6 +73,7 @@ def test_a_row_says_all_that_is_known_of_a_run() -> None:
         "packed": "",
         "foreign_processes": "",
         "telemetry_source": "",
+        "variant": "",
         **dict.fromkeys(COST, ""),
     }
 
@@ -127,3 +129,26 @@ def test_each_of_several_results_has_its_own_row_and_status() -> None:
 
 def test_extra_columns_never_replace_ours() -> None:
     assert one(replace(DONE, metrics=(Metric("1", "x", "", {"status": "fine", "args": "z"}),)))["status"] == "SUCCESS"
+
+
+def test_the_further_columns_of_a_result_are_its_variant() -> None:
+    cells = {"dtype": "bf16", "batch": "8", "note": "two\n words", "empty": "", "status": "OK", "n_gpus": "2"}
+    row = one(replace(DONE, metrics=(Metric("1", "x", "", cells),)))
+    assert row["variant"] == "dtype=bf16 batch=8 'note=two words' n_gpus=2"
+    assert shlex.split(row["variant"]) == ["dtype=bf16", "batch=8", "note=two words", "n_gpus=2"]
+    assert (row["dtype"], row["n_gpus"], row["status"]) == ("bf16", "4", SUCCESS)
+
+
+def test_a_table_has_the_further_columns_that_a_header_can_hold() -> None:
+    odd = {"": "", "a\nb": "", " c": "", "x" * 101: "", "é": "", "x" * 100: ""}
+    assert columns_for([{"batch": "1"}, {"dtype": "", "batch": "2"}, odd]) == (
+        *COLUMNS,
+        "batch",
+        "dtype",
+        "é",
+        "x" * 100,
+    )
+    assert columns_for([{"tp": "1", "model": ""}], ("model", "mine")) == ("model", "mine", "tp")
+    many = {f"column{number}": "" for number in range(1000)}
+    assert len(columns_for([many])) == len(COLUMNS) + 100
+    assert columns_for([many], [*COLUMNS, *many]) == (*COLUMNS, *many)

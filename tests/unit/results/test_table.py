@@ -28,5 +28,11 @@ def test_the_table_shortens_a_long_reason_and_lets_nothing_steer_the_terminal() 
     assert len(results_table([loud]).splitlines()) == 3
 
 
+def test_variants_are_told_apart() -> None:
+    metrics = (Metric("1", "x", "", {"dtype": "bf16"}), Metric("2", "x", "", {"dtype": "fp8"}))
+    lines = results_table([replace(DONE, metrics=metrics)]).splitlines()[2:]
+    assert [line.split("  ")[0] for line in lines] == ["dummy dtype=bf16", "dummy dtype=fp8"]
+
+
 def test_the_table_of_no_results_is_its_header() -> None:
     assert results_table([]).split()[:3] == ["model", "image", "status"]
