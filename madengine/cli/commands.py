@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from madengine.cli import verbs
+from madengine.cli import result_verbs, verbs
 from madengine.cli.options import (
     BundleOptions,
     CollectOptions,
@@ -18,11 +18,13 @@ from madengine.cli.options import (
     InitOptions,
     MessageOptions,
     PlaceOptions,
+    ReportOptions,
     RunManifestOptions,
     build_classes,
     deploy_classes,
     run_classes,
 )
+from madengine.cli.reporting import new_rows, reported
 from madengine.config.common_options import (
     ContextOptions,
     DryRunOptions,
@@ -36,6 +38,7 @@ from madengine.config.common_options import (
 )
 from madengine.config.option import Option, options_of
 from madengine.deploy.target import TARGETS, target_class
+from madengine.results.formats.options import FormatOptions
 
 
 class Verb(NamedTuple):
@@ -60,15 +63,15 @@ def _build_command_classes() -> tuple[type, ...]:
 def _full_classes() -> tuple[type, ...]:
     from madengine.run.options import RunOptions
 
-    return (FullOptions, RunOptions, *build_classes())
+    return (FullOptions, RunOptions, *build_classes(), FormatOptions)
 
 
 def _run_verb_classes() -> tuple[type, ...]:
-    return (RunManifestOptions, PlaceOptions, *run_classes(), *build_classes(), *_copy_classes())
+    return (RunManifestOptions, PlaceOptions, *run_classes(), *build_classes(), *_copy_classes(), FormatOptions)
 
 
 def _all_deploy_classes() -> tuple[type, ...]:
-    return (*deploy_classes(), *(one for name in TARGETS for one in target_class(name).OPTIONS))
+    return (*deploy_classes(), *(one for name in TARGETS for one in target_class(name).OPTIONS), FormatOptions)
 
 
 def _host_classes() -> tuple[type, ...]:
@@ -98,7 +101,11 @@ def _sidecar_classes() -> tuple[type, ...]:
 def _collect_classes() -> tuple[type, ...]:
     from madengine.deploy.kubernetes.options import CollectKubernetesOptions
 
-    return (CollectOptions, CollectKubernetesOptions, RunIdOptions)
+    return (CollectOptions, CollectKubernetesOptions, RunIdOptions, FormatOptions)
+
+
+def _fetch_classes() -> tuple[type, ...]:
+    return (FetchOptions, RunIdOptions, RowsOptions, SummaryOptions, *_host_classes(), FormatOptions)
 
 
 def _compare_classes() -> tuple[type, ...]:
@@ -127,17 +134,18 @@ def _slurm_classes() -> tuple[type, ...]:
 VERBS: Mapping[str, Verb] = {
     "build": Verb(verbs.build, _build_command_classes),
     "push": Verb(verbs.push, lambda: (ManifestOptions, RegistryOptions, EngineOptions, DryRunOptions)),
-    "run": Verb(verbs.run, _run_verb_classes, without=("batch",)),
-    "full": Verb(verbs.full, _full_classes, without=("batch",)),
+    "run": Verb(new_rows(verbs.run), _run_verb_classes, without=("batch",)),
+    "full": Verb(new_rows(verbs.full), _full_classes, without=("batch",)),
     "export-config": Verb(verbs.export_config, lambda: (SelectionOptions, ContextOptions, ExportOptions)),
     "discover": Verb(verbs.discover, lambda: (SelectionOptions, DiscoverOptions)),
-    "deploy": Verb(verbs.deploy, _all_deploy_classes, without=("batch",)),
+    "deploy": Verb(new_rows(verbs.deploy), _all_deploy_classes, without=("batch",)),
     "ship": Verb(verbs.ship, lambda: (ManifestOptions, *_copy_classes())),
-    "fetch": Verb(verbs.fetch, lambda: (FetchOptions, RunIdOptions, RowsOptions, SummaryOptions, *_host_classes())),
+    "fetch": Verb(new_rows(verbs.fetch), _fetch_classes),
     "doctor": Verb(verbs.doctor, lambda: (RegistryOptions, DoctorOptions, *_host_classes())),
     "init": Verb(verbs.init, lambda: (InitOptions,)),
-    "collect": Verb(verbs.collect, _collect_classes),
-    "compare": Verb(verbs.compare, _compare_classes),
+    "collect": Verb(reported(result_verbs.collect), _collect_classes),
+    "compare": Verb(result_verbs.compare, _compare_classes),
+    "report": Verb(reported(result_verbs.report), lambda: (ReportOptions, FormatOptions)),
     "bundle": Verb(verbs.bundle, lambda: (BundleOptions,)),
     "completion": Verb(_completion, lambda: (CompletionOptions,)),
     "runner-image": Verb(verbs.runner_image, _sidecar_classes),

@@ -161,6 +161,16 @@ class CollectOptions(ManifestOptions):
 
 
 @dataclass(frozen=True)
+class ReportOptions:
+    """What is reported."""
+
+    files: tuple[Path, ...] = option(
+        "files", default=(), group=Group.SELECTION, parse=Path, metavar="FILE", many=True,
+        help="perf.csv and results.json files, or folders that are searched for them",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class DeployOptions(RunManifestOptions):
     """Where a manifest is deployed."""
 

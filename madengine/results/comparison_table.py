@@ -166,15 +166,15 @@ def _method(comparison: Comparison) -> tuple[str, ...]:
 # --- cells ---
 
 
-def cell(text: str) -> str:
+def cell(text: str, width: int = _CELL_WIDTH) -> str:
     """Return a text that stays on its line and can't steer a terminal."""
-    return printable(text if len(text) <= _CELL_WIDTH else f"{text[: _CELL_WIDTH - 1]}…").strip()
+    return printable(text if len(text) <= width else f"{text[: width - 1]}…").strip()
 
 
-def code(text: str) -> str:
+def code(text: str, width: int = _CELL_WIDTH) -> str:
     """Return a text as code in Markdown, also within a table: no markup, link or mention comes out of it."""
     # Some renderers take a backslash before an escaped pipe for the one that escapes, and end the cell there.
-    text = re.sub(r"\\*\|", r"\|", cell(text))
+    text = re.sub(r"\\*\|", r"\|", cell(text, width))
     if not text:
         return ""
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))

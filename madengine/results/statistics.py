@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
+from typing import NamedTuple
 
 from madengine.records import FAILURE, SUCCESS
 from madengine.results.labels import labels
@@ -28,6 +29,16 @@ _REASON_WIDTH = 100
 _COLUMNS = (*SERIES_COLUMNS, "docker_image", "image_digest")
 
 
+class MetricTable(NamedTuple):
+    """What every model measured of a metric on every host."""
+
+    name: str
+    #: `higher` or `lower`, whichever is better
+    direction: str
+    #: model, host, n, median, spread in percent, best
+    lines: list[list[str]]
+
+
 def tables(rows: Iterable[Row]) -> str:
     """Return tables for the terminal: of each metric n, median, spread and best by series, image and host; failures.
 
@@ -37,22 +48,30 @@ def tables(rows: Iterable[Row]) -> str:
     from tabulate import tabulate
 
     rows = list(rows)
-    rows_by_metric: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        if row.get("status") == SUCCESS and is_number(row.get("performance", "")):
-            rows_by_metric[row.get("metric", "")].append(row)
     parts = []
-    for metric in sorted(rows_by_metric):
+    for metric in metric_tables(rows):
         headers = ["model", "host", "n", "median", "spread %", "best"]
         aligned = ("left", "left", "right", "right", "right", "right")
-        lines = _metric_lines(rows_by_metric[metric], lower_is_better(metric))
-        direction = "lower" if lower_is_better(metric) else "higher"
-        title = f"{printable(metric) or 'without a metric name'} ({direction} is better)"
-        parts.append(f"{title}\n\n{tabulate(lines, headers, colalign=aligned, disable_numparse=True)}")
+        title = f"{printable(metric.name) or 'without a metric name'} ({metric.direction} is better)"
+        parts.append(f"{title}\n\n{tabulate(metric.lines, headers, colalign=aligned, disable_numparse=True)}")
     if failed := _failures(rows):
         headers = ["failed host", "model", "n", "reason"]
         parts.append(tabulate(failed, headers, colalign=("left", "left", "right", "left"), disable_numparse=True))
     return "\n\n".join(parts)
+
+
+def metric_tables(rows: Iterable[Row]) -> list[MetricTable]:
+    """Return a table for each metric that has been measured, by its name."""
+    rows_by_metric: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.get("status") == SUCCESS and is_number(row.get("performance", "")):
+            rows_by_metric[row.get("metric", "")].append(row)
+    return [_metric_table(metric, rows_of_metric) for metric, rows_of_metric in sorted(rows_by_metric.items())]
+
+
+def _metric_table(metric: str, rows: Sequence[Row]) -> MetricTable:
+    lower = lower_is_better(metric)
+    return MetricTable(metric, "lower" if lower else "higher", _metric_lines(rows, lower))
 
 
 def lower_is_better(metric: str) -> bool:

@@ -55,8 +55,10 @@ runs_to_a_row() {
   runs_to_a_row yaml 0
 }
 
-@test "GitLab CI: the lines build, run and leave a row" {
+@test "GitLab CI: the lines build, run and leave a row and reports" {
   runs_to_a_row yaml 1
+  grep -q '<testcase classname="dummy"' junit.xml
+  grep -q '^madengine_run_success{model="dummy",.* 1.0$' metrics.txt
 }
 
 @test "Jenkins: the lines build, run and leave a row" {

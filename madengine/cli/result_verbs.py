@@ -1,0 +1,93 @@
+"""The commands that read results: collect, compare, report."""
+
+from __future__ import annotations
+
+import logging
+
+from madengine.cli.reporting import ReportRows
+from madengine.cli.terminal import show
+from madengine.cli.verbs import Values
+from madengine.config.option import from_options
+from madengine.errors import EXIT_DONE, EXIT_FAILURE, ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+
+def collect(values: Values, report: ReportRows) -> int:
+    """Merge what is in folders, or in a cluster; the report is of all that was collected, new or not."""
+    from madengine.results.merge import merge
+    from madengine.results.statistics import tables
+
+    if values["kubernetes"]:
+        return _collect_kubernetes(values, report)
+    if not values["directories"]:
+        raise ConfigurationError("collect: expected folders to search, or --kubernetes")
+    if values["failed"]:
+        _add_failed_hosts(values)
+    merged = merge(values["directories"], values["output"], values["results"])
+    report.rows = merged.rows
+    for problem in merged.problems:
+        logger.info(problem)
+    if merged.rows:
+        show(tables(merged.rows))
+        logger.info(
+            f"rows: {merged.added} new in {values['output']}; {len(merged.rows)} collected; runs: {values['results']}"
+        )
+    return EXIT_FAILURE if merged.problems else EXIT_DONE
+
+
+def _add_failed_hosts(values: Values) -> None:
+    from madengine.config.manifest import load_manifest
+    from madengine.results.failed_hosts import note_failure
+
+    if not values["run_id"]:
+        raise ConfigurationError("--failed: name the run with --run-id")
+    manifest = load_manifest(values["manifest_file"])
+    for host, reason in values["failed"]:
+        note_failure(values["directories"][0] / host, manifest, values["run_id"], host, reason)
+
+
+def _collect_kubernetes(values: Values, report: ReportRows) -> int:
+    """Collect from a cluster; the exit code says whether a model failed there."""
+    from madengine.deploy.kubernetes.collect import collect_results, prune
+    from madengine.deploy.kubernetes.names import check_namespace
+    from madengine.deploy.kubernetes.target import report_collected
+    from madengine.programs.kubectl import Kubectl
+
+    if values["directories"] or values["failed"]:
+        raise ConfigurationError("--kubernetes: can't be combined with folders or --failed")
+    check_namespace(values["namespace"])
+    kubectl = Kubectl(values["namespace"], values["kube_context"])
+    result = collect_results(kubectl, values["output"], values["results"], values["run_id"], values["wait"])
+    report.rows = result.merged.rows
+    code = report_collected(result, values["namespace"], values["run_id"], values["output"], show)
+    for line in prune(kubectl, result) if values["prune"] else ():
+        logger.info(line)
+    return code
+
+
+def compare(values: Values) -> int:
+    from madengine.results.compare_options import CompareOptions
+    from madengine.results.comparison import compare_results
+    from madengine.results.comparison_table import render
+
+    comparison = compare_results(from_options(CompareOptions, values))
+    for problem in comparison.problems:
+        logger.warning(problem)
+    show(render(comparison))
+    return comparison.exit_code()
+
+
+def report(values: Values, report_rows: ReportRows) -> int:
+    """Write reports of the results in files and folders."""
+    from madengine.results.scan import ScanResult
+
+    if not values["files"]:
+        raise ConfigurationError("report: expected files or folders with results (perf.csv, results.json)")
+    scan = ScanResult()
+    for path in values["files"]:
+        scan.look_in(path) if path.is_dir() else scan.take_file(path)
+    report_rows.rows = scan.rows()
+    for problem in scan.problems:
+        logger.info(problem)
+    return EXIT_FAILURE if scan.problems else EXIT_DONE
