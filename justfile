@@ -76,6 +76,23 @@ discover *options:
 doctor *options:
     bin/madengine doctor "${@/#/--}"
 
+# say what runs on this machine or on hosts now: just status host=a,b
+[arg('options', pattern=option)]
+[group('madengine')]
+status *options:
+    bin/madengine status "${@/#/--}"
+
+# show the log of a model, or follow it: just logs bert -f
+[group('madengine')]
+logs +words:
+    bin/madengine logs "$@"
+
+# remove what madengine has left: just cleanup dry-run
+[arg('options', pattern=option)]
+[group('madengine')]
+cleanup *options:
+    bin/madengine cleanup "${@/#/--}"
+
 # write what other tools need to run the models: just export-config output=execution_config.json
 [arg('options', pattern=option)]
 [group('madengine')]

@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _check_current_folder()
             values = values_of(options, options.declared)
             check_existing(options.declared, values)
-            remove_abandoned_folders()
+            if options.verb.tidies:
+                remove_abandoned_folders()
             code: int = options.verb.run(values)
         except MadengineError as error:
             log_error(error, options.verbosity)

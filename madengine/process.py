@@ -22,12 +22,14 @@ def own_process_id() -> str:
 
 def process_has_ended(label: str) -> bool:
     """Return whether the process of a label has ended; False for labels of other machines and namespaces."""
+    pid, _, started = ":".join(label.split(":")[2:]).partition(":")
+    return is_of_this_system(label) and pid.isdigit() and _started(int(pid)) != started
+
+
+def is_of_this_system(label: str) -> bool:
+    """Return whether the process of a label can be seen from here: of this boot, and of our process namespace."""
     boot, _, rest = label.partition(":")
-    namespace, _, process = rest.partition(":")
-    pid, _, started = process.partition(":")
-    if not boot or not _boot().startswith(boot) or namespace != _namespace() or not pid.isdigit():
-        return False
-    return _started(int(pid)) != started
+    return bool(boot) and _boot().startswith(boot) and rest.partition(":")[0] == _namespace()
 
 
 def _boot() -> str:
@@ -85,18 +87,32 @@ def own_prefix(prefix: str) -> str:
     return prefix + f"{boot[:_BOOT_CHARACTERS]}:{rest}".replace(":", "_") + "."
 
 
-def remove_abandoned(parent: Path, prefix: str) -> None:
-    """Remove the files and folders of this user's processes that have ended, those of `own_prefix(prefix)`."""
+def abandoned(parent: Path, prefix: str) -> Iterator[Path]:
+    """Yield the files and folders of this user's processes that have ended, those of `own_prefix(prefix)`."""
     with suppress(OSError), os.scandir(parent) as entries:
         for entry in entries:
             if entry.name.startswith(prefix) and _is_abandoned(entry, entry.name[len(prefix) :]):
-                _remove(Path(entry.path))
+                yield Path(entry.path)
+
+
+def remove_abandoned(parent: Path, prefix: str) -> None:
+    """Remove what `abandoned` yields."""
+    for path in abandoned(parent, prefix):
+        with suppress(OSError):  # another process may be removing it too
+            remove(path)
+
+
+def abandoned_folders() -> Iterator[Path]:
+    """Yield the private folders of this user's madengine processes that were killed."""
+    for parent in sorted({Path(os.environ.get("TMPDIR") or "/tmp"), Path("/tmp"), RESULTS}):
+        yield from abandoned(parent, _PREFIX)
 
 
 def remove_abandoned_folders() -> None:
-    """Remove the private folders of this user's madengine processes that were killed."""
-    for parent in {Path(os.environ.get("TMPDIR") or "/tmp"), Path("/tmp"), RESULTS}:
-        remove_abandoned(parent, _PREFIX)
+    """Remove what `abandoned_folders` yields."""
+    for folder in abandoned_folders():
+        with suppress(OSError):
+            remove(folder)
 
 
 def _is_abandoned(entry: os.DirEntry[str], rest: str) -> bool:
@@ -104,9 +120,9 @@ def _is_abandoned(entry: os.DirEntry[str], rest: str) -> bool:
     return entry.stat(follow_symlinks=False).st_uid == os.geteuid() and process_has_ended(owner)
 
 
-def _remove(path: Path) -> None:
-    with suppress(OSError):  # another process may be removing it too
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder with all that is in it. Raise OSError if something of it stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

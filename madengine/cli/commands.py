@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from madengine.cli import result_verbs, verbs
+from madengine.cli import machine_verbs, result_verbs, verbs
+from madengine.cli.machine_options import CleanupOptions, LogsOptions, StatusOptions
 from madengine.cli.options import (
     BundleOptions,
     CollectOptions,
@@ -47,6 +48,8 @@ class Verb(NamedTuple):
     run: Callable[[verbs.Values], int]
     options: Callable[[], tuple[type, ...]]
     without: tuple[str, ...] = ()
+    #: Whether it removes what a killed madengine left, before it begins.
+    tidies: bool = True
 
     def declared(self) -> list[Option]:
         """Return the options that a user can give."""
@@ -142,6 +145,9 @@ VERBS: Mapping[str, Verb] = {
     "ship": Verb(verbs.ship, lambda: (ManifestOptions, *_copy_classes())),
     "fetch": Verb(new_rows(verbs.fetch), _fetch_classes),
     "doctor": Verb(verbs.doctor, lambda: (RegistryOptions, DoctorOptions, *_host_classes())),
+    "status": Verb(machine_verbs.status, lambda: (StatusOptions, *_host_classes())),
+    "logs": Verb(machine_verbs.logs, lambda: (LogsOptions, *_host_classes())),
+    "cleanup": Verb(machine_verbs.cleanup, lambda: (CleanupOptions, *_host_classes()), tidies=False),
     "init": Verb(verbs.init, lambda: (InitOptions,)),
     "collect": Verb(reported(result_verbs.collect), _collect_classes),
     "compare": Verb(result_verbs.compare, _compare_classes),

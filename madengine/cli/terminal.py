@@ -38,6 +38,19 @@ def show(text: str) -> None:
         raise MadengineError(f"stdout: can't be written: {error.strerror}") from error
 
 
+def show_bytes(text: bytes) -> None:
+    """A part of a log, on stdout, as it is; nothing for a reader that has enough."""
+    sys.stdout.flush()
+    try:
+        sys.stdout.buffer.write(text)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        mute(sys.stdout)
+    except OSError as error:
+        mute(sys.stdout)
+        raise MadengineError(f"stdout: can't be written: {error.strerror}") from error
+
+
 def mute(stream: TextIO) -> None:
     """Send a broken stream's output nowhere: the interpreter would complain when it flushes it at the end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -116,7 +116,7 @@ def _placement(values: Values, manifest_file: Path | None) -> str:
     exists = manifest_file is not None and os.path.lexists(manifest_file)
     manifest = load_manifest(manifest_file) if exists and manifest_file else None
     of_manifest = Context(manifest.context if manifest else {})
-    place = placement(values["target"], _names_hosts(values), _session(values).context({}, {}), of_manifest)
+    place = placement(values["target"], names_hosts(values), _session(values).context({}, {}), of_manifest)
     if place.reason:
         logger.info(f"target: {place.target}: {place.reason}; --target overrides it")
     return place.target
@@ -184,7 +184,7 @@ def _show_lines(target: Target) -> int:
 def ship(values: Values) -> int:
     from madengine.deploy.ssh.verbs import ship
 
-    return ship(_ssh_options(values), values["manifest_file"], show)
+    return ship(ssh_options_of(values), values["manifest_file"], show)
 
 
 def fetch(values: Values) -> int:
@@ -194,7 +194,7 @@ def fetch(values: Values) -> int:
     if values["target"] == "slurm":
         return _fetch_from_slurm(values)
 
-    return fetch(_ssh_options(values), values["run_id"], values["output"], values["summary_output"], show)
+    return fetch(ssh_options_of(values), values["run_id"], values["output"], values["summary_output"], show)
 
 
 def _fetch_from_slurm(values: Values) -> int:
@@ -205,11 +205,13 @@ def _fetch_from_slurm(values: Values) -> int:
     return run_on(SlurmTarget.of_run(values["run_id"], values["output_dir"], values["output"], show))
 
 
-def _names_hosts(values: Values) -> bool:
+def names_hosts(values: Values) -> bool:
+    """Whether the command is for other machines."""
     return bool(values["host"] or values["hosts_file"])
 
 
-def _ssh_options(values: Values) -> SshOptions:
+def ssh_options_of(values: Values) -> SshOptions:
+    """Which hosts the options name, and how they are reached."""
     from madengine.deploy.ssh.hosts import ssh_options
     from madengine.deploy.ssh.options import CopyOptions
 
@@ -237,12 +239,13 @@ def doctor(values: Values) -> int:
     from madengine.config.credentials import registry_name
     from madengine.doctor.examination import as_json, examine, is_fit, table
 
-    if _names_hosts(values):
-        from madengine.deploy.ssh.verbs import examine_hosts
+    if names_hosts(values):
+        from madengine.deploy.ssh.verbs import command_on_hosts
 
-        return examine_hosts(_ssh_options(values), words_for_hosts((DoctorOptions, RegistryOptions), values), show)
+        words = words_for_hosts((DoctorOptions, RegistryOptions), values)
+        return command_on_hosts(ssh_options_of(values), "doctor", words, show)
     registry = registry_name(values["registry"]) if values["registry"] else ""
-    checks = examine(_engine_name(values), registry, values["gpu_mode"])
+    checks = examine(engine_name(values), registry, values["gpu_mode"])
     show(json.dumps(as_json(checks), indent=2) if values["json"] else table(checks))
     return EXIT_DONE if is_fit(checks) else EXIT_FAILURE
 
@@ -327,7 +330,7 @@ def runner_image(values: Values) -> int:
 
     if not values["registry"]:
         raise ConfigurationError("runner-image: name with --registry where the cluster pulls from")
-    show(runner_image.push(_package_session(_engine_name(values)), values["registry"], values["base"]))
+    show(runner_image.push(_package_session(engine_name(values)), values["registry"], values["base"]))
     return EXIT_DONE
 
 
@@ -351,7 +354,7 @@ def _session(values: Values) -> Session:
         show=show,
         context_file=values.get("additional_context_file"),
         context_text=values.get("additional_context"),
-        engine_name=_engine_name(values) if "engine" in values else "auto",
+        engine_name=engine_name(values) if "engine" in values else "auto",
         here=values.get("target") == LOCAL,
     )
 
@@ -363,7 +366,7 @@ def _package_session(engine: str = "auto") -> Session:
     return open_session(dict(os.environ), Path.cwd(), may_be_starter=False, engine_name=engine)
 
 
-def _engine_name(values: Values) -> str:
+def engine_name(values: Values) -> str:
     """The engine by the option, else by MADENGINE_ENGINE.
 
     Raises ConfigurationError where that names none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -21,6 +22,7 @@ from madengine import programs
 from madengine.errors import CommandError, MadengineError, RunError
 from madengine.files import human_size, read_json, write_json
 from madengine.files.locks import locked
+from madengine.process import remove
 
 logger = logging.getLogger(__name__)
 
@@ -156,6 +158,20 @@ def is_complete(source: Source, target: Path, sha256: Any) -> bool:
         return _complete_size(source, target, sha256) is not None
     except MadengineError:
         return False
+
+
+def remove_fetched(target: Path) -> None:
+    """Remove a data set that was fetched, and what is beside it. Raise OSError if it stays, or is being fetched."""
+    lock = _beside(target, "lock")
+
+    def refuse() -> None:
+        raise BlockingIOError(errno.EBUSY, "being fetched", str(target))
+
+    with locked(lock, refuse):
+        # First: a folder that is half removed must not look complete.
+        _beside(target, "json").unlink(missing_ok=True)
+        remove(target)
+        lock.unlink(missing_ok=True)
 
 
 def check(folder: Path, sha256: Any) -> None:

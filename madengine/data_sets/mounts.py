@@ -42,6 +42,11 @@ class Provided:
     #: The seconds that the fetches took now.
     data_download_duration: str = ""
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders of this machine that hold the data."""
+        return tuple(Path(folder) for folder, _, _ in self.mounts)
+
 
 @dataclass(frozen=True)
 class _Location:

@@ -53,6 +53,37 @@ def alone_with(*paths: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def in_use(*folders: Path) -> Iterator[None]:
+    """Let others see, until the block ends, that these folders are used; `unused` is how they look.
+
+    A folder that is missing, and a file system that locks no folders, are no error.
+    """
+    with ExitStack() as stack:
+        for folder in folders:
+            with suppress(OSError):
+                handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                stack.callback(os.close, handle)
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield
+
+
+@contextmanager
+def unused(folder: Path) -> Iterator[bool]:
+    """Yield whether no process has the folder `in_use`; none that asks meanwhile sees it unused too."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        is_unused = True
+        with suppress(OSError):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                is_unused = False
+        yield is_unused
+    finally:
+        os.close(handle)
+
+
 def try_lock(handle: int, path: Path) -> Release | None:
     """Lock the open file at `path`, and return what releases the lock; None if another holds it.
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,25 @@ from madengine.machine.lock_files import lock_folder, open_lock
 from madengine.records import Gpu
 
 POLL_SECONDS = 0.2
+# The kernel's list of locks.
+LOCKS = Path("/proc/locks")
+_FOLDER = "madengine-gpus"
+
+
+@dataclass(frozen=True)
+class LockHolder:
+    """Who holds a GPU's lock, by the note in it: None and empty if that is missing."""
+
+    pid: int | None = None
+    user: str = ""
+    model: str = ""
+
+    @property
+    def text(self) -> str:
+        """The holder in words."""
+        if self.pid is None:
+            return "another madengine"
+        return f"process {shown(self.pid)} of {self.user} (model {shown(self.model)})"
 
 
 @contextmanager
@@ -89,7 +109,7 @@ def _take(gpu: Gpu, model: str, locks: contextlib.ExitStack) -> str | None:
         os.close(handle)
         raise RunError(f"{path}: can't be locked: {error.strerror}") from error
     if not release:
-        holder = _holder(handle)
+        holder = _note(handle).text
         os.close(handle)
         return holder
     locks.callback(os.close, handle)
@@ -109,9 +129,38 @@ def lock_name(gpu: Gpu) -> str:
     return f"{gpu.vendor.lower()}-{name}"
 
 
+def lock_holders() -> dict[str, LockHolder]:
+    """Return who holds the locks of this machine's GPUs, by the names that they have as locks.
+
+    No lock is tried, which another process would meet: the kernel lists them.
+    """
+    held = _locked_files()
+    holders = {}
+    for path in sorted(lock_folder(_FOLDER).glob("*.lock")):
+        with suppress(OSError):
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                status = os.fstat(handle)
+                if (status.st_dev, status.st_ino) in held:
+                    holders[path.stem] = _note(handle)
+            finally:
+                os.close(handle)
+    return holders
+
+
+def _locked_files() -> set[tuple[int, int]]:
+    """Return device and inode of every file that is locked as a whole."""
+    files = set()
+    with suppress(OSError):
+        for line in LOCKS.read_text(encoding="ascii", errors="replace").splitlines():
+            if match := re.search(r"FLOCK .* ([0-9a-f]+):([0-9a-f]+):(\d+) ", line):
+                files.add((os.makedev(int(match[1], 16), int(match[2], 16)), int(match[3])))
+    return files
+
+
 def _path(gpu: Gpu) -> Path:
     try:
-        return lock_folder("madengine-gpus") / f"{lock_name(gpu)}.lock"
+        return lock_folder(_FOLDER) / f"{lock_name(gpu)}.lock"
     except OSError as error:
         raise RunError(f"{error.filename}: the locks of the GPUs can't be kept there: {error.strerror}") from error
 
@@ -123,15 +172,16 @@ def _open(path: Path) -> int:
         raise RunError(f"{path}: can't open the GPU lock: {error.strerror}") from error
 
 
-def _holder(handle: int) -> str:
+def _note(handle: int) -> LockHolder:
     note: dict[str, Any] = {}
     with suppress(OSError, ValueError):
         # Any user may have written it.
         content = parse_json(os.pread(handle, 4096, 0).decode(errors="replace"))
         note = content if isinstance(content, dict) else {}
-    if not isinstance(note.get("pid"), int):
-        return "another madengine"
-    return f"process {shown(note['pid'])} of {shown_key(str(note.get('user')))} (model {shown(note.get('model'))})"
+    pid = note.get("pid")
+    if isinstance(pid, bool) or not isinstance(pid, int):
+        return LockHolder()
+    return LockHolder(pid, shown_key(str(note.get("user"))), shown_key(str(note.get("model"))))
 
 
 def _user() -> str:

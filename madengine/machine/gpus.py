@@ -147,10 +147,18 @@ def foreign_processes(gpus: Sequence[Gpu]) -> int | None:
     """Return how many processes use these GPUs before our own start; None if no tool knows."""
     if not gpus:
         return 0
-    for tool in TOOLS[gpus[0].vendor]:
+    processes = gpu_processes(gpus[0].vendor)
+    if processes is None:
+        return None
+    return len({process.pid for process in processes if any(_is_on(process, gpu) for gpu in gpus)})
+
+
+def gpu_processes(vendor: str) -> tuple[GpuProcess, ...] | None:
+    """Return the processes that use GPUs of a vendor, each with its GPU; None if no tool knows."""
+    for tool in TOOLS.get(vendor, ()):
         reading = tool.processes()
         if not reading.problem and all(map(_names_gpu, reading.items)):
-            return len({process.pid for process in reading.items if any(_is_on(process, gpu) for gpu in gpus)})
+            return reading.items
     return None
 
 

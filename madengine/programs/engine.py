@@ -15,7 +15,14 @@ from madengine.errors import RunError
 from madengine.programs import devices, login_files, secret_files
 from madengine.programs.buildkit import build_environment
 from madengine.programs.caller_settings import log_settings
-from madengine.programs.engine_answers import checked, container_state, image_records, labelled_containers
+from madengine.programs.engine_answers import (
+    LabelledContainer,
+    State,
+    checked,
+    container_state,
+    image_records,
+    labelled_containers,
+)
 from madengine.programs.engine_errors import is_store_race, is_unreachable
 from madengine.programs.engine_files import is_hidden
 from madengine.programs.image_references import digests_in
@@ -71,16 +78,6 @@ class Container:
 
 
 @dataclass(frozen=True)
-class State:
-    """How a container is; `error` is the engine's own message."""
-
-    exit_code: int
-    oom_killed: bool
-    error: str
-    running: bool
-
-
-@dataclass(frozen=True)
 class Docker:
     """Docker's command line; subclasses override what other engines do differently.
 
@@ -103,6 +100,8 @@ class Docker:
     without_label: ClassVar[tuple[str, ...]] = ("--security-opt=label=disable",)  # SELinux's
     #: Where `info` names the folder that images are stored in.
     _root_template: ClassVar[str] = "{{.DockerRootDir}}"
+    #: What makes `container inspect` count what a container has written.
+    _size_flags: ClassVar[tuple[str, ...]] = ("--size",)
 
     version: str = ""
     #: Added to the caller's environment for every command, such as a private login.
@@ -279,14 +278,14 @@ class Docker:
             running=state.get("Status") in ("running", "created", "paused", "restarting", "stopping"),
         )
 
-    def containers(self, label: str, running: bool = False) -> list[tuple[str, Mapping[str, str]]]:
-        """Return name and labels of every container with the label, of those alone that run if `running`."""
+    def containers(self, label: str, running: bool = False, sizes: bool = False) -> list[LabelledContainer]:
+        """Return every container with the label, those alone that run if `running`; with `sizes`, which cost time."""
         which = [] if running else ["--all"]
         ids = programs.ask(self("ps", *which, "--no-trunc", "--quiet", f"--filter=label={label}")).split()
         if not ids:
             return []
         # One that ends and is removed between the two commands makes inspect fail, but the others are still listed.
-        command = self("container", "inspect", *ids)
+        command = self("container", "inspect", *(self._size_flags if sizes else ()), *ids)
         answer = programs.attempt(command)
         return checked(command, answer, labelled_containers) if answer.out.strip() else []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from madengine import programs
@@ -15,6 +16,32 @@ if TYPE_CHECKING:
 _Value = TypeVar("_Value")
 _EXIT_CODES = 2**31
 _BEFORE_END = ("running", "created", "paused", "restarting", "stopping", "removing")
+
+
+@dataclass(frozen=True)
+class State:
+    """How a container is; `error` is the engine's own message."""
+
+    exit_code: int
+    oom_killed: bool
+    error: str
+    running: bool
+
+
+@dataclass(frozen=True)
+class LabelledContainer:
+    """A container, as `container inspect` describes it; what the engine does not say is empty or None."""
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    id: str = ""
+    #: ISO 8601, with any number of digits of the second
+    created: str = ""
+    running: bool = False
+    #: the paths of this machine that it has mounted
+    mounts: tuple[str, ...] = ()
+    #: bytes that it has written, beside its mounts
+    size_bytes: int | None = None
 
 
 def checked(command: BaseCommand, answer: programs.Answer, parse: Callable[[str], _Value]) -> _Value:
@@ -56,16 +83,33 @@ def container_state(text: str) -> Mapping[str, Any]:
     return state
 
 
-def labelled_containers(text: str) -> list[tuple[str, Mapping[str, str]]]:
-    """Return the names and labels of `container inspect`."""
-    containers: list[tuple[str, Mapping[str, str]]] = []
-    for record in _records(text):
-        name, config = record.get("Name"), record.get("Config")
-        labels = (config.get("Labels") or {}) if isinstance(config, dict) else None
-        if not isinstance(name, str) or not isinstance(labels, dict):
-            raise ValueError("a container without a Name or Labels")
-        containers.append((name.lstrip("/"), {key: str(value) for key, value in labels.items()}))
-    return containers
+def labelled_containers(text: str) -> list[LabelledContainer]:
+    """Return the containers of `container inspect`; each has a name and labels."""
+    return [_labelled_container(record) for record in _records(text)]
+
+
+def _labelled_container(record: Mapping[str, Any]) -> LabelledContainer:
+    name, config = record.get("Name"), record.get("Config")
+    labels = (config.get("Labels") or {}) if isinstance(config, dict) else None
+    if not isinstance(name, str) or not isinstance(labels, dict):
+        raise ValueError("a container without a Name or Labels")
+    state = record.get("State")
+    size = record.get("SizeRw")
+    mounts = [mount.get("Source") for mount in _list(record, "Mounts") if isinstance(mount, dict)]
+    return LabelledContainer(
+        name=name.lstrip("/"),
+        labels={key: str(value) for key, value in labels.items()},
+        id=_text(record, "Id"),
+        created=_text(record, "Created"),
+        running=isinstance(state, dict) and state.get("Status") in _BEFORE_END,
+        mounts=tuple(source for source in mounts if isinstance(source, str)),
+        size_bytes=size if isinstance(size, int) and not isinstance(size, bool) and size >= 0 else None,
+    )
+
+
+def _text(record: Mapping[str, Any], name: str) -> str:
+    value = record.get(name)
+    return value if isinstance(value, str) else ""
 
 
 def _records(text: str) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from madengine import programs
@@ -37,6 +38,18 @@ def find_engine(name: str = "auto") -> Docker:
         except (CommandError, EngineError) as error:
             problems.append((engine, str(error)))
     raise _no_engine(problems, is_auto=name == "auto")
+
+
+def answering_engines(name: str = "auto") -> list[Docker]:
+    """Return the named engine, or every one that answers: a machine's containers may be of any.
+
+    Raises EngineError with the reason for each if none does.
+    """
+    engines = []
+    for candidate in ENGINES if name == "auto" else [name]:
+        with suppress(CommandError, EngineError):
+            engines.append(find_engine(candidate))
+    return engines or [find_engine(name)]
 
 
 def _no_engine(problems: Sequence[tuple[Docker, str]], is_auto: bool) -> EngineError:

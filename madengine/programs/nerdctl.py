@@ -20,6 +20,7 @@ class Nerdctl(Docker):
     name: ClassVar[str] = "nerdctl"
     access_fix: ClassVar[str] = "containerd-rootless-setuptool.sh install"
     without_label: ClassVar[tuple[str, ...]] = ()  # it sets none by itself
+    _size_flags: ClassVar[tuple[str, ...]] = ()
 
     def version_command(self) -> BaseCommand:
         return self("info", "--format={{.ServerVersion}}")

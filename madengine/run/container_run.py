@@ -17,7 +17,8 @@ from typing import NamedTuple
 from madengine import programs
 from madengine.errors import CommandError, RunError
 from madengine.programs import secret_files
-from madengine.programs.engine import Container, Docker, State
+from madengine.programs.engine import Container, Docker
+from madengine.programs.engine_answers import State
 from madengine.programs.engine_errors import explain_engine_error, is_init_missing, is_limit_refused
 from madengine.programs.engine_files import is_hidden
 from madengine.results.metrics import MetricScan

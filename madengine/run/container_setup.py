@@ -27,7 +27,7 @@ from madengine.records import Gpu, Image, Model
 from madengine.run import isolation
 from madengine.run.names import slug
 from madengine.run.options import RunOptions
-from madengine.run.orphans import GPU_LABEL, OWNER_LABEL
+from madengine.run.orphans import GPU_LABEL, LOG_LABEL, MODEL_LABEL, OWNER_LABEL, RUN_LABEL
 from madengine.run.workspace import RUN_FOLDER, Workspace
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class Setup:
             image=reference,
             entrypoint=payload.ENTRY,
             words=[] if self.context.model_args is None else ["--", *payload.split(model.args, model)],
-            labels=self._labels(model, gpus),
+            labels=self._labels(model, workspace / log.name, gpus),
             environment=self._environment(model, image, log.name, provided, gpus),
             secrets=self.secrets_of(model, image),
             mounts=self._mounts(model, workspace, provided, local),
@@ -112,8 +112,8 @@ class Setup:
             options=options,
         )
 
-    def _labels(self, model: Model, gpus: Sequence[Gpu]) -> dict[str, str]:
-        labels = {"madengine.run": self.run_id, "madengine.model": model.name}
+    def _labels(self, model: Model, log: Path, gpus: Sequence[Gpu]) -> dict[str, str]:
+        labels = {RUN_LABEL: self.run_id, MODEL_LABEL: model.name, LOG_LABEL: str(log)}
         if self.options.keep_alive:
             # No later run removes a container that stays, nor waits for its GPUs.
             return labels

@@ -19,13 +19,18 @@ class LiveOutput:
 
     def __call__(self, chunk: bytes) -> None:
         """Write a chunk; a reader that has left (`2>&1 | head`) doesn't end the run."""
+        text = self.harmless(chunk)
+        with suppress(OSError):
+            sys.stderr.buffer.write(text)
+            sys.stderr.buffer.flush()
+
+    def harmless(self, chunk: bytes) -> bytes:
+        """Return what may be written of the log so far; the beginning of a sequence follows with a later chunk."""
         text = self._rest + chunk
         unfinished = _UNFINISHED.search(text)
         end = unfinished.start() if unfinished else len(text)
         self._rest = text[end:]
-        with suppress(OSError):
-            sys.stderr.buffer.write(_CONTROL.sub(_harmless, text[:end]))
-            sys.stderr.buffer.flush()
+        return _CONTROL.sub(_harmless, text[:end])
 
 
 def _harmless(match: re.Match[bytes]) -> bytes:

@@ -10,12 +10,14 @@ from pathlib import Path
 from madengine.errors import RunError
 from madengine.records import Image, Model
 
+LOG_SUFFIX = ".run.live.log"
+
 
 def log_name(model: Model, image: Image) -> str:
     """Return `<model>_<Dockerfile without its suffix>.run.live.log`, the name that older versions use."""
     dockerfile = "" if image.dockerfile.startswith("N/A") else image.dockerfile
     stem = re.sub(r"\.dockerfile$", "", Path(dockerfile).name, flags=re.IGNORECASE)
-    return re.sub(r"[^\w.-]+", "_", f"{model.name}_{stem or image.key}")[:200] + ".run.live.log"
+    return re.sub(r"[^\w.-]+", "_", f"{model.name}_{stem or image.key}")[:200] + LOG_SUFFIX
 
 
 def new_run_id() -> str:

@@ -1,21 +1,24 @@
-"""Orphans: containers whose madengine process has exited without removing them."""
+"""Containers of madengine by their labels: those of processes that have exited, and those that use GPUs."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from madengine import programs
 from madengine.errors import CommandError
 from madengine.process import process_has_ended
 from madengine.programs.engine import Docker
+from madengine.programs.engine_answers import LabelledContainer
 
 logger = logging.getLogger(__name__)
 
 #: Holds the process that started the container.
 OWNER_LABEL = "madengine.owner"
-
-
+RUN_LABEL = "madengine.run"
+MODEL_LABEL = "madengine.model"
+#: Names the file that the container's log is written to.
+LOG_LABEL = "madengine.log"
 #: Names the GPUs that the container uses, separated by blanks.
 GPU_LABEL = "madengine.gpus"
 
@@ -26,24 +29,32 @@ def remove_orphans(engine: Docker) -> list[Mapping[str, str]]:
     Return the labels of the others.
     """
     others = []
-    for name, labels in engine.containers(OWNER_LABEL):
-        if not _is_ours(name, labels):
-            continue
-        if not process_has_ended(labels.get(OWNER_LABEL, "")):
-            others.append(labels)
+    for container in own_containers(engine, OWNER_LABEL):
+        if not is_orphan(container):
+            others.append(container.labels)
             continue
         try:
-            programs.ask(engine.remove(name))
-            logger.info(f"removed orphan {name}: its madengine process has exited")
+            programs.ask(engine.remove(container.name))
+            logger.info(f"removed orphan {container.name}: its madengine process has exited")
         except CommandError as error:
-            logger.info(f"orphan {name} can't be removed: {error}")
+            logger.info(f"orphan {container.name} can't be removed: {error}")
     return others
 
 
-def _is_ours(name: str, labels: Mapping[str, str]) -> bool:
-    """Whether we started a container: one of an image that was committed from ours inherits our labels."""
-    run_id = labels.get("madengine.run")
-    return run_id is None or name.startswith(f"madengine-{run_id}-")
+def own_containers(
+    engine: Docker, label: str, running: bool = False, sizes: bool = False
+) -> Iterator[LabelledContainer]:
+    """Yield the containers with the label that a madengine started."""
+    for container in engine.containers(label, running, sizes):
+        # One of an image that was committed from ours inherits our labels, not our name.
+        run_id = container.labels.get(RUN_LABEL)
+        if run_id is None or container.name.startswith(f"madengine-{run_id}-"):
+            yield container
+
+
+def is_orphan(container: LabelledContainer) -> bool:
+    """Return whether the process that started the container has exited; one that stays on purpose names none."""
+    return process_has_ended(container.labels.get(OWNER_LABEL, ""))
 
 
 def gpu_users(engine: Docker) -> dict[str, str]:
@@ -54,10 +65,8 @@ def gpu_users(engine: Docker) -> dict[str, str]:
     """
     if not any(GPU_LABEL in labels for labels in remove_orphans(engine)):
         return {}
-    containers = engine.containers(GPU_LABEL, running=True)
     return {
-        gpu: f"the container {name}"
-        for name, labels in containers
-        if _is_ours(name, labels)
-        for gpu in labels[GPU_LABEL].split()
+        gpu: f"the container {container.name}"
+        for container in own_containers(engine, GPU_LABEL, running=True)
+        for gpu in container.labels[GPU_LABEL].split()
     }

@@ -21,7 +21,7 @@ from madengine.config.hooks import HOOKS_FOLDER
 from madengine.config.log_errors import LogErrors, may_have_errors
 from madengine.errors import RunError
 from madengine.files import create_untrusted, disarm, inner_path, open_untrusted
-from madengine.programs.engine import State
+from madengine.programs.engine_answers import State
 from madengine.records import FAILURE, SUCCESS, Metric, Model, RunResult
 from madengine.results.metrics import MetricScan, read_multiple_results
 from madengine.run.entry_json import read_entry

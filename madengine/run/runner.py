@@ -27,6 +27,7 @@ from madengine.config.log_errors import log_errors, unconfigured_errors
 from madengine.data_sets.fetch import Client
 from madengine.data_sets.mounts import Data, Provided
 from madengine.errors import MadengineError, RunError
+from madengine.files.locks import in_use
 from madengine.machine import telemetry
 from madengine.machine.gpu_locks import locked_gpus
 from madengine.machine.gpu_profiles import write_gpu_profiles
@@ -131,7 +132,8 @@ class ContainerRunner:
         if skipped:
             return replace(result, status=SKIPPED, reason="--skip-model-run")
         try:
-            return self._run_on_gpus(result, image, reference, provided)
+            with in_use(*provided.folders):
+                return self._run_on_gpus(result, image, reference, provided)
         except _Interrupted:
             raise
         except Exception as error:
@@ -154,7 +156,9 @@ class ContainerRunner:
             name = launcher.name if launcher else ""
             result = replace(result, gpus=gpus, n_gpus=str(count), nnodes=nodes, launcher=name)
             result = replace(result, foreign_processes=self._foreign(gpus))
-            return self._contained(result, self._container(result, image, reference, provided, code))
+            container = self._container(result, image, reference, provided, code)
+            with in_use(*setup.workspace.folders(model, Path(result.directory).resolve())):
+                return self._contained(result, container)
 
     def _foreign(self, gpus: tuple[Gpu, ...]) -> int | None:
         count = foreign_processes(gpus)

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 # Where a run's own folder is in its container, if /myworkspace is a folder that lasts.
 RUN_FOLDER = "/opt/madengine-run"
 # The folder's own corner, which no container sees: none can put a link in place of what the engine mounts from there.
-_CORNER = ".caches"
+CORNER = ".caches"
 # What entry.sh leaves in a run's own folder.
 _ENTRY = "entry.json"
 
@@ -50,7 +50,7 @@ class Workspace:
     @property
     def options(self) -> list[str]:
         """The engine's options beside the mounts."""
-        return [f"--tmpfs={payload.WORKSPACE}/{_CORNER}"] if self.folder else []
+        return [f"--tmpfs={payload.WORKSPACE}/{CORNER}"] if self.folder else []
 
     def mounts(self, model: Model, own: Path) -> list[tuple[str, str, bool]]:
         """Return a container's mounts; `own` is the run's own folder."""
@@ -65,7 +65,7 @@ class Workspace:
     def folders(self, model: Model, own: Path) -> list[Path]:
         """Return the folders that have to be there."""
         directory = payload.model_directory(model)
-        ours = [self.folder / directory, self.folder / _CORNER, own / directory] if self.folder else []
+        ours = [self.folder / directory, self.folder / CORNER, own / directory] if self.folder else []
         return [*ours, *dict.fromkeys(self._cache(path) for path, _ in self._caches(model))]
 
     def prepare(self, model: Model, own: Path) -> None:
@@ -107,7 +107,7 @@ class Workspace:
 
     @property
     def _corner(self) -> Path:
-        return self.folder / _CORNER if self.folder else cache_home() / "caches"
+        return self.folder / CORNER if self.folder else cache_home() / "caches"
 
     def _cache(self, path: str) -> Path:
         return self._corner / quote(path.strip("/"), safe="")

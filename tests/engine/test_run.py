@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -520,7 +521,20 @@ def test_a_kept_container_is_no_leftover_for_the_next_run(trial: Trial) -> None:
     (name,) = trial.containers(run_id)
     trial.run(METRIC)
     assert trial.containers(run_id) == [name]
+    (model,) = [one for one in json.loads(_looked(trial, "status", "--json"))["models"] if one["run_id"] == run_id]
+    assert (model["model"], model["state"], model["container"]) == ("any", "kept alive", name)
+    assert Path(model["log"]).samefile(first.row["log_file"])
+    assert _looked(trial, "logs", "any", f"--run-id={run_id}") == "performance: 1 tokens_per_second\n"
+    assert name not in _looked(trial, "cleanup", "--dry-run")
+    listed = _looked(trial, "cleanup", "--all", "--dry-run")
+    assert re.search(rf"would remove container {name}: [\d.]+k?B, model any, kept alive\n", listed)
     trial.engine("rm", "--force", name)
+
+
+def _looked(trial: Trial, *words: str) -> str:
+    """What a command that only looks at the machine prints."""
+    command = [*trial.program, *words]
+    return outcome(command, {**trial.environment(), "XDG_CACHE_HOME": str(trial.folder)}, cwd=trial.folder).stdout
 
 
 def test_the_printed_lines_of_a_dry_run_run_the_model(trial: Trial) -> None:

@@ -214,6 +214,15 @@ def test_the_nodes_finish_without_their_controller_and_fetch_collects_the_newest
         controller.wait_for("h1: running slow")
         controller.wait_for("h2: running slow")
         process.kill()
+    until(lambda: all(hosts.run(n, "docker", "ps", "-q") for n in (1, 2)), 30, lambda: "no container runs")
+    records = json.loads(controller("status", "--host=h1,h2", "--engine=docker", "--json").stdout)
+    assert [(one["host"], [(model["model"], model["state"]) for model in one["models"]]) for one in records] == [
+        ("h1", [("slow", "running")]),
+        ("h2", [("slow", "running")]),
+    ]
+    followed = controller("logs", "slow", "-f", "--host=h1,h2", "--engine=docker").stdout
+    assert sorted(followed.splitlines()) == ["h1: performance: 3 runs", "h2: performance: 3 runs"]
+    assert controller("cleanup", "--host=h1", "--dry-run").stdout.startswith("h1:\nnothing to remove")
     controller("fetch", "--host=h1,h2")
     assert counted(controller.rows) == sorted(
         [(hosts.name(1), "quick", "SUCCESS"), *((hosts.name(number), "slow", "SUCCESS") for number in (1, 2))]

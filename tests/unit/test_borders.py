@@ -363,8 +363,9 @@ def test_an_engines_answer(images: bytes, state: bytes, containers: bytes, banne
     with suppress(ValueError):
         assert isinstance(container_state(state.decode(errors="replace")).get("ExitCode") or 0, int)
     with suppress(ValueError):
-        for name, labels in labelled_containers(containers.decode(errors="replace")):
-            assert isinstance(name + "".join(labels.values()), str)
+        for one in labelled_containers(containers.decode(errors="replace")):
+            assert isinstance("".join([one.name, one.id, one.created, *one.labels.values(), *one.mounts]), str)
+            assert one.size_bytes is None or one.size_bytes >= 0
     assert isinstance(explain_engine_error(images.decode(errors="replace")), str)
 
 

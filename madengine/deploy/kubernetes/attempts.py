@@ -18,7 +18,7 @@ from madengine.deploy.kubernetes.remains import Measurement, Remains, parse_repo
 from madengine.deploy.kubernetes.waiting import Watch
 from madengine.errors import MadengineError
 from madengine.files import parse_json
-from madengine.programs.engine import State
+from madengine.programs.engine_answers import State
 from madengine.programs.kubectl import Kubectl
 from madengine.records import FAILURE, SUCCESS, RunResult
 

@@ -9,7 +9,7 @@ from typing import Any
 from madengine.build.payload import WORKSPACE
 from madengine.deploy.kubernetes.pod import Pod
 from madengine.deploy.kubernetes.remains import LOG, Remains
-from madengine.programs.engine import State
+from madengine.programs.engine_answers import State
 from madengine.records import FAILURE, SUCCESS, RunResult
 from madengine.results.results_json import results_json
 from madengine.results.rows import result_rows

@@ -53,7 +53,7 @@ class Fleet:
 
     def interrupt(self) -> None:
         """Close all connections, let the work on each host stop what it has started there, and wait for that."""
-        logger.info("interrupted: stopping the runs on the hosts")
+        logger.info("interrupted: ending the work on the hosts")
         self.interruption.requested.set()
         for future in self._futures:
             future.cancel()

@@ -43,7 +43,7 @@ def main(words: Sequence[str]) -> int:
     order, *rest = words
     orders: dict[str, Callable[..., int]] = {
         "accept": _accept,
-        "doctor": _doctor,
+        "command": _command,
         "pull": _pull,
         "run": _run,
         "follow": _follow_and_pack,
@@ -73,9 +73,9 @@ def _accept(folder: str) -> int:
     return EXIT_DONE
 
 
-def _doctor(*words: str) -> int:
-    """Run `madengine doctor` of the node's folder."""
-    return os.spawnv(os.P_WAIT, sys.executable, [sys.executable, BUNDLE, "doctor", *words])
+def _command(*words: str) -> int:
+    """Run the madengine of the node's folder."""
+    return os.spawnv(os.P_WAIT, sys.executable, [sys.executable, BUNDLE, *words])
 
 
 def _pull(run_id: str, *words: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import threading
@@ -35,7 +36,7 @@ _CONNECTING = threading.Semaphore(min(8, 2 * (os.cpu_count() or 1)))
 # Hosts that are down must not keep the others waiting.
 _TURN_SECONDS = 2.0
 _PROBE_SECONDS = 30.0
-_DOCTOR_SECONDS = 300.0
+_COMMAND_SECONDS = 300.0
 
 # Exit codes of a shell that finds no such program, or may not run it.
 _NOT_STARTED = (126, 127)
@@ -212,9 +213,16 @@ class RemoteNode:
             if answer.code != 0 or not is_unpacked(archive, target):
                 raise RunError(f"run {run_id} can't be fetched from {self.folder}: exit code {answer.code}")
 
-    def doctor(self, words: Sequence[str]) -> Answer:
-        """Run the node's own `madengine doctor`."""
-        return self._send(self._order("doctor", *words, bundle=node.BUNDLE), _DOCTOR_SECONDS)
+    def command(self, words: Sequence[str]) -> Answer:
+        """Run the node's own madengine, and return what it prints."""
+        return self._send(self._command(words), _COMMAND_SECONDS)
+
+    def stream(self, words: Sequence[str], on_line: Callable[[str], None]) -> Answer:
+        """Run the node's own madengine, and hand on the lines that it prints."""
+        return ssh.follow(self._starter(), self._command(words), on_line, node.ARCHIVE_MARK, io.BytesIO())
+
+    def _command(self, words: Sequence[str]) -> bytes:
+        return self._order("command", *words, bundle=node.BUNDLE)
 
     def hang_up(self) -> None:
         """Close the connection, if there is one."""

@@ -343,5 +343,5 @@ def test_what_another_user_wrote_into_a_lock_is_only_shown(tmp_path: Path, text:
     path = tmp_path / "lock"
     path.write_text(text)
     with path.open() as file:
-        holder = gpu_locks._holder(file.fileno())
+        holder = gpu_locks._note(file.fileno()).text
     assert len(holder) < 200

@@ -18,7 +18,8 @@ from plumbum.commands.base import BaseCommand
 from madengine import programs
 from madengine.errors import CommandError, EngineError
 from madengine.programs import engine_finder
-from madengine.programs.engine import Container, Docker, State
+from madengine.programs.engine import Container, Docker
+from madengine.programs.engine_answers import LabelledContainer, State
 from madengine.programs.engine_errors import explain_engine_error, is_limit_refused, is_transport
 from madengine.programs.engine_finder import ENGINES, engine_named, find_engine
 from madengine.programs.engine_logins import logged_in, refused_login
@@ -512,7 +513,7 @@ def test_a_banner_before_an_answer_is_no_part_of_it(stand_ins: StandIns, engine:
 def test_containers_with_a_label(stand_ins: StandIns, engine: Docker) -> None:
     inspected = json.dumps([{"Name": "/m-1", "Config": {"Labels": {"madengine.owner": "x"}}}])
     stand_ins.add(engine.name, f'[ "$1" = ps ] && echo 0123 || printf %s {shlex.quote(inspected)}')
-    assert engine.containers("madengine.owner") == [("m-1", {"madengine.owner": "x"})]
+    assert engine.containers("madengine.owner") == [LabelledContainer("m-1", {"madengine.owner": "x"})]
     assert stand_ins.calls() == [
         f"{engine.name} ps --all --no-trunc --quiet --filter=label=madengine.owner",
         f"{engine.name} container inspect 0123",
