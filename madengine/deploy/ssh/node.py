@@ -32,6 +32,8 @@ TOP_FILES = ("perf.csv", "run_summary.json", LOG, EXIT_CODE, RECORD, MANIFEST)
 _PRIVATE = (BUNDLE, "lock", "pid", WATCHER, CONTEXT, *SECRETS)
 # Before each line of the log, which tells it from what a login prints.
 LOG_MARK = "|"
+# The line before a command's output, for the same reason.
+OUTPUT_MARK = "|madengine output|"
 ARCHIVE_MARK = b"\0madengine archive\0"
 _POLL_SECONDS = 0.1
 _RECORD_SECONDS = 2.0
@@ -75,6 +77,7 @@ def _accept(folder: str) -> int:
 
 def _command(*words: str) -> int:
     """Run the madengine of the node's folder."""
+    print(OUTPUT_MARK, flush=True)  # noqa: T201
     return os.spawnv(os.P_WAIT, sys.executable, [sys.executable, BUNDLE, *words])
 
 

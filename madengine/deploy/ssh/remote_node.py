@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -215,11 +215,20 @@ class RemoteNode:
 
     def command(self, words: Sequence[str]) -> Answer:
         """Run the node's own madengine, and return what it prints."""
-        return self._send(self._command(words), _COMMAND_SECONDS)
+        answer = self._send(self._command(words), _COMMAND_SECONDS)
+        return replace(answer, out=answer.out.partition(f"{node.OUTPUT_MARK}\n")[2])
 
     def stream(self, words: Sequence[str], on_line: Callable[[str], None]) -> Answer:
         """Run the node's own madengine, and hand on the lines that it prints."""
-        return ssh.follow(self._starter(), self._command(words), on_line, node.ARCHIVE_MARK, io.BytesIO())
+        is_output = False
+
+        def line_seen(line: str) -> None:
+            nonlocal is_output
+            if is_output:
+                on_line(line)
+            is_output = is_output or line.rstrip() == node.OUTPUT_MARK
+
+        return ssh.follow(self._starter(), self._command(words), line_seen, node.ARCHIVE_MARK, io.BytesIO())
 
     def _command(self, words: Sequence[str]) -> bytes:
         return self._order("command", *words, bundle=node.BUNDLE)
