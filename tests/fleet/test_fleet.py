@@ -214,15 +214,6 @@ def test_the_nodes_finish_without_their_controller_and_fetch_collects_the_newest
         controller.wait_for("h1: running slow")
         controller.wait_for("h2: running slow")
         process.kill()
-    until(lambda: all(hosts.run(n, "docker", "ps", "-q") for n in (1, 2)), 30, lambda: "no container runs")
-    records = json.loads(controller("status", "--host=h1,h2", "--engine=docker", "--json").stdout)
-    assert [(one["host"], [(model["model"], model["state"]) for model in one["models"]]) for one in records] == [
-        ("h1", [("slow", "running")]),
-        ("h2", [("slow", "running")]),
-    ]
-    followed = controller("logs", "slow", "-f", "--host=h1,h2", "--engine=docker").stdout
-    assert sorted(followed.splitlines()) == ["h1: performance: 3 runs", "h2: performance: 3 runs"]
-    assert controller("cleanup", "--host=h1", "--dry-run").stdout.startswith("h1:\nnothing to remove")
     controller("fetch", "--host=h1,h2")
     assert counted(controller.rows) == sorted(
         [(hosts.name(1), "quick", "SUCCESS"), *((hosts.name(number), "slow", "SUCCESS") for number in (1, 2))]
@@ -398,6 +389,17 @@ def test_doctor_looks_at_every_host(controller: Controller, hosts: Hosts) -> Non
     assert "ssh: connect to host" in ended.stdout.partition("h2:")[2]
     again = controller("doctor", "--host=h1", "--engine=docker", check=False)
     assert again.stdout.startswith("h1:\ncheck"), again.stdout  # a host that has the bundle already, too
+
+
+def test_what_runs_on_a_host_its_log_and_what_is_left(controller: Controller, hosts: Hosts) -> None:
+    hosts.sh(1, "echo 'echo Welcome to h1' >/home/fleet/.bashrc")
+    controller("run", "--host=h1", "--tags=quick", "--keep-alive")
+    (record,) = json.loads(controller("status", "--host=h1", "--json").stdout)
+    assert [(model["model"], model["state"]) for model in record["models"]] == [("quick", "kept alive")]
+    assert controller("logs", "quick", "--host=h1").stdout == "performance: 12.5 tokens_per_second\n"
+    cleaned = controller("cleanup", "--host=h1", "--all", "--engine=docker").stdout
+    assert cleaned.startswith("h1:\nremoved container madengine-")
+    assert hosts.run(1, "docker", "ps", "--all", "-q") == ""
 
 
 def test_the_printed_lines_do_the_same_by_hand(controller: Controller, hosts: Hosts) -> None:
