@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from typing import Any
 
 import pytest
@@ -54,6 +55,14 @@ def test_each_pods_rows_are_in_the_configmap_and_come_back_once(cluster: Cluster
 
 
 def test_without_sidecar_the_pods_are_asked(cluster: Cluster) -> None:
+    # An image of an older madengine gets its scripts from the package here.
+    content = json.loads((cluster.folder / "build_manifest.json").read_text())
+    next(image for key, image in content["built_images"].items() if key.startswith("ci-good"))["self_contained"] = False
+    (cluster.folder / "build_manifest.json").write_text(json.dumps(content))
+    for name in ("scripts", "models.json"):
+        subprocess.run(["cp", "-r", str(cluster.built.folder / name), str(cluster.folder)], check=True)
+    for script in (cluster.folder / "scripts").rglob("*.sh"):
+        script.write_text(f"echo from here\n{script.read_text()}")
     cluster.generate("--tags", "good", "bad", "several", "--results", "pull")
     cluster.apply()
     assert ("configmaps", NAMESPACE, "madengine-results") not in cluster.server.cluster.objects
@@ -68,6 +77,8 @@ def test_without_sidecar_the_pods_are_asked(cluster: Cluster) -> None:
         ("several_m3", "SUCCESS", "3.5", ""),
     ]
     assert all(row["engine"].endswith(" (termination message)") for row in cluster.rows)
+    log = cluster.kubectl("logs", "-n", NAMESPACE, "job/madengine-good-job").stdout
+    assert log.startswith("from here\nhello\n")
     cluster.collect(check=False)
     assert len(cluster.rows) == 5
 

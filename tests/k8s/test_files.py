@@ -450,21 +450,66 @@ def test_a_wrong_option_is_one_line_and_writes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("image", "complaint"),
+    ("image", "card", "words", "complaint"),
     [
-        ({"registry_digest": ""}, "ci-m0_ubuntu_amd: not in a registry, which a cluster pulls from"),
-        ({"self_contained": False}, "an image without its scripts, of an older madengine"),
+        ({"registry_digest": ""}, {}, (), "ci-m0_ubuntu_amd: not in a registry, which a cluster pulls from"),
+        ({"self_contained": False}, {}, (), "ci-m0_ubuntu_amd: an image without its scripts, of an older madengine"),
+        (
+            {"self_contained": False},
+            {"url": "https://git.example.com/m"},
+            ("package",),
+            "ci-m0_ubuntu_amd: an image without the code of https://git.example.com/m, of an older madengine",
+        ),
+        ({"self_contained": False}, {}, ("package", "--mode", "runner"), "an image without its scripts, of an older"),
     ],
 )
 def test_an_image_that_no_pod_could_run_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], image: dict[str, Any], complaint: str
+    tmp_path: Path,
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+    image: dict[str, Any],
+    card: dict[str, Any],
+    words: tuple[str, ...],
+    complaint: str,
 ) -> None:
-    content = manifest({})
+    monkeypatch.chdir(tmp_path)
+    if "package" in words:
+        (tmp_path / "models.json").write_text("[]")
+    content = manifest(card)
     content["built_images"]["ci-m0_ubuntu_amd"] |= image
     path = tmp_path / "m.json"
     path.write_text(json.dumps(content))
-    assert main(["generate", "k8s", "--manifest-file", str(path)]) == 4
+    assert main(["generate", "k8s", "--manifest-file", str(path), *words[1:]]) == 4
     assert complaint in capsys.readouterr().err
+
+
+def test_the_scripts_of_an_image_that_has_none_come_with_the_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    card = {"name": "dummy", "dockerfile": "docker/x", "scripts": "scripts/x", "n_gpus": "2"}
+    (tmp_path / "models.json").write_text(json.dumps([card]))
+    (tmp_path / "scripts/x/inner").mkdir(parents=True)
+    (tmp_path / "scripts/x/run.sh").write_text("echo performance: 1 t\n")
+    (tmp_path / "scripts/x/inner/table.bin").write_bytes(b"\xff\0")
+    content = manifest({"vendor": "", "n_gpus": "2"}, gpu_vendor="AMD")
+    content["built_images"]["ci-dummy_ubuntu"] = content["built_images"].pop("ci-m0_ubuntu_") | {
+        "self_contained": False
+    }
+    del content["built_models"]
+    resources = generated(tmp_path, content)
+    [job] = of_kind(resources, "Job")
+    assert model_container(job)["resources"]["limits"] == {"amd.com/gpu": "2"}, "the manifest's vendor"
+    config = next(one for one in of_kind(resources, "ConfigMap") if one.get("immutable"))
+    [source] = [one["configMap"] for one in job["spec"]["template"]["spec"]["volumes"] if one["name"] == "payload"]
+    assert (source["name"], source["defaultMode"]) == (config["metadata"]["name"], 0o555)
+    files = {item["path"]: item["key"] for item in source["items"]}
+    assert config["data"][files["scripts/run.sh"]] == "echo performance: 1 t\n"
+    assert config["binaryData"] == {files["scripts/inner/table.bin"]: "/wA="}
+    assert {"entry.sh", "model.sh", "environment.sh"} <= files.keys()
+    assert {"name": "payload", "mountPath": "/opt/madengine", "readOnly": True} in model_container(job)["volumeMounts"]
+    for one in resources:
+        assert not list(_validator(VERSIONS[-1], one["kind"], one["apiVersion"]).iter_errors(one))
 
 
 def test_data_is_mounted_from_claims_exports_and_folders(tmp_path: Path) -> None:

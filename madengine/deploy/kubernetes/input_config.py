@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from madengine import __version__
@@ -30,11 +30,17 @@ class InputConfig:
 
     texts: Mapping[str, str]
     jobs: tuple[str, ...] = (RUNNER_JOB,)
+    #: Values in base64.
+    binary: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """Its name, which changes with its content."""
-        return f"madengine-config-{hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()[:10]}"
+        return f"madengine-config-{hashlib.sha256(self._content.encode()).hexdigest()[:10]}"
+
+    @property
+    def _content(self) -> str:
+        return json.dumps(self.texts) + (json.dumps(self.binary) if self.binary else "")
 
     @property
     def entries(self) -> list[tuple[str, str]]:
@@ -44,7 +50,7 @@ class InputConfig:
     @property
     def too_large_to_apply(self) -> bool:
         """Whether `kubectl apply` refuses it, unless --server-side is used."""
-        text = json.dumps(self.texts, ensure_ascii=False)
+        text = json.dumps({**self.texts, **self.binary}, ensure_ascii=False)
         # kubectl writes these as \\u003c and the like.
         return len(text.encode(errors="replace")) + 5 * sum(map(text.count, "<>&")) > _APPLY_LIMIT
 
@@ -58,7 +64,11 @@ def job_configs(manifest: Manifest, tasks: Sequence[Task], settings: TaskSetting
     images = tuple(image for image in manifest.images if image.key in keys)
     job_facts = {task.name: facts(task, settings.options) for task in tasks}
     texts = {**_texts(replace(manifest, images=images), job_facts, {}), **settings.hooks.texts}
-    config = InputConfig(texts, tuple(job_facts))
+    binary: dict[str, str] = {}
+    for task in tasks:
+        texts |= task.payload.texts
+        binary |= task.payload.binary
+    config = InputConfig(texts, tuple(job_facts), binary)
     if len(keys) < 2 or not config.too_large_to_apply:
         return (_checked(config),)
     first = keys[: len(keys) // 2]
@@ -87,12 +97,12 @@ def _texts(manifest: Manifest, job_facts: Mapping[str, Any], extra: Mapping[str,
 
 def _image_entry(image: Image) -> dict[str, Any]:
     """Return a manifest's entry; the extra keys of older versions contain build commands, with secrets in them."""
-    values = {field.name: getattr(image, field.name) for field in fields(Image) if field.name not in ("key", "extra")}
+    values = {each.name: getattr(image, each.name) for each in fields(Image) if each.name not in ("key", "extra")}
     return {name: value for name, value in values.items() if value not in ("", 0) and name != "log_file"}
 
 
 def _checked(config: InputConfig) -> InputConfig:
-    size = sum(len(text.encode()) for text in config.texts.values())
+    size = sum(len(text.encode()) for text in (*config.texts.values(), *config.binary.values()))
     if size > _LIMIT:
         raise ConfigurationError(
             f"manifest: expected at most {_LIMIT} bytes for a ConfigMap, got {size}; select models with --tags"

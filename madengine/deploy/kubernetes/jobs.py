@@ -57,8 +57,8 @@ def job_values(task: Task, options: Options, config: str) -> dict[str, Any]:
         "requests": _requests(options),
         "limits": _limits(task, options),
         "shared_memory": task.shared_memory,
-        "volumes": [*task.data.volumes, *task.hooks.volumes(config)],
-        "mounts": [*task.data.mounts, *task.hooks.mounts],
+        "volumes": [*task.data.volumes, *task.hooks.volumes(config), *task.payload.volumes(config)],
+        "mounts": [*task.data.mounts, *task.hooks.mounts, *task.payload.mounts],
         "tolerations": [*_gpu_tolerations(task), *options.tolerations],
     }
 

@@ -18,11 +18,12 @@ from madengine.deploy.kubernetes import launch, names
 from madengine.deploy.kubernetes.hook_files import definitions, hook_files
 from madengine.deploy.kubernetes.input_config import InputConfig, job_configs, runner_config
 from madengine.deploy.kubernetes.options import Options
+from madengine.deploy.kubernetes.payload_files import payload_files
 from madengine.deploy.kubernetes.tasks import Task, TaskSettings, plan_tasks, vendor
 from madengine.deploy.kubernetes.unsupported import plan_warnings
 from madengine.errors import ConfigurationError
 from madengine.records import Image, Model
-from madengine.run.selection import selected_images, with_gpu_count, with_registry
+from madengine.run.selection import selected_images, with_gpu_count, with_models, with_registry
 from madengine.session import Session
 
 DEFAULT_MANIFEST = Path("build_manifest.json")
@@ -60,12 +61,7 @@ class PlanInput:
         manifest = load_manifest(self.path)
         if not manifest.images:
             raise ConfigurationError(f"{self.path}: no images; `madengine build` again")
-        for image in manifest.images:
-            if image.key not in manifest.models or not image.self_contained:
-                raise ConfigurationError(
-                    f"{self.path}: {image.key}: an image without its scripts, of an older madengine; "
-                    "`madengine build` again"
-                )
+        manifest = with_models(manifest, self.path, self.root)
         job_names = name_jobs(manifest)
         manifest = with_registry(manifest, self.registry)
         for image in manifest.images:
@@ -156,7 +152,9 @@ def load_plan(source: PlanInput, options: Options, data_file: Path | None = None
     runner = options.mode == "runner"
     runner_image = _runner_image(manifest, options)
     tools = definitions(manifest, source.root)
-    settings = TaskSettings(options, context, hook_files(manifest, context, tools, None if runner else source.root))
+    root = None if runner else source.root  # a runner's pod has no package
+    payloads = payload_files(manifest, root)
+    settings = TaskSettings(options, context, hook_files(manifest, context, tools, root), payloads)
     tasks = () if runner else plan_tasks(manifest, job_names, settings, data)
     configs = (runner_config(manifest, settings, tools),) if runner else job_configs(manifest, tasks, settings)
     lines = [

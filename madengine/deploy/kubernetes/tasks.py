@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from madengine.build import payload
@@ -15,6 +15,7 @@ from madengine.data_sets.mounts import Data
 from madengine.deploy.kubernetes import launch, names
 from madengine.deploy.kubernetes.hook_files import HookFiles
 from madengine.deploy.kubernetes.options import Options
+from madengine.deploy.kubernetes.payload_files import PayloadFiles
 from madengine.deploy.kubernetes.volumes import Volumes, mounted_folders, sources_of_options, volumes
 from madengine.errors import ConfigurationError
 from madengine.records import Image, Model, repository
@@ -32,6 +33,8 @@ class TaskSettings:
     options: Options
     context: Context
     hooks: HookFiles
+    #: By the image, for those that don't carry their scripts.
+    payloads: Mapping[str, PayloadFiles] = field(default_factory=dict)
 
     @property
     def gpu_vendor(self) -> str:
@@ -55,6 +58,7 @@ class Task:
     environment: Mapping[str, str]
     data: Volumes
     hooks: HookFiles
+    payload: PayloadFiles
     shared_memory: str
     #: Seconds that the script may take; 0 is no limit.
     timeout: int
@@ -107,6 +111,7 @@ def _task(image: Image, model: Model, name: str, mounted: Volumes, settings: Tas
         environment=_environment(image, model, name, gpus, mounted, settings),
         data=mounted,
         hooks=hooks,
+        payload=settings.payloads.get(image.key, PayloadFiles()),
         shared_memory=_shared_memory(context, options),
         timeout=seconds,
         deadline=_deadline(seconds, hooks.hooks.seconds, options),
