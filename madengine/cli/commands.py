@@ -21,6 +21,8 @@ from madengine.cli.options import (
     PlaceOptions,
     ReportOptions,
     RunManifestOptions,
+    ToEmailOptions,
+    ToHtmlOptions,
     build_classes,
     deploy_classes,
     run_classes,
@@ -39,7 +41,9 @@ from madengine.config.common_options import (
 )
 from madengine.config.option import Option, options_of
 from madengine.deploy.target import TARGETS, target_class
-from madengine.results.formats.options import FormatOptions
+from madengine.results.formats.options import FormatOptions, MadengineTwoOptions
+
+_REPORTS = (FormatOptions, MadengineTwoOptions)
 
 
 class Verb(NamedTuple):
@@ -66,15 +70,15 @@ def _build_command_classes() -> tuple[type, ...]:
 def _full_classes() -> tuple[type, ...]:
     from madengine.run.options import RunOptions
 
-    return (FullOptions, RunOptions, *build_classes(), FormatOptions)
+    return (FullOptions, RunOptions, *build_classes(), *_REPORTS)
 
 
 def _run_verb_classes() -> tuple[type, ...]:
-    return (RunManifestOptions, PlaceOptions, *run_classes(), *build_classes(), *_copy_classes(), FormatOptions)
+    return (RunManifestOptions, PlaceOptions, *run_classes(), *build_classes(), *_copy_classes(), *_REPORTS)
 
 
 def _all_deploy_classes() -> tuple[type, ...]:
-    return (*deploy_classes(), *(one for name in TARGETS for one in target_class(name).OPTIONS), FormatOptions)
+    return (*deploy_classes(), *(one for name in TARGETS for one in target_class(name).OPTIONS), *_REPORTS)
 
 
 def _host_classes() -> tuple[type, ...]:
@@ -104,11 +108,11 @@ def _sidecar_classes() -> tuple[type, ...]:
 def _collect_classes() -> tuple[type, ...]:
     from madengine.deploy.kubernetes.options import CollectKubernetesOptions
 
-    return (CollectOptions, CollectKubernetesOptions, RunIdOptions, FormatOptions)
+    return (CollectOptions, CollectKubernetesOptions, RunIdOptions, *_REPORTS)
 
 
 def _fetch_classes() -> tuple[type, ...]:
-    return (FetchOptions, RunIdOptions, RowsOptions, SummaryOptions, *_host_classes(), FormatOptions)
+    return (FetchOptions, RunIdOptions, RowsOptions, SummaryOptions, *_host_classes(), *_REPORTS)
 
 
 def _compare_classes() -> tuple[type, ...]:
@@ -152,6 +156,8 @@ VERBS: Mapping[str, Verb] = {
     "collect": Verb(reported(result_verbs.collect), _collect_classes),
     "compare": Verb(result_verbs.compare, _compare_classes),
     "report": Verb(reported(result_verbs.report), lambda: (ReportOptions, FormatOptions)),
+    "report to-html": Verb(result_verbs.to_html, lambda: (ToHtmlOptions,)),
+    "report to-email": Verb(result_verbs.to_email, lambda: (ToEmailOptions,)),
     "bundle": Verb(verbs.bundle, lambda: (BundleOptions,)),
     "completion": Verb(_completion, lambda: (CompletionOptions,)),
     "runner-image": Verb(verbs.runner_image, _sidecar_classes),

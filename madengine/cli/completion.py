@@ -36,7 +36,7 @@ def completion_script(shell: str, options: Mapping[str, Sequence[Option]]) -> st
     """
     script = _SCRIPT.format(
         verbs=_quoted(dict.fromkeys(name.partition(" ")[0] for name in options)),
-        tools=_quoted(name.partition(" ")[2] for name in options if " " in name),
+        tools=_quoted(name.partition(" ")[2] for name in options if name.startswith("generate ")),
         cases="\n".join(f"    *:{shlex.quote(name)}) words={_quoted(_flags(options[name]))} ;;" for name in options),
         values="\n".join(line for name in options for line in _values(name, options[name])),
     )

@@ -171,6 +171,30 @@ class ReportOptions:
 
 
 @dataclass(frozen=True)
+class ToHtmlOptions:
+    """Which CSV file becomes a page."""
+
+    csv_file: Path | None = option(
+        "--csv-file-path", "--csv-file", default=None, group=Group.SELECTION, parse=Path, metavar="FILE",
+        exists="file", help="a CSV file; the page is beside it, with .html in place of .csv",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ToEmailOptions:
+    """Which CSV files become one page."""
+
+    directory: Path = option(
+        "--directory", "--dir", default=Path(), group=Group.SELECTION, parse=Path, metavar="DIR",
+        help="the folder of the CSV files (default: the current one)",
+    )  # fmt: skip
+    output: str = option(
+        "--output", "-o", default="run_results.html", group=Group.OUTPUT, metavar="NAME",
+        help="name of the page in that folder (default: run_results.html)",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class DeployOptions(RunManifestOptions):
     """Where a manifest is deployed."""
 

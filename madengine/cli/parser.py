@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from madengine import __version__
@@ -49,6 +49,14 @@ GENERATORS = {
 }
 
 
+#: What `report` does in madengine 2's words.
+REPORTERS = {
+    "to-html": "write a CSV file as an HTML table, as madengine 2",
+    "to-email": "write the CSV files of a folder as one HTML page, as madengine 2",
+}
+_TOOLS = {"generate": GENERATORS, "report": REPORTERS}
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, with exit code 4."""
 
@@ -69,20 +77,20 @@ def command_parser(words: Sequence[str]) -> Parser:
     parser.add_argument("--version", action="version", version=f"madengine {__version__}")
     commands = parser.add_subparsers(metavar="VERB", required=True, parser_class=Parser)
     for name, description in DESCRIPTIONS.items():
-        if name == "generate":
-            _add_generators(commands, description, words)
+        tools = _TOOLS.get(name, {})
+        # `report` also works on files, without a tool.
+        if name == "generate" or (name in words and tools.keys() & set(words)):
+            _add_tools(commands, name, description, tools, words)
         else:
             _add(commands, name, description, name in words)
     return parser
 
 
-def _add_generators(commands: Any, description: str, words: Sequence[str]) -> None:
-    generate = commands.add_parser(
-        "generate", help=description, description=description, epilog=EXIT_CODES, allow_abbrev=False
-    )
-    tools = generate.add_subparsers(metavar="TOOL", required=True, parser_class=Parser)
-    for name, text in GENERATORS.items():
-        _add(tools, name, text, "generate" in words and name in words, f"generate {name}")
+def _add_tools(commands: Any, verb: str, description: str, tools: Mapping[str, str], words: Sequence[str]) -> None:
+    parser = commands.add_parser(verb, help=description, description=description, epilog=EXIT_CODES, allow_abbrev=False)
+    subparsers = parser.add_subparsers(metavar="TOOL", required=True, parser_class=Parser)
+    for name, text in tools.items():
+        _add(subparsers, name, text, verb in words and name in words, f"{verb} {name}")
 
 
 def _add(commands: Any, name: str, description: str, is_named: bool, verb_name: str = "") -> None:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from madengine.cli.commands import VERBS
-from madengine.cli.parser import DESCRIPTIONS, GENERATORS
+from madengine.cli.parser import DESCRIPTIONS, GENERATORS, REPORTERS
 from madengine.config.option import Group, Option
 from madengine.files import write_whole
 
@@ -15,7 +15,9 @@ BEGIN, END = "<!-- options:begin -->", "<!-- options:end -->"
 
 def options_markdown() -> str:
     """A section a command, with a table of its options."""
-    descriptions = {**DESCRIPTIONS, **{f"generate {name}": text for name, text in GENERATORS.items()}}
+    tools = (("generate", GENERATORS), ("report", REPORTERS))
+    of_tools = {f"{verb} {name}": text for verb, texts in tools for name, text in texts.items()}
+    descriptions = {**DESCRIPTIONS, **of_tools}
     return "\n".join(_section(name, descriptions[name]) for name in VERBS)
 
 

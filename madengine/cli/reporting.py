@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ from madengine.cli.terminal import print_error
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, MadengineError
 
 if TYPE_CHECKING:
+    from madengine.results.formats import Results
+    from madengine.results.results_json import Run
     from madengine.results.rows import Row
 
 logger = logging.getLogger(__name__)
@@ -42,11 +44,8 @@ class ReportRows:
         except OSError:
             self._start = 0
 
-    def all(self) -> Sequence[Row]:
-        """Return the rows."""
-        return self._new_rows() if self.rows is None else self.rows
-
-    def _new_rows(self) -> list[Row]:
+    def added(self) -> list[Row]:
+        """Return the rows that perf.csv got meanwhile."""
         from madengine.results.perf_csv import Table
 
         if not self.output.is_file():
@@ -64,7 +63,8 @@ def reported(verb: Callable[[Values, ReportRows], int]) -> Callable[[Values], in
         from madengine.results.formats.options import is_github_job, requested
 
         files = requested(values)
-        if values.get("dry_run") or not (files or is_github_job(os.environ)):
+        is_wanted = files or values.get("madengine2_files") or is_github_job(os.environ)
+        if values.get("dry_run") or not is_wanted:
             return verb(values, ReportRows(_table(values)))
         from madengine.files import check_writable
 
@@ -88,17 +88,69 @@ def new_rows(verb: Callable[[Values], int]) -> Callable[[Values], int]:
     return reported(lambda values, rows: verb(values))
 
 
-def _publish(report_rows: ReportRows, error: str, values: Values) -> bool:
-    from madengine import programs
-    from madengine.results.formats import Results
+def _publish(rows: ReportRows, error: str, values: Values) -> bool:
     from madengine.results.formats.options import requested
     from madengine.results.formats.publish import publish
 
+    results = _results(rows, error, values)
+    complete = publish(results, requested(values), os.environ, print_error)
+    if values.get("madengine2_files"):
+        complete = _update_files_of_2(results, values) and complete
+    return complete
+
+
+def _results(rows: ReportRows, error: str, values: Values) -> Results:
+    from madengine import programs
+    from madengine.results.formats import Results
+
+    added: list[Row] = []
     try:
-        rows = report_rows.all()
+        added = rows.added()
     except MadengineError as problem:
-        rows, error = (), error or str(problem)
-    return publish(Results(rows, programs.redact(error)), requested(values), os.environ, print_error)
+        error = error or str(problem)
+    runs = _runs_of(added, values) if values.get("madengine2_files") else []
+    return Results(added if rows.rows is None else rows.rows, added, runs, programs.redact(error))
+
+
+def _update_files_of_2(results: Results, values: Values) -> bool:
+    from madengine.results.formats.madengine2 import update
+    from madengine.results.formats.model_configs import ModelConfigs
+    from madengine.session import open_session
+
+    root = open_session(dict(os.environ), Path.cwd(), may_be_starter=False).root
+    try:
+        update(results, ModelConfigs(root), Path.cwd(), with_entries=not values.get("cleanup_perf"))
+    except MadengineError as error:
+        logger.warning(f"--madengine2-files: {error}")
+        return False
+    return True
+
+
+def _runs_of(rows: Sequence[Row], values: Values) -> list[Run]:
+    """Return what the results.json files of the rows' runs hold; one that can't be read explains nothing."""
+    from madengine.results.results_json import runs_in
+
+    runs: list[Run] = []
+    for path, is_local in _result_files({row.get("run_id", "") for row in rows} - {""}, values).items():
+        try:
+            runs += ({**run, "is_local": is_local} for run in (runs_in(path) if path.is_file() else ()))
+        except MadengineError as error:
+            logger.info(str(error))
+    return runs
+
+
+def _result_files(run_ids: Iterable[str], values: Values) -> dict[Path, bool]:
+    """Return where the runs' results.json files may be, each with whether this machine's own run wrote it."""
+    from madengine.process import RESULTS
+    from madengine.run.names import run_directory
+
+    here = [run_directory(run_id) / "results.json" for run_id in run_ids]
+    bases = {RESULTS, values.get("output_dir") or RESULTS}
+    elsewhere = [base / run_id / "results.json" for base in bases for run_id in run_ids]
+    if isinstance(merged := values.get("results"), Path):
+        elsewhere.append(merged)
+    elsewhere.append(_table(values).with_name("results.json"))
+    return {**dict.fromkeys(elsewhere, False), **dict.fromkeys(here, True)}
 
 
 def _with_run_id(values: Values) -> Values:

@@ -91,3 +91,28 @@ def report(values: Values, report_rows: ReportRows) -> int:
     for problem in scan.problems:
         logger.info(problem)
     return EXIT_FAILURE if scan.problems else EXIT_DONE
+
+
+def to_html(values: Values) -> int:
+    """Write a CSV file as a page and print its table, as madengine 2."""
+    from tabulate import tabulate
+
+    from madengine.results.page import plain_tables
+    from madengine.results.table import printable
+
+    if not values["csv_file"]:
+        raise ConfigurationError("report to-html: name a CSV file with --csv-file-path")
+    table, path = plain_tables.to_html(values["csv_file"])
+    lines = [[printable(cell) for cell in cells] for cells in table.lines]
+    show(tabulate(lines, [printable(name) for name in table.columns], disable_numparse=True))
+    logger.info(f"page: {path}")
+    return EXIT_DONE
+
+
+def to_email(values: Values) -> int:
+    """Write the CSV files of a folder as one page, as madengine 2."""
+    from madengine.results.page import plain_tables
+
+    path = plain_tables.to_email(values["directory"], values["output"])
+    logger.info(f"page: {path}" if path else f"{values['directory']}: no CSV files with a table, nothing written")
+    return EXIT_DONE

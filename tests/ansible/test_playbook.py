@@ -213,8 +213,11 @@ DEPLOY = (str(CHECKOUT / "bin/madengine"), "deploy", "--target=ansible")
 def test_one_command_writes_the_playbook_and_runs_it(rack: Rack) -> None:
     (rack.folder / "madengine_distributed.yml").unlink()
     words = ("--inventory=gpu_inventory", "--limit=h2", "--extra-vars=madengine_poll=1", "--manifest-file=good.json")
-    rack.run(*DEPLOY, *words)
+    github = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": "summary.md"}
+    rack.run(*DEPLOY, *words, environment=github)
     assert rack.outcomes(rack.runs[-1]) == [("h2", "good", "SUCCESS")]
+    summary = (rack.folder / "summary.md").read_text(encoding="utf-8")
+    assert summary.count("1 SUCCESS on 1 host.") == 1, "the playbook's own collect adds none"
     refused = rack.run(*DEPLOY, "--limit=h2", "--manifest-file=good.json", check=False)
     assert (refused.code, "no inventory of nodes: name one with --inventory" in refused.stderr) == (4, True)
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -23,7 +24,7 @@ def test_a_manifest_runs_on_every_host_and_all_comes_back(
     controller: Controller, hosts: Hosts, registry: Registry
 ) -> None:
     hosts.forget_images(1, 2)
-    ended = controller("run", "--host", "h1,h2", "h3", "--tags", "quick")
+    ended = controller("run", "--host", "h1,h2", "h3", "--tags", "quick", "--junit=junit.xml")
     assert {"h1: pulling images", "h2: pulling images"} <= set(ended.stderr.splitlines())
     assert counted(controller.rows) == [(hosts.name(number), "quick", "SUCCESS") for number in (1, 2, 3)]
     run_id = controller.results.name
@@ -35,6 +36,9 @@ def test_a_manifest_runs_on_every_host_and_all_comes_back(
         assert not any("pyz" in path for path in paths)
     summary = json.loads((controller.folder / "run_summary.json").read_text(encoding="utf-8"))
     assert sorted(run["host"] for run in summary["successful_runs"]) == ["h1", "h2", "h3"]
+    suites = ElementTree.parse(controller.folder / "junit.xml").getroot()
+    names = {(suite.get("name"), case.get("classname")) for suite in suites for case in suite.iter("testcase")}
+    assert names == {(hosts.name(number), "quick") for number in (1, 2, 3)}
     assert not hosts.listens(1, _port(registry)), "the tunnel is closed once the images are there"
 
 

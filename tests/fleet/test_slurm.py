@@ -34,8 +34,12 @@ def jobs(cluster: Cluster) -> str:
 
 
 def test_each_model_is_a_task_and_has_a_row(cluster: Cluster) -> None:
-    done = cluster(*DEPLOY, "--run-id=r1", check=False)
+    done = cluster(*DEPLOY, "--run-id=r1", "--openmetrics=metrics.txt", check=False)
     assert done.code == 3, done.stderr
+    text = (cluster.folder / "metrics.txt").read_text(encoding="utf-8")
+    assert sorted(re.findall(r'^madengine_run_success{model="(\w+)".* ([01])\.0$', text, re.MULTILINE)) == [
+        ("bad", "0"), ("quick", "1"), ("slow", "1"),
+    ]  # fmt: skip
     assert outcomes(cluster, "model", "status", "performance", "reason", "deployment_type", "run_id") == [
         ("bad", "FAILURE", "", "exit code 3", "slurm", "r1"),
         ("quick", "SUCCESS", "12.5", "", "slurm", "r1"),

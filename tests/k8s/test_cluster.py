@@ -46,7 +46,8 @@ def test_each_pods_rows_are_in_the_configmap_and_come_back_once(cluster: Cluster
     cluster.kubectl("apply", "-f", "k8s-madengine-configmap.yaml")
     assert len(cluster.reported) == 5, "no results are in a file"
 
-    assert cluster.collect(check=False).code == 3
+    assert cluster.collect("--markdown=comment.md", check=False).code == 3
+    assert "4 SUCCESS, 1 FAILURE on 1 host." in (cluster.folder / "comment.md").read_text(encoding="utf-8")
     assert len(cluster.rows) == 5
     assert all(row["engine"].endswith(" (configmap)") for row in cluster.rows)
     errors = cluster.collect(check=False).stderr

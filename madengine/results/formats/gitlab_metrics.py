@@ -9,7 +9,7 @@ from madengine.results.formats.openmetrics import render
 
 # GitLab takes lines apart as a shell would, after it has cut comments off.
 _MARKUP = re.compile(r"""[\s#"'\\$`]+""")
-_LABELS = {"model": "model", "host": "machine_name", "gpu": "gpu_architecture"}
+_LABELS = {"model": "model", "variant": "variant", "host": "machine_name", "gpu": "gpu_architecture"}
 _COLUMNS = (*_LABELS.values(), "metric")
 
 

@@ -59,12 +59,17 @@ def _add_suite(root: Element, host: str, rows: Sequence[Row]) -> None:
             SubElement(properties, "property", name=name, value=_in_xml(value))
     seen: Counter[tuple[str, str]] = Counter()
     for row in rows:
-        model, metric = _name(row.get("model", "")), _name(row.get("metric", "") or "run")
+        model, metric = _name(row.get("model", "")), _name(_case_name(row))
         seen[model, metric] += 1
         number = seen[model, metric]
         case = SubElement(suite, "testcase", classname=model or "unknown model", time=f"{_seconds(row):.3f}")
         case.set("name", metric if number == 1 else f"{metric} #{number}")
         _add_outcome(case, row)
+
+
+def _case_name(row: Row) -> str:
+    variant = row.get("variant", "")
+    return (row.get("metric") or "run") + (f" [{variant}]" if variant else "")
 
 
 def _add_outcome(case: Element, row: Row) -> None:

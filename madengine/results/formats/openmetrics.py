@@ -14,7 +14,8 @@ from madengine.results.rows import Row
 _LABEL_CHARACTERS = 250
 #: The labels of every sample, each with the column that it is of.
 _LABELS = {
-    "model": "model", "host": "machine_name", "gpu": "gpu_architecture", "n_gpus": "n_gpus", "digest": "image_digest",
+    "model": "model", "variant": "variant", "host": "machine_name", "gpu": "gpu_architecture", "n_gpus": "n_gpus",
+    "digest": "image_digest",
 }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import make_dataclass
+from dataclasses import dataclass, make_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,6 +46,16 @@ def _declared(one: Format) -> tuple[str, object, Any]:
 
 #: The options of every command that has results.
 FormatOptions: type = make_dataclass("FormatOptions", map(_declared, FORMATS), frozen=True)
+
+
+@dataclass(frozen=True)
+class MadengineTwoOptions:
+    """What commands write that add rows to a perf.csv."""
+
+    madengine2_files: bool = option(
+        "--madengine2-files", default=False, group=Group.OUTPUT,
+        help="also write perf_entry.*, perf_super.*, perf_entry_super.* and common_info.json, as madengine 2",
+    )  # fmt: skip
 
 
 def requested(values: Mapping[str, Any]) -> dict[Path, Format]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -118,3 +119,16 @@ def test_report_reads_tables_results_and_folders(
     assert case_names("j.xml") == ["dummy"]
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", "/nonexistent/summary.md")
     assert main(["report", "a.csv"]) == EXIT_FAILURE
+
+
+def test_madengine_2s_files_are_of_new_rows_only() -> None:
+    Path("c.json").write_text('{"batch": 8}')
+    result = replace(DONE, model=replace(DONE.model, args="--config c.json"))
+    write_json(Path("runs/r1/results.json"), results_json("r1", [result], {"machine_name": "gpu-node-01"}))
+    for _ in range(2):
+        assert main(["collect", "runs", "--madengine2-files"]) == EXIT_DONE
+    [element] = json.loads(Path("perf_super.json").read_text())
+    assert (element["model"], element["configs"]) == ("dummy", {"batch": 8})
+    Path("perf_super.json").write_text("{}")
+    write_json(Path("more/r2/results.json"), results_json("r2", [replace(result, run_id="r2")], {}))
+    assert main(["collect", "more", "--madengine2-files"]) == EXIT_FAILURE

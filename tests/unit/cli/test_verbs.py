@@ -9,7 +9,7 @@ import pytest
 
 from madengine.cli.commands import VERBS
 from madengine.cli.options import add_options
-from madengine.cli.parser import DESCRIPTIONS, GENERATORS, command_parser
+from madengine.cli.parser import DESCRIPTIONS, GENERATORS, REPORTERS, command_parser
 from madengine.cli.reference import options_markdown
 from madengine.config.common_options import ContextOptions, EngineOptions
 from madengine.config.option import OnHosts, options_of
@@ -27,6 +27,7 @@ LOCAL = {"cleanup_perf", "dry_run", "output", "quiet", "run_id", "summary_output
 
 def test_each_command_is_described_and_each_description_is_a_command() -> None:
     described = {name for name in DESCRIPTIONS if name != "generate"} | {f"generate {name}" for name in GENERATORS}
+    described |= {f"report {name}" for name in REPORTERS}
     assert described == set(VERBS)
 
 

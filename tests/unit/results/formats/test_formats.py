@@ -34,7 +34,7 @@ def schema() -> xmlschema.XMLSchema:
 
 
 def report_of(*results: object, error: str = "") -> Results:
-    return Results([row for result in results for row in result_rows(result, {})], error)  # type: ignore[arg-type]
+    return Results([row for result in results for row in result_rows(result, {})], error=error)  # type: ignore[arg-type]
 
 
 def parsed(report: Results) -> Element:
@@ -84,7 +84,7 @@ def test_junit_has_a_suite_for_each_host_and_a_case_for_each_model_and_metric() 
     assert cases == {
         ("gpu-node-01", "dummy", "tokens/s"): [],
         ("gpu-node-01", "dummy", "tokens/s #2"): [],
-        ("gpu-node-01", "dummy_small", "ms"): [],
+        ("gpu-node-01", "dummy_small", "ms [note=n]"): [],
         ("gpu-node-01", "dummy_large", "ms"): ["failure"],
         ("gpu-node-01", "dummy", "run"): ["failure"],
         ("gpu-node-01", "dummy", "run #2"): ["skipped"],
@@ -107,7 +107,7 @@ def test_junit_says_why_the_command_itself_failed() -> None:
 
 
 def test_junit_takes_any_name() -> None:
-    root = parsed(Results(hostile_rows(), HOSTILE))
+    root = parsed(Results(hostile_rows(), error=HOSTILE))
     names = {case.get("classname") or "" for case in root.iter("testcase")}
     assert any(name.startswith("<script>alert('x')</script>") for name in names)
     assert max(map(len, names)) == 250

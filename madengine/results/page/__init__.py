@@ -1,0 +1,24 @@
+"""Results as HTML, for a browser and for e-mail."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from madengine.config.package import template
+
+
+def render(name: str, values: Mapping[str, Any]) -> str:
+    """Render `report/NAME` of the templates; every value is escaped, a missing one is an error."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FunctionLoader(lambda file: template(f"report/{file}")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template(name).render(values)
+    # Names may hold halves of surrogate pairs, which no file can have.
+    return text.encode("utf-8", "backslashreplace").decode()
