@@ -119,6 +119,25 @@ def repository(name: str) -> str:
 
 
 @dataclass(frozen=True)
+class GpuSettings:
+    """How a GPU is set, and how fast it is clocked, at the moment of the reading; what is unknown is None or empty."""
+
+    power_cap_w: float | None = None
+    #: NVIDIA's
+    persistence_mode: bool | None = None
+    #: AMD's: `auto`, `high`, `manual` …
+    performance_level: str = ""
+    #: NVIDIA's `--applications-clocks`, of the cores and of the memory
+    applications_clock_mhz: float | None = None
+    applications_memory_clock_mhz: float | None = None
+    max_clock_mhz: float | None = None
+    max_memory_clock_mhz: float | None = None
+    #: of this moment: an idle GPU lowers them
+    clock_mhz: float | None = None
+    memory_clock_mhz: float | None = None
+
+
+@dataclass(frozen=True)
 class Gpu:
     """One device that a container can be given, as its tool or the kernel names it: a GPU, or a part of one.
 
@@ -147,6 +166,8 @@ class Gpu:
     parent: str = ""
     #: the tool that the values come from
     source: str = ""
+    #: two readings of one device are of the same device, however it is clocked
+    settings: GpuSettings = field(default=GpuSettings(), compare=False)
 
 
 _PLAUSIBLE = {
@@ -298,6 +319,10 @@ class RunResult:
     cost: GpuCost | None = None
     #: other processes on the run's GPUs at its start; None is unknown
     foreign_processes: int | None = None
+    #: those that used the run's GPUs while it ran, as far as they were seen
+    strangers: tuple[GpuProcess, ...] = ()
+    #: whether processes of others were on the run's GPUs before or during the run; None is unknown
+    contaminated: bool | None = None
     #: whether other models ran on this machine meanwhile
     packed: bool = False
     #: names the description in results.json

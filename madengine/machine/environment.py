@@ -17,7 +17,10 @@ from madengine.programs.rocm import installed
 from madengine.records import Gpu
 
 # Fields that differ between GPUs of the same kind.
-_IDENTITY = ("index", "uuid", "render_node", "pci_bus_id", "parent", "source")
+_IDENTITY = ("index", "uuid", "render_node", "pci_bus_id", "parent", "source", "settings")
+# What can't change the result of a container: the name of the host's system, ROCm beside the driver; and the clocks of
+# a moment, which change by themselves.
+_IRRELEVANT = ("os", "rocm", "gpus.clock_mhz", "gpus.memory_clock_mhz")
 
 
 def environment_record(gpus: Sequence[Gpu], engine: str) -> dict[str, Any]:
@@ -33,15 +36,38 @@ def environment_record(gpus: Sequence[Gpu], engine: str) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "memory_mib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30) * 1024,
         "numa_balancing": _text(Path("/proc/sys/kernel/numa_balancing")),
+        "cpu_governor": _text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         "engine": engine,
         "gpus": [_kind(gpu) for gpu in gpus],
         **_rocm(gpus),
     }
 
 
+def named_record(record: Mapping[str, Any], machine_name: str = "") -> dict[str, Any]:
+    """Return the record with its id, what that is made of, and the name of the machine unless it is empty."""
+    return {
+        "environment_id": environment_id_of(record),
+        "environment_id_fields": environment_id_fields(record),
+        **({"machine_name": machine_name} if machine_name else {}),
+        **record,
+    }
+
+
 def environment_id_of(record: Mapping[str, Any]) -> str:
-    """Return twelve hex digits, the same for the same record."""
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
+    """Return twelve hex digits, the same for records that agree in all that can change a result."""
+    return hashlib.sha256(json.dumps(_relevant(record), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def environment_id_fields(record: Mapping[str, Any]) -> list[str]:
+    """Return the names of what the id is made of: `kernel`, `gpus.driver` …"""
+    relevant = _relevant(record)
+    of_gpus = {f"gpus.{name}" for gpu in relevant.get("gpus", ()) for name in gpu}
+    return sorted({name for name in relevant if name != "gpus"} | of_gpus)
+
+
+def _relevant(record: Mapping[str, Any]) -> dict[str, Any]:
+    gpus = [{name: gpu[name] for name in gpu if f"gpus.{name}" not in _IRRELEVANT} for gpu in record.get("gpus", ())]
+    return {**{name: record[name] for name in record if name not in _IRRELEVANT}, "gpus": gpus}
 
 
 def _rocm(gpus: Sequence[Gpu]) -> dict[str, Any]:
@@ -54,7 +80,8 @@ def _rocm(gpus: Sequence[Gpu]) -> dict[str, Any]:
 
 
 def _kind(gpu: Gpu) -> dict[str, Any]:
-    return {name: value for name, value in asdict(gpu).items() if name not in _IDENTITY}
+    settings = {name: value for name, value in asdict(gpu.settings).items() if value not in (None, "")}
+    return {**{name: value for name, value in asdict(gpu).items() if name not in _IDENTITY}, **settings}
 
 
 def _os_name() -> str:

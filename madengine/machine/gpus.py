@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from madengine.config.context_keys import ranges
 from madengine.errors import ConfigurationError, RunError
@@ -147,18 +148,33 @@ def foreign_processes(gpus: Sequence[Gpu]) -> int | None:
     """Return how many processes use these GPUs before our own start; None if no tool knows."""
     if not gpus:
         return 0
-    processes = gpu_processes(gpus[0].vendor)
-    if processes is None:
-        return None
-    return len({process.pid for process in processes if any(_is_on(process, gpu) for gpu in gpus)})
+    users = gpu_users(TOOLS.get(gpus[0].vendor, ()))
+    return None if users is None else len({process.pid for process in users.on(gpus)})
 
 
 def gpu_processes(vendor: str) -> tuple[GpuProcess, ...] | None:
     """Return the processes that use GPUs of a vendor, each with its GPU; None if no tool knows."""
-    for tool in TOOLS.get(vendor, ()):
+    users = gpu_users(TOOLS.get(vendor, ()))
+    return None if users is None else users.processes
+
+
+class GpuUsers(NamedTuple):
+    """The processes that use GPUs, each with its GPU, and the tool that names them."""
+
+    processes: tuple[GpuProcess, ...]
+    tool: GpuTool
+
+    def on(self, gpus: Sequence[Gpu]) -> list[GpuProcess]:
+        """Return those that use these GPUs."""
+        return [process for process in self.processes if any(_is_on(process, gpu) for gpu in gpus)]
+
+
+def gpu_users(tools: Sequence[GpuTool]) -> GpuUsers | None:
+    """Return the processes that use GPUs by the first of the tools that knows them; None if none does."""
+    for tool in tools:
         reading = tool.processes()
         if not reading.problem and all(map(_names_gpu, reading.items)):
-            return reading.items
+            return GpuUsers(reading.items, tool)
     return None
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from madengine.programs import amd_sysfs, smi
-from madengine.records import Gpu, GpuProcess, GpuSample, Reading
+from madengine.records import Gpu, GpuProcess, GpuSample, GpuSettings, Reading
 
 NAME = "amd-smi"
 SAMPLE_SECONDS = smi.SAMPLE_SECONDS
@@ -108,7 +108,29 @@ def _gpu(entry: Mapping[str, Any], more: Mapping[str, Any]) -> Gpu:
         pci_bus_id=smi.pci(_first(entry, "bus.bdf")) or smi.pci(more.get("bdf")),
         partition="/".join(filter(None, (compute, memory))),
         source=NAME,
+        settings=_settings(entry),
     )
+
+
+def _settings(entry: Mapping[str, Any]) -> GpuSettings:
+    return GpuSettings(
+        power_cap_w=_number(entry, "limit.socket_power", "limit.ppt0.socket_power_limit", "limit.max_power"),
+        max_clock_mhz=_highest_clock(entry, "clock.sys.frequency_levels"),
+        max_memory_clock_mhz=_highest_clock(entry, "clock.mem.frequency_levels"),
+        clock_mhz=_current_clock(entry, "clock.sys"),
+        memory_clock_mhz=_current_clock(entry, "clock.mem"),
+    )
+
+
+def _highest_clock(entry: Mapping[str, Any], path: str) -> float | None:
+    levels = _first(entry, path)
+    clocks = map(smi.number, levels.values()) if isinstance(levels, Mapping) else ()
+    return max((clock for clock in clocks if clock is not None), default=None)
+
+
+def _current_clock(entry: Mapping[str, Any], path: str) -> float | None:
+    level = next((value for key in ("current level", "current_level") if (value := _first(entry, f"{path}.{key}"))), 0)
+    return _number(entry, f"{path}.frequency_levels.Level {level}")
 
 
 def _sample(entry: Mapping[str, Any], moment: float) -> GpuSample:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from contextlib import suppress
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from madengine.programs import smi
 from madengine.programs.rocm import installed
-from madengine.records import Gpu, GpuProcess, GpuSample, Reading
+from madengine.records import Gpu, GpuProcess, GpuSample, GpuSettings, Reading
 
 NAME = "sysfs"
 SAMPLE_SECONDS = 0.0
@@ -63,6 +64,7 @@ def gpus(root: Path = ROOT) -> Reading[Gpu]:
                 pci_bus_id=node.pci_bus_id,
                 partition="/".join(filter(None, (_mode(node, "compute"), _mode(node, "memory")))),
                 source=NAME,
+                settings=_settings(node.device),
             )
             for index, node in enumerate(nodes)
         )
@@ -180,7 +182,7 @@ def _memory(device: Path, kind: str) -> int | None:
 def _sample(device: Path, address: str, index: int) -> GpuSample | None:
     memory = _memory(device, "used")
     busy = _number(device / "gpu_busy_percent")
-    hwmon = next(iter(sorted(device.glob("hwmon/hwmon*"))), device / "hwmon")
+    hwmon = _hwmon(device)
     power = next(
         (watts for name in ("average", "input") if (watts := _number(hwmon / f"power1_{name}")) is not None), None
     )
@@ -197,6 +199,32 @@ def _sample(device: Path, address: str, index: int) -> GpuSample | None:
         power_w=None if power is None else power / 1e6,
         temperature_c=None if heat is None else heat / 1000,
     )
+
+
+def _hwmon(device: Path) -> Path:
+    return next(iter(sorted(device.glob("hwmon/hwmon*"))), device / "hwmon")
+
+
+def _settings(device: Path) -> GpuSettings:
+    hwmon = _hwmon(device)
+    return GpuSettings(
+        power_cap_w=_scaled(_number(hwmon / "power1_cap"), 1e-6),
+        performance_level=smi.text(_read(device / "power_dpm_force_performance_level")),
+        max_clock_mhz=_highest(device / "pp_dpm_sclk"),
+        max_memory_clock_mhz=_highest(device / "pp_dpm_mclk"),
+        clock_mhz=_scaled(_number(hwmon / "freq1_input"), 1e-6),
+        memory_clock_mhz=_scaled(_number(hwmon / "freq2_input"), 1e-6),
+    )
+
+
+def _scaled(value: int | None, factor: float) -> float | None:
+    return None if value is None else round(value * factor, 3)
+
+
+def _highest(file: Path) -> float | None:
+    """Return the highest clock of lines like `1: 2100Mhz *`."""
+    levels = re.findall(r"^\S+: *(\d+)Mhz", _read(file), re.MULTILINE | re.IGNORECASE)
+    return max(map(float, levels), default=None)
 
 
 def _temperature(hwmon: Path) -> int | None:

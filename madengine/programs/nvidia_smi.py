@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from madengine.programs import smi
 from madengine.programs.smi import SampleStream
-from madengine.records import Gpu, GpuProcess, GpuSample, Reading
+from madengine.records import Gpu, GpuProcess, GpuSample, GpuSettings, Reading
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -282,6 +282,25 @@ def _gpu(element: Element) -> Gpu:
         memory_mib=_mib(element, "fb_memory_usage/total"),
         pci_bus_id=smi.pci(element.get("id", "")),
         source=NAME,
+        settings=_settings(element),
+    )
+
+
+def _settings(element: Element) -> GpuSettings:
+    def number(*paths: str) -> float | None:
+        values = (smi.number(element.findtext(path, "")) for path in paths)
+        return next((value for value in values if value is not None), None)
+
+    modes = {"Enabled": True, "Disabled": False}
+    return GpuSettings(
+        power_cap_w=number("gpu_power_readings/current_power_limit", "power_readings/enforced_power_limit"),
+        persistence_mode=modes.get(element.findtext("persistence_mode", "").strip()),
+        applications_clock_mhz=number("applications_clocks/graphics_clock"),
+        applications_memory_clock_mhz=number("applications_clocks/mem_clock"),
+        max_clock_mhz=number("max_clocks/sm_clock"),
+        max_memory_clock_mhz=number("max_clocks/mem_clock"),
+        clock_mhz=number("clocks/sm_clock"),
+        memory_clock_mhz=number("clocks/mem_clock"),
     )
 
 

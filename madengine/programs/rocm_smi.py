@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from madengine.programs import amd_sysfs, smi
-from madengine.records import Gpu, GpuProcess, GpuSample, Reading
+from madengine.records import Gpu, GpuProcess, GpuSample, GpuSettings, Reading
 
 NAME = "rocm-smi"
 SAMPLE_SECONDS = smi.SAMPLE_SECONDS
@@ -21,6 +21,9 @@ DESCRIBE = (
     "--showmeminfo",
     "vram",
     "--showdriverversion",
+    "--showmaxpower",
+    "--showperflevel",
+    "--showclocks",
     "--json",
 )
 # Without --showmemuse: it has two values of one name, and neither is the memory in use.
@@ -78,9 +81,24 @@ def gpus_of(output: str) -> tuple[Gpu, ...]:
                 filter(None, (smi.text(card.get(f"{kind} partition")) for kind in ("compute", "memory")))
             ),
             source=NAME,
+            settings=_settings(card),
         )
         for index, card in _cards(sections)
     )
+
+
+def _settings(card: Mapping[str, Any]) -> GpuSettings:
+    return GpuSettings(
+        power_cap_w=smi.number(card.get("max graphics package power (w)")),
+        performance_level=smi.text(card.get("performance level")),
+        clock_mhz=_clock(card, "sclk"),
+        memory_clock_mhz=_clock(card, "mclk"),
+    )
+
+
+def _clock(card: Mapping[str, Any], name: str) -> float | None:
+    """Return the MHz of `(300Mhz)`."""
+    return smi.number(smi.text(card.get(f"{name} clock speed:")).strip("()"))
 
 
 def samples_of(output: str) -> tuple[GpuSample, ...]:

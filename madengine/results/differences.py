@@ -31,13 +31,18 @@ class Difference(NamedTuple):
 
 
 def environments_of(runs: Iterable[Run]) -> Environments:
-    """Return the descriptions of the machines in results.json by environment id, each value under a dotted name."""
+    """Return the descriptions of the machines in results.json by environment id, each value under a dotted name.
+
+    What can't change a result, such as the clocks of an idle GPU, is left out.
+    """
     environments = {}
     for run in runs:
         description = {name: value for name, value in run["environment"].items() if name not in _IN_COLUMNS}
+        fields = description.pop("environment_id_fields", None)
         values: dict[str, set[str]] = defaultdict(set)
         for name, value in _leaves("", description):
-            values[name].add(value)
+            if not isinstance(fields, list) or name in fields or name == "environment_id":
+                values[name].add(value)
         identifier = "".join(values.pop("environment_id", ()))
         environments[identifier] = {name: frozenset(texts) for name, texts in values.items()}
     return environments

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from madengine import __version__
 from madengine.errors import ConfigurationError, MadengineError
 from madengine.files import read_json, write_json
-from madengine.records import Artifact, Gpu, GpuCost, Image, Metric, Model, RunResult
+from madengine.records import Artifact, Gpu, GpuCost, GpuProcess, Image, Metric, Model, RunResult
 
 SCHEMA_VERSION = 1
 
@@ -48,7 +48,7 @@ def _json(value: Any) -> Any:
     if isinstance(value, Image):
         # The extra keys of an older madengine's manifest hold build commands, with secrets in them.
         return {field.name: getattr(value, field.name) for field in fields(value) if field.name != "extra"}
-    if isinstance(value, Gpu | GpuCost | Artifact):
+    if isinstance(value, Gpu | GpuCost | GpuProcess | Artifact):
         return asdict(value)
     if isinstance(value, Metric):
         return {**{field.name: getattr(value, field.name) for field in fields(value)}, "extra": dict(value.extra)}

@@ -21,7 +21,7 @@ COLUMNS = (
     "additional_docker_run_options", "run_id", "reason", "image_digest", "engine", "exit_code", "run_duration",
     "started", "environment_id", "gpus", "packed", "foreign_processes", "peak_gpu_memory_mib", "idle_gpu_memory_mib",
     "mean_gpu_utilization", "p95_gpu_utilization", "energy_j", "mean_power_w", "peak_power_w", "peak_temperature_c",
-    "throttled_percent", "sample_hz", "telemetry_source", "variant",
+    "throttled_percent", "sample_hz", "telemetry_source", "variant", "contaminated",
 )  # fmt: skip
 
 # What a perf.csv takes of the further columns of multiple_results: a header has to stay readable.
@@ -86,6 +86,7 @@ def _run_cells(result: RunResult, environ: Mapping[str, str]) -> dict[str, str]:
         "gpus": ",".join(str(gpu.index) for gpu in result.gpus),
         "packed": "true" if result.packed else "",
         "foreign_processes": "" if result.foreign_processes is None else str(result.foreign_processes),
+        "contaminated": "" if result.contaminated is None else str(result.contaminated).lower(),
         **_cost_cells(result.cost),
     }
 

@@ -66,7 +66,7 @@ def suspicions(row: Row) -> list[str]:
     return [
         text
         for text, is_so in (
-            ("foreign processes", _is_positive(row.get("foreign_processes", ""))),
+            ("foreign processes", row.get("contaminated") == "true" or _is_positive(row.get("foreign_processes", ""))),
             ("throttled", _is_positive(row.get("throttled_percent", ""))),
             ("packed", row.get("packed") == "true"),
         )

@@ -73,6 +73,8 @@ class ContainerRun:
     stopping: threading.Event
     #: What must not be shown, nor stay in the log.
     secrets: Sequence[str] = ()
+    #: Gets the id of the container when it has started.
+    begin: Callable[[str], None] = lambda _: None
 
     def run(self) -> ContainerExit:
         """Start the container, follow it to its end and remove it, also at Ctrl-C.
@@ -119,6 +121,7 @@ class ContainerRun:
             container = replace(container, host_users=True)
         answer = self._attempt_start(container)
         if answer.code == 0:
+            self.begin(answer.out)
             return
         if possible := self._without_missing(container, answer.err):
             self._remove()

@@ -19,7 +19,7 @@ from madengine.config.entry_keys import refusal
 from madengine.config.hooks import Hooks
 from madengine.data_sets.mounts import Data
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, EXIT_RUN_FAILED, ConfigurationError, RunError
-from madengine.machine.environment import environment_id_of, environment_record
+from madengine.machine.environment import environment_id_of, environment_record, named_record
 from madengine.machine.gpus import AMD, skipped_architecture, wants_gpus
 from madengine.programs.engine import Docker
 from madengine.programs.rocm import installed
@@ -252,8 +252,7 @@ class LocalRun:
 
     def _conclude(self, seconds: float) -> None:
         options = self.options
-        names = {"environment_id": self._environment_id, "machine_name": socket.gethostname()}
-        self._writer.finish({**names, **self._machine}, self.skipped, seconds)
+        self._writer.finish(named_record(self._machine, socket.gethostname()), self.skipped, seconds)
         if self.results and not options.quiet:
             self.show(results_table(self.results))
         if options.cleanup_perf:

@@ -32,9 +32,11 @@ from madengine.machine import telemetry
 from madengine.machine.gpu_locks import locked_gpus
 from madengine.machine.gpu_profiles import write_gpu_profiles
 from madengine.machine.gpus import foreign_processes
+from madengine.machine.strangers import watched
 from madengine.programs.engine import Container
-from madengine.records import FAILURE, SKIPPED, SUCCESS, Artifact, Gpu, Image, Model, RunResult
+from madengine.records import FAILURE, SKIPPED, SUCCESS, Artifact, Gpu, GpuProcess, Image, Model, RunResult
 from madengine.results.metrics import MetricScan
+from madengine.results.table import printable
 from madengine.run.background import Background
 from madengine.run.container_run import ContainerExit, ContainerRun
 from madengine.run.container_setup import Setup
@@ -243,9 +245,13 @@ class ContainerRunner:
         # Opened before anything can run: the script may put a link to a file of this machine in the log's place.
         with _run_errors(self.directory), open(result.log_file, "x+b", buffering=0) as log:
             series = Path(result.directory) / SERIES_FILE
-            with telemetry.sampled(result.gpus, self.setup.gpus, series, 1.0 / rate) as cost:
-                outcome, interrupted = self._followed(result, container, log)
-            outcome = replace(outcome, cost=cost(), artifacts=(*outcome.artifacts, *self._profiles(result)))
+            with (
+                telemetry.sampled(result.gpus, self.setup.gpus, series, 1.0 / rate) as cost,
+                watched(result.gpus) as watch,
+            ):
+                outcome, interrupted = self._followed(result, container, log, watch.begin)
+            outcome = _with_strangers(replace(outcome, cost=cost()), watch.strangers)
+            outcome = replace(outcome, artifacts=(*outcome.artifacts, *self._profiles(result)))
             if outcome.status == FAILURE:
                 logger.info(_last_lines(log))
         if interrupted:
@@ -256,8 +262,10 @@ class ContainerRunner:
         hooks = self.setup.hooks
         return write_gpu_profiles(Path(result.directory), SERIES_FILE, hooks.series, result.gpus, hooks.environment)
 
-    def _followed(self, result: RunResult, container: Container, log: FileIO) -> tuple[RunResult, bool]:
-        """Run the container; return the outcome, and whether it was interrupted."""
+    def _followed(
+        self, result: RunResult, container: Container, log: FileIO, begin: Callable[[str], None]
+    ) -> tuple[RunResult, bool]:
+        """Run the container, and call `begin` with its id; return the outcome, and whether it was interrupted."""
         setup = self.setup
         # Metrics before the script, of a warm-up say, don't count.
         scan = MetricScan(SCRIPT_MARK.encode() if setup.hooks.pre_scripts else b"")
@@ -271,6 +279,7 @@ class ContainerRunner:
             live=LiveOutput() if setup.options.live_output else None,
             stopping=self.stopping,
             secrets=setup.hidden_values(result.model),
+            begin=begin,
         )
         patterns = artifacts.patterns_for(result.model, setup.context, setup.hooks.artifacts)
         with setup.workspace.used(result.model, Path(result.directory), patterns) as bring_results:
@@ -311,6 +320,18 @@ class _Interrupted(Exception):
     def __init__(self, result: RunResult) -> None:
         super().__init__(result.model.name)
         self.result = result
+
+
+def _with_strangers(result: RunResult, strangers: tuple[GpuProcess, ...] | None) -> RunResult:
+    """Return the result with the processes of others on its GPUs; None if nobody can tell them."""
+    if strangers and not result.foreign_processes:
+        names = ", ".join(f"{printable(one.name) or 'process'} ({one.pid})" for one in strangers)
+        logger.info(f"others used GPUs of this run while it ran, so its measurements are distorted: {names}")
+    is_unknown = strangers is None or result.foreign_processes is None or not result.gpus
+    is_contaminated = bool(strangers or result.foreign_processes)
+    return replace(
+        result, strangers=strangers or (), contaminated=None if is_unknown and not is_contaminated else is_contaminated
+    )
 
 
 def _reason(error: Exception) -> str:

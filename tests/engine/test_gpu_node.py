@@ -251,7 +251,12 @@ def test_the_dummy_s_row_on_an_nvidia_node_carries_every_figure(
     assert node.handed_over == [_request(*nvidia.uuids)]
     row = done.row
     assert {"n_gpus": "8", "gpus": "0,1,2,3,4,5,6,7", "gpu_architecture": "H100"}.items() <= row.items()
-    assert {"foreign_processes": "0", "packed": "", "telemetry_source": "nvidia-smi"}.items() <= row.items()
+    assert {
+        "foreign_processes": "0",
+        "contaminated": "false",
+        "packed": "",
+        "telemetry_source": "nvidia-smi",
+    }.items() <= row.items()
     assert {
         "peak_gpu_memory_mib": "2144.0",
         "idle_gpu_memory_mib": "32.0",
@@ -586,7 +591,7 @@ def test_processes_of_others_are_warned_of_and_counted(
     done = node.run(METRIC, n_gpus="2")
     assert done.code == 0, done.stderr
     assert said in done.stderr
-    assert done.row["foreign_processes"] == str(count)
+    assert (done.row["foreign_processes"], done.row["contaminated"]) == (str(count), "true")
     (result,) = done.results
     assert result["foreign_processes"] == count
 
@@ -597,7 +602,7 @@ def test_what_nobody_can_tell_of_processes_stays_empty(node: Node) -> None:
     node.has(gpus, processes="echo 'Insufficient Permissions'; exit 4")
     done = node.run(METRIC)
     assert done.code == 0, done.stderr
-    assert done.row["foreign_processes"] == ""
+    assert (done.row["foreign_processes"], done.row["contaminated"]) == ("", "")
 
 
 @only_docker

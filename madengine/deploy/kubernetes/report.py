@@ -24,7 +24,7 @@ from madengine.deploy.kubernetes.pod_outcome import pod_document, pod_result, po
 from madengine.deploy.kubernetes.remains import ROWS_LIMIT, log_tail, read_workspace
 from madengine.errors import MadengineError
 from madengine.files import csv_rows, open_untrusted, parse_json, read_untrusted, untrusted_folder
-from madengine.machine.environment import environment_id_of, environment_record
+from madengine.machine.environment import environment_id_of, environment_record, named_record
 
 CONFIG = Path("/config")
 WORKSPACE = Path("/myworkspace")
@@ -83,9 +83,8 @@ def build_report(environ: Mapping[str, str], workspace: Path, config: Path, bega
     remains = read_workspace(workspace, pod)
     result = pod_result(pod, remains, started=started, run_duration=seconds)
     machine = {**environment_record(result.gpus, "kubernetes"), "os": ""}  # this image's is not the node's
-    identifier = environment_id_of(machine)
-    result = replace(result, environment_id=identifier)
-    document = pod_document(pod, result, {"environment_id": identifier, **machine})
+    result = replace(result, environment_id=environment_id_of(machine))
+    document = pod_document(pod, result, named_record(machine))
     log, size = log_tail(workspace, LOG_READ)
     return Report(pod_rows(pod, result), document, log.decode("utf-8", "replace"), size, remains.measurement.omitted)
 

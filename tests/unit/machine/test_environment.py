@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from madengine.machine.environment import environment_id_of, environment_record
-from madengine.records import Gpu
+from madengine.machine.environment import environment_id_of, environment_record, named_record
+from madengine.records import Gpu, GpuSettings
 
 GPU = Gpu(
     vendor="AMD",
@@ -33,6 +33,7 @@ GPU = Gpu(
 TWIN = replace(
     GPU, index=3, uuid="GPU-cd", render_node="/dev/dri/renderD152", pci_bus_id="0000:75:00.0", source="amd-smi"
 )
+SETTINGS = GpuSettings(power_cap_w=700.0, persistence_mode=True, max_clock_mhz=1980.0, clock_mhz=1380.0)
 OTHERS: dict[str, Any] = {
     "vendor": "NVIDIA",
     "name": "AMD Instinct MI325X",
@@ -65,8 +66,35 @@ def test_what_a_gpu_is_and_runs_with_is_in_it(field: str) -> None:
 
 def test_every_field_of_a_gpu_is_one_or_the_other() -> None:
     same = {field.name for field in fields(Gpu) if getattr(GPU, field.name) != getattr(TWIN, field.name)}
-    assert same | set(OTHERS) | {"parent"} == {field.name for field in fields(Gpu)}
+    assert same | set(OTHERS) | {"parent", "settings"} == {field.name for field in fields(Gpu)}
     assert identifier(replace(GPU, parent="GPU-ef")) == identifier(GPU)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"power_cap_w": 500.0},
+        {"persistence_mode": False},
+        {"applications_clock_mhz": 1000.0},
+        {"max_clock_mhz": 1410.0},
+        {"performance_level": "high"},
+    ],
+)
+def test_a_setting_that_changes_results_is_in_the_id(change: dict[str, Any]) -> None:
+    assert identifier(replace(GPU, settings=replace(SETTINGS, **change))) != identifier(replace(GPU, settings=SETTINGS))
+
+
+def test_the_clocks_of_a_moment_and_what_containers_do_not_see_are_described_and_not_in_the_id() -> None:
+    record = environment_record([replace(GPU, settings=SETTINGS)], "docker 27.5.1")
+    idle = environment_record([replace(GPU, settings=replace(SETTINGS, clock_mhz=210.0))], "docker 27.5.1")
+    assert (record["gpus"][0]["clock_mhz"], idle["gpus"][0]["clock_mhz"]) == (1380.0, 210.0)
+    other = {**idle, "os": "another", "rocm": {"root": "/opt/other"}}
+    assert environment_id_of(other) == environment_id_of(record)
+    named = named_record(other, "here")
+    assert named.items() >= {"machine_name": "here", "environment_id": environment_id_of(record), **other}.items()
+    listed = set(named["environment_id_fields"])
+    assert {"kernel", "cpu", "engine", "gpus.driver", "gpus.power_cap_w", "gpus.persistence_mode"} <= listed
+    assert not listed & {"os", "rocm", "gpus", "gpus.clock_mhz", "gpus.memory_clock_mhz", "machine_name"}
 
 
 def test_the_number_of_gpus_and_the_engine_are_in_it() -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from madengine.programs import amd_smi, smi
-from madengine.records import Gpu, GpuProcess, GpuSample, Reading
+from madengine.records import Gpu, GpuProcess, GpuSample, GpuSettings, Reading
 from tests.conftest import StandIns
 
 DATA = Path(__file__).parents[2] / "data" / "smi"
@@ -212,3 +212,24 @@ def test_a_real_answer_cut_off_anywhere_is_never_an_error(draw: st.DataObject) -
     text = draw.draw(st.sampled_from([file.read_text() for file in sorted(SAMPLES.glob("amd-smi*"))]))
     cut = text[: draw.draw(st.integers(0, len(text.rstrip()) - 1))]
     assert amd_smi.gpus_of(cut) == () and amd_smi.samples_of(cut) == () and amd_smi.processes_of(cut) == ()
+
+
+def test_how_a_gpu_is_set_is_in_the_static_answer() -> None:
+    # As an MI210 answers.
+    mi210 = {
+        "gpu": 0,
+        "limit": {"max_power": {"value": 300, "unit": "W"}, "socket_power": {"value": 250, "unit": "W"}},
+        "clock": {
+            "sys": {
+                "current level": 1,
+                "frequency_levels": {"Level 0": "500 MHz", "Level 1": "800 MHz", "Level 2": "1700 MHz"},
+            },
+            "mem": {"current level": 0, "frequency_levels": {"Level 0": "400 MHz", "Level 3": "1600 MHz"}},
+            "dcef": "N/A",
+        },
+    }
+    assert amd_smi.gpus_of(json.dumps([mi210]))[0].settings == GpuSettings(
+        power_cap_w=250, max_clock_mhz=1700, max_memory_clock_mhz=1600, clock_mhz=800, memory_clock_mhz=400
+    )
+    odd = '[{"gpu": 0, "limit": "N/A", "clock": {"sys": {"current level": {}, "frequency_levels": [1]}, "mem": "N/A"}}]'
+    assert amd_smi.gpus_of(odd)[0].settings == GpuSettings()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from madengine.programs import amd_sysfs
-from madengine.records import Gpu, GpuProcess
+from madengine.records import Gpu, GpuProcess, GpuSettings
 
 GIB = 2**30
 KFD = "sys/class/kfd/kfd"
@@ -227,3 +227,20 @@ def test_no_content_of_the_tree_is_an_error(tmp_path_factory: pytest.TempPathFac
     assert 0 not in {gpu.memory_mib for gpu in reading}
     assert amd_sysfs.samples(root).items == ()
     assert amd_sysfs.processes(root).items == ()
+
+
+def test_how_a_gpu_is_set_is_in_its_device(tmp_path: Path) -> None:
+    topology(tmp_path, CPU, gpu_node(0x05, 128), gpu_node(0x15, 136))
+    device(
+        tmp_path,
+        "0000:05:00.0",
+        power_dpm_force_performance_level="manual",
+        pp_dpm_sclk="S: 19Mhz *\n0: 500Mhz\n1: 2100Mhz",
+        pp_dpm_mclk="0: 900Mhz *\n1: 1300Mhz",
+        hwmon_power1_cap=750_000_000,
+        hwmon_freq1_input=132_000_000,
+        hwmon_freq2_input=900_000_000,
+    )
+    described, bare = (gpu.settings for gpu in amd_sysfs.gpus(tmp_path).items)
+    assert described == GpuSettings(750, None, "manual", None, None, 2100, 1300, 132, 900)
+    assert bare == GpuSettings()

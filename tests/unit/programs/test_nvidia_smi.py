@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from madengine.programs import nvidia_smi, smi
-from madengine.records import Gpu, GpuProcess, GpuSample, Reading
+from madengine.records import Gpu, GpuProcess, GpuSample, GpuSettings, Reading
 from tests.conftest import StandIns
 
 DATA = Path(__file__).parents[2] / "data" / "smi"
@@ -579,3 +579,17 @@ def test_a_real_capture_cut_off_anywhere_is_never_an_error(draw: st.DataObject) 
     cut = text[: draw.draw(st.integers(0, len(text)))]
     assert set(nvidia_smi.known_fields(cut)) <= set(nvidia_smi.WATCHED)
     assert sum(map(len, nvidia_smi.instances_of_list(cut).values())) <= len(CAPTURES[name][5])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("nvidia-smi_q_x__h100", GpuSettings(700.0, True, "", 1980.0, 2619.0, 1980.0, 2619.0, 1380.0, 2619.0)),
+        ("samples/nvidia-smi_q_x__rtx-3090-v12", GpuSettings(200.0, True, "", None, None, 2100.0, 9751.0, 0.0, 405.0)),
+        ("samples/nvidia-smi_q_x__rtx-3080-v12", GpuSettings(336.0, None, "", None, None, 2100, 9501, 210, 405)),
+        ("samples/nvidia-smi_q_x__rtx-3080-v13", GpuSettings(320.0, False, "", None, None, 2100, 9501, 1950, 9251)),
+        ("samples/nvidia-smi_q_x__quadro-p400", GpuSettings(None, False, "", 1227, 2005, 1252, 2005, 139, 405)),
+    ],
+)
+def test_how_a_gpu_is_set_is_in_the_document(name: str, expected: GpuSettings) -> None:
+    assert nvidia_smi.gpus_of_xml((DATA / f"{name}.xml").read_text())[0].settings == expected

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from madengine.programs import rocm_smi, smi
-from madengine.records import Gpu, GpuProcess, GpuSample, Reading
+from madengine.records import Gpu, GpuProcess, GpuSample, GpuSettings, Reading
 from tests.conftest import StandIns
 
 DATA = Path(__file__).parents[2] / "data" / "smi"
@@ -64,7 +64,10 @@ def test_gpus_are_named_in_the_order_of_their_cards_behind_a_warning(stand_ins: 
         )
     )
     (call,) = stand_ins.calls()
-    assert call == "rocm-smi --showproductname --showuniqueid --showbus --showmeminfo vram --showdriverversion --json"
+    assert call == (
+        "rocm-smi --showproductname --showuniqueid --showbus --showmeminfo vram --showdriverversion --showmaxpower "
+        "--showperflevel --showclocks --json"
+    )
 
 
 def test_a_sample_has_what_the_tool_measured(stand_ins: StandIns) -> None:
@@ -194,3 +197,9 @@ def test_a_real_answer_cut_off_anywhere_names_nothing(draw: st.DataObject) -> No
     text = sample_text(draw.draw(st.sampled_from(sorted(REAL)))).rstrip()
     cut = text[: draw.draw(st.integers(0, len(text) - 1))]
     assert rocm_smi.gpus_of(cut) == () and rocm_smi.samples_of(cut) == () and rocm_smi.processes_of(cut) == ()
+
+
+def test_how_a_gpu_is_set_is_in_the_description() -> None:
+    text = (DATA / "samples" / "rocm-smi_json__mi100_rocm602.json").read_text()
+    expected = GpuSettings(power_cap_w=290, performance_level="auto", clock_mhz=300, memory_clock_mhz=1200)
+    assert rocm_smi.gpus_of(text)[0].settings == expected

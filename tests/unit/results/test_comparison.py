@@ -372,6 +372,11 @@ def test_what_results_json_knows_of_the_machines_is_compared_too(compare: Any) -
     document("b.json", *runs(SLOWER, "n", environment_id="e2"), **{**machine("560.1"), "environment_id": "e2"})
     output = compare("a.json", "b.json")[1]
     assert "\n  environment_id e1 -> e2\n  gpus.driver 550.54 -> 560.1\n" in output
+    listed = {"environment_id_fields": ["cpu", "gpus.clock_mhz"]}
+    document("c.json", *runs(SLOWER, "n", environment_id="e4"), **listed, environment_id="e4", cpu="y", os="b")
+    output = compare("a.json", "c.json")[1]
+    assert "\n  cpu x -> y\n" in output
+    assert "os " not in output
     table("b.csv", *runs(SLOWER, "n", environment_id="e3"))
     assert "driver" not in compare("a.json", "b.csv")[1]
 
@@ -398,6 +403,7 @@ def test_only_successes_with_a_number_count_and_failures_are_named(compare: Any)
 
 DISTURBED = [
     ("foreign processes", {"foreign_processes": "1"}),
+    ("foreign processes", {"contaminated": "true"}),
     ("throttled", {"throttled_percent": "0.5"}),
     ("packed", {"packed": "true"}),
 ]

@@ -27,7 +27,7 @@ COST = [
 
 def test_the_columns_are_those_of_madengine_2_1_then_ours() -> None:
     assert ",".join(COLUMNS) + "\n" == HEADER
-    assert len(COLUMNS) == 29 + 23
+    assert len(COLUMNS) == 29 + 24
 
 
 def test_a_row_says_all_that_is_known_of_a_run() -> None:
@@ -74,6 +74,7 @@ def test_a_row_says_all_that_is_known_of_a_run() -> None:
         "foreign_processes": "",
         "telemetry_source": "",
         "variant": "",
+        "contaminated": "",
         **dict.fromkeys(COST, ""),
     }
 
@@ -152,3 +153,8 @@ def test_a_table_has_the_further_columns_that_a_header_can_hold() -> None:
     many = {f"column{number}": "" for number in range(1000)}
     assert len(columns_for([many])) == len(COLUMNS) + 100
     assert columns_for([many], [*COLUMNS, *many]) == (*COLUMNS, *many)
+
+
+@pytest.mark.parametrize(("value", "cell"), [(None, ""), (False, "false"), (True, "true")])
+def test_whether_others_used_the_gpus_is_unknown_or_not(value: bool | None, cell: str) -> None:
+    assert one(replace(DONE, contaminated=value))["contaminated"] == cell
