@@ -158,7 +158,7 @@ def gpu_processes(vendor: str) -> tuple[GpuProcess, ...] | None:
     return None if users is None else users.processes
 
 
-class GpuUsers(NamedTuple):
+class GpuProcesses(NamedTuple):
     """The processes that use GPUs, each with its GPU, and the tool that names them."""
 
     processes: tuple[GpuProcess, ...]
@@ -169,12 +169,12 @@ class GpuUsers(NamedTuple):
         return [process for process in self.processes if any(_is_on(process, gpu) for gpu in gpus)]
 
 
-def gpu_users(tools: Sequence[GpuTool]) -> GpuUsers | None:
+def gpu_users(tools: Sequence[GpuTool]) -> GpuProcesses | None:
     """Return the processes that use GPUs by the first of the tools that knows them; None if none does."""
     for tool in tools:
         reading = tool.processes()
         if not reading.problem and all(map(_names_gpu, reading.items)):
-            return GpuUsers(reading.items, tool)
+            return GpuProcesses(reading.items, tool)
     return None
 
 
