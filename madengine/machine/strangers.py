@@ -20,7 +20,7 @@ STOP_SECONDS = 2.0
 KILL_SECONDS = 0.3
 
 
-class Watch:
+class UserWatch:
     """Looks again and again, in its own thread, which processes use some GPUs and are not in the run's container.
 
     Its failures leave `strangers` unknown, and never raise.
@@ -98,9 +98,9 @@ class Watch:
 
 
 @contextmanager
-def watched(gpus: Sequence[Gpu]) -> Iterator[Watch]:
-    """Watch the processes on these GPUs while the block runs."""
-    watch = Watch(gpus)
+def watched(gpus: Sequence[Gpu]) -> Iterator[UserWatch]:
+    """UserWatch the processes on these GPUs while the block runs."""
+    watch = UserWatch(gpus)
     if not gpus:
         yield watch
         return

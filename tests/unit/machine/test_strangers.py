@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from madengine.machine import strangers
-from madengine.machine.strangers import Watch, watched
+from madengine.machine.strangers import UserWatch, watched
 from madengine.records import Gpu
 from tests.conftest import StandIns
 
@@ -28,8 +28,8 @@ def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "proc"
 
 
-def watch_while(stand_ins: StandIns, *answers: str, container: str = f"warning\n{CONTAINER}\n") -> Watch:
-    """Watch while nvidia-smi gives these answers, one after the other, the last one again and again."""
+def watch_while(stand_ins: StandIns, *answers: str, container: str = f"warning\n{CONTAINER}\n") -> UserWatch:
+    """UserWatch while nvidia-smi gives these answers, one after the other, the last one again and again."""
     folder = stand_ins.folder
     for number, answer in enumerate(answers):
         (folder / f"answer.{number}").write_text(answer)
