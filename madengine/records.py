@@ -332,3 +332,9 @@ class RunResult:
     #: what started its processes; empty is what MAD_LAUNCHER says
     launcher: str = ""
     artifacts: tuple[Artifact, ...] = ()
+    #: from 1; 0 where nothing is repeated
+    repeat: int = 0
+    #: before the repeats, and no measurement
+    is_warmup: bool = False
+    #: `base` or `new`, where two manifests are compared
+    side: str = ""

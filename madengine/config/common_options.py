@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from madengine.config.option import Group, OnHosts, comma_separated, option, run_id, time_limit, whole_number
+from madengine.config.option import (
+    Group,
+    OnHosts,
+    comma_separated,
+    number,
+    option,
+    run_id,
+    time_limit,
+    whole_number,
+)
 from madengine.errors import ConfigurationError
 from madengine.records import ENGINE_NAMES
 
@@ -155,6 +164,66 @@ class TimeoutOptions:
         help="time limit of each model's script, 0 for none (default: the model's own, else 7200)",
         on_hosts=OnHosts.FORWARDED,
     )  # fmt: skip
+
+
+#: Rounds of --until-stable, if --max-repeats doesn't say how many.
+_MOST_ROUNDS = 30
+#: Below this number of values no interval of their median has a confidence of 95 %.
+_LEAST_FOR_INTERVAL = 6
+
+
+@dataclass(frozen=True)
+class RepeatOptions:
+    """How often each model runs."""
+
+    #: 0 is once, and its row is not numbered.
+    repeat: int = option(
+        "--repeat", default=0, group=Group.RUN, parse=whole_number("runs", 1, 10_000), metavar="N",
+        help="run each model N times, in rounds of all models (default: 1)", on_hosts=OnHosts.FORWARDED,
+    )  # fmt: skip
+    warmup: int = option(
+        "--warmup", default=0, group=Group.RUN, parse=whole_number("runs", 0, 10_000), metavar="K",
+        help="K rounds before these; what they measure is in results.json only", on_hosts=OnHosts.FORWARDED,
+    )  # fmt: skip
+    #: Percent of the median.
+    until_stable: float | None = option(
+        "--until-stable", default=None, group=Group.RUN, parse=number("percent", 0.001, 1000), metavar="PERCENT",
+        help="repeat each model until the 95 %% interval of its median is at most this wide",
+        on_hosts=OnHosts.FORWARDED,
+    )  # fmt: skip
+    max_repeats: int | None = option(
+        "--max-repeats", default=None, group=Group.RUN, parse=whole_number("runs", _LEAST_FOR_INTERVAL, 10_000),
+        metavar="M", help=f"with --until-stable: at most M times (default: {_MOST_ROUNDS})",
+        on_hosts=OnHosts.FORWARDED,
+    )  # fmt: skip
+    keep_going: bool = option(
+        "--keep-going", default=False, group=Group.RUN, on_hosts=OnHosts.FORWARDED,
+        help="run a model that failed in a round in the next ones too",
+    )  # fmt: skip
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether the runs of a model are numbered."""
+        return bool(self.repeat or self.warmup or self.until_stable)
+
+    @property
+    def least_repeats(self) -> int:
+        """How often each model runs in any case."""
+        return self.repeat or 1
+
+    @property
+    def most_repeats(self) -> int:
+        """How often each model runs at most."""
+        if self.until_stable is None:
+            return self.least_repeats
+        return self.max_repeats or max(_MOST_ROUNDS, self.least_repeats)
+
+    def check_repeats(self) -> None:
+        """Raise ConfigurationError for options that contradict one another."""
+        if self.max_repeats is not None and self.until_stable is None:
+            raise ConfigurationError("--max-repeats: only with --until-stable; --repeat is a fixed number")
+        if self.most_repeats < self.least_repeats:
+            raise ConfigurationError(f"--max-repeats {self.max_repeats}: less than --repeat {self.repeat}")
 
 
 @dataclass(frozen=True)

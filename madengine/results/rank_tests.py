@@ -111,6 +111,26 @@ def shift_of_pairs(base: Sequence[float], new: Sequence[float], alpha: float = 0
     return _shift(means, pairs * (pairs + 1) // 2, cut)
 
 
+# --- one sample ---
+
+
+@lru_cache(maxsize=64)
+def median_cut(count: int, alpha: float = 0.05) -> int | None:
+    """Return how many of `count` sorted values lie outside of their median's interval at each end.
+
+    None where they are too few for an interval of confidence 1 - alpha, which holds whatever their distribution is.
+    """
+    if count > EXACT_WORK:
+        return _normal_cut(count / 2, math.sqrt(count) / 2, alpha)
+    ways = below = 1
+    for value in range(count + 1):
+        if 2 * below / 2**count >= alpha:
+            return value - 1 if value else None
+        ways = ways * (count - value) // (value + 1)
+        below += ways
+    return None
+
+
 # --- many tests ---
 
 

@@ -17,10 +17,10 @@ from typing import Any
 from madengine.errors import MadengineError
 from madengine.files import read_json, write_json
 from madengine.files.locks import alone_with
-from madengine.records import FAILURE, Image, Model, RunResult
+from madengine.records import Image, Model, RunResult
 from madengine.results.perf_csv import append_rows
 from madengine.results.results_json import results_json
-from madengine.results.rows import Row, result_rows
+from madengine.results.rows import Row, has_failure, result_rows
 from madengine.results.summaries import run_summary
 
 logger = logging.getLogger(__name__)
@@ -89,8 +89,7 @@ class ResultWriter:
     @property
     def has_failure(self) -> bool:
         """Whether a row is a failure."""
-        rows = (row for result in self.results for row in result_rows(result, self.environ))
-        return any(row["status"] == FAILURE for row in rows)
+        return any(map(has_failure, self.results))
 
 
 def remove_entries() -> None:

@@ -21,7 +21,7 @@ COLUMNS = (
     "additional_docker_run_options", "run_id", "reason", "image_digest", "engine", "exit_code", "run_duration",
     "started", "environment_id", "gpus", "packed", "foreign_processes", "peak_gpu_memory_mib", "idle_gpu_memory_mib",
     "mean_gpu_utilization", "p95_gpu_utilization", "energy_j", "mean_power_w", "peak_power_w", "peak_temperature_c",
-    "throttled_percent", "sample_hz", "telemetry_source", "variant", "contaminated",
+    "throttled_percent", "sample_hz", "telemetry_source", "variant", "contaminated", "repeat", "side",
 )  # fmt: skip
 
 # What a perf.csv takes of the further columns of multiple_results: a header has to stay readable.
@@ -39,7 +39,7 @@ _COST_COLUMNS = (
 
 
 def result_rows(result: RunResult, environ: Mapping[str, str] = os.environ) -> list[dict[str, str]]:
-    """Return the perf.csv rows of a run: one for each metric, at least one.
+    """Return the perf.csv rows of a run: one for each metric, at least one; none of a warm-up that succeeded.
 
     Beside COLUMNS a row has the extra columns of its multiple_results, for a perf.csv that has them too.
     """
@@ -88,6 +88,8 @@ def _run_cells(result: RunResult, environ: Mapping[str, str]) -> dict[str, str]:
         "foreign_processes": "" if result.foreign_processes is None else str(result.foreign_processes),
         "contaminated": "" if result.contaminated is None else str(result.contaminated).lower(),
         **_cost_cells(result.cost),
+        "repeat": str(result.repeat) if result.repeat and not result.is_warmup else "",
+        "side": result.side,
     }
 
 
@@ -119,13 +121,22 @@ def _cost_cells(cost: GpuCost | None) -> dict[str, str]:
 
 
 def metric_outcomes(result: RunResult) -> Iterator[tuple[Metric, str, str]]:
-    """Yield each metric of a run with its own status and reason: without a number there is no success."""
+    """Yield each metric of a run with its own status and reason: without a number there is no success.
+
+    Of a warm-up only what failed is yielded: its measurements don't count.
+    """
     reason = " ".join(result.reason.split())
+    which = f"warm-up {result.repeat}: " if result.is_warmup else ""
     for metric in result.metrics or (Metric("", ""),):
         if result.status == SUCCESS and not is_number(metric.performance):
-            yield metric, FAILURE, reason or "performance is not a number"
-        else:
-            yield metric, result.status, reason
+            yield metric, FAILURE, f"{which}{reason or 'performance is not a number'}"
+        elif not (result.is_warmup and result.status == SUCCESS):
+            yield metric, result.status, f"{which}{reason}"
+
+
+def has_failure(result: RunResult) -> bool:
+    """Return whether a row of this run is a failure."""
+    return any(status == FAILURE for _, status, _ in metric_outcomes(result))
 
 
 def variant(metric: Metric) -> str:

@@ -85,7 +85,9 @@ def disturbances(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 def count_runs(rows: Iterable[Row]) -> int:
     """Return how many runs these rows are from; several results of one run are not repeats."""
-    return len({identity(row) if row.get("run_id") else number for number, row in enumerate(rows)})
+    return len(
+        {(*identity(row), row.get("repeat")) if row.get("run_id") else number for number, row in enumerate(rows)}
+    )
 
 
 def series_of(sides: Sides) -> list[Series]:

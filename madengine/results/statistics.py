@@ -6,11 +6,13 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
+from statistics import median
 from typing import NamedTuple
 
 from madengine.records import FAILURE, SUCCESS
 from madengine.results.labels import labels
 from madengine.results.numbers import is_number
+from madengine.results.rank_tests import median_cut
 from madengine.results.rows import Row
 from madengine.results.series import SERIES_COLUMNS, short_digest
 from madengine.results.table import printable
@@ -25,8 +27,11 @@ _LOWER_IS_BETTER = frozenset(
 )  # fmt: skip
 _PER = re.compile(r"/|(?<![a-z])per(?![a-z])")
 _REASON_WIDTH = 100
+#: Those of a MetricTable; the interval is that of the median.
+HEADERS = ("model", "host", "n", "median", "95 % interval", "spread %", "best")
+ALIGNMENT = ("left", "left", "right", "right", "right", "right", "right")
 # What rows of one median have in common, beside the host: several images are not one distribution.
-_COLUMNS = (*SERIES_COLUMNS, "docker_image", "image_digest")
+_COLUMNS = (*SERIES_COLUMNS, "side", "docker_image", "image_digest")
 
 
 class MetricTable(NamedTuple):
@@ -35,25 +40,24 @@ class MetricTable(NamedTuple):
     name: str
     #: `higher` or `lower`, whichever is better
     direction: str
-    #: model, host, n, median, spread in percent, best
+    #: A cell for each of HEADERS.
     lines: list[list[str]]
 
 
 def tables(rows: Iterable[Row]) -> str:
-    """Return tables for the terminal: of each metric n, median, spread and best by series, image and host; failures.
+    """Return tables for the terminal: of each metric n, median, interval, spread and best of a series; the failures.
 
-    The spread is (largest - smallest) / median in percent. A median of two middle values is computed exactly, every
-    other number is as the model printed it.
+    A line is what one model measured on one host with one image and the same arguments. The spread is (largest -
+    smallest) / median in percent. A median of two middle values is computed exactly, every other number is as the
+    model printed it.
     """
     from tabulate import tabulate
 
     rows = list(rows)
     parts = []
     for metric in metric_tables(rows):
-        headers = ["model", "host", "n", "median", "spread %", "best"]
-        aligned = ("left", "left", "right", "right", "right", "right")
         title = f"{printable(metric.name) or 'without a metric name'} ({metric.direction} is better)"
-        parts.append(f"{title}\n\n{tabulate(metric.lines, headers, colalign=aligned, disable_numparse=True)}")
+        parts.append(f"{title}\n\n{tabulate(metric.lines, HEADERS, colalign=ALIGNMENT, disable_numparse=True)}")
     if failed := _failures(rows):
         headers = ["failed host", "model", "n", "reason"]
         parts.append(tabulate(failed, headers, colalign=("left", "left", "right", "left"), disable_numparse=True))
@@ -72,6 +76,18 @@ def metric_tables(rows: Iterable[Row]) -> list[MetricTable]:
 def _metric_table(metric: str, rows: Sequence[Row]) -> MetricTable:
     lower = lower_is_better(metric)
     return MetricTable(metric, "lower" if lower else "higher", _metric_lines(rows, lower))
+
+
+def median_width(values: Sequence[float]) -> float | None:
+    """Return the width of the median's 95 % interval in percent of the median; None where there is none."""
+    cut = median_cut(len(values))
+    if cut is None:
+        return None
+    ordered, middle = sorted(values), median(values)
+    width = ordered[-1 - cut] - ordered[cut]
+    if not middle:
+        return None if width else 0.0
+    return width / abs(middle) * 100
 
 
 def lower_is_better(metric: str) -> bool:
@@ -96,15 +112,17 @@ def _short_key(key: Sequence[str]) -> dict[str, str]:
     return {column: short_digest(value) for column, value in zip(_COLUMNS, key, strict=True)}
 
 
-def _statistics(values: Sequence[str], lower: bool) -> tuple[str, str, str, str]:
+def _statistics(values: Sequence[str], lower: bool) -> tuple[str, ...]:
     ordered = sorted(values, key=lambda text: (Decimal(text), text))
     low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
-    median = (Decimal(low) + Decimal(high)) / 2
+    middle = (Decimal(low) + Decimal(high)) / 2
     spread = ""
-    if len(ordered) > 1 and median:
-        spread = f"{(Decimal(ordered[-1]) - Decimal(ordered[0])) / abs(median) * 100:.1f}"
-    shown = low if Decimal(low) == Decimal(high) else str(median)
-    return str(len(ordered)), shown, spread, ordered[0 if lower else -1]
+    if len(ordered) > 1 and middle:
+        spread = f"{(Decimal(ordered[-1]) - Decimal(ordered[0])) / abs(middle) * 100:.1f}"
+    shown = low if Decimal(low) == Decimal(high) else str(middle)
+    cut = median_cut(len(ordered))
+    interval = "" if cut is None else f"{ordered[cut]} … {ordered[-1 - cut]}"
+    return str(len(ordered)), shown, interval, spread, ordered[0 if lower else -1]
 
 
 def _failures(rows: Iterable[Row]) -> list[list[str]]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from madengine.programs.engine import Docker
 from madengine.programs.rocm import installed
 from madengine.records import FAILURE, SKIPPED, Gpu, Image, Metric, Model, RunResult
 from madengine.results.result_writer import ResultWriter, remove_entries
+from madengine.results.rows import result_rows
 from madengine.results.table import load_tabulate, results_table
 from madengine.run.background import Background
 from madengine.run.container_setup import Setup
@@ -32,6 +34,7 @@ from madengine.run.inherited import inherited_variables
 from madengine.run.names import new_run_id, run_directory
 from madengine.run.options import RunOptions
 from madengine.run.orphans import remove_orphans
+from madengine.run.rounds import RepeatedModel, Round, rounds
 from madengine.run.runner import ContainerRunner
 from madengine.run.workspace import lasting_workspace
 
@@ -88,7 +91,7 @@ class LocalRun:
             try:
                 for model, error in not_built:
                     self._record(self._not_run(model, None, FAILURE, f"build: {error}"))
-                self._run_all(runner, self._runnable())
+                self._run_rounds(runner, self._runnable())
                 sweep.result()
             finally:
                 self._conclude(time.monotonic() - started)
@@ -97,13 +100,14 @@ class LocalRun:
     def show_lines(self) -> int:
         """Print the pull and run lines of every model that would run."""
         runner = self._runner(None)
-        for model, image in self.chosen:
-            reason = self._failure_reason(model) or self._skip_reason(model, image)
-            if image is None or reason:
+        reasons = [self._failure_reason(model) or self._skip_reason(model, image) for model, image in self.chosen]
+        for (model, _), reason in zip(self.chosen, reasons, strict=True):
+            if reason:
                 logger.info(f"{model.name}: {reason}")
-                continue
-            for line in runner.shell_lines(model, image):
-                self.show(programs.redact(line))
+        for number, _ in enumerate(islice(rounds(self.options), self.options.warmup + self.options.least_repeats), 1):
+            for (model, image), reason in zip(self.chosen, reasons, strict=True):
+                for line in runner.shell_lines(model, image, number) if image and not reason else ():
+                    self.show(programs.redact(line))
         return EXIT_DONE
 
     # --- in which order ---
@@ -140,34 +144,50 @@ class LocalRun:
         match = skipped_architecture(model.skip_gpu_arch, self.gpus) if self.options.skip_gpu_arch else ""
         return f"skip_gpu_arch: it is not for {match}; --disable-skip-gpu-arch runs it all the same" if match else ""
 
-    def _run_all(self, runner: ContainerRunner, runnable: Sequence[tuple[Model, Image]]) -> None:
-        if self.options.pack and self.gpus and len(runnable) > 1:
-            self._run_side_by_side(replace(runner, packed=True), runnable)
+    def _run_rounds(self, runner: ContainerRunner, runnable: Sequence[tuple[Model, Image]]) -> None:
+        """Run the models in rounds; in each those that have not failed, and whose medians are not stable yet."""
+        entries = [RepeatedModel(model, image) for model, image in runnable]
+        for turn in rounds(self.options):
+            entries = [entry for entry in entries if entry.runs_in(turn, self.options)]
+            if not entries:
+                return
+            self._run_round(runner, entries, turn)
+        limit = self.options.until_stable
+        for entry in entries:
+            if limit is not None and not entry.is_stable(limit):
+                logger.warning(
+                    f"{entry.model.name}: not stable after {self.options.most_repeats} repeats: the interval of its "
+                    f"median is wider than {limit:g} %"
+                )
+
+    def _run_round(self, runner: ContainerRunner, entries: Sequence[RepeatedModel], turn: Round) -> None:
+        if self.options.pack and self.gpus and len(entries) > 1:
+            self._run_side_by_side(replace(runner, packed=True), entries, turn)
             return
-        for model, image in runnable:
-            self._run_one(runner, model, image)
+        for entry in entries:
+            self._run_one(replace(runner, gpus=entry.gpus), entry, turn)
 
-    def _run_one(self, runner: ContainerRunner, model: Model, image: Image) -> None:
-        logger.info(f"running {model.name} ({image.key})")
-        runner.run(model, image)
+    def _run_one(self, runner: ContainerRunner, entry: RepeatedModel, turn: Round) -> None:
+        which = f", {turn.name}" if turn.name else ""
+        logger.info(f"running {entry.model.name} ({entry.image.key}){which}")
+        entry.results.append(runner.run(entry.model, entry.image, turn))
 
-    def _run_side_by_side(self, runner: ContainerRunner, runnable: Sequence[tuple[Model, Image]]) -> None:
+    def _run_side_by_side(self, runner: ContainerRunner, entries: Sequence[RepeatedModel], turn: Round) -> None:
         """Run models on GPUs of their own, those that need the most first; Ctrl-C ends all of them."""
         from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
         setup = runner.setup
-        counts = [(_gpu_count(setup, model), model, image) for model, image in runnable]
-        waiting = sorted(counts, key=lambda entry: -entry[0])
+        waiting = sorted(((_gpu_count(setup, entry.model), entry) for entry in entries), key=lambda item: -item[0])
         free = len(setup.eligible_gpus)
         running: dict[Future[None], int] = {}
         with ThreadPoolExecutor(max_workers=max(1, len(waiting))) as pool:
             try:
                 while waiting or running:
-                    for entry in list(waiting):
-                        count, model, image = entry
+                    for item in list(waiting):
+                        count, entry = item
                         if count <= free:
-                            waiting.remove(entry)
-                            running[pool.submit(self._run_one, runner, model, image)] = count
+                            waiting.remove(item)
+                            running[pool.submit(self._run_one, runner, entry, turn)] = count
                             free -= count
                     ended, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in ended:
@@ -254,7 +274,7 @@ class LocalRun:
         options = self.options
         self._writer.finish(named_record(self._machine, socket.gethostname()), self.skipped, seconds)
         if self.results and not options.quiet:
-            self.show(results_table(self.results))
+            self.show(self._table())
         if options.cleanup_perf:
             remove_entries()
         for image, _, reason in self.skipped:
@@ -262,6 +282,13 @@ class LocalRun:
         if not options.quiet:
             summary = "" if options.is_part else f"; summary: {options.summary_output}"
             logger.info(f"rows: {options.output}; logs: {run_directory(self.run_id)}{summary}")
+
+    def _table(self) -> str:
+        if not self.options.is_repeated:
+            return results_table(self.results)
+        from madengine.results.statistics import tables
+
+        return tables(row for result in self.results for row in result_rows(result, self.environ))
 
     def _exit_code(self) -> int:
         if self._writer.has_failure:

@@ -9,6 +9,7 @@ from madengine.config.common_options import (
     BuildAndRunOptions,
     DataFileOptions,
     GpuModeOptions,
+    RepeatOptions,
     RowsOptions,
     RunIdOptions,
     TimeoutOptions,
@@ -21,7 +22,9 @@ ISOLATIONS = ("least", "compat")
 
 
 @dataclass(frozen=True)
-class RunOptions(BuildAndRunOptions, RowsOptions, RunIdOptions, TimeoutOptions, DataFileOptions, GpuModeOptions):
+class RunOptions(
+    BuildAndRunOptions, RowsOptions, RunIdOptions, TimeoutOptions, DataFileOptions, GpuModeOptions, RepeatOptions
+):
     """How models are run."""
 
     #: A perf.csv; images that succeeded according to it are left out.
@@ -95,7 +98,10 @@ class RunOptions(BuildAndRunOptions, RowsOptions, RunIdOptions, TimeoutOptions, 
     is_part: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ConfigurationError for a run id whose results the new ones would replace."""
+        """Raise ConfigurationError for options that contradict one another, or an earlier run."""
+        self.check_repeats()
+        if self.resume and self.is_repeated:
+            raise ConfigurationError("--resume: can't be combined with repeated runs; run the missing models by --tags")
         if self.run_id and (run_directory(self.run_id) / "results.json").exists():
             raise ConfigurationError(
                 f"{run_directory(self.run_id)}: holds the results of an earlier run; use another --run-id"

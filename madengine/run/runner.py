@@ -53,6 +53,7 @@ from madengine.run.outcome import (
     with_artifacts,
 )
 from madengine.run.pull import Puller
+from madengine.run.rounds import ONCE, Round
 
 logger = logging.getLogger(__name__)
 
@@ -72,15 +73,17 @@ class ContainerRunner:
     #: Other models run on this machine meanwhile.
     packed: bool = False
     environment_id: str = ""
+    #: The GPUs that an earlier run of the model had, if this one is to have the same.
+    gpus: tuple[Gpu, ...] = ()
     #: The removal of orphans, which has to end before a container starts.
     sweep: Background[Any] | None = None
     #: Breaks off the runs of other threads.
     stopping: threading.Event = field(default_factory=threading.Event)
 
-    def run(self, model: Model, image: Image) -> None:
+    def run(self, model: Model, image: Image, turn: Round = ONCE) -> RunResult:
         """Run one model; a failure of any kind is a result with a reason, not an error."""
         model = self._with_args(model)
-        result, interrupted = self._initial_result(model, image), False
+        result, interrupted = self._initial_result(model, image, turn), False
         try:
             result = self._run(result, image)
         except _Interrupted as interruption:
@@ -93,8 +96,9 @@ class ContainerRunner:
             self.done(result)
         if interrupted:
             raise KeyboardInterrupt
+        return result
 
-    def _initial_result(self, model: Model, image: Image) -> RunResult:
+    def _initial_result(self, model: Model, image: Image, turn: Round) -> RunResult:
         setup = self.setup
         return RunResult(
             run_id=setup.run_id,
@@ -109,6 +113,8 @@ class ContainerRunner:
             engine=f"{setup.engine.name} {setup.engine.version}",
             packed=self.packed,
             environment_id=self.environment_id,
+            repeat=turn.number,
+            is_warmup=turn.is_warmup,
         )
 
     def _run(self, result: RunResult, image: Image) -> RunResult:
@@ -152,7 +158,7 @@ class ContainerRunner:
         if self.sweep:
             self.sweep.result()
         wait, users = setup.options.gpu_wait, partial(gpu_users, setup.engine)
-        with locked_gpus(setup.eligible_gpus, count, model.name, wait, self.stopping, users) as gpus:
+        with locked_gpus(self.gpus or setup.eligible_gpus, count, model.name, wait, self.stopping, users) as gpus:
             nodes = int(launchers.arguments(setup.context.multi_node_args)["NNODES"])
             launcher = setup.context.launch_of(model, os.environ).launcher
             name = launcher.name if launcher else ""
@@ -201,12 +207,15 @@ class ContainerRunner:
 
     # --- a dry run ---
 
-    def shell_lines(self, model: Model, image: Image) -> Iterator[str]:
-        """Yield what `run` starts for a model, as lines for a POSIX shell; the log is then in the model's folder."""
+    def shell_lines(self, model: Model, image: Image, number: int = 1) -> Iterator[str]:
+        """Yield what `run` starts for a model, as lines for a POSIX shell; the log is then in the model's folder.
+
+        `number` counts the model's runs.
+        """
         model = self._with_args(model)
         provided, fetching = self.data.planned(model, self.setup.options.force_mirror_local)
         name = image.pinned
-        workspace = self.directory / slug(model.name)
+        workspace = self.directory / f"{slug(model.name)}{f'_{number}' if number > 1 else ''}"
         yield f"# {' '.join(model.name.split())} ({image.key})"
         if name or image.registry_image:
             yield programs.shell_line(self.setup.engine.pull(name or image.registry_image))

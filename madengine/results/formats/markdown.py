@@ -10,10 +10,8 @@ from madengine.results.comparison_table import code
 from madengine.results.formats import Results
 from madengine.results.formats.causes import is_infrastructure
 from madengine.results.rows import Row
-from madengine.results.statistics import metric_tables
+from madengine.results.statistics import ALIGNMENT, HEADERS, metric_tables
 
-_HEADERS = ("model", "host", "n", "median", "spread %", "best")
-_ALIGNMENT = ("left", "left", "right", "right", "right", "right")
 #: Characters of a page; GitHub takes 1 MiB of bytes, GitLab 1,000,000 characters.
 _LIMIT = 200_000
 _MOST_FAILURES = 200
@@ -57,7 +55,7 @@ def _tables(rows: Sequence[Row]) -> Iterable[str]:
     for metric in metric_tables(rows):
         lines = [(*map(code, cells[:2]), *cells[2:]) for cells in metric.lines]
         title = f"{code(metric.name) or 'Without a metric name'} ({metric.direction} is better)"
-        yield f"### {title}\n\n{_table(lines, _HEADERS, _ALIGNMENT)}"
+        yield f"### {title}\n\n{_table(lines, HEADERS, ALIGNMENT)}"
 
 
 def _table(lines: Sequence[Sequence[str]], headers: Sequence[str], aligned: Sequence[str]) -> str:

@@ -473,16 +473,16 @@ def test_the_table_says_n_median_spread_and_best_of_each_model_and_host() -> Non
     assert tables(rows) == (
         "tokens/s (higher is better)\n"
         "\n"
-        "model    host           n    median    spread %    best\n"
-        "-------  -----------  ---  --------  ----------  ------\n"
-        "dummy    gpu-node-01    3       110        18.2   120.0\n"
-        "dummy    gpu-node-02    2       7.5        13.3       8"
+        "model    host           n    median    95 % interval    spread %    best\n"
+        "-------  -----------  ---  --------  ---------------  ----------  ------\n"
+        "dummy    gpu-node-01    3       110                         18.2   120.0\n"
+        "dummy    gpu-node-02    2       7.5                         13.3       8"
     )
 
 
 def test_a_single_value_has_no_spread_and_a_failed_one_no_figure() -> None:
     text = tables([*values("100"), *result_rows(BROKEN, {}), *result_rows(BROKEN, {})])
-    assert text.splitlines()[4] == "dummy    gpu-node-01    1       100                 100"
+    assert text.splitlines()[4] == "dummy    gpu-node-01    1       100                                  100"
     assert text.splitlines()[6:] == [
         "failed host    model      n  reason",
         "-------------  -------  ---  -----------",
@@ -531,6 +531,12 @@ def test_the_variants_of_results_json_come_before_a_table_without_that_column(tm
             ("batch=16", "16"),
             ("batch=8", "8"),
         ]
+
+
+def test_six_values_or_more_have_an_interval_of_their_median() -> None:
+    line = tables(values("6", "5", "4.0", "3", "2", "1")).splitlines()[-1]
+    assert line.split()[2:] == ["6", "3.5", "1", "…", "6", "142.9", "6"]
+    assert "2 … 8 " in tables(values(*map(str, range(1, 10))))
 
 
 def test_each_metric_has_a_table_and_a_lower_latency_is_better() -> None:

@@ -27,7 +27,7 @@ COST = [
 
 def test_the_columns_are_those_of_madengine_2_1_then_ours() -> None:
     assert ",".join(COLUMNS) + "\n" == HEADER
-    assert len(COLUMNS) == 29 + 24
+    assert len(COLUMNS) == 29 + 26
 
 
 def test_a_row_says_all_that_is_known_of_a_run() -> None:
@@ -75,6 +75,8 @@ def test_a_row_says_all_that_is_known_of_a_run() -> None:
         "telemetry_source": "",
         "variant": "",
         "contaminated": "",
+        "repeat": "",
+        "side": "",
         **dict.fromkeys(COST, ""),
     }
 
