@@ -21,9 +21,11 @@ COLUMNS = (
     "additional_docker_run_options", "run_id", "reason", "image_digest", "engine", "exit_code", "run_duration",
     "started", "environment_id", "gpus", "packed", "foreign_processes", "peak_gpu_memory_mib", "idle_gpu_memory_mib",
     "mean_gpu_utilization", "p95_gpu_utilization", "energy_j", "mean_power_w", "peak_power_w", "peak_temperature_c",
-    "throttled_percent", "sample_hz", "telemetry_source", "variant", "contaminated", "repeat", "side",
+    "throttled_percent", "sample_hz", "telemetry_source", "variant", "contaminated", "repeat", "side", "attempt",
 )  # fmt: skip
 
+#: which attempt at a run this is, where a scheduler starts one again
+ATTEMPT_VARIABLE = "MADENGINE_ATTEMPT"
 # What a perf.csv takes of the further columns of multiple_results: a header has to stay readable.
 _MOST_COLUMNS = 100
 _NAME_CHARACTERS = 100
@@ -84,6 +86,7 @@ def _run_cells(result: RunResult, environ: Mapping[str, str]) -> dict[str, str]:
         "started": result.started,
         "environment_id": result.environment_id,
         "gpus": ",".join(str(gpu.index) for gpu in result.gpus),
+        "attempt": environ.get(ATTEMPT_VARIABLE, ""),
         "packed": "true" if result.packed else "",
         "foreign_processes": "" if result.foreign_processes is None else str(result.foreign_processes),
         "contaminated": "" if result.contaminated is None else str(result.contaminated).lower(),

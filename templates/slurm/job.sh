@@ -6,7 +6,10 @@ cd "$run_folder" || {
   exit 1
 }
 for task in "$run_folder/$SLURM_ARRAY_TASK_ID"-*; do break; done
+# A job that Slurm has queued again is another attempt, on any node.
+export MADENGINE_ATTEMPT=$((${SLURM_RESTART_COUNT:-0} + 1))
 results=$task/$(uname -n)
+((MADENGINE_ATTEMPT == 1)) || results=$results-attempt-$MADENGINE_ATTEMPT
 mkdir -p "$results"
 cd "$results"
 for name in credential.json data.json; do

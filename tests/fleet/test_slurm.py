@@ -152,36 +152,30 @@ def test_a_manifest_written_by_hand_runs_from_archives(cluster: Cluster, built: 
 
 
 @contextmanager
-def submitted(cluster: Cluster, output: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A madengine that has submitted `slow`, whose container runs."""
+def submitted(cluster: Cluster, output: Path, *words: str, count: int = 1) -> Iterator[subprocess.Popen[bytes]]:
+    """A madengine that has submitted `slow`, or all models, and whose containers run."""
     with output.open("wb") as file:
         environment = {**os.environ, "FLEET_DIR": str(cluster.hosts.folder)}
-        words = cluster.command(*DEPLOY, "--tags=slow", "--run-id=r1")
+        line = cluster.command(*DEPLOY, *(words or ("--tags=slow", "--run-id=r1")))
         # Signals go to the group: the program itself is in a host.
-        process = subprocess.Popen(words, env=environment, stdout=file, stderr=file, start_new_session=True)
+        process = subprocess.Popen(line, env=environment, stdout=file, stderr=file, start_new_session=True)
         try:
-            until(lambda: bool(cluster.containers()), 60, output.read_text)
+            until(lambda: len(cluster.containers().split()) == count, 60, output.read_text)
             yield process
         finally:
             process.kill()
             process.wait()
 
 
-@pytest.mark.parametrize("end", ["ctrl-c", "scancel"])
-def test_a_cancelled_job_leaves_a_row_and_no_container(cluster: Cluster, tmp_path: Path, end: str) -> None:
+def test_ctrl_c_cancels_the_job_and_leaves_a_row(cluster: Cluster, tmp_path: Path) -> None:
     with submitted(cluster, tmp_path / "output") as process:
-        if end == "ctrl-c":
-            os.killpg(process.pid, signal.SIGINT)
-            until((cluster.folder / "perf.csv").exists, 60, (tmp_path / "output").read_text)
-        else:
-            cluster.hosts.run(1, "scancel", "--name=madengine-slow")
-        code = process.wait(90)
-    # The programs that lead into the host end by the signal themselves.
-    assert code == (-signal.SIGINT if end == "ctrl-c" else 3), (tmp_path / "output").read_text()
+        os.killpg(process.pid, signal.SIGINT)
+        until((cluster.folder / "perf.csv").exists, 60, (tmp_path / "output").read_text)
+        # The programs that lead into the host end by the signal themselves.
+        assert process.wait(90) == -signal.SIGINT, (tmp_path / "output").read_text()
     until(lambda: not jobs(cluster), 60, lambda: jobs(cluster))
     assert outcomes(cluster, "model", "status", "reason") == [("slow", "FAILURE", "interrupted")]
     assert not cluster.containers()
-    assert not jobs(cluster)
 
 
 def test_a_run_can_be_left_and_fetched_later(cluster: Cluster) -> None:
@@ -197,14 +191,60 @@ def test_a_run_can_be_left_and_fetched_later(cluster: Cluster) -> None:
     assert "no run that was submitted to Slurm" in missing.stderr
 
 
-def test_a_job_that_is_killed_is_no_success(cluster: Cluster, tmp_path: Path) -> None:
-    with submitted(cluster, tmp_path / "output") as process:
-        cluster.hosts.run(1, "scancel", "--signal=KILL", "--batch", "--name=madengine-slow")
-        assert process.wait(90) == 3
-    [row] = cluster.rows
-    assert (row["model"], row["status"], row["deployment_type"]) == ("slow", "FAILURE", "slurm")
-    assert re.match(r"Slurm job \d+_0: (failed|cancelled)", row["reason"])
-    until(lambda: not cluster.containers(), 60, lambda: "the container went on")
+def test_each_attempt_has_a_row_whatever_ends_it(cluster: Cluster, tmp_path: Path) -> None:
+    """The node of one task fails; others are queued again, reach their time limit, are cancelled and are killed."""
+    (cluster.folder / "flags").mkdir()
+    copy_model(cluster, "quick", "m0", "m1", "m2", "m3", "m4")
+    context = {
+        "encapsulate_script": "[ -e /flags/again ] || sleep 90;",
+        "docker_mounts": {"/flags": f"{cluster.inside}/flags"},
+    }
+    words = ["--requeue", "--run-id=r1", "-c", json.dumps(context)]
+    with submitted(cluster, tmp_path / "output", *words, count=5) as process:
+        running = tasks(cluster)
+        nodes = [node for _, node in running]
+        [failing] = [task for task in running if nodes.count(task[1]) == 1]
+        limited, again, cancelled, killed = (task for task, _ in running if task != failing[0])
+        cluster.hosts.run(1, "scontrol", "update", f"jobid={limited}", "timelimit=1")
+        cluster.hosts.run(1, "scancel", cancelled)
+        cluster.hosts.run(1, "scancel", "--signal=KILL", "--batch", killed)
+        (cluster.folder / "flags/again").write_text("")
+        cluster.hosts.run(1, "scontrol", "requeue", again)
+        cluster.hosts.run(1, "scontrol", "update", f"nodename={failing[1]}", "state=down", "reason=test")
+        until(lambda: not running_on(cluster, failing[1]), 30, lambda: jobs(cluster))
+        cluster.hosts.run(1, "scontrol", "update", f"nodename={failing[1]}", "state=resume", check=False)
+        assert process.wait(90) == 3, (tmp_path / "output").read_text()
+    rows = sorted((f"m{row['model'][1]}", row["attempt"], row["reason"]) for row in cluster.rows)
+    first, second = (f"m{task.partition('_')[2]}" for task in (again, failing[0]))
+    assert [row for row in rows if row[0] in (first, second)] == sorted(
+        (model, attempt, reason) for model in (first, second) for attempt, reason in (("1", "interrupted"), ("2", ""))
+    )
+    others = {row[0]: row[1:] for row in rows if row[0] not in (first, second)}
+    by_task = {task: others[f"m{task.partition('_')[2]}"] for task in (limited, cancelled, killed)}
+    assert by_task[limited] == by_task[cancelled] == ("1", "interrupted")
+    assert re.match(r"Slurm job \d+_\d: (failed|cancelled)", by_task[killed][1])
+    assert len(cluster.containers().split()) <= 1, "that of the killed job goes on"
+
+
+def copy_model(cluster: Cluster, model: str, *names: str) -> None:
+    """Leave copies of one model in the manifest."""
+    path = cluster.folder / "build_manifest.json"
+    content = json.loads(path.read_text())
+    (key,) = (key for key, entry in content["built_models"].items() if entry["name"] == model)
+    for section in ("built_images", "built_models"):
+        content[section] = {name: {**content[section][key], "name": name} for name in names}
+    path.write_text(json.dumps(content))
+
+
+def running_on(cluster: Cluster, node: str) -> list[str]:
+    return [task for task, other in tasks(cluster) if other == node]
+
+
+def tasks(cluster: Cluster) -> list[tuple[str, str]]:
+    """The tasks that run, each with its node."""
+    words = ("--noheader", "--array", "--states=running", "--format=%F_%K %N")
+    lines = cluster.hosts.run(1, "squeue", *words).splitlines()
+    return sorted((task, node) for task, node in map(str.split, lines))
 
 
 def test_the_gpus_are_those_that_slurm_gave(cluster: Cluster) -> None:

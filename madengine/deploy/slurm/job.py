@@ -120,8 +120,9 @@ def _header(tasks: Sequence[ArrayTask], gpus: int, setting: JobSetting) -> Itera
         "--ntasks=1",
         # What this machine's shell has set, such as a virtual environment, is nothing for a node.
         "--export=NONE",
-        # A second attempt would add its rows to those of the first.
-        "--no-requeue",
+        # Of a job that is queued again, the log has each attempt.
+        "--open-mode=append",
+        *([] if setting.options.requeue else ["--no-requeue"]),
         f"--signal=B:TERM@{_WARNING_SECONDS}",
         *([f"--gpus-per-node={gpus}"] if gpus else []),
         *sbatch_lines(setting.options),

@@ -46,6 +46,10 @@ class SlurmOptions:
     mail_user: str = _word_option("--mail-user", "whom Slurm writes to", "ADDRESS")
     mail_type: str = _word_option("--mail-type", "of which events", "EVENTS")
     exclusive: bool = option("--exclusive", default=False, group=_SLURM, help="jobs share no node with others")
+    requeue: bool = option(
+        "--requeue", default=False, group=_SLURM,
+        help="a job that is preempted, or whose node fails, is queued again; each attempt has its rows",
+    )  # fmt: skip
     gpus_per_node: int | None = option(
         "--gpus-per-node", default=None, group=_SLURM, parse=whole_number("GPUs", 0, 1000), metavar="N",
         help="GPUs of each job (default: those of its model entry)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,6 +18,7 @@ from madengine.programs.slurm import COMPLETED, UNKNOWN, TaskState
 from madengine.records import FAILURE
 from madengine.results.failed_hosts import note_failure
 from madengine.results.perf_csv import Table
+from madengine.results.rows import ATTEMPT_VARIABLE
 from madengine.results.table import printable
 
 # A network file system shows another node's file late.
@@ -25,6 +27,8 @@ _LATE_SECONDS = 20.0
 _LOG_BYTES = 1 << 50
 _END_BYTES = 64 << 10
 _LINE_CHARACTERS = 300
+# The folder of an attempt after the first, as the job's script names it.
+_AGAIN = re.compile(r"-attempt-(\d{1,6})$")
 
 
 @dataclass(frozen=True)
@@ -37,34 +41,58 @@ class TaskOutcome:
 
 
 def task_outcome(task: ArrayTask, run_folder: Path, state: TaskState, environ: Mapping[str, str]) -> TaskOutcome:
-    """Check the files of a task that has ended, and add a FAILURE for each model without a row.
+    """Check the files of a task that has ended, and add a FAILURE for each model without a row in an attempt.
 
-    `environ` is what its job was given for the rows' cells.
+    `environ` is what its job was given for the rows' cells. The last attempt says how the task ended.
     """
     folder, run_id = task.folder_in(run_folder), run_folder.name
     log = log_path(run_folder, state.job, task.number)
     _wait_for_rows(folder, state)
-    problems = [problem for node in _nodes(folder) for problem in set_aside_broken_files(node, run_id)]
+    last = next(iter(_attempts(folder)[::-1]), folder / (state.node or "no-node"))
+    for earlier in _attempts(folder)[:-1]:
+        problems = set_aside_broken_files(earlier, run_id)
+        reason = "; ".join(problems) or f"{_name(state)}: ended without a result, and was queued again"
+        note_failure(earlier, task.manifest, run_id, _host(earlier), reason, _of_attempt(environ, earlier))
+    problems = set_aside_broken_files(last, run_id)
     reason = "; ".join(problems) or _reason(state, log)
-    node = next(iter(_nodes(folder)), folder / (state.node or "no-node"))
-    missing = note_failure(node, task.manifest, run_id, state.node, reason, environ)
-    failures = sum(map(_failures, _nodes(folder)))
+    missing = note_failure(last, task.manifest, run_id, _host(last), reason, _of_attempt(environ, last))
+    failures = _failures(last)
     has_failed = bool(failures) or state.state != COMPLETED
     is_explained = not problems and not missing and (failures or not has_failed)
     return TaskOutcome(has_failed, "" if is_explained else f"{task.name}: {reason}")
 
 
-def _nodes(folder: Path) -> list[Path]:
-    """Return the folders of nodes, of which a task has one at most unless it was started again."""
+def _attempts(folder: Path) -> list[Path]:
+    """Return the folders of a task's attempts, the first one first; each is named after its node."""
     with suppress(FileNotFoundError):
-        return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False))
+        folders = (Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False))
+        return sorted(folders, key=lambda path: (_attempt_number(path), path.name))
     return []
 
 
+def _attempt_number(folder: Path) -> int:
+    again = _AGAIN.search(folder.name)
+    return int(again[1]) if again else 1
+
+
+def _host(folder: Path) -> str:
+    return "" if folder.name == "no-node" else _AGAIN.sub("", folder.name)
+
+
+def _of_attempt(environ: Mapping[str, str], folder: Path) -> Mapping[str, str]:
+    return {**environ, ATTEMPT_VARIABLE: str(_attempt_number(folder))}
+
+
 def _wait_for_rows(folder: Path, state: TaskState) -> None:
+    """Wait for what a completed task must have left: a result, and no failure, or it had not exited with 0."""
     deadline = time.monotonic() + (_LATE_SECONDS if state.state == COMPLETED else 0)
-    while not any((node / "run_summary.json").exists() for node in _nodes(folder)) and time.monotonic() < deadline:
+    while not _is_complete(folder) and time.monotonic() < deadline:
         time.sleep(0.5)
+
+
+def _is_complete(folder: Path) -> bool:
+    attempts = _attempts(folder)
+    return bool(attempts) and (attempts[-1] / "run_summary.json").exists() and not _failures(attempts[-1])
 
 
 def _failures(node: Path) -> int:
@@ -81,7 +109,11 @@ def _reason(state: TaskState, log: Path) -> str:
     reason = f" ({state.reason})" if state.reason and state.reason.lower() != "none" else ""
     line = _last_line(log)
     end = f"its log ends with: {line}" if line else "it left no log: do all nodes share its folder?"
-    return f"Slurm job {state.job}_{state.number}: {word}{reason}; {end}"
+    return f"{_name(state)}: {word}{reason}; {end}"
+
+
+def _name(state: TaskState) -> str:
+    return f"Slurm job {state.job}_{state.number}"
 
 
 def _last_line(log: Path) -> str:
