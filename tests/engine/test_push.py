@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -407,13 +408,13 @@ class Gate(http.server.BaseHTTPRequestHandler):
             refusal = json.dumps({"errors": [{"code": "NAME_UNKNOWN", "message": message}]}).encode()
             self._answer(404, {"Content-Type": "application/json"}, refusal)
             return
-        connection = http.client.HTTPConnection(self.behind)
         headers = {name: value for name, value in self.headers.items() if name.lower() != "transfer-encoding"}
         if writes:
             headers["Content-Length"] = str(len(body))
-        connection.request(self.command, self.path, body, headers)
-        answer = connection.getresponse()
-        self._answer(answer.status, dict(answer.getheaders()), answer.read())
+        with closing(http.client.HTTPConnection(self.behind)) as connection:
+            connection.request(self.command, self.path, body, headers)
+            answer = connection.getresponse()
+            self._answer(answer.status, dict(answer.getheaders()), answer.read())
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = _pass_on
 
