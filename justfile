@@ -136,7 +136,7 @@ demo:
     bin/demo
 
 # the whole test set, or some of its stages: just test unit engine
-[arg('stages', pattern='static|unit|k8s|engine|servers|fleet|ansible|faults|bats|bare')]
+[arg('stages', pattern='static|unit|k8s|engine|servers|fleet|ansible|faults|bats|bare|databases')]
 [group('project')]
 test *stages:
     bin/test "$@"
@@ -159,7 +159,7 @@ check:
     bin/test static
 
 # times against the bare programs, as ratios: just bench, or some of them: just bench help build
-[arg('names', pattern='help|build|build-many|run|gigabyte|discovery|append|rack')]
+[arg('names', pattern='help|build|build-many|run|gigabyte|discovery|append|upload|rack')]
 [group('project')]
 bench *names:
     bin/bench "$@"

@@ -17,6 +17,10 @@ SKIPPED = "SKIPPED"
 #: Seconds that a model's script may take where nothing else is set.
 DEFAULT_TIMEOUT = 7200
 
+#: The samples of a run's GPUs, in the model's folder of the run; and the columns of the file, an empty cell is unknown.
+SERIES_FILE = "gpu_series.csv"
+SAMPLE_COLUMNS = ("time", "gpu", "memory_used_mib", "utilization_percent", "power_w", "temperature_c", "throttled")
+
 T = TypeVar("T")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from madengine.cli import machine_verbs, result_verbs, verbs
+from madengine.cli import database_verbs, machine_verbs, result_verbs, verbs
 from madengine.cli.machine_options import CleanupOptions, LogsOptions, StatusOptions
 from madengine.cli.options import (
     BundleOptions,
@@ -41,6 +41,7 @@ from madengine.config.common_options import (
 )
 from madengine.config.option import Option, options_of
 from madengine.deploy.target import TARGETS, target_class
+from madengine.results.database.options import MongoOptions, UploadOptions
 from madengine.results.formats.options import FormatOptions, MadengineTwoOptions
 
 _REPORTS = (FormatOptions, MadengineTwoOptions)
@@ -158,6 +159,8 @@ VERBS: Mapping[str, Verb] = {
     "report": Verb(reported(result_verbs.report), lambda: (ReportOptions, FormatOptions)),
     "report to-html": Verb(result_verbs.to_html, lambda: (ToHtmlOptions,)),
     "report to-email": Verb(result_verbs.to_email, lambda: (ToEmailOptions,)),
+    "upload": Verb(database_verbs.upload, lambda: (UploadOptions,)),
+    "database": Verb(database_verbs.database, lambda: (MongoOptions,)),
     "bundle": Verb(verbs.bundle, lambda: (BundleOptions,)),
     "completion": Verb(_completion, lambda: (CompletionOptions,)),
     "runner-image": Verb(verbs.runner_image, _sidecar_classes),

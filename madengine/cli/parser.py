@@ -37,6 +37,8 @@ DESCRIPTIONS = {
     "collect": "merge the results of many runs and hosts into one table",
     "compare": "compare the results of two versions, and say what got better or worse",
     "report": "report results to people and other systems: JUnit, Markdown, OpenMetrics, …",
+    "upload": "put results into PostgreSQL, MySQL, MariaDB or SQLite",
+    "database": "put a table or JSON documents into MongoDB",
     "bundle": "write madengine.pyz, which runs on any node with python3",
     "completion": "print a script that completes commands and options in bash or zsh",
     "runner-image": "build and push the image of the Kubernetes sidecar, and print its name by digest",

@@ -18,12 +18,10 @@ from madengine import programs
 from madengine.errors import CommandError
 from madengine.programs.gpu_tools import TOOLS, GpuTool
 from madengine.programs.smi import SAMPLE_SECONDS, SampleStream, explanation
-from madengine.records import Gpu, GpuCost, GpuSample, Reading
+from madengine.records import SAMPLE_COLUMNS, Gpu, GpuCost, GpuSample, Reading
 
 logger = logging.getLogger(__name__)
 
-# Columns of the series file; an empty cell is unknown.
-SERIES_COLUMNS = ("time", "gpu", "memory_used_mib", "utilization_percent", "power_w", "temperature_c", "throttled")
 # What the end of a run waits for the sampler; and what a tool gets of that between TERM and KILL.
 STOP_SECONDS = 2.0
 KILL_SECONDS = 0.3
@@ -67,7 +65,7 @@ class Sampler:
             self._file = self._series.open("xb", buffering=0)
         except OSError as error:
             self.problem = str(error)
-        self._write(",".join(SERIES_COLUMNS))
+        self._write(",".join(SAMPLE_COLUMNS))
         self._began = time.monotonic()
         with suppress(RuntimeError):  # the machine can't start another thread
             self._thread.start()

@@ -14,7 +14,8 @@ class CompareOptions:
 
     sources: tuple[str, ...] = option(
         "sources", default=(), group=Group.SELECTION, metavar="RESULTS", many=True,
-        help="BASE and NEW: each a perf.csv, a results.json, a folder that is searched for them, or a run id",
+        help="BASE and NEW: each a perf.csv, a results.json, a folder that is searched for them, a run id, or the URL "
+        "of a database (see upload), with #RUN_ID at its end for one run",
     )  # fmt: skip
     by: str = option(
         "--by", default="", group=Group.SELECTION, metavar="COLUMN",

@@ -22,6 +22,8 @@ class ScanResult:
 
     runs: list[Run] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    #: each run with the folder of its results.json
+    folders: list[tuple[Run, Path]] = field(default_factory=list)
     _seen: dict[Path, bool] = field(default_factory=dict)
     _best: dict[tuple[str, ...], tuple[bool, list[Row]]] = field(default_factory=dict)
 
@@ -50,6 +52,11 @@ class ScanResult:
         """Take in one file: a results.json where its name ends so, else a perf.csv of any name."""
         self._once(path, self._take_results if path.suffix == ".json" else self._take_table)
 
+    def take_runs(self, rows: Iterable[Row], runs: Iterable[Run]) -> None:
+        """Take in rows and runs that were read elsewhere."""
+        self.runs += runs
+        self._take(rows, is_table=True)
+
     def _once(self, path: Path, take: Callable[[Path], bool]) -> bool:
         """Return whether a file holds results; one that is met twice is read once."""
         real = path.resolve()
@@ -74,6 +81,7 @@ class ScanResult:
                 except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, MadengineError) as error:
                     self.problems.append(f"{path}: results.{number} of run {run['run_id']} is broken: {error}")
         self.runs += runs
+        self.folders += ((run, path.parent) for run in runs)
         self._take(rows, is_table=False)
         return bool(runs)
 

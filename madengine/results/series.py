@@ -10,6 +10,7 @@ from pathlib import Path
 
 from madengine.errors import ConfigurationError
 from madengine.records import SKIPPED, SUCCESS
+from madengine.results.database.connection import is_database_url, read_database
 from madengine.results.numbers import is_number
 from madengine.results.perf_csv import identity
 from madengine.results.results_json import Run
@@ -123,13 +124,16 @@ def read_sides(sources: Sequence[str], by: str = "", values: Sequence[str] = ())
     return Sides((sources[0], sources[1]), (base, new), [run for scan in scans for run in scan.runs], problems)
 
 
-def _scan(sources: Iterable[str]) -> ScanResult:
+def _scan(sources: Sequence[str]) -> ScanResult:
     scan = ScanResult()
-    paths = [_path_of(source) for source in sources]
-    for path in paths:
-        (scan.look_in if path.is_dir() else scan.take_file)(path)
+    for source in sources:
+        if is_database_url(source):
+            scan.take_runs(*read_database(source))
+        else:
+            path = _path_of(source)
+            (scan.look_in if path.is_dir() else scan.take_file)(path)
     if not scan.rows():
-        names = ", ".join(map(str, paths))
+        names = ", ".join(map(shorten, sources))
         raise ConfigurationError(shorten(scan.problems[0]) if scan.problems else f"{names}: no rows of results in it")
     return scan
 

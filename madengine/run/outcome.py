@@ -22,13 +22,12 @@ from madengine.config.log_errors import LogErrors, may_have_errors
 from madengine.errors import RunError
 from madengine.files import create_untrusted, disarm, inner_path, open_untrusted
 from madengine.programs.engine_answers import State
-from madengine.records import FAILURE, SUCCESS, Metric, Model, RunResult
+from madengine.records import FAILURE, SERIES_FILE, SUCCESS, Metric, Model, RunResult
 from madengine.results.metrics import MetricScan, read_multiple_results
 from madengine.run.entry_json import read_entry
 
 logger = logging.getLogger(__name__)
 
-SERIES_FILE = "gpu_series.csv"
 _FULL_DISK_BYTES = 4096  # a disk with less is full
 # Of the end of a log, for the patterns that nobody asked for.
 _SEARCHED_BYTES = 16 << 20

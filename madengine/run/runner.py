@@ -34,7 +34,18 @@ from madengine.machine.gpu_profiles import write_gpu_profiles
 from madengine.machine.gpus import foreign_processes
 from madengine.machine.strangers import watched
 from madengine.programs.engine import Container
-from madengine.records import FAILURE, SKIPPED, SUCCESS, Artifact, Gpu, GpuProcess, Image, Model, RunResult
+from madengine.records import (
+    FAILURE,
+    SERIES_FILE,
+    SKIPPED,
+    SUCCESS,
+    Artifact,
+    Gpu,
+    GpuProcess,
+    Image,
+    Model,
+    RunResult,
+)
 from madengine.results.metrics import MetricScan
 from madengine.results.table import printable
 from madengine.run.background import Background
@@ -44,7 +55,6 @@ from madengine.run.live_output import LiveOutput
 from madengine.run.names import log_name, new_folder, slug
 from madengine.run.orphans import GPU_LABEL, OWNER_LABEL, gpu_users
 from madengine.run.outcome import (
-    SERIES_FILE,
     log_default_errors,
     run_outcome,
     script_start,

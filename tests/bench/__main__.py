@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import racks
+from tests.bench import racks, uploads
 
 CHECKOUT = Path(__file__).parents[2]
 PYTHON = [sys.executable, "-m", "madengine.distributed_cli"]
@@ -149,6 +149,11 @@ def append() -> Iterator[Figure]:
     yield Figure("a row to 1,000,000 rows over to none (ms)", ours, bare, "ratio 1.2", ours <= 1.2 * bare, "ms")
 
 
+def upload() -> Iterator[Figure]:
+    ours, bare = uploads.seconds()
+    yield Figure("upload of 1,000,000 rows over sqlite3", ours, bare, "240 s", ours <= 240)
+
+
 def rack() -> Iterator[Figure]:
     """A model of 5 s on one host, on 16 at once, and on the same 16 by the playbook; the images are there each time.
 
@@ -188,6 +193,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "gigabyte": gigabyte,
     "discovery": discovery,
     "append": append,
+    "upload": upload,
     "rack": rack,
 }
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from madengine.machine.gpu_profiles import write_gpu_profiles
-from madengine.machine.telemetry import SERIES_COLUMNS
-from madengine.records import Artifact, Gpu
+from madengine.records import SAMPLE_COLUMNS, Artifact, Gpu
 
 GPUS = (Gpu("AMD", 0, memory_mib=200), Gpu("AMD", 3, memory_mib=200))
 # Out of a series of two GPUs: the second sample of GPU 3 lacks its power, the last is of GPU 0 alone.
@@ -26,7 +25,7 @@ def moment(seconds: float) -> str:
 
 
 def test_power_and_memory_have_a_column_for_each_gpu(tmp_path: Path) -> None:
-    (tmp_path / "series.csv").write_text(",".join(SERIES_COLUMNS) + "\n" + SAMPLES)
+    (tmp_path / "series.csv").write_text(",".join(SAMPLE_COLUMNS) + "\n" + SAMPLES)
     written = write_gpu_profiles(tmp_path, "series.csv", ("power", "vram"), GPUS, {"VRAM_OUTPUT_FILE": "/x/mine.csv"})
     power, vram = ((tmp_path / name).read_text() for name in ("gpu_info_power_profiler_output.csv", "mine.csv"))
     assert power == (
@@ -45,7 +44,7 @@ def test_power_and_memory_have_a_column_for_each_gpu(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", ["", "x,0,1,1,1,1,1\n", "1,7,1,1,1,1,1\n", "9e99,0,1,1,1,1,1\n", "\xff,\n,,,\n"])
 def test_what_is_no_sample_is_left_out(tmp_path: Path, rows: str) -> None:
-    (tmp_path / "series.csv").write_text(",".join(SERIES_COLUMNS) + "\n" + rows, encoding="latin-1")
+    (tmp_path / "series.csv").write_text(",".join(SAMPLE_COLUMNS) + "\n" + rows, encoding="latin-1")
     write_gpu_profiles(tmp_path, "series.csv", ("power",), GPUS, {})
     assert (tmp_path / "gpu_info_power_profiler_output.csv").read_text() == "time,Power(Watt) GPU0,Power(Watt) GPU3\n"
 

@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from madengine.machine import telemetry
-from madengine.machine.telemetry import SERIES_COLUMNS, Sampler, cost_of, is_of, measurable, reliable, sampled
+from madengine.machine.telemetry import Sampler, cost_of, is_of, measurable, reliable, sampled
 from madengine.programs import amd_smi, amd_sysfs, rocm_smi
-from madengine.records import Gpu, GpuCost, GpuSample, Reading
+from madengine.records import SAMPLE_COLUMNS, Gpu, GpuCost, GpuSample, Reading
 from tests.conftest import StandIns, collect_messages
 from tests.unit.programs.test_amd_sysfs import CPU, device, gpu_node, topology
 
@@ -417,7 +417,7 @@ def test_one_nvidia_smi_watches_for_the_whole_run(stand_ins: StandIns, tmp_path:
     assert known_line(stand_ins).endswith("-lms 500")
     moment = f"{time.mktime((2026, 1, 5, 10, 20, 2, 0, 5, -1)):.3f}"
     assert rows(series)[2] == dict(
-        zip(SERIES_COLUMNS, (moment, "0", "3000.0", "100.0", "300.0", "60.0", "1"), strict=True)
+        zip(SAMPLE_COLUMNS, (moment, "0", "3000.0", "100.0", "300.0", "60.0", "1"), strict=True)
     )
 
 
@@ -551,7 +551,7 @@ def test_a_tool_with_a_fault_costs_figures_but_never_the_run(stand_ins: StandIns
         began = time.monotonic()
         assert sampler.stop() == GpuCost()
         assert time.monotonic() - began < 2.5
-    assert (tmp_path / "s.csv").read_text() == ",".join(SERIES_COLUMNS) + "\n"
+    assert (tmp_path / "s.csv").read_text() == ",".join(SAMPLE_COLUMNS) + "\n"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Results in databases: PostgreSQL, MySQL, MariaDB and SQLite, and MongoDB."""
