@@ -52,6 +52,11 @@ collect +folders:
 compare +words:
     bin/madengine compare "$@"
 
+# show results over time and where they changed: just history perf.csv
+[group('madengine')]
+history +words:
+    bin/madengine history "$@"
+
 # build, push, ship and run on hosts: just deploy tags=dummy registry=localhost:5000 host=a,b
 [arg('options', pattern=option)]
 [group('madengine')]

@@ -116,6 +116,12 @@ def _fetch_classes() -> tuple[type, ...]:
     return (FetchOptions, RunIdOptions, RowsOptions, SummaryOptions, *_host_classes(), *_REPORTS)
 
 
+def _history_classes() -> tuple[type, ...]:
+    from madengine.results.history_options import HistoryOptions
+
+    return (HistoryOptions,)
+
+
 def _compare_classes() -> tuple[type, ...]:
     from madengine.results.compare_options import CompareOptions
 
@@ -156,6 +162,7 @@ VERBS: Mapping[str, Verb] = {
     "init": Verb(verbs.init, lambda: (InitOptions,)),
     "collect": Verb(reported(result_verbs.collect), _collect_classes),
     "compare": Verb(result_verbs.compare, _compare_classes),
+    "history": Verb(result_verbs.history, _history_classes),
     "report": Verb(reported(result_verbs.report), lambda: (ReportOptions, FormatOptions)),
     "report to-html": Verb(result_verbs.to_html, lambda: (ToHtmlOptions,)),
     "report to-email": Verb(result_verbs.to_email, lambda: (ToEmailOptions,)),

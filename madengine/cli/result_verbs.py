@@ -1,4 +1,4 @@
-"""The commands that read results: collect, compare, report."""
+"""The commands that read results: collect, compare, history, report."""
 
 from __future__ import annotations
 
@@ -76,6 +76,22 @@ def compare(values: Values) -> int:
         logger.warning(problem)
     show(render(comparison))
     return comparison.exit_code()
+
+
+def history(values: Values) -> int:
+    """Print the series over time; an option says how."""
+    import json
+
+    from madengine.results.history import history_of
+    from madengine.results.history_json import as_json
+    from madengine.results.history_options import HistoryOptions
+    from madengine.results.history_table import as_table
+
+    history = history_of(from_options(HistoryOptions, values))
+    for problem in history.problems:
+        logger.warning(problem)
+    show(json.dumps(as_json(history), indent=2, allow_nan=False) if history.options.json else as_table(history))
+    return EXIT_DONE
 
 
 def report(values: Values, report_rows: ReportRows) -> int:

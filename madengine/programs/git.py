@@ -89,6 +89,12 @@ def head(target: Path) -> str:
     return answer.out.strip()
 
 
+def commits(repository: Path) -> list[str]:
+    """Return the commits of a repository of the user's, each after its parents; raise CommandError on failure."""
+    words = ("-C", str(repository), "rev-list", "--topo-order", "--reverse", "--all", "HEAD")
+    return programs.ask(git({}, *words)).split()
+
+
 def effective_url(url: str, environment: Mapping[str, str]) -> str:
     """Return what the user's settings (`url.<base>.insteadOf`) make of a url."""
     return programs.ask(git(environment, "ls-remote", "--get-url", "--", url)).strip()

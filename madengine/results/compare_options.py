@@ -9,7 +9,26 @@ from madengine.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
-class CompareOptions:
+class DirectionOptions:
+    """Whether lower or higher is better, where the metric's name is wrong about it."""
+
+    lower_is_better: tuple[str, ...] = option(
+        "--lower-is-better", default=(), group=Group.SELECTION, metavar="METRIC", many=True,
+        help="metrics that are better when they are lower (default: by the metric's name)",
+    )  # fmt: skip
+    higher_is_better: tuple[str, ...] = option(
+        "--higher-is-better", default=(), group=Group.SELECTION, metavar="METRIC", many=True,
+        help="metrics that are better when they are higher",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Raise ConfigurationError for a metric that is both."""
+        for metric in set(self.lower_is_better).intersection(self.higher_is_better):
+            raise ConfigurationError(f"{metric}: named by both --lower-is-better and --higher-is-better; choose one")
+
+
+@dataclass(frozen=True)
+class CompareOptions(DirectionOptions):
     """What is compared, what counts as a change, and how it is printed."""
 
     sources: tuple[str, ...] = option(
@@ -38,14 +57,6 @@ class CompareOptions:
         "--min-effect", default=2.0, group=Group.SELECTION, parse=number("percent", 0, 1000), metavar="PERCENT",
         help="smaller changes count as the same (default: 2)",
     )  # fmt: skip
-    lower_is_better: tuple[str, ...] = option(
-        "--lower-is-better", default=(), group=Group.SELECTION, metavar="METRIC", many=True,
-        help="metrics that are better when they are lower (default: by the metric's name)",
-    )  # fmt: skip
-    higher_is_better: tuple[str, ...] = option(
-        "--higher-is-better", default=(), group=Group.SELECTION, metavar="METRIC", many=True,
-        help="metrics that are better when they are higher",
-    )  # fmt: skip
     fail_on: str = option(
         "--fail-on", default="worse", group=Group.OUTPUT, choices=("worse", "unclear", "never"),
         help="exit with 5 if something got worse, or also if something is undecided (default: worse)",
@@ -68,5 +79,4 @@ class CompareOptions:
             raise ConfigurationError("--values: expected two values of the column that --by names")
         if self.json and self.markdown:
             raise ConfigurationError("--json: can't be combined with --markdown")
-        for metric in set(self.lower_is_better).intersection(self.higher_is_better):
-            raise ConfigurationError(f"{metric}: named by both --lower-is-better and --higher-is-better; choose one")
+        super().__post_init__()

@@ -36,11 +36,11 @@ def _series(one: ComparedSeries) -> dict[str, Any]:
         "better": "lower" if one.is_lower_better else "higher",
         "n": list(judgement.n),
         "runs": [count_runs(one.series.base), count_runs(one.series.new)],
-        "median": [_rounded(value, 12) for value in judgement.median],
-        "change_percent": _rounded(judgement.change_percent),
-        "interval_percent": [_rounded(value) for value in judgement.interval_percent],
-        "p": _rounded(judgement.p),
-        "p_holm": _rounded(judgement.p_holm),
+        "median": [rounded(value, 12) for value in judgement.median],
+        "change_percent": rounded(judgement.change_percent),
+        "interval_percent": [rounded(value) for value in judgement.interval_percent],
+        "p": rounded(judgement.p),
+        "p_holm": rounded(judgement.p_holm),
         "verdict": judgement.verdict,
         "more_runs": None if judgement.more_runs is None else list(judgement.more_runs),
         "differences": [
@@ -56,7 +56,8 @@ def _disturbed(rows: Sequence[Row]) -> dict[str, list[str]]:
     return {reason: [row.get("run_id", "") for row in runs] for reason, runs in disturbances(rows).items()}
 
 
-def _rounded(value: float | None, digits: int = 6) -> float | None:
+def rounded(value: float | None, digits: int = 6) -> float | None:
+    """Return a number with so many digits; None where it is none."""
     if value is None or not math.isfinite(value):
         return None
     return float(f"{value:.{digits}g}")

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from madengine.errors import ConfigurationError
-from madengine.results.compare_options import CompareOptions
+from madengine.results.compare_options import DirectionOptions
 from madengine.results.results_json import Run
 from madengine.results.series import shorten
 from madengine.results.statistics import lower_is_better
@@ -17,7 +17,7 @@ LOWER, HIGHER = "lower", "higher"
 class Directions:
     """Decides by the command line, else by the `better` of a model entry in results.json, else by the metric's name."""
 
-    def __init__(self, options: CompareOptions, runs: Iterable[Run]) -> None:
+    def __init__(self, options: DirectionOptions, runs: Iterable[Run]) -> None:
         self._by_metric = {
             **dict.fromkeys(options.lower_is_better, LOWER),
             **dict.fromkeys(options.higher_is_better, HIGHER),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from madengine.errors import ConfigurationError
 from madengine.records import SKIPPED, SUCCESS
@@ -102,7 +103,30 @@ def series_of(sides: Sides) -> list[Series]:
     return [Series(dict(zip(columns, key, strict=True)), *groups[key]) for key in sorted(groups)]
 
 
+def grouped(rows: Iterable[Row], columns: Sequence[str] = SERIES_COLUMNS) -> dict[tuple[str, ...], list[Row]]:
+    """Return the measured rows by what they have in these columns, in a fixed order."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in filter(is_measured, rows):
+        groups.setdefault(tuple(row.get(column, "") for column in columns), []).append(row)
+    return {key: groups[key] for key in sorted(groups)}
+
+
 # --- where rows come from ---
+
+
+class ResultSource(NamedTuple):
+    """The rows of some files and folders by the order of their start, and the runs of their results.json."""
+
+    rows: Sequence[Row]
+    runs: Sequence[Run]
+    #: What could not be read, one line each.
+    problems: Sequence[str]
+
+
+def read_source(names: Sequence[str]) -> ResultSource:
+    """Read tables, documents, folders and runs as one. Raises ConfigurationError where there are no rows."""
+    scan = _scan(names)
+    return ResultSource(_rows(scan), scan.runs, scan.problems)
 
 
 def read_sides(sources: Sequence[str], by: str = "", values: Sequence[str] = ()) -> Sides:
