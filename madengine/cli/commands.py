@@ -43,6 +43,7 @@ from madengine.config.option import Option, options_of
 from madengine.deploy.target import TARGETS, target_class
 from madengine.results.database.options import MongoOptions, UploadOptions
 from madengine.results.formats.options import FormatOptions, MadengineTwoOptions
+from madengine.results.mail.options import EmailOptions
 
 _REPORTS = (FormatOptions, MadengineTwoOptions)
 
@@ -163,9 +164,9 @@ VERBS: Mapping[str, Verb] = {
     "collect": Verb(reported(result_verbs.collect), _collect_classes),
     "compare": Verb(result_verbs.compare, _compare_classes),
     "history": Verb(result_verbs.history, _history_classes),
-    "report": Verb(reported(result_verbs.report), lambda: (ReportOptions, FormatOptions)),
+    "report": Verb(reported(result_verbs.report), lambda: (ReportOptions, FormatOptions, EmailOptions)),
     "report to-html": Verb(result_verbs.to_html, lambda: (ToHtmlOptions,)),
-    "report to-email": Verb(result_verbs.to_email, lambda: (ToEmailOptions,)),
+    "report to-email": Verb(result_verbs.to_email, lambda: (ToEmailOptions, EmailOptions)),
     "upload": Verb(database_verbs.upload, lambda: (UploadOptions,)),
     "database": Verb(database_verbs.database, lambda: (MongoOptions,)),
     "bundle": Verb(verbs.bundle, lambda: (BundleOptions,)),

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from madengine.cli.reporting import ReportRows
 from madengine.cli.terminal import show
 from madengine.cli.verbs import Values
 from madengine.config.option import from_options
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, ConfigurationError
+from madengine.results.mail.options import EmailOptions
+
+if TYPE_CHECKING:
+    from email.message import EmailMessage
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +114,12 @@ def report(values: Values, report_rows: ReportRows) -> int:
     report_rows.rows = scan.rows()
     for problem in scan.problems:
         logger.info(problem)
+    options = from_options(EmailOptions, values)
+    if options.is_used:
+        from madengine.results.formats import Results
+        from madengine.results.mail.message import results_message
+
+        _mail(results_message(Results(report_rows.rows)), [], options)
     return EXIT_FAILURE if scan.problems else EXIT_DONE
 
 
@@ -129,6 +143,23 @@ def to_email(values: Values) -> int:
     """Write the CSV files of a folder as one page, as madengine 2."""
     from madengine.results.page import plain_tables
 
-    path = plain_tables.to_email(values["directory"], values["output"])
-    logger.info(f"page: {path}" if path else f"{values['directory']}: no CSV files with a table, nothing written")
+    options = from_options(EmailOptions, values)
+    written = plain_tables.to_email(values["directory"], values["output"])
+    if not written:
+        logger.info(f"{values['directory']}: no CSV files with a table, nothing written")
+        return EXIT_DONE
+    tables, page = written
+    logger.info(f"page: {page}")
+    if options.is_used:
+        from madengine.results.mail.message import tables_message
+
+        _mail(tables_message(tables), [page], options)
     return EXIT_DONE
+
+
+def _mail(message: EmailMessage, pages: Sequence[Path], options: EmailOptions) -> None:
+    from madengine.results.mail.message import attach
+    from madengine.results.mail.sending import deliver
+
+    attach(message, pages)
+    logger.info(deliver(message, options, os.environ, Path(os.environ.get("MODEL_DIR") or ".")))

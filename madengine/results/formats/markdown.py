@@ -20,32 +20,38 @@ _REASON_WIDTH = 300
 
 def text(report: Results) -> str:
     """Return how the runs ended, what failed and why, and a table for each metric."""
-    parts = [f"## Results\n\n{_counts(report.rows)}"]
+    parts = [f"## Results\n\n{counts(report.rows)}"]
     if report.error:
         parts.append(f"**The command failed:** {code(report.error, _REASON_WIDTH)}")
     parts += [*_failures(report.rows), *_tables(report.rows)]
     return "\n\n".join([*_within_limit(parts)]) + "\n"
 
 
-def _counts(rows: Sequence[Row]) -> str:
-    counts = Counter(row.get("status", "") for row in rows)
+def counts(rows: Sequence[Row]) -> str:
+    """Return how many rows have which status, on how many hosts, as a sentence."""
+    numbers = Counter(row.get("status", "") for row in rows)
     hosts = len({row.get("machine_name", "") for row in rows})
-    shown = [f"{counts[status]} {status}" for status in (SUCCESS, FAILURE, SKIPPED) if counts[status]]
+    shown = [f"{numbers[status]} {status}" for status in (SUCCESS, FAILURE, SKIPPED) if numbers[status]]
     where = f" on {hosts} host{'s' * (hosts != 1)}" if rows else ""
     return f"{', '.join(shown) or 'No results'}{where}."
 
 
-def _failures(rows: Iterable[Row]) -> Iterable[str]:
+def failure_lines(rows: Iterable[Row]) -> list[tuple[str, str, str, str, str]]:
+    """Return cause, model, host, reason and number of the failures that are alike."""
     groups: Counter[tuple[str, str, str, str]] = Counter()
     for row in rows:
         if row.get("status") == FAILURE:
             cause = "infrastructure" if is_infrastructure(row) else "model"
             groups[cause, row.get("model", ""), row.get("machine_name", ""), row.get("reason", "")] += 1
-    if groups:
-        lines = [
-            (cause, code(model), code(host), code(reason, _REASON_WIDTH), str(number))
-            for (cause, model, host, reason), number in sorted(groups.items())
-        ]
+    return [(*group, str(number)) for group, number in sorted(groups.items())]
+
+
+def _failures(rows: Iterable[Row]) -> Iterable[str]:
+    lines = [
+        (cause, code(model), code(host), code(reason, _REASON_WIDTH), number)
+        for cause, model, host, reason, number in failure_lines(rows)
+    ]
+    if lines:
         more = f"\n\n… and {len(lines) - _MOST_FAILURES} more" if len(lines) > _MOST_FAILURES else ""
         headers, aligned = ("cause", "model", "host", "reason", "n"), ("left", "left", "left", "left", "right")
         yield f"### Failures\n\n{_table(lines[:_MOST_FAILURES], headers, aligned)}{more}"

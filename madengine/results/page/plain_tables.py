@@ -47,10 +47,10 @@ def to_html(path: Path) -> tuple[PlainTable, Path]:
     return table, page
 
 
-def to_email(folder: Path, name: str) -> Path | None:
+def to_email(folder: Path, name: str) -> tuple[list[PlainTable], Path] | None:
     """Write the tables of all CSV files of a folder, by name, into one page there; None if there is no CSV file.
 
-    Raises MadengineError if the folder or the page can't be.
+    Return them, and the page's path. Raises MadengineError if the folder or the page can't be.
     """
     if not folder.is_dir():
         raise MadengineError(f"{folder}: no such folder; name one with CSV files with --directory")
@@ -63,7 +63,7 @@ def to_email(folder: Path, name: str) -> Path | None:
     if not tables:
         return None
     _write(folder / name, tables)
-    return folder / name
+    return tables, folder / name
 
 
 def _write(page: Path, tables: Sequence[PlainTable]) -> None:

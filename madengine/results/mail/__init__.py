@@ -1,0 +1,1 @@
+"""Results by e-mail: the message, and the server that takes it."""
