@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from madengine.cli.commands import VERBS
 from madengine.config.context_keys import KEYS
 from madengine.config.entry_keys import ENTRY_KEYS
 from madengine.config.hooks import tool_catalogue
@@ -116,7 +117,7 @@ def commands(path: Path) -> Iterator[list[str]]:
 @pytest.mark.parametrize("path", PAGES, ids=page_name)
 def test_commands_exist_with_their_options(path: Path) -> None:
     for words in commands(path):
-        verb = " ".join(words[:2]) if words[0] == "generate" else words[0]
+        verb = " ".join(words[:2]) if " ".join(words[:2]) in VERBS else words[0]
         known = options_of(verb)
         assert known, words
         assert {word.partition("=")[0] for word in words if word.startswith("-")} <= known, words

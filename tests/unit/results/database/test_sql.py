@@ -198,6 +198,9 @@ def test_compare_reads_a_database(tmp_path: Path, capsys: pytest.CaptureFixture[
     expected = of_files.replace('"old.csv"', f'"{url}#old"').replace('"new.csv"', f'"{url}#new"')
     assert capsys.readouterr().out == expected
     assert main(["compare", "--by=run_id", url, "--values", "old", "new"]) == 5
+    capsys.readouterr()
+    assert main(["history", url]) == 0
+    assert "tokens_per_second" in capsys.readouterr().out
     assert main(["compare", f"{url}#none", "new.csv"]) == 4
     assert main(["compare", "sqlite:///missing.db", "new.csv"]) == 4
     assert "no such database file" in capsys.readouterr().err
