@@ -28,6 +28,7 @@ from madengine.errors import EXIT_DONE, EXIT_FAILURE, ConfigurationError
 
 if TYPE_CHECKING:
     from madengine.build.options import BuildOptions
+    from madengine.config.manifest import Manifest
     from madengine.deploy.ssh.options import SshOptions
     from madengine.deploy.target import Prepared, Target
     from madengine.distributed_orchestrator import DistributedOrchestrator
@@ -117,9 +118,24 @@ def _placement(values: Values, manifest_file: Path | None) -> str:
     manifest = load_manifest(manifest_file) if exists and manifest_file else None
     of_manifest = Context(manifest.context if manifest else {})
     place = placement(values["target"], names_hosts(values), _session(values).context({}, {}), of_manifest)
+    if manifest and place.target == "slurm" and (job := _own_job(values, manifest)):
+        logger.info(f"target: local: its scripts use the nodes of Slurm job {job}, which this is in")
+        return LOCAL
     if place.reason:
         logger.info(f"target: {place.target}: {place.reason}; --target overrides it")
     return place.target
+
+
+def _own_job(values: Values, manifest: Manifest) -> int:
+    """Return the job of Slurm that this process is in, where the manifest's scripts use its nodes; else 0."""
+    from madengine.programs.slurm import own_allocation
+
+    session = _session(values)
+    allocation = own_allocation(session.environ)
+    context = session.context({}, manifest.context)
+    launchers = [context.launch_of(model, session.environ).launcher for model in manifest.models.values()]
+    is_used = bool(launchers) and all(launcher and launcher.on_host for launcher in launchers)
+    return allocation.job if allocation and is_used else 0
 
 
 def _run_on_target(values: Values, name: str, manifest_file: Path | None) -> int:

@@ -157,7 +157,7 @@ def refused_nodes(value: Any) -> str:
     if launcher and launcher.refusal:
         return f"launcher {launcher.name}: {launcher.refusal}, and take the key out"
     nodes = str(settings.get("nnodes") or 1).strip()
-    if nodes == "1":
+    if nodes == "1" or (launcher and launcher.on_host):
         return ""
     return (
         f"nnodes {shown(settings['nnodes'])}: a run is on one node; start it on each with the "

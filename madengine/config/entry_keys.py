@@ -68,7 +68,9 @@ ENTRY_KEYS: Mapping[str, EntryKey] = {
         EntryKey("launcher", "write `distributed`"),
         EntryKey("nnodes", "multi_node_args sets NNODES"),
         EntryKey("vllm", "use env_vars"),
-        *(EntryKey(name, "`madengine deploy` has options for it") for name in ("slurm", "k8s", "kubernetes")),
+        # Of a run under Slurm, below the context's.
+        EntryKey("slurm"),
+        *(EntryKey(name, "`madengine deploy` has options for it") for name in ("k8s", "kubernetes")),
         EntryKey("deprecated", "write is_deprecated"),
     )
 }

@@ -115,6 +115,8 @@ class Launcher:
     variables: Callable[[Start], dict[str, str]] = _no_variables
     #: why a run can't have it; empty if it can
     refusal: str = ""
+    #: whether the script runs on the host, and starts containers itself
+    on_host: bool = False
 
 
 def _of_megatron(start: Start) -> dict[str, str]:
@@ -166,7 +168,6 @@ def _of_primus(start: Start) -> dict[str, str]:
     return {key: str(value) for key, value in variables.items() if value}
 
 
-_ITS_OWN_CONTAINERS = "its script starts containers itself, which is unsupported; submit it yourself"
 LAUNCHERS: Mapping[str, Launcher] = {
     launcher.name: launcher
     for launcher in (
@@ -179,7 +180,7 @@ LAUNCHERS: Mapping[str, Launcher] = {
         Launcher("vllm", "", _of_vllm),
         Launcher("sglang", "", _of_sglang),
         Launcher("sglang-disagg", "", refusal="it needs several nodes, and a run is on one"),
-        Launcher("slurm_multi", "", refusal=_ITS_OWN_CONTAINERS),
+        Launcher("slurm_multi", "", on_host=True),
     )
 }
 _ALIASES = {"megatron": "megatron-lm", "sglang_disagg": "sglang-disagg", "slurm-multi": "slurm_multi"}
@@ -208,6 +209,10 @@ class Launch:
         `rank` is as in `runner`. Raises ConfigurationError where the launcher can't start them.
         """
         launcher, texts = self.launcher, arguments(self.multi_node_args)
+        if launcher and launcher.on_host:
+            raise ConfigurationError(
+                f"launcher {launcher.name}: its script starts containers, so it runs in none itself"
+            )
         if launcher is None:
             return {"MAD_MULTI_NODE_RUNNER": runner(self.multi_node_args, gpus, rank)}
         nodes = int(texts["NNODES"])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from madengine import programs
 from madengine.errors import CommandError, MadengineError
+
+if TYPE_CHECKING:
+    from plumbum.commands.base import BaseCommand
 
 SUBMIT = "sbatch"
 _UNKNOWN_JOB = "Invalid job id"
@@ -37,6 +41,28 @@ class TaskState:
     @property
     def has_ended(self) -> bool:
         return self.state not in _GOING_ON
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """The nodes that a job of Slurm has, seen from inside of it."""
+
+    job: int
+    nodes: int
+
+
+def own_allocation(environ: Mapping[str, str]) -> Allocation | None:
+    """Return the allocation that this process is in; None outside of Slurm."""
+    job, nodes = environ.get("SLURM_JOB_ID", ""), environ.get("SLURM_JOB_NUM_NODES") or environ.get("SLURM_NNODES", "")
+    if not (job.isdecimal() and nodes.isdecimal()):
+        return None
+    return Allocation(int(job), int(nodes))
+
+
+def step(command: BaseCommand, nodes: int) -> BaseCommand:
+    """Return a command that runs another once on each of so many nodes of the allocation; one failure is all's."""
+    how = (f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1")
+    return programs.program("srun", *how, *command.formulate())
 
 
 def submit(script: Path) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from madengine.config.manifest import Manifest
@@ -57,10 +57,16 @@ def note_failure(
         for image in manifest.images
         if image.key in manifest.models and (image.registry_digest or image.image_id) in digests - {""}
     }
+    # An image that has only a name is no proof by itself: other models may run in it too.
+    results = {(row.get("docker_image", ""), row.get("model", "")) for row in of_run if not row.get("image_digest")}
     rows = failed_rows(manifest, run_id, host, reason, environ)
-    missing = [row for row in rows if row["model"] not in ran]
+    missing = [row for row in rows if row["model"] not in ran and not _has_result(row, results)]
     append_rows(table, missing)
     return len(missing)
+
+
+def _has_result(row: Row, results: Iterable[tuple[str, str]]) -> bool:
+    return any(image == row["docker_image"] and name.startswith(f"{row['model']}_") for image, name in results)
 
 
 def _not_run(model: Model, images: Sequence[Image], run_id: str, host: str, reason: str) -> RunResult:

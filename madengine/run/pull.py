@@ -48,6 +48,11 @@ class Puller:
             return image.image_id, image.image_id
         return self._unpinned(image)
 
+    def pull_missing(self, name: str) -> None:
+        """Pull a name, unless it has an image here. Raises RunError if it can't be pulled."""
+        if not self.engine.images(name):
+            self._pull(name)
+
     def _is_here_by_archive(self, image: Image) -> bool:
         """Whether an archive has brought exactly this image, now or earlier; its registry needn't be reached then."""
         archive = archive_of(image, self.environ)

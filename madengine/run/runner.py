@@ -34,6 +34,7 @@ from madengine.machine.gpu_profiles import write_gpu_profiles
 from madengine.machine.gpus import foreign_processes
 from madengine.machine.strangers import watched
 from madengine.programs.engine import Container
+from madengine.programs.slurm import own_allocation
 from madengine.records import (
     FAILURE,
     SERIES_FILE,
@@ -51,6 +52,7 @@ from madengine.results.table import printable
 from madengine.run.background import Background
 from madengine.run.container_run import ContainerExit, ContainerRun
 from madengine.run.container_setup import Setup
+from madengine.run.host_script import HostScript
 from madengine.run.live_output import LiveOutput
 from madengine.run.names import log_name, new_folder, slug
 from madengine.run.orphans import GPU_LABEL, OWNER_LABEL, gpu_users
@@ -133,6 +135,9 @@ class ContainerRunner:
             raise RunError(
                 f"--require-pinned-image: the manifest has no registry digest of {image.key}; build with --registry"
             )
+        launcher = self.setup.context.launch_of(model, os.environ).launcher
+        if launcher and launcher.on_host:
+            return self._run_on_host(result, image)
         reference, digest = Puller(self.setup.engine, self.stopping).present(image)
         self.setup.secrets_of(model, image)  # raises if one is missing, before data are fetched
         provided = Provided() if skipped else self._provided(model)
@@ -156,6 +161,18 @@ class ContainerRunner:
             raise
         except Exception as error:
             return replace(result, reason=_reason(error))
+
+    def _run_on_host(self, result: RunResult, image: Image) -> RunResult:
+        """Run a script that starts containers itself."""
+        workspace = new_folder(self.directory, result.model.name)
+        log = workspace / log_name(result.model, image)
+        digest = image.registry_digest or image.image_id
+        result = replace(result, directory=str(workspace), log_file=str(log), image_digest=digest)
+        if self.setup.options.skip_model_run:
+            return replace(result, status=SKIPPED, reason="--skip-model-run")
+        script = HostScript(self.setup, result.model, image, self.stopping, own_allocation(os.environ))
+        with _run_errors(self.directory):
+            return script.run(result)
 
     def _provided(self, model: Model) -> Provided:
         return self.data.mounts(model, self.setup.options.force_mirror_local, Client(self.stopping))

@@ -1,6 +1,8 @@
 # shellcheck shell=bash disable=SC2154 # the lines before these set the variables
 # A task of the array: the models of one folder of the run, on the node that Slurm has chosen.
 set -eu
+# `--export=NONE` is for this script; what it starts on nodes has its environment.
+unset SLURM_EXPORT_ENV
 cd "$run_folder" || {
   echo "$run_folder: not on this node; name a folder that all nodes share with --output-dir" >&2
   exit 1

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from tests.bed.components import outcome
 from tests.bed.gpu_stand_ins import NvidiaNode, without_gpu_flags
-from tests.fleet.conftest import Cluster, until
+from tests.fleet.conftest import CHECKOUT, Cluster, until
 
 DEPLOY = ("deploy", "--target=slurm", "--manifest-file=build_manifest.json")
 
@@ -272,3 +273,52 @@ def set_gpus(cluster: Cluster, model: str, count: str) -> None:
             entry["n_gpus"] = count
             content["built_images"][key]["gpu_vendor"] = "NVIDIA"
     path.write_text(json.dumps(content))
+
+
+SCRIPT = """#!/bin/bash
+[ "$1 $2 $xP $yD $SIZE $DOCKER_IMAGE_NAME" = "-n 2 1 2 big local" ] || exit 7
+mkdir -p out
+srun --nodes=2 --ntasks=2 uname -n | sort -u | tr '\\n' ' ' >out/nodes
+cat >out/perf-$SLURM_JOB_ID.csv <<ROWS
+model,performance,metric,status
+multi_1k,250.5,tokens_per_second,SUCCESS
+multi_4k,,tokens_per_second,FAILURE
+ROWS
+"""
+
+
+def test_a_script_that_starts_its_own_containers_has_its_nodes(cluster: Cluster) -> None:
+    settings = {"nodes": 2, "gpus_per_node": 2, "results_dir": "out", "ntasks_per_node": 1}
+    model = {
+        "name": "multi",
+        "dockerfile": "docker/m",
+        "scripts": "scripts/m/run_xPyD_models.slurm",
+        "args": "-n 2",
+        "env_vars": {"DOCKER_IMAGE_NAME": "local", "SIZE": "big"},
+        "distributed": {"launcher": "slurm_multi", "nnodes": 2, "sglang_disagg": {"decode_nodes": 2}},
+        "slurm": settings,
+    }
+    (cluster.folder / "scripts/m").mkdir(parents=True)
+    (cluster.folder / "scripts/m/run_xPyD_models.slurm").write_text(SCRIPT)
+    (cluster.folder / "models.json").write_text("[]")
+    by_hand = {
+        "built_images": {"multi": {"docker_image": "local", "local_image": True}},
+        "built_models": {"multi": model},
+        "deployment_config": {"slurm": {"partition": "debug"}},
+    }
+    (cluster.folder / "build_manifest.json").write_text(json.dumps(by_hand))
+    done = cluster("run", "--manifest-file=build_manifest.json", "--run-id=r1", check=False)
+    assert done.code == 3, done.stderr
+    columns = ("model", "performance", "status", "launcher", "nnodes", "n_gpus", "deployment_type")
+    expected = [
+        ("multi_1k", "250.5", "SUCCESS", "slurm_multi", "2", "4", "slurm"),
+        ("multi_4k", "", "FAILURE", "slurm_multi", "2", "4", "slurm"),
+    ]
+    assert outcomes(cluster, *columns) == expected
+    assert len((cluster.folder / "scripts/m/out/nodes").read_text().split()) == 2
+    # The same inside of an allocation: at once.
+    words = "salloc --nodes=2 --gpus-per-node=2 env PYTHONPATH={} {} run --manifest-file=build_manifest.json -o two.csv"
+    program = f"{sys.executable} -m madengine.distributed_cli"
+    inside = cluster.hosts.sh(1, f"cd {cluster.inside} && {words.format(CHECKOUT, program)} 2>&1", check=False)
+    assert "its scripts use the nodes of Slurm job" in inside
+    assert "multi_1k" in (cluster.folder / "two.csv").read_text()

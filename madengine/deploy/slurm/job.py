@@ -10,7 +10,7 @@ from pathlib import Path
 from madengine.config.manifest import Manifest, load_manifest, save_manifest
 from madengine.config.package import template
 from madengine.deploy.slurm.options import SlurmOptions
-from madengine.deploy.slurm.settings import sbatch_lines
+from madengine.deploy.slurm.settings import JobShape, SlurmSettings, sbatch_lines
 from madengine.errors import ConfigurationError
 from madengine.files import write_whole
 from madengine.records import Image
@@ -30,8 +30,9 @@ class ArrayTask:
     #: what its job and its folder are called
     name: str
     manifest: Manifest
-    #: GPUs that it asks Slurm for
+    #: GPUs of each node that it asks Slurm for
     gpus: int
+    shape: JobShape
 
     def folder_in(self, run_folder: Path) -> Path:
         return run_folder / f"{self.number}-{slug(self.name)}"
@@ -53,24 +54,30 @@ class JobSetting:
     environ: Mapping[str, str]
 
 
-def tasks_of(manifest: Manifest, options: SlurmOptions) -> list[ArrayTask]:
+def tasks_of(manifest: Manifest, settings: SlurmSettings) -> list[ArrayTask]:
     """Return a task for each model, or one for all of them.
 
-    Raises ConfigurationError for a model whose number of GPUs Slurm can't be asked for.
+    Raises ConfigurationError for what a model asks Slurm for and can't have.
     """
+    is_one_job = settings.of_run.one_job
     groups: dict[str, list[Image]] = {}
     for image in manifest.images:
         model = manifest.models.get(image.key)
-        groups.setdefault("" if options.one_job else model.name if model else image.key, []).append(image)
-    return [
-        ArrayTask(
-            number=number,
-            name=name or "models",
-            manifest=_part(manifest, images),
-            gpus=max(_gpu_count(manifest, image, options) for image in images),
-        )
-        for number, (name, images) in enumerate(groups.items())
-    ]
+        groups.setdefault("" if is_one_job else model.name if model else image.key, []).append(image)
+    return [_task(number, name, manifest, images, settings) for number, (name, images) in enumerate(groups.items())]
+
+
+def _task(number: int, name: str, manifest: Manifest, images: Sequence[Image], settings: SlurmSettings) -> ArrayTask:
+    shapes = [settings.of_model(manifest.models.get(image.key)) for image in images]
+    if any(shape != shapes[0] for shape in shapes):
+        raise ConfigurationError("--one-job: model entries ask Slurm for different things (`slurm`); leave it out")
+    return ArrayTask(
+        number=number,
+        name=name or "models",
+        manifest=_part(manifest, images),
+        gpus=max(_gpu_count(manifest, image, shapes[0].options) for image in images),
+        shape=shapes[0],
+    )
 
 
 def write_task(task: ArrayTask, run_folder: Path) -> None:
@@ -78,7 +85,11 @@ def write_task(task: ArrayTask, run_folder: Path) -> None:
     folder = task.folder_in(run_folder)
     folder.mkdir(parents=True, exist_ok=True)
     context = {key: value for key, value in task.manifest.context.items() if key != "docker_gpus"}
-    save_manifest(replace(task.manifest, context=context), folder / MANIFEST)
+    models = {
+        key: replace(model, extra={**model.extra, **({"slurm": task.shape.section} if task.shape.is_on_host else {})})
+        for key, model in task.manifest.models.items()
+    }
+    save_manifest(replace(task.manifest, context=context, models=models), folder / MANIFEST)
 
 
 def read_task(folder: Path) -> ArrayTask:
@@ -86,20 +97,33 @@ def read_task(folder: Path) -> ArrayTask:
     number, _, name = folder.name.partition("-")
     if not number.isdecimal():
         raise ConfigurationError(f"{folder}: not the folder of a Slurm job")
-    return ArrayTask(int(number), name, load_manifest(folder / MANIFEST), 0)
+    return ArrayTask(int(number), name, load_manifest(folder / MANIFEST), 0, JobShape(SlurmOptions()))
 
 
 def write_scripts(tasks: Sequence[ArrayTask], setting: JobSetting) -> list[tuple[Path, list[ArrayTask]]]:
-    """Write a script for the tasks that ask for equally many GPUs; return each with its tasks."""
-    by_gpus: dict[int, list[ArrayTask]] = {}
+    """Write a script for the tasks that ask for the same; return each with its tasks."""
+    groups: list[list[ArrayTask]] = []
     for task in tasks:
-        by_gpus.setdefault(task.gpus, []).append(task)
-    scripts = []
-    for gpus, group in by_gpus.items():
-        path = setting.run_folder / f"job-{gpus}-gpus.sh"
-        write_whole(path, "\n".join([*_header(group, gpus, setting), *_variables(setting), template(_BATCH)]), 0o755)
+        same = next((group for group in groups if (group[0].gpus, group[0].shape) == (task.gpus, task.shape)), None)
+        if same is None:
+            groups.append([task])
+        else:
+            same.append(task)
+    scripts: list[tuple[Path, list[ArrayTask]]] = []
+    for group in groups:
+        path = setting.run_folder / _script_name(group[0], [path.name for path, _ in scripts])
+        write_whole(
+            path, "\n".join([*_header(group, setting), *_variables(group[0], setting), template(_BATCH)]), 0o755
+        )
         scripts.append((path, group))
     return scripts
+
+
+def _script_name(task: ArrayTask, others: Sequence[str]) -> str:
+    nodes = f"-{task.shape.nodes}-nodes" if task.shape.nodes > 1 else ""
+    stem = f"job-{task.gpus}-gpus{nodes}"
+    names = (f"{stem}.sh", *(f"{stem}-{number}.sh" for number in range(2, len(others) + 2)))
+    return next(name for name in names if name not in others)
 
 
 def log_path(run_folder: Path, job: int, number: int) -> Path:
@@ -107,7 +131,8 @@ def log_path(run_folder: Path, job: int, number: int) -> Path:
     return run_folder / f"slurm-{job}_{number}.log"
 
 
-def _header(tasks: Sequence[ArrayTask], gpus: int, setting: JobSetting) -> Iterator[str]:
+def _header(tasks: Sequence[ArrayTask], setting: JobSetting) -> Iterator[str]:
+    gpus, shape = tasks[0].gpus, tasks[0].shape
     numbers = ",".join(str(task.number) for task in tasks)
     limit = f"%{setting.options.max_running}" if setting.options.max_running else ""
     name = slug(tasks[0].name) if len(tasks) == 1 else setting.run_id
@@ -116,21 +141,21 @@ def _header(tasks: Sequence[ArrayTask], gpus: int, setting: JobSetting) -> Itera
         f"--job-name=madengine-{name}",
         f"--array={numbers}{limit}",
         f"--output={setting.run_folder}/slurm-%A_%a.log",
-        "--nodes=1",
-        "--ntasks=1",
+        f"--nodes={shape.nodes}",
+        f"--ntasks-per-node={shape.ntasks_per_node or 1}",
         # What this machine's shell has set, such as a virtual environment, is nothing for a node.
         "--export=NONE",
         # Of a job that is queued again, the log has each attempt.
         "--open-mode=append",
-        *([] if setting.options.requeue else ["--no-requeue"]),
+        *([] if shape.options.requeue else ["--no-requeue"]),
         f"--signal=B:TERM@{_WARNING_SECONDS}",
         *([f"--gpus-per-node={gpus}"] if gpus else []),
-        *sbatch_lines(setting.options),
+        *sbatch_lines(shape.options),
     ):
         yield f"#SBATCH {words}"
 
 
-def _variables(setting: JobSetting) -> Iterator[str]:
+def _variables(task: ArrayTask, setting: JobSetting) -> Iterator[str]:
     """Yield what the script's fixed part uses, quoted for bash."""
     values = {
         "run_folder": str(setting.run_folder),
@@ -140,7 +165,8 @@ def _variables(setting: JobSetting) -> Iterator[str]:
     yield from (f"{name}={shlex.quote(value)}" for name, value in values.items())
     yield f"modules=({shlex.join(setting.options.modules)})"
     yield f"words=({shlex.join(setting.words)})"
-    yield from (f"export {name}={shlex.quote(value)}" for name, value in setting.environ.items())
+    exported = {**setting.environ, **task.shape.variables}
+    yield from (f"export {name}={shlex.quote(value)}" for name, value in exported.items())
 
 
 def _part(manifest: Manifest, images: Sequence[Image]) -> Manifest:

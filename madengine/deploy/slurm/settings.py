@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from madengine.config.context import Context
@@ -13,13 +14,13 @@ from madengine.config.validation import refuse_unsupported
 from madengine.config.values import expected, shown
 from madengine.deploy.slurm.options import SlurmOptions
 from madengine.errors import ConfigurationError
+from madengine.records import Model
 
 _WHERE = "context: slurm"
 # Not an option of sbatch, but how madengine uses it.
 _OWN = frozenset(("gpus_per_node", "modules", "output_dir", "one_job", "max_running", "remote_python"))
 # Keys of madengine 2 that ask for nothing that this version leaves out, by the values that do so.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "nodes": (1, "1"),
     "ntasks_per_node": (1, "1"),
     # A job is never bound to the nodes that are idle now.
     "enable_node_check": (True, False),
@@ -27,20 +28,93 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "verbose_node_check": (True, False),
     "auto_cleanup_nodes": (False,),
 }
+# Keys that are no options.
+_BESIDE = frozenset(("nodes", "network_interface"))
+# What a script reads that runs on the host itself.
+_ON_HOST = frozenset(("results_dir", "ntasks_per_node"))
+_OF_RUN = frozenset(("output_dir", "one_job", "max_running", "remote_python"))
 _REASONS = {
     "nodes": "a model runs on one node of Slurm in this version",
+    "ntasks_per_node": "a node runs one container, and its launcher starts a process for each GPU",
     "auto_cleanup_nodes": "processes of other users are never ended",
+    "shared_workspace": "jobs work in output_dir, which all nodes share; set that",
+    "results_dir": "it is for scripts that run on the host (launcher slurm_multi)",
 }
 
 
-def slurm_options(values: Mapping[str, Any], context: Context) -> SlurmOptions:
-    """Return the options of a command line over those of the context's `slurm` object.
+@dataclass(frozen=True)
+class JobShape:
+    """What the jobs of one kind of model ask Slurm for."""
 
-    Raises ConfigurationError for a key or a value that this version can't honour, and for several nodes.
-    """
-    _refuse_several_nodes(context)
-    options = _of_context(context.values.get("slurm") or {})
-    return replace(options, **{name: values[name] for name in changed((SlurmOptions,), values)})
+    options: SlurmOptions
+    nodes: int = 1
+    #: empty is one
+    ntasks_per_node: str = ""
+    #: whether the models' scripts run on the host itself, and read the `slurm` object there
+    is_on_host: bool = False
+    section: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The variables that its keys stand for."""
+        interface = str(self.section.get("network_interface") or "")
+        return dict.fromkeys(("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"), interface) if interface else {}
+
+
+@dataclass(frozen=True)
+class SlurmSettings:
+    """The options of a command line over those of the context's `slurm` object, and these over a model entry's."""
+
+    values: Mapping[str, Any]
+    context: Context
+
+    @property
+    def of_run(self) -> SlurmOptions:
+        """What is the same for all jobs. Raises ConfigurationError for a key or a value that can't be honoured."""
+        return self._options(_of_section(self._of_context, _WHERE, is_on_host=True))
+
+    def of_model(self, model: Model | None) -> JobShape:
+        """Return what a model's job asks for, which is more nodes than one where its script runs on the host itself.
+
+        Raises ConfigurationError for a key or a value that can't be honoured.
+        """
+        entry = (model.extra.get("slurm") if model else None) or {}
+        if not isinstance(entry, Mapping):
+            raise expected(f"{model.name if model else ''}: slurm", "an object", entry)
+        is_on_host = bool(model and self._runs_on_host(model))
+        where = f"{model.name}: slurm" if model and entry else _WHERE
+        if strays := [key for key in entry if key in _OF_RUN]:
+            raise ConfigurationError(f"{where}: {shown(strays[0])} is one for all jobs; set it in the context")
+        section = {**entry, **self._of_context}
+        nodes = self._nodes(section, model)
+        options = self._options(_of_section(section, where, is_on_host))
+        if nodes > 1 and not is_on_host:
+            raise ConfigurationError(f"{where}.nodes: {nodes} is unsupported: {_REASONS['nodes']}")
+        return JobShape(options, nodes, str(section.get("ntasks_per_node") or ""), is_on_host, section)
+
+    @property
+    def _of_context(self) -> Mapping[str, Any]:
+        section = self.context.values.get("slurm") or {}
+        if not isinstance(section, Mapping):
+            raise expected(_WHERE, "an object", section)
+        return section
+
+    def _options(self, options: SlurmOptions) -> SlurmOptions:
+        names = changed((SlurmOptions,), self.values)
+        return replace(options, **{name: self.values[name] for name in names})
+
+    def _runs_on_host(self, model: Model) -> bool:
+        launcher = self.context.launch_of(model, {}).launcher
+        return bool(launcher and launcher.on_host)
+
+    def _nodes(self, section: Mapping[str, Any], model: Model | None) -> int:
+        count = section.get("nodes")
+        if count is None and model:
+            count = self.context.launch_of(model, {}).settings.get("nnodes")
+        count = 1 if count is None else count
+        if not re.fullmatch("[1-9][0-9]{0,4}", str(count).strip()):
+            raise expected(f"{_WHERE}.nodes", "a number of nodes", count)
+        return int(count)
 
 
 def sbatch_lines(options: SlurmOptions) -> list[str]:
@@ -54,30 +128,27 @@ def sbatch_lines(options: SlurmOptions) -> list[str]:
     return lines
 
 
-def _of_context(section: Any) -> SlurmOptions:
-    if not isinstance(section, Mapping):
-        raise expected(_WHERE, "an object", section)
+def _of_section(section: Mapping[str, Any], where: str, is_on_host: bool) -> SlurmOptions:
     declared = options_of((SlurmOptions,))
     values = {}
     for key, value in section.items():
-        if key.startswith("_") or value is None:
+        if key.startswith("_") or value is None or key in _BESIDE or (is_on_host and key in _ON_HOST):
             continue
         if key in declared:
-            values[key] = _checked(key, value, *declared[key])
+            values[key] = _checked(f"{where}.{key}", key, value, *declared[key])
         elif value not in _NEUTRAL.get(key, ()):
-            _refuse(key, value, declared)
+            _refuse(key, value, declared, where)
     return from_options(SlurmOptions, values)
 
 
-def _refuse(key: str, value: Any, known: Mapping[str, Any]) -> None:
-    if key in _NEUTRAL:
-        raise ConfigurationError(f"{_WHERE}.{key}: {shown(value)} is unsupported: {_REASONS.get(key, 'leave it out')}")
-    raise ConfigurationError(f"{_WHERE}: unsupported key {shown(key)}; expected some of {', '.join(known)}")
+def _refuse(key: str, value: Any, known: Mapping[str, Any], where: str) -> None:
+    if key in _NEUTRAL or key in _REASONS:
+        raise ConfigurationError(f"{where}.{key}: {shown(value)} is unsupported: {_REASONS.get(key, 'leave it out')}")
+    raise ConfigurationError(f"{where}: unsupported key {shown(key)}; expected some of {', '.join(known)}")
 
 
-def _checked(key: str, value: Any, how: Option, default: Any) -> Any:
+def _checked(where: str, key: str, value: Any, how: Option, default: Any) -> Any:
     """Return a key's value as its option has it."""
-    where = f"{_WHERE}.{key}"
     if isinstance(default, bool):
         if not isinstance(value, bool):
             raise expected(where, "true or false", value)
@@ -94,8 +165,8 @@ def _checked(key: str, value: Any, how: Option, default: Any) -> Any:
         raise ConfigurationError(f"{where}: {error}") from None
 
 
-def _refuse_several_nodes(context: Context) -> None:
-    """Raise ConfigurationError where the context asks for more nodes than one."""
+def refuse_launched_nodes(context: Context) -> None:
+    """Raise ConfigurationError where the context has what a run here can't do, or several nodes started by hand."""
     refuse_unsupported(context.here)
     count = context.multi_node_args.get("NNODES")
     if str(count or 1).strip() != "1":

@@ -10,6 +10,7 @@ import time
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +25,7 @@ from madengine.deploy.bundle import write_bundle
 from madengine.deploy.names import checked_run_id
 from madengine.deploy.slurm.job import ArrayTask, JobSetting, read_task, tasks_of, write_scripts, write_task
 from madengine.deploy.slurm.options import SlurmOptions, word
-from madengine.deploy.slurm.settings import slurm_options
+from madengine.deploy.slurm.settings import SlurmSettings, refuse_launched_nodes
 from madengine.deploy.slurm.task_results import TaskOutcome, task_outcome
 from madengine.deploy.target import CALLER_VARIABLES, Prepared
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, EXIT_RUN_FAILED, CommandError, ConfigurationError, MadengineError
@@ -56,7 +57,7 @@ class SlurmTarget:
 
     OPTIONS: ClassVar[tuple[type, ...]] = (RunOptions, ContextOptions, EngineOptions, SlurmOptions)
 
-    options: SlurmOptions
+    settings: SlurmSettings
     run_id: str
     output: Path
     show: Callable[[str], None]
@@ -97,13 +98,14 @@ class SlurmTarget:
             )
         of_manifest = load_manifest(manifest_file).context if manifest_file.exists() else {}
         context = session.context({}, of_manifest)
+        refuse_launched_nodes(context)
         # A task's own folder is new each time: what lasts is relative to the one where it is submitted.
         workspace = values["workspace"] or context.workspace
         workspace = str(Path(workspace).expanduser().absolute()) if workspace else ""
         # The context may hold tokens: it goes in a private file, not on a command line.
         of_nodes = {**values, "tags": (), "workspace": workspace, "additional_context": None}
         return cls(
-            options=slurm_options(values, context),
+            settings=SlurmSettings(values, context),
             context=context,
             run_id=values["run_id"] or new_run_id(),
             output=values["output"],
@@ -122,7 +124,7 @@ class SlurmTarget:
 
         Raises ConfigurationError where the folder has no such run.
         """
-        target = cls(SlurmOptions(output_dir=output_dir), checked_run_id(run_id), output, show)
+        target = cls(SlurmSettings({"output_dir": output_dir}, Context()), checked_run_id(run_id), output, show)
         record = read_json(target.run_folder / _RECORD, missing={})
         if not isinstance(record, dict) or not isinstance(record.get("jobs"), dict):
             raise ConfigurationError(f"{target.run_folder}: no run that was submitted to Slurm")
@@ -133,6 +135,11 @@ class SlurmTarget:
             target._tasks[task.number] = task
             target._jobs[task.number] = job
         return target
+
+    @cached_property
+    def options(self) -> SlurmOptions:
+        """What is the same for all jobs."""
+        return self.settings.of_run
 
     @property
     def run_folder(self) -> Path:
@@ -161,7 +168,7 @@ class SlurmTarget:
         manifest = selected_images(load_manifest(self.manifest_file), self.tags, self.manifest_file)
         if not manifest.images:
             raise ConfigurationError(f"{self.manifest_file}: has no images; `madengine build` again")
-        tasks = tasks_of(with_gpu_count(manifest, self.context), self.options)
+        tasks = tasks_of(with_gpu_count(manifest, self.context), self.settings)
         self._tasks = {task.number: task for task in tasks}
         for task in tasks:
             write_task(task, self.run_folder)
@@ -253,7 +260,11 @@ class SlurmTarget:
     def _shared_folders(self) -> Mapping[str, str]:
         """The variables of folders that nodes have by the same path: of images' archives, and of the model package."""
         archives = self.environ.get(FOLDER_VARIABLE, "").strip()
-        needs_package = any(not image.self_contained for task in self._tasks.values() for image in task.manifest.images)
+        needs_package = any(
+            task.shape.is_on_host or not image.self_contained
+            for task in self._tasks.values()
+            for image in task.manifest.images
+        )
         return {
             **({FOLDER_VARIABLE: str(Path(archives).expanduser().absolute())} if archives else {}),
             **({"MODEL_DIR": str(self.package)} if self.package and needs_package else {}),

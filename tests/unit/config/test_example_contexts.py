@@ -14,14 +14,16 @@ from madengine.config.ignored_keys import log_ignored_keys
 from madengine.config.validation import refuse_unsupported
 from madengine.deploy.kubernetes.section import with_section
 from madengine.deploy.placement import placement
-from madengine.deploy.slurm.settings import slurm_options
+from madengine.deploy.slurm.settings import SlurmSettings, refuse_launched_nodes
 from madengine.errors import ConfigurationError
+from madengine.records import Model
 from tests.conftest import collect_messages
 
 SYSTEM = {"gpu_vendor": "AMD", "guest_os": "UBUNTU"}
 NVIDIA = {"gpu_vendor": "NVIDIA", "guest_os": "UBUNTU"}
 ENVIRONMENT = {"_comment_nccl": "for one network", "NCCL_DEBUG": "WARN", "OMP_NUM_THREADS": "8"}
 NODES = "context: distributed: nnodes {}: a run is on one node"
+SHARED = "context: slurm.shared_workspace: '/shared' is unsupported: jobs work in output_dir"
 SLURM_NODES = "context: slurm.nodes: {} is unsupported: a model runs on one node of Slurm"
 
 
@@ -111,11 +113,11 @@ EXAMPLES: dict[str, tuple[dict[str, Any], str]] = {
     "slurm vllm": ({**slurm(gpus=4), **distributed("vllm", gpus=4), "pre_scripts": []}, ""),
     "slurm tools": ({**slurm(), "tools": [{"name": "rocprof"}]}, ""),
     "slurm node check": (slurm(enable_node_check=True, auto_cleanup_nodes=True), "context: slurm.auto_cleanup_nodes:"),
-    "slurm shared": (slurm(shared_workspace="/shared"), "context: slurm: unsupported key 'shared_workspace'; expected"),
+    "slurm shared": (slurm(shared_workspace="/shared"), SHARED),
     "slurm two nodes": (slurm(2), SLURM_NODES.format(2)),
     "slurm two nodes, torchrun": ({**slurm(2), **distributed("torchrun", 2)}, NODES.format(2)),
     "slurm sglang-disagg": ({**slurm(7), **distributed("sglang-disagg", 7, **DISAGG)}, DISAGGREGATED),
-    "slurm_multi": ({**slurm(3), **distributed("slurm_multi", 3)}, "context: distributed: launcher slurm_multi: its"),
+    "slurm_multi": ({**slurm(3, results_dir="out"), **distributed("slurm_multi", 3)}, ""),
     # Both, and what a manifest has.
     "two clusters": ({"k8s": {"gpu_count": 1}, "slurm": {"nodes": 1}}, "the context: `slurm` means slurm, `k8s` means"),
     "deployment_config": ({"deployment_config": {"target": "local", "slurm": {}, "k8s": {}, "env_vars": {}}}, ""),
@@ -131,7 +133,8 @@ def ended(context: Context) -> str:
         if target == "kubernetes":
             with_section({}, context)
         elif target == "slurm":
-            slurm_options({}, context)
+            refuse_launched_nodes(context)
+            SlurmSettings({}, context).of_model(Model("m", "docker/m", "scripts/m"))
         else:
             refuse_unsupported(context)
         resolve_hooks(context, tool_catalogue({}))

@@ -10,12 +10,14 @@ import pytest
 from madengine.config.manifest import Manifest
 from madengine.deploy.slurm import task_results
 from madengine.deploy.slurm.job import ArrayTask
+from madengine.deploy.slurm.options import SlurmOptions
+from madengine.deploy.slurm.settings import JobShape
 from madengine.deploy.slurm.task_results import task_outcome
 from madengine.programs.slurm import COMPLETED, UNKNOWN, TaskState
 from madengine.records import FAILURE, SUCCESS, Image, Model
 from madengine.results.perf_csv import append_rows
 
-TASK = ArrayTask(0, "m", Manifest((Image("k", "i"),), {"k": Model("m", "d", "s")}), 0)
+TASK = ArrayTask(0, "m", Manifest((Image("k", "i"),), {"k": Model("m", "d", "s")}), 0, JobShape(SlurmOptions()))
 
 
 @pytest.fixture(autouse=True)
