@@ -30,6 +30,12 @@ push *options:
 run *options:
     bin/madengine run "${@/#/--}"
 
+# run a manifest and an older one in turn, and say what got worse: just ab old.json new.json repeat=10 host=a
+[arg('options', pattern=option)]
+[group('madengine')]
+ab old new *options:
+    old=$1; new=$2; shift 2; bin/madengine run --against="$old" --manifest-file="$new" "${@/#/--}"
+
 # copy madengine.pyz and the manifest to hosts: just ship host=a,b
 [arg('options', pattern=option)]
 [group('madengine')]

@@ -28,29 +28,12 @@ class DirectionOptions:
 
 
 @dataclass(frozen=True)
-class CompareOptions(DirectionOptions):
-    """What is compared, what counts as a change, and how it is printed."""
+class VerdictOptions(DirectionOptions):
+    """What counts as a change, and how verdicts are printed."""
 
-    sources: tuple[str, ...] = option(
-        "sources", default=(), group=Group.SELECTION, metavar="RESULTS", many=True,
-        help="BASE and NEW: each a perf.csv, a results.json, a folder that is searched for them, a run id, or the URL "
-        "of a database (see upload), with #RUN_ID at its end for one run",
-    )  # fmt: skip
-    by: str = option(
-        "--by", default="", group=Group.SELECTION, metavar="COLUMN",
-        help="compare two values of this column instead of two files; the earlier one is the base",
-    )  # fmt: skip
-    values: tuple[str, ...] = option(
-        "--values", default=(), group=Group.SELECTION, metavar="VALUE", many=True,
-        help="the base value and the new value of --by, or how they begin, where it has more than two",
-    )  # fmt: skip
     clean_only: bool = option(
         "--clean-only", default=False, group=Group.SELECTION,
         help="leave out runs with foreign processes on their GPUs, throttled or packed ones",
-    )  # fmt: skip
-    paired: bool = option(
-        "--paired", default=False, group=Group.SELECTION,
-        help="compare run by run: those of the same pair or repeat (column), else in order of their start",
     )  # fmt: skip
     #: Percent of the base median.
     min_effect: float = option(
@@ -68,6 +51,35 @@ class CompareOptions(DirectionOptions):
 
     def __post_init__(self) -> None:
         """Raise ConfigurationError for options that contradict one another."""
+        super().__post_init__()
+        if self.json and self.markdown:
+            raise ConfigurationError("--json: can't be combined with --markdown")
+
+
+@dataclass(frozen=True)
+class CompareOptions(VerdictOptions):
+    """What is compared."""
+
+    sources: tuple[str, ...] = option(
+        "sources", default=(), group=Group.SELECTION, metavar="RESULTS", many=True,
+        help="BASE and NEW: each a perf.csv, a results.json, a folder that is searched for them, a run id, or the URL "
+        "of a database (see upload), with #RUN_ID at its end for one run",
+    )  # fmt: skip
+    by: str = option(
+        "--by", default="", group=Group.SELECTION, metavar="COLUMN",
+        help="compare two values of this column instead of two files; the earlier one is the base",
+    )  # fmt: skip
+    values: tuple[str, ...] = option(
+        "--values", default=(), group=Group.SELECTION, metavar="VALUE", many=True,
+        help="the base value and the new value of --by, or how they begin, where it has more than two",
+    )  # fmt: skip
+    paired: bool = option(
+        "--paired", default=False, group=Group.SELECTION,
+        help="compare run by run: those of the same pair or repeat (column), else in order of their start",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Raise ConfigurationError for options that contradict one another."""
         if self.by and not self.sources:
             raise ConfigurationError("compare --by: expected a perf.csv, a results.json, a folder or a run id")
         if not self.by and len(self.sources) != 2:
@@ -77,6 +89,4 @@ class CompareOptions(DirectionOptions):
             )
         if self.values and (not self.by or len(self.values) != 2):
             raise ConfigurationError("--values: expected two values of the column that --by names")
-        if self.json and self.markdown:
-            raise ConfigurationError("--json: can't be combined with --markdown")
         super().__post_init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -17,6 +17,9 @@ from madengine.results.series import Series, Sides, failure_reason, read_sides, 
 from madengine.results.verdicts import NOT_ENOUGH, UNCLEAR, WORSE, Judgement, Samples, judge
 
 OneSided = Mapping[tuple[bool, str, str], Sequence[Series]]
+
+#: What is known to differ, by the name of a row's model.
+Known = Callable[[str], Sequence[Difference]]
 
 _FAILING = {"worse": {WORSE}, "unclear": {WORSE, UNCLEAR, NOT_ENOUGH}, "never": set[str]()}
 
@@ -89,12 +92,21 @@ class Comparison:
         return EXIT_DONE if is_compared and not self.sides.problems else EXIT_FAILURE
 
 
+def no_differences(model: str) -> Sequence[Difference]:
+    """Return none, for any model."""
+    return ()
+
+
 def compare_results(options: CompareOptions) -> Comparison:
     """Compare two sources, or two values of a column.
 
     Raises ConfigurationError where a source can't be read, or options contradict what is in them.
     """
-    sides = read_sides(options.sources, options.by, options.values)
+    return compare_sides(read_sides(options.sources, options.by, options.values), options)
+
+
+def compare_sides(sides: Sides, options: CompareOptions, known: Known = no_differences) -> Comparison:
+    """Compare the rows of two sides; `known` returns what is known to differ for a model, beside what rows tell."""
     directions = Directions(options, sides.runs)
     selections = [_select(series, options) for series in series_of(sides)]
     every = [selection.series for selection in selections]
@@ -106,7 +118,7 @@ def compare_results(options: CompareOptions) -> Comparison:
             *selection,
             judgement=judgement,
             is_lower_better=sample.is_lower_better,
-            differences=_differences(selection.series, environments, sides.by),
+            differences=_differences(selection.series, environments, sides, known),
             nearest=_nearest(selection.series, one_sided),
         )
         for selection, sample, judgement in zip(selections, samples, judgements, strict=True)
@@ -148,10 +160,12 @@ def _samples(series: Series, directions: Directions, is_paired: bool) -> Samples
     )
 
 
-def _differences(series: Series, environments: Environments, by: str) -> Sequence[Difference]:
+def _differences(series: Series, environments: Environments, sides: Sides, known: Known) -> Sequence[Difference]:
     if not (series.base and series.new):
         return ()
-    return differences(series.base, series.new, environments, by)
+    in_rows = differences(series.base, series.new, environments, {*sides.columns, sides.by})
+    names = {one.column for one in in_rows}
+    return [*in_rows, *(one for one in known(_value_of(series, "model")) if one.column not in names)]
 
 
 def _one_sided(every: Sequence[Series]) -> OneSided:

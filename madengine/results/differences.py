@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from madengine.results.results_json import Run
@@ -14,6 +14,8 @@ COLUMNS_THAT_MAY_DIFFER = (
     "image_digest", "docker_image", "docker_file", "base_docker", "docker_sha", "git_commit", "environment_id",
     "machine_name", "engine", "deployment_type", "gpus_per_node", "gpus", "dataname", "data_provider_type", "data_size",
     "additional_docker_run_options",
+    # Of one series these are the same, unless it is one of two manifests that run in turn.
+    "args", "training_precision", "n_gpus", "nnodes", "launcher",
 )  # fmt: skip
 
 # What a machine's description has too, beside its id.
@@ -40,7 +42,7 @@ def environments_of(runs: Iterable[Run]) -> Environments:
         description = {name: value for name, value in run["environment"].items() if name not in _IN_COLUMNS}
         fields = description.pop("environment_id_fields", None)
         values: dict[str, set[str]] = defaultdict(set)
-        for name, value in _leaves("", description):
+        for name, value in leaves("", description):
             if not isinstance(fields, list) or name in fields or name == "environment_id":
                 values[name].add(value)
         identifier = "".join(values.pop("environment_id", ()))
@@ -48,12 +50,16 @@ def environments_of(runs: Iterable[Run]) -> Environments:
     return environments
 
 
-def differences(base: Sequence[Row], new: Sequence[Row], environments: Environments, by: str = "") -> list[Difference]:
-    """Return the columns, but `by`, in which the sides don't have the same values, then what differs of the machines.
+def differences(
+    base: Sequence[Row], new: Sequence[Row], environments: Environments, without: Collection[str] = ()
+) -> list[Difference]:
+    """Return the columns in which the sides don't have the same values, then what differs of the machines.
+
+    `without` are columns that are left out: those of the series, and the one that tells the sides apart.
 
     The machines are compared where the descriptions of all of them are known.
     """
-    columns = [_values(column, base, new) for column in COLUMNS_THAT_MAY_DIFFER if column != by]
+    columns = [_values(column, base, new) for column in COLUMNS_THAT_MAY_DIFFER if column not in without]
     return [one for one in columns if one.base != one.new] + _of_machines(base, new, environments)
 
 
@@ -76,13 +82,13 @@ def _texts_of(name: str, identifiers: Iterable[str], environments: Environments)
     return tuple(sorted(frozenset().union(*texts)))
 
 
-def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """The single values of a JSON value; the items of a list share their name."""
+def leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Yield the single values of a JSON value, each with its dotted name; the items of a list share their name."""
     if isinstance(value, dict):
         for key, item in value.items():
-            yield from _leaves(f"{name}.{key}" if name else str(key), item)
+            yield from leaves(f"{name}.{key}" if name else str(key), item)
     elif isinstance(value, list):
         for item in value:
-            yield from _leaves(name, item)
+            yield from leaves(name, item)
     else:
         yield name, "" if value is None else str(value)

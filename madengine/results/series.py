@@ -38,6 +38,8 @@ class Sides:
     problems: Sequence[str]
     #: The column that tells the sides apart, if one does.
     by: str = ""
+    #: Rows of one series agree in these columns.
+    columns: Sequence[str] = SERIES_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def count_runs(rows: Iterable[Row]) -> int:
 
 def series_of(sides: Sides) -> list[Series]:
     """Return the measured rows of both sides as series, in a fixed order; one side of a series may be empty."""
-    columns = [column for column in SERIES_COLUMNS if column != sides.by]
+    columns = [column for column in sides.columns if column != sides.by]
     groups: dict[tuple[str, ...], tuple[list[Row], list[Row]]] = {}
     for number, rows in enumerate(sides.rows):
         for row in filter(is_measured, rows):

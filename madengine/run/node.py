@@ -71,6 +71,10 @@ class LocalRun:
     provided_data: Sequence[str] = ()
     #: Why this machine's GPUs are unknown; empty if they are known.
     gpu_problem: str = ""
+    #: `base` or `new`, if it is run in turn with another one.
+    side: str = ""
+    #: The other one's, if both write into one.
+    shared_writer: ResultWriter | None = None
 
     @cached_property
     def run_id(self) -> str:
@@ -79,7 +83,7 @@ class LocalRun:
     @property
     def results(self) -> list[RunResult]:
         """The results so far."""
-        return self._writer.results
+        return self.writer.results
 
     def run(self, not_built: Sequence[tuple[Model, str]] = ()) -> int:
         """Run everything, write every result as it comes; return the exit code. `not_built` get a row each."""
@@ -87,19 +91,19 @@ class LocalRun:
         if not self.options.quiet:
             Background(load_tabulate)
         with Background(lambda: remove_orphans(self.engine)) as sweep:
-            runner = self._runner(sweep)
+            runner = self.runner(sweep)
             try:
                 for model, error in not_built:
-                    self._record(self._not_run(model, None, FAILURE, f"build: {error}"))
-                self._run_rounds(runner, self._runnable())
+                    self.record(self.not_run(model, None, FAILURE, f"build: {error}"))
+                self._run_rounds(runner, self.runnable())
                 sweep.result()
             finally:
-                self._conclude(time.monotonic() - started)
-        return self._exit_code()
+                self.conclude(time.monotonic() - started)
+        return self.exit_code()
 
     def show_lines(self) -> int:
         """Print the pull and run lines of every model that would run."""
-        runner = self._runner(None)
+        runner = self.runner(None)
         reasons = [self._failure_reason(model) or self._skip_reason(model, image) for model, image in self.chosen]
         for (model, _), reason in zip(self.chosen, reasons, strict=True):
             if reason:
@@ -112,16 +116,16 @@ class LocalRun:
 
     # --- in which order ---
 
-    def _runnable(self) -> list[tuple[Model, Image]]:
+    def runnable(self) -> list[tuple[Model, Image]]:
         """Return the models that run here, and record the others."""
         runnable = []
         for model, image in self.chosen:
             if reason := self._failure_reason(model):
-                self._record(self._not_run(model, image, FAILURE, reason))
+                self.record(self.not_run(model, image, FAILURE, reason))
                 continue
             reason = self._skip_reason(model, image)
             if image is None or reason:
-                self._record(self._not_run(model, image, SKIPPED, reason))
+                self.record(self.not_run(model, image, SKIPPED, reason))
             else:
                 runnable.append((model, image))
         return runnable
@@ -165,10 +169,11 @@ class LocalRun:
             self._run_side_by_side(replace(runner, packed=True), entries, turn)
             return
         for entry in entries:
-            self._run_one(replace(runner, gpus=entry.gpus), entry, turn)
+            self.run_one(replace(runner, gpus=entry.gpus), entry, turn)
 
-    def _run_one(self, runner: ContainerRunner, entry: RepeatedModel, turn: Round) -> None:
-        which = f", {turn.name}" if turn.name else ""
+    def run_one(self, runner: ContainerRunner, entry: RepeatedModel, turn: Round) -> None:
+        """Run one model in a round."""
+        which = "".join(f", {word}" for word in (self.side, turn.name) if word)
         logger.info(f"running {entry.model.name} ({entry.image.key}){which}")
         entry.results.append(runner.run(entry.model, entry.image, turn))
 
@@ -177,7 +182,7 @@ class LocalRun:
         from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
         setup = runner.setup
-        waiting = sorted(((_gpu_count(setup, entry.model), entry) for entry in entries), key=lambda item: -item[0])
+        waiting = sorted(((gpu_count(setup, entry.model), entry) for entry in entries), key=lambda item: -item[0])
         free = len(setup.eligible_gpus)
         running: dict[Future[None], int] = {}
         with ThreadPoolExecutor(max_workers=max(1, len(waiting))) as pool:
@@ -187,7 +192,7 @@ class LocalRun:
                         count, entry = item
                         if count <= free:
                             waiting.remove(item)
-                            running[pool.submit(self._run_one, runner, entry, turn)] = count
+                            running[pool.submit(self.run_one, runner, entry, turn)] = count
                             free -= count
                     ended, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in ended:
@@ -197,7 +202,8 @@ class LocalRun:
                 runner.stopping.set()
                 raise
 
-    def _runner(self, sweep: Background[Any] | None) -> ContainerRunner:
+    def runner(self, sweep: Background[Any] | None) -> ContainerRunner:
+        """Return what runs the models; `sweep` is the removal of orphans."""
         options = self.options
         data_file = options.data_file or self.data_folder / "data.json"
         if options.data_file and not data_file.is_file():
@@ -224,22 +230,29 @@ class LocalRun:
             setup=setup,
             directory=run_directory(self.run_id),
             data=Data.load(data_file, self.context.values.get("data", {}), self.credentials, self.provided_data),
-            done=self._record,
+            done=self.record,
             environment_id=self._environment_id,
+            side=self.side,
             sweep=sweep,
         )
 
     # --- what is written ---
 
     @cached_property
-    def _writer(self) -> ResultWriter:
-        return ResultWriter(
+    def writer(self) -> ResultWriter:
+        """Where the results go."""
+        return self.shared_writer or ResultWriter(
             run_id=self.run_id,
             directory=run_directory(self.run_id),
             output=self.options.output,
             summary_output=self.options.summary_output,
             environ=self.environ,
         )
+
+    @property
+    def record_of_machine(self) -> dict[str, Any]:
+        """The machine's description in results.json."""
+        return named_record(self._machine, socket.gethostname())
 
     @cached_property
     def _machine(self) -> dict[str, Any]:
@@ -249,14 +262,16 @@ class LocalRun:
     def _environment_id(self) -> str:
         return environment_id_of(self._machine)
 
-    def _record(self, result: RunResult) -> None:
+    def record(self, result: RunResult) -> None:
+        """Log a result, and write its rows."""
         metrics = tuple(map(_redacted, result.metrics))
         result = replace(result, reason=programs.redact(result.reason), metrics=metrics)
         line = "; ".join(f"{metric.performance} {metric.metric}".strip() for metric in result.metrics)
         logger.info(f"{result.model.name}: {result.status} {result.reason or line}".rstrip())
-        self._writer.add(result)
+        self.writer.add(result)
 
-    def _not_run(self, model: Model, image: Image | None, status: str, reason: str) -> RunResult:
+    def not_run(self, model: Model, image: Image | None, status: str, reason: str) -> RunResult:
+        """Return the result of a model that is not run."""
         return RunResult(
             run_id=self.run_id,
             model=model,
@@ -268,13 +283,15 @@ class LocalRun:
             gpu_vendor=self.context.gpu_vendor,
             n_gpus=model.n_gpus,
             environment_id=self._environment_id,
+            side=self.side,
         )
 
-    def _conclude(self, seconds: float) -> None:
+    def conclude(self, seconds: float, table: Callable[[], str] | None = None) -> None:
+        """Write what is written at the end of a run; print the table of its results, or another one."""
         options = self.options
-        self._writer.finish(named_record(self._machine, socket.gethostname()), self.skipped, seconds)
+        self.writer.finish(self.record_of_machine, self.skipped, seconds)
         if self.results and not options.quiet:
-            self.show(self._table())
+            self.show((table or self._table)())
         if options.cleanup_perf:
             remove_entries()
         for image, _, reason in self.skipped:
@@ -290,13 +307,14 @@ class LocalRun:
 
         return tables(row for result in self.results for row in result_rows(result, self.environ))
 
-    def _exit_code(self) -> int:
-        if self._writer.has_failure:
+    def exit_code(self) -> int:
+        """Return the exit code of what has run."""
+        if self.writer.has_failure:
             return EXIT_RUN_FAILED
         if self.chosen and all(image is None for _, image in self.chosen):
             logger.info("no image in the manifest matches this machine")
             return EXIT_RUN_FAILED
-        return EXIT_DONE if self._writer.complete else EXIT_FAILURE
+        return EXIT_DONE if self.writer.complete else EXIT_FAILURE
 
 
 def _redacted(metric: Metric) -> Metric:
@@ -305,7 +323,8 @@ def _redacted(metric: Metric) -> Metric:
     return replace(metric, metric=programs.redact(metric.metric), model=programs.redact(metric.model), extra=extra)
 
 
-def _gpu_count(setup: Setup, model: Model) -> int:
+def gpu_count(setup: Setup, model: Model) -> int:
+    """Return how many GPUs a model gets; none if there are not that many."""
     try:
         return setup.gpu_count(model)
     except RunError:

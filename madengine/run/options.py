@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import random
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from madengine.config.common_options import (
@@ -14,17 +15,37 @@ from madengine.config.common_options import (
     RunIdOptions,
     TimeoutOptions,
 )
-from madengine.config.option import Group, OnHosts, number, option, yes_or_no
+from madengine.config.option import Group, OnHosts, changed, number, option, options_of, whole_number, yes_or_no
 from madengine.errors import ConfigurationError
+from madengine.results.compare_options import VerdictOptions
 from madengine.run.names import run_directory
 
 ISOLATIONS = ("least", "compat")
 
 
+# Of pairs, six are the fewest with which one series can be told from chance; ten do for up to 25 series.
+_PAIRS = 10
+
+
+@dataclass(frozen=True)
+class AgainstOptions(VerdictOptions):
+    """With which manifest another one is compared."""
+
+    against: Path | None = option(
+        "--against", default=None, group=Group.RUN, parse=Path, metavar="OLD", exists="file", on_hosts=OnHosts.COPIED,
+        help="run the models of this manifest in turn with those of --manifest-file, and say what got better or worse",
+    )  # fmt: skip
+    seed: int | None = option(
+        "--seed", default=None, group=Group.RUN, parse=whole_number("seeds", 0, 2**63), metavar="N",
+        help="of the random order of --against (default: another one each time)", on_hosts=OnHosts.FORWARDED,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class RunOptions(
-    BuildAndRunOptions, RowsOptions, RunIdOptions, TimeoutOptions, DataFileOptions, GpuModeOptions, RepeatOptions
-):
+    BuildAndRunOptions, RowsOptions, RunIdOptions, TimeoutOptions, DataFileOptions, GpuModeOptions, RepeatOptions,
+    AgainstOptions,
+):  # fmt: skip
     """How models are run."""
 
     #: A perf.csv; images that succeeded according to it are left out.
@@ -99,10 +120,41 @@ class RunOptions(
 
     def __post_init__(self) -> None:
         """Raise ConfigurationError for options that contradict one another, or an earlier run."""
+        super().__post_init__()
         self.check_repeats()
+        self._check_against()
         if self.resume and self.is_repeated:
             raise ConfigurationError("--resume: can't be combined with repeated runs; run the missing models by --tags")
         if self.run_id and (run_directory(self.run_id) / "results.json").exists():
             raise ConfigurationError(
                 f"{run_directory(self.run_id)}: holds the results of an earlier run; use another --run-id"
             )
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether the runs of a model are numbered."""
+        return bool(self.against) or super().is_repeated
+
+    @property
+    def least_repeats(self) -> int:
+        """How often each model runs in any case, or each pair of models."""
+        return self.repeat or (_PAIRS if self.against else 1)
+
+    def with_seed(self) -> RunOptions:
+        """Return the options with a seed for the order of --against, a new one if none is set."""
+        return self if self.seed is not None else replace(self, seed=random.SystemRandom().randrange(2**32))
+
+    def _check_against(self) -> None:
+        """Raise ConfigurationError for an option that needs --against, or that would distort its comparison."""
+        if self.against is None:
+            declared = options_of((AgainstOptions,))
+            for name in changed((AgainstOptions,), vars(self)):
+                raise ConfigurationError(f"{declared[name][0].flag}: only with --against")
+        elif self.pack:
+            raise ConfigurationError("--pack: can't be combined with --against: models side by side disturb each other")
+        elif self.until_stable is not None:
+            raise ConfigurationError(
+                "--until-stable: can't be combined with --against; name the number of pairs with --repeat"
+            )
+        elif self.resume:
+            raise ConfigurationError("--resume: can't be combined with --against")

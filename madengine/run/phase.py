@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from madengine.records import Gpu, Image, Model, Reading
 from madengine.results.perf_csv import check_perf_csv
 from madengine.run.background import Background
 from madengine.run.inherited import launched_nodes
+from madengine.run.names import new_run_id
 from madengine.run.options import RunOptions
 from madengine.run.selection import (
     images_for_machine,
@@ -39,7 +40,9 @@ from madengine.session import Session
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
+    from madengine.config.credentials import Credentials
     from madengine.results.summaries import FailedBuild
+    from madengine.run.against import AgainstRun
     from madengine.run.node import LocalRun
 
 
@@ -55,27 +58,70 @@ def run_manifest(
     `not_built` get a row too; `gpus` are those of this machine, None to detect them.
     """
     failures = [(_failed_model(failure), failure.error) for failure in not_built]
-    manifest, context, reading = _requested(session, manifest_file, options, gpus, may_be_empty=bool(failures))
-    models = [manifest.models[image.key] for image in manifest.images]
-    hooks = _hooks(session, manifest, models, context, options)
-    chosen, skipped = images_for_machine(manifest, context, reading.items)
-    if options.resume:
-        chosen = unfinished_models(chosen, options.resume)
+    options = replace(options, run_id=options.run_id or new_run_id())
+    requests = [_request(session, manifest_file, options, gpus, may_be_empty=bool(failures))]
+    if options.against:
+        requests.insert(0, _request(session, options.against, options, gpus, may_be_empty=False))
     check_perf_csv(options.output)
     if not options.dry_run:
         check_writable(options.summary_output)
-    credentials = session.credentials(_credential_names(session, options, context, chosen))
-    local_run = Background(_load_local_run)  # while the engine says its version
-    registries = pull_registries(chosen, manifest.registry)
+    names = {name for request in requests for name in request.credential_names(session, options)}
+    credentials = session.credentials(names)
+    load = Background(_load_against_run if options.against else _load_local_run)  # while the engine says its version
+    registries = [name for request in requests for name in pull_registries(request.chosen, request.manifest.registry)]
     with session.engine(credentials, [], options.dry_run, may_fail=registries) as engine:
-        if context.container_image:
-            chosen, skipped = _all_in(context.container_image, models, engine), []
-        run = local_run.result()(
+        load.result()
+        runs = [request.local_run(session, options, engine, credentials) for request in requests]
+        run = runs[0] if len(runs) == 1 else _in_turn(runs[0], runs[1], (str(options.against), str(manifest_file)))
+        return run.show_lines() if options.dry_run else run.run(failures)
+
+
+def _load_local_run() -> None:
+    import madengine.run.node  # noqa: F401
+
+
+def _load_against_run() -> None:
+    import madengine.run.against  # noqa: F401
+
+
+def _in_turn(base: LocalRun, new: LocalRun, names: tuple[str, str]) -> AgainstRun:
+    from madengine.run.against import AgainstRun
+
+    return AgainstRun(base, new, names)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is to run of one manifest: its images for this machine, with their context, hooks and GPUs."""
+
+    manifest: Manifest
+    context: Context
+    reading: Reading[Gpu]
+    hooks: Hooks
+    chosen: list[tuple[Model, Image | None]]
+    skipped: list[tuple[Image, Model, str]]
+
+    def credential_names(self, session: Session, options: RunOptions) -> set[str]:
+        """Return the names of the credentials of data sets and models, and log the ignored keys of data.json."""
+        data = Data.load(options.data_file or session.root / "data.json", self.context.values.get("data", {}))
+        for key in data.ignored_keys:
+            logger.info(f"{key}: ignored by this version")
+        return {*data.credential_names(), *(model.cred for model, _ in self.chosen)}
+
+    def local_run(self, session: Session, options: RunOptions, engine: Docker, credentials: Credentials) -> LocalRun:
+        """Return the run of these models."""
+        from madengine.run.node import LocalRun
+
+        chosen, skipped = self.chosen, self.skipped
+        if self.context.container_image:
+            models = [self.manifest.models[image.key] for image in self.manifest.images]
+            chosen, skipped = _all_in(self.context.container_image, models, engine), []
+        return LocalRun(
             options=options,
             engine=engine,
-            context=context,
-            gpus=reading.items,
-            gpu_problem=reading.problem if reading.fails else "",
+            context=self.context,
+            gpus=self.reading.items,
+            gpu_problem=self.reading.problem if self.reading.fails else "",
             chosen=chosen,
             skipped=skipped,
             root=_package(session),
@@ -83,16 +129,21 @@ def run_manifest(
             environ=session.environ,
             credentials=credentials,
             show=session.show,
-            hooks=hooks,
-            provided_data=manifest.provided_data,
+            hooks=self.hooks,
+            provided_data=self.manifest.provided_data,
         )
-        return run.show_lines() if options.dry_run else run.run(failures)
 
 
-def _load_local_run() -> type[LocalRun]:
-    from madengine.run.node import LocalRun
-
-    return LocalRun
+def _request(
+    session: Session, manifest_file: Path, options: RunOptions, gpus: tuple[Gpu, ...] | None, may_be_empty: bool
+) -> _Request:
+    manifest, context, reading = _requested(session, manifest_file, options, gpus, may_be_empty)
+    models = [manifest.models[image.key] for image in manifest.images]
+    hooks = _hooks(session, manifest, models, context, options)
+    chosen, skipped = images_for_machine(manifest, context, reading.items)
+    if options.resume:
+        chosen = unfinished_models(chosen, options.resume)
+    return _Request(manifest, context, reading, hooks, chosen, skipped)
 
 
 def _package(session: Session) -> Path | None:
@@ -143,16 +194,6 @@ def _hooks(
 ) -> Hooks:
     definitions = hook_definitions(options.tools_file, _package(session)) or manifest.extra.get("tools") or {}
     return validated_hooks(context, models, definitions)
-
-
-def _credential_names(
-    session: Session, options: RunOptions, context: Context, chosen: Sequence[tuple[Model, Image | None]]
-) -> set[str]:
-    """Return the names of the credentials of data sets and models, and log the ignored keys of data.json."""
-    data = Data.load(options.data_file or session.root / "data.json", context.values.get("data", {}))
-    for key in data.ignored_keys:
-        logger.info(f"{key}: ignored by this version")
-    return {*data.credential_names(), *(model.cred for model, _ in chosen)}
 
 
 def _all_in(name: str, models: Sequence[Model], engine: Docker) -> list[tuple[Model, Image | None]]:

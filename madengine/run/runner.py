@@ -87,6 +87,8 @@ class ContainerRunner:
     environment_id: str = ""
     #: The GPUs that an earlier run of the model had, if this one is to have the same.
     gpus: tuple[Gpu, ...] = ()
+    #: `base` or `new`, if two manifests run in turn.
+    side: str = ""
     #: The removal of orphans, which has to end before a container starts.
     sweep: Background[Any] | None = None
     #: Breaks off the runs of other threads.
@@ -127,6 +129,7 @@ class ContainerRunner:
             environment_id=self.environment_id,
             repeat=turn.number,
             is_warmup=turn.is_warmup,
+            side=self.side,
         )
 
     def _run(self, result: RunResult, image: Image) -> RunResult:

@@ -19,7 +19,7 @@ from madengine.build.image_archives import FOLDER_VARIABLE
 from madengine.config.common_options import ContextOptions, EngineOptions
 from madengine.config.context import Context
 from madengine.config.manifest import load_manifest
-from madengine.config.option import refuse_on_hosts, words_for_hosts
+from madengine.config.option import from_options, refuse_on_hosts, words_for_hosts
 from madengine.config.values import shown_key
 from madengine.deploy.bundle import write_bundle
 from madengine.deploy.names import checked_run_id
@@ -90,6 +90,12 @@ class SlurmTarget:
         """
         classes = (RunOptions, ContextOptions, EngineOptions)
         refuse_on_hosts(classes, values)
+        if values["against"]:
+            raise ConfigurationError(
+                "--against: not an option of --target slurm, whose jobs may run on different nodes; run `madengine run "
+                "--target local --against` in a job of your own"
+            )
+        from_options(RunOptions, {**values, "run_id": ""})  # raises for what no node would accept
         of_user = session.context({}, {})
         if of_user.docker_gpus.strip():
             raise ConfigurationError(

@@ -32,6 +32,7 @@ from madengine.deploy.ssh.upload import Upload
 from madengine.errors import ConfigurationError, MadengineError, RunError
 from madengine.process import RESULTS
 from madengine.programs import preflight
+from madengine.records import Image
 from madengine.results.failed_hosts import failed_rows
 from madengine.results.merge import merge
 from madengine.results.perf_csv import append_rows
@@ -63,6 +64,8 @@ class FleetRun:
     run_id: str
     #: the images that the hosts run
     manifest: Manifest
+    #: those of the manifest that it is compared with
+    base: Sequence[Image]
     #: of the registries on this machine's loopback
     ports: tuple[int, ...]
     upload: Upload
@@ -74,7 +77,7 @@ class FleetRun:
     @property
     def images(self) -> list[str]:
         """The images that a node needs, by names that can only mean them; none if not all have such a name."""
-        names = [image.pinned for image in self.manifest.images]
+        names = [image.pinned for image in (*self.manifest.images, *self.base)]
         return names if all(names) and not self.run.registry else []
 
     def folder(self, remote: RemoteNode) -> Path:
@@ -126,9 +129,11 @@ def run_words(run_id: str, prefix: str, run: HostRun) -> list[str]:
     """Return the words of `madengine run` on a node; `prefix` is the folder of manifest and context there."""
     folder = f"{node.RUNS}/{run_id}"
     context = [f"--additional-context-file={prefix}{node.CONTEXT}"] if run.context else []
+    # The verdict is given here, on the rows of all hosts.
+    against = [f"--against={prefix}{node.AGAINST}", "--fail-on=never"] if run.against else []
     outputs = [f"--output={folder}/perf.csv", f"--summary-output={folder}/run_summary.json"]
     manifest = f"--manifest-file={prefix}{node.MANIFEST}"
-    return ["run", "--target=local", manifest, f"--run-id={run_id}", *outputs, *run.words, *context]
+    return ["run", "--target=local", manifest, f"--run-id={run_id}", *outputs, *run.words, *context, *against]
 
 
 def pull_words(run_id: str, run: HostRun) -> list[str]:

@@ -21,6 +21,8 @@ from madengine.process import own_process_id, process_has_ended
 
 RUNS = Path("runs")
 BUNDLE, MANIFEST, CONTEXT = "madengine.pyz", "build_manifest.json", "context.json"
+# The manifest of `--against`.
+AGAINST = "against.json"
 LOG, EXIT_CODE, RECORD = "node.log", "exit_code", "node.json"
 # The process that waits for the run.
 WATCHER = "watcher"
@@ -29,7 +31,7 @@ SHARED = (BUNDLE, MANIFEST)
 SECRETS = ("credential.json", "data.json")
 # Files of a run's folder that come back above it, and those that stay on the node.
 TOP_FILES = ("perf.csv", "run_summary.json", LOG, EXIT_CODE, RECORD, MANIFEST)
-_PRIVATE = (BUNDLE, "lock", "pid", WATCHER, CONTEXT, *SECRETS)
+_PRIVATE = (BUNDLE, "lock", "pid", WATCHER, CONTEXT, AGAINST, *SECRETS)
 # Before each line of the log, which tells it from what a login prints.
 LOG_MARK = "|"
 # The line before a command's output, for the same reason.

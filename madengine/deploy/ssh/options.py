@@ -106,6 +106,8 @@ class HostRun:
     words: tuple[str, ...] = ()
     #: file of additional context that is copied to the nodes
     context: Path | None = None
+    #: the manifest that this one is compared with, both in turn
+    against: Path | None = None
     #: empty for a new one
     run_id: str = ""
     output: Path = Path("perf.csv")

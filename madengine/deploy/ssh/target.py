@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,16 +22,19 @@ from madengine.deploy.ssh.fleet import Fleet, connected
 from madengine.deploy.ssh.host_run import FleetRun, LocalTable, run_on_host, run_words
 from madengine.deploy.ssh.hosts import ssh_options, tunnel_ports
 from madengine.deploy.ssh.options import CopyOptions, HostRun, SshOptions
-from madengine.deploy.ssh.report import conclude
+from madengine.deploy.ssh.report import conclude, rows_of
 from madengine.deploy.ssh.upload import report_secrets, sources, upload_of
 from madengine.deploy.target import CALLER_VARIABLES, Prepared
 from madengine.errors import EXIT_FAILURE
 from madengine.files import check_writable
 from madengine.process import RESULTS
 from madengine.programs import ssh
+from madengine.results.against import InTurn, verdict_code
+from madengine.results.comparison_table import render
 from madengine.results.perf_csv import check_perf_csv
+from madengine.results.results_json import known_runs
 from madengine.run.names import new_run_id
-from madengine.run.options import RunOptions
+from madengine.run.options import AgainstOptions, RunOptions
 from madengine.run.selection import selected_images
 from madengine.session import Session
 
@@ -48,6 +51,8 @@ class SshTarget:
     run: HostRun
     show: Callable[[str], None]
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    #: how verdicts are given where two manifests run in turn
+    verdict: AgainstOptions = field(default_factory=AgainstOptions)
     #: the upload and the connections, from `start` to `collect`
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
     _fleet: Fleet | None = field(default=None, init=False)
@@ -60,6 +65,11 @@ class SshTarget:
         """
         classes = (RunOptions, ContextOptions, EngineOptions)
         refuse_on_hosts(classes, values)
+        options = from_options(RunOptions, {**values, "run_id": ""})
+        if options.against:
+            # One order for all hosts, which is named here.
+            options = options.with_seed()
+        values = {**values, "seed": options.seed}
         run = HostRun(
             manifest=manifest_file,
             registry=values["registry"],
@@ -67,12 +77,13 @@ class SshTarget:
             engine=values["engine"] or "auto",
             words=words_for_hosts(classes, values),
             context=values["additional_context_file"],
+            against=options.against,
             run_id=values["run_id"],
             output=values["output"],
             summary_output=values["summary_output"],
             quiet=values["quiet"],
         )
-        return cls(ssh_options(from_options(CopyOptions, values)), run, session.show, session.environ)
+        return cls(ssh_options(from_options(CopyOptions, values)), run, session.show, session.environ, options)
 
     def __post_init__(self) -> None:
         self.run_id = self.run.run_id or new_run_id()
@@ -86,7 +97,7 @@ class SshTarget:
 
     def prepare(self) -> Prepared:
         """Return the lines that do the same by hand."""
-        _, ports = self._manifest()
+        *_, ports = self._manifests()
         lines = [
             f"madengine bundle --output {node.BUNDLE}",
             *(line for host in self.options.hosts for line in self._lines(host, ports)),
@@ -96,13 +107,15 @@ class SshTarget:
 
     def start(self) -> None:
         """Begin to copy and start the run, on as many hosts at once as there are forks."""
-        manifest, ports = self._manifest()
+        manifest, base, ports = self._manifests()
+        for line in self._in_turn.lines(self.verdict.seed) if self._in_turn else ():
+            logger.info(line)
         report_secrets(self.options.secrets_from)
         upload = self._stack.enter_context(upload_of(self._sources))
         fleet = self._fleet = self._stack.enter_context(connected(self.options))
         environ = {name: self.environ[name] for name in CALLER_VARIABLES if self.environ.get(name)}
         table = LocalTable(self.run.output)
-        job = FleetRun(self.run, self.run_id, manifest, ports, upload, environ, table, fleet.interruption)
+        job = FleetRun(self.run, self.run_id, manifest, base.images, ports, upload, environ, table, fleet.interruption)
         count = len(fleet.nodes)
         logger.info(f"run {self.run_id} on {count} host{'s' * (count != 1)}; results: {self._results}")
         fleet.begin(partial(run_on_host, job=job))
@@ -123,8 +136,13 @@ class SshTarget:
             outcomes = self._fleet.outcomes() if self._fleet else []
         if not outcomes:
             return EXIT_FAILURE
-        run = self.run
-        return conclude(outcomes, run.output, run.summary_output, self.show, False, run.quiet)
+        run, in_turn = self.run, self._in_turn
+        if in_turn is None:
+            return conclude(outcomes, run.output, run.summary_output, self.show, False, run.quiet)
+        comparison = in_turn.comparison(rows_of(outcomes), known_runs(self._results / "results.json"), self.verdict)
+        table = render(comparison)
+        code = conclude(outcomes, run.output, run.summary_output, self.show, False, run.quiet, lambda _: table)
+        return verdict_code(comparison, code)
 
     @property
     def _results(self) -> Path:
@@ -132,14 +150,31 @@ class SshTarget:
 
     @property
     def _sources(self) -> dict[str, Path]:
-        return sources(self.run.manifest, self.run.context, self.options.secrets_from)
+        return sources(self.run.manifest, self.run.context, self.options.secrets_from, self.run.against)
 
-    def _manifest(self) -> tuple[Manifest, tuple[int, ...]]:
-        """Return the images that are to run, and the ports of registries that have to be tunnelled."""
-        manifest = load_manifest(self.run.manifest)
+    def _manifests(self) -> tuple[Manifest, Manifest, tuple[int, ...]]:
+        """Return the images that are to run, those that they are compared with, and the ports to be tunnelled."""
+        manifest = self._selected(self.run.manifest)
+        base = self._selected(self.run.against) if self.run.against else Manifest((), {})
+        ports = {port: None for one in (manifest, base) for port in tunnel_ports(one, self.run.registry)}
+        return manifest, base, tuple(ports)
+
+    def _selected(self, file: Path) -> Manifest:
+        manifest = load_manifest(file)
         refuse_unsupported(Context(manifest.context).here)
-        ports = tunnel_ports(manifest, self.run.registry)
-        return selected_images(manifest, self.run.tags, self.run.manifest), ports
+        return selected_images(manifest, self.run.tags, file)
+
+    @cached_property
+    def _in_turn(self) -> InTurn | None:
+        """The two manifests of `--against`."""
+        if self.run.against is None:
+            return None
+        new, base, _ = self._manifests()
+        base_models, new_models = (
+            [(one.models[image.key], image) for image in one.images if image.key in one.models] for one in (base, new)
+        )
+        names = str(self.run.against), str(self.run.manifest)
+        return InTurn.of(names, (base_models, new_models), (base.context, new.context))
 
     def _lines(self, host: ssh.Host, ports: tuple[int, ...]) -> Iterator[str]:
         settings, target = self.options.node, host.target

@@ -29,12 +29,15 @@ class Upload:
         return [file for file in self.files if file.name not in names]
 
 
-def sources(manifest: Path, context: Path | None, secrets_from: Path | None) -> dict[str, Path]:
+def sources(
+    manifest: Path, context: Path | None, secrets_from: Path | None, against: Path | None = None
+) -> dict[str, Path]:
     """Return the files that go with the bundle, by the name that each has on the node."""
     secrets = {name: secrets_from / name for name in node.SECRETS} if secrets_from else {}
     return {
         node.MANIFEST: manifest,
         **({node.CONTEXT: context} if context else {}),
+        **({node.AGAINST: against} if against else {}),
         **{name: path for name, path in secrets.items() if path.is_file()},
     }
 

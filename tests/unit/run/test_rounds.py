@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import random
@@ -12,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,10 @@ from typing import Any
 import pytest
 from scipy.stats import quantile_test
 
-from madengine.config.context import Context
-from madengine.config.credentials import Credentials
 from madengine.config.manifest import Manifest, save_manifest
 from madengine.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RUN_FAILED, ConfigurationError
-from madengine.machine import lock_files
 from madengine.machine.gpu_locks import locked_gpus
-from madengine.programs.engine import Docker
-from madengine.records import FAILURE, SUCCESS, Gpu, Image, Metric, Model, RunResult
+from madengine.records import FAILURE, SUCCESS, Image, Metric, Model, RunResult
 from madengine.results.rank_tests import EXACT_WORK, median_cut
 from madengine.results.results_json import result_of
 from madengine.results.rows import result_rows
@@ -35,113 +30,9 @@ from madengine.results.statistics import median_width
 from madengine.run.node import LocalRun
 from madengine.run.options import RunOptions
 from madengine.run.rounds import RepeatedModel, Round, rounds
-from tests.conftest import StandIns, collect_messages
+from tests.unit.run.stand_in_machine import GPUS, Machine, cells, table
 
 CHECKOUT = Path(__file__).parents[3]
-ID = "sha256:" + "1" * 64
-GPUS = tuple(Gpu("NVIDIA", index, name="H100", architecture="H100", uuid=f"GPU-{index}") for index in range(4))
-# Each run of a model takes the next word of its file: what it measures, `fail`, or `hang`.
-DOCKER = """
-notes={folder}
-for word; do last=$word; done
-slug=${{last##*-}} model=${{slug%_[0-9]*}}
-case $1 in
-run)
-    while [ $# -gt 0 ]; do
-        case $1 in
-            --name) slug=${{2##*-}} model=${{slug%_[0-9]*}} ;;
-            --gpus) gpus=$2 ;;
-            type=bind,source=*,target=/myworkspace) to=${{1#*source=}} to=${{to%,target=*}} ;;
-            MADENGINE_LOG=*) log=${{1##*/}} ;;
-        esac
-        shift
-    done
-    printf '%s\\n' "$to" > "$notes/place-$slug"
-    printf '%s\\n' "$log" > "$notes/log-$slug"
-    read -r next < "$notes/words-$model"
-    sed -i 1d "$notes/words-$model"
-    printf '%s\\n' "$next" > "$notes/next-$slug"
-    printf '%s %s %s\\n' "$model" "$next" "$gpus" >> "$notes/started" ;;
-wait)
-    read -r next < "$notes/next-$slug"
-    code=0
-    case $next in
-        hang) exec sleep 30 ;;
-        fail) code=7 ;;
-        *) printf 'performance: %s tokens\\n' "$next" >> "$(cat "$notes/place-$slug")/$(cat "$notes/log-$slug")" ;;
-    esac
-    printf '{{"exit_code": %s, "started": 1.0, "ended": 2.5, "log_complete": true}}' $code \\
-        > "$(cat "$notes/place-$slug")/entry.json"
-    echo $code ;;
-image) echo '[{{"Id": "{id}"}}]' ;;
-container) echo '{{"Status": "exited", "ExitCode": 0}}' ;;
-version) echo 27.5.1 ;;
-info) echo '{{}}' ;;
-esac
-"""
-
-
-class Machine:
-    """A machine with four GPUs, and a stand-in for docker whose models measure what the test says."""
-
-    def __init__(self, folder: Path, stand_ins: StandIns) -> None:
-        self.folder = folder
-        stand_ins.add("docker", DOCKER.format(folder=folder, id=ID))
-        stand_ins.add("nvidia-smi")
-        self.messages = collect_messages()
-        self.tables: list[str] = []
-        self.chosen: list[tuple[Model, Image | None]] = []
-
-    def model(self, name: str, words: str, n_gpus: str = "1") -> None:
-        (self.folder / f"words-{name}").write_text("\n".join(words.split()) + "\n")
-        model = Model(name=name, dockerfile=f"docker/{name}", scripts=f"scripts/{name}", n_gpus=n_gpus)
-        image = Image(key=f"ci-{name}", docker_image=f"ci-{name}", image_id=ID, self_contained=True)
-        self.chosen.append((model, image))
-
-    def run(self, gpus: Sequence[Gpu] = GPUS, **options: Any) -> LocalRun:
-        run = LocalRun(
-            options=RunOptions(**options),
-            engine=Docker(version="27.5.1"),
-            context=Context({"gpu_vendor": "NVIDIA" if gpus else "NONE"}),
-            gpus=tuple(gpus),
-            chosen=self.chosen,
-            skipped=[],
-            root=None,
-            data_folder=self.folder,
-            environ={},
-            credentials=Credentials(),
-            show=self.tables.append,
-        )
-        self.code = run.run()
-        return run
-
-    @property
-    def started(self) -> list[list[str]]:
-        """For each run the model, its word, and its GPUs."""
-        return [line.split(" ", 2) for line in (self.folder / "started").read_text().splitlines()]
-
-    @property
-    def order(self) -> str:
-        return "".join(model for model, _, _ in self.started)
-
-
-@pytest.fixture
-def machine(tmp_path: Path, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    monkeypatch.chdir(tmp_path)
-    locks = tmp_path / "locks"
-    locks.mkdir()
-    locks.chmod(0o1777)
-    monkeypatch.setattr(lock_files, "FOLDERS", (locks,))
-    return Machine(tmp_path, stand_ins)
-
-
-def table() -> list[dict[str, str]]:
-    with Path("perf.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def cells(*columns: str) -> list[tuple[str, ...]]:
-    return [tuple(row[column] for column in columns) for row in table()]
 
 
 # --- rounds ---
@@ -248,7 +139,7 @@ def test_all_runs_of_a_model_have_the_same_gpus(machine: Machine) -> None:
 def test_a_repeat_waits_for_the_gpus_of_the_first_one(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Free GPUs beside them are not the same: the run fails rather than measure on others."""
     machine.model("a", "10 11")
-    run_one = LocalRun._run_one
+    run_one = LocalRun.run_one
 
     def with_a_neighbour(self: LocalRun, runner: Any, entry: RepeatedModel, turn: Round) -> None:
         if turn.number == 1:
@@ -257,7 +148,7 @@ def test_a_repeat_waits_for_the_gpus_of_the_first_one(machine: Machine, monkeypa
         with locked_gpus(GPUS[:1], 1, "another"):
             run_one(self, runner, entry, turn)
 
-    monkeypatch.setattr(LocalRun, "_run_one", with_a_neighbour)
+    monkeypatch.setattr(LocalRun, "run_one", with_a_neighbour)
     machine.run(repeat=2)
     assert cells("status") == [(SUCCESS,), (FAILURE,)]
     assert "GPU 0 is in use" in table()[1]["reason"]
@@ -274,19 +165,7 @@ def test_packed_models_run_in_rounds_too(machine: Machine) -> None:
 def test_a_dry_run_shows_every_round(machine: Machine) -> None:
     machine.model("a", "", "0")
     machine.model("b", "", "0")
-    run = LocalRun(
-        options=RunOptions(repeat=2, warmup=1, dry_run=True, run_id="r"),
-        engine=Docker(version="27.5.1"),
-        context=Context({"gpu_vendor": "NONE"}),
-        gpus=(),
-        chosen=machine.chosen,
-        skipped=[],
-        root=None,
-        data_folder=machine.folder,
-        environ={},
-        credentials=Credentials(),
-        show=machine.tables.append,
-    )
+    run = machine.local_run(machine.chosen, (), repeat=2, warmup=1, dry_run=True, run_id="r")
     assert run.show_lines() == EXIT_DONE
     runs = [name for line in machine.tables if " run " in line for name in re.findall(r"--name (\S+)", line)]
     assert runs == [f"madengine-r-{name}" for name in ("a", "b", "a_2", "b_2", "a_3", "b_3")]
