@@ -178,8 +178,9 @@ class RepeatOptions:
 
     #: 0 is once, and its row is not numbered.
     repeat: int = option(
-        "--repeat", default=0, group=Group.RUN, parse=whole_number("runs", 1, 10_000), metavar="N",
-        help="run each model N times, in rounds of all models (default: 1)", on_hosts=OnHosts.FORWARDED,
+        "--repeat", "--repeats", default=0, group=Group.RUN, parse=whole_number("runs", 1, 10_000), metavar="N",
+        help="run each model N times, in rounds of all models (default: 1; with --against 10)",
+        on_hosts=OnHosts.FORWARDED,
     )  # fmt: skip
     warmup: int = option(
         "--warmup", default=0, group=Group.RUN, parse=whole_number("runs", 0, 10_000), metavar="K",

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import racks, uploads
+from tests.bench import in_turn, racks, uploads
 
 CHECKOUT = Path(__file__).parents[2]
 PYTHON = [sys.executable, "-m", "madengine.distributed_cli"]
@@ -185,6 +185,16 @@ def rack() -> Iterator[Figure]:
     yield Figure("  16 hosts over ansible-playbook", median, by_ansible, "ratio 1", median <= by_ansible)
 
 
+def against() -> Iterator[Figure]:
+    """20 comparisons of the dummy with itself, and 20 with one that is 10 % slower, of ten pairs each."""
+    with package(1) as folder:
+        base_image = bed("BASE_IMAGE")
+        codes = in_turn.verdicts(folder, PYTHON, base_image, environment(), run)
+    for name, code, what in (("same", 0, "the dummy against itself: exit 0"), ("slow", 5, "10 % slower: exit 5")):
+        right = codes[name][code]
+        yield Figure(f"{what}, of 20", right, in_turn.REPETITIONS, "19", right >= 19, "comparisons")
+
+
 BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "help": help_text,
     "build": build,
@@ -195,6 +205,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "append": append,
     "upload": upload,
     "rack": rack,
+    "against": against,
 }
 
 

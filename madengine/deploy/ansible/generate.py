@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+from madengine.config.common_options import RepeatOptions
 from madengine.config.context import Context
 from madengine.config.hooks import resolve_hooks, tool_catalogue
 from madengine.config.manifest import Manifest, load_manifest
+from madengine.config.option import words_for_hosts
 from madengine.deploy.ansible.options import PlaybookOptions
 from madengine.deploy.bundle import write_bundle
 from madengine.deploy.execution_config import DEFAULT_EXECUTION_CONFIG, execution_context
@@ -40,7 +42,7 @@ def generate_ansible(options: PlaybookOptions) -> Prepared:
     if not manifest.images:
         raise ConfigurationError(f"{manifest_file}: has no images; `madengine build` again")
     execution_config = options.execution_config or DEFAULT_EXECUTION_CONFIG
-    values = _values(manifest, manifest_file, execution_config, output)
+    values = {**_values(manifest, manifest_file, execution_config, output), **_repeats(options)}
     write_whole(output, render(PLAYBOOK, values, template_dir, unsafe=True))
     files = [output, write_bundle(output.parent / "madengine.pyz")]
     inventory = output.parent / "gpu_inventory.example"
@@ -63,6 +65,12 @@ def _values(manifest: Manifest, manifest_file: Path, execution_config: Path, out
         "seconds": sum(_limit(manifest, image) + hooks.seconds + _SLACK_SECONDS for image in manifest.images),
         "runs": len(manifest.images),
     }
+
+
+def _repeats(options: PlaybookOptions) -> dict[str, Any]:
+    """Return the values that say how often the models run."""
+    words = words_for_hosts((RepeatOptions,), vars(options))
+    return {"repeats": list(words), "rounds": options.warmup + options.most_repeats}
 
 
 def _limit(manifest: Manifest, image: Image) -> int:

@@ -5,14 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from madengine.config.common_options import ExecutionConfigOptions, ForksOptions, ManifestOptions, TemplateOptions
+from madengine.config.common_options import (
+    ExecutionConfigOptions,
+    ForksOptions,
+    ManifestOptions,
+    RepeatOptions,
+    TemplateOptions,
+)
 from madengine.config.option import Group, inherited, option
 
 _ANSIBLE = Group.ANSIBLE
 
 
 @dataclass(frozen=True)
-class PlaybookOptions(ManifestOptions, ExecutionConfigOptions, TemplateOptions):
+class PlaybookOptions(ManifestOptions, ExecutionConfigOptions, TemplateOptions, RepeatOptions):
     """What the playbook is generated from, and where it is written."""
 
     #: madengine.pyz and the example inventory are written beside it.
@@ -20,6 +26,10 @@ class PlaybookOptions(ManifestOptions, ExecutionConfigOptions, TemplateOptions):
         "--playbook", default=Path("madengine_distributed.yml"), group=_ANSIBLE, parse=Path, metavar="FILE",
         help="the playbook (default: madengine_distributed.yml)",
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Raise ConfigurationError for options that contradict one another."""
+        self.check_repeats()
 
 
 @dataclass(frozen=True)

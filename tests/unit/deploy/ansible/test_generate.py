@@ -76,6 +76,28 @@ def test_without_arguments_it_writes_the_documents_files(here: Path, capsys: pyt
     assert zipfile.is_zipfile(here / "madengine.pyz")
 
 
+@pytest.mark.parametrize(
+    ("words", "options", "count"),
+    [
+        ([], [], 1),
+        (["--repeat=8", "--warmup=2", "--keep-going"], ["--repeat=8", "--warmup=2", "--keep-going"], 10),
+        (["--until-stable=2"], ["--until-stable=2.0"], 30),
+    ],
+)
+def test_the_nodes_repeat_their_runs_and_have_the_time_for_it(
+    here: Path, words: list[str], options: list[str], count: int
+) -> None:
+    assert main(["generate", "ansible", *words]) == 0
+    values = variables(here / "madengine_distributed.yml")
+    assert (values["madengine_repeats"], values["madengine_rounds"]) == (options, count)
+    assert "madengine_repeats + madengine_options" in (here / "madengine_distributed.yml").read_text()
+
+
+def test_repeats_that_contradict_one_another_are_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "ansible", "--max-repeats=9"]) == 4
+    assert "--max-repeats: only with --until-stable" in capsys.readouterr().err
+
+
 def test_the_playbook_is_the_golden_one(here: Path) -> None:
     main(["generate", "ansible"])
     written = (here / "madengine_distributed.yml").read_text(encoding="utf-8")
