@@ -273,6 +273,30 @@ def test_nodes_find_each_other_by_a_headless_service(written: Mapping[str, list[
     assert len({one["metadata"]["name"] for one in of_kind(written["nodes and repeats"], "Job")}) == 6
 
 
+def test_repeats_are_numbered(written: Mapping[str, list[dict[str, Any]]]) -> None:
+    def numbers(name: str) -> list[int | None]:
+        config = next(one for one in of_kind(written[name], "ConfigMap") if one.get("immutable"))
+        return [facts.get("repeat") for facts in json.loads(config["data"]["jobs.json"]).values()]
+
+    assert numbers("none") == [None, None, None]
+    assert numbers("repeats") == [1, 1, 1]  # the pods of a Job count on
+    assert numbers("nodes and repeats") == [1, 2] * 3
+
+
+@pytest.mark.parametrize("words", [["--warmup=1"], ["--until-stable=2"], ["--keep-going"]])
+def test_what_needs_one_node_for_all_repeats_is_refused_in_pods_and_runs_in_a_runner(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("build_manifest.json").write_text(json.dumps(manifest({"n_gpus": "1"})))
+    command = ["generate", "k8s", "--runner-image=reg/runner@sha256:" + 64 * "0", "--repeat=3"]
+    assert main([*command, *words]) == 4
+    assert f"{words[0].partition('=')[0]}: not supported in pods" in capsys.readouterr().err
+    assert main([*command, *words, "--mode=runner"]) == 0
+    text = Path("k8s-madengine-job.yaml").read_text()
+    assert "--repeat=3" in text and words[0].partition("=")[0] in text
+
+
 def test_each_pod_of_a_run_has_a_node_of_its_own_unless_it_may_share(
     written: Mapping[str, list[dict[str, Any]]],
 ) -> None:

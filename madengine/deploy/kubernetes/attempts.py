@@ -159,6 +159,7 @@ class PodInspector:
             image_digest=pod.image.registry_digest,
             git_commit=pod.image.git_commit,
             started=job.started,
+            repeat=pod.repeat,
         )
         return _attempt(pod, result, "job")
 

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from madengine.config.common_options import RepeatOptions
+from madengine.config.option import words_for_hosts
 from madengine.deploy.kubernetes.input_config import RUNNER_JOB
 from madengine.deploy.kubernetes.jobs import common_limits, job_annotations, job_values, labels, shared_values
 from madengine.deploy.kubernetes.options import NONE, Options
@@ -77,6 +79,7 @@ def _runner(plan: Plan) -> dict[str, Any]:
     """Return the values of the one Job that runs the whole manifest."""
     options, models = plan.options, [plan.manifest.models[image.key] for image in plan.manifest.images]
     limits = [time_limit(model, options) for model in models]
+    rounds = options.warmup + options.most_repeats
     return {
         "name": RUNNER_JOB,
         "labels": {**labels(models[0], options), "madengine/model": "all"},
@@ -91,9 +94,10 @@ def _runner(plan: Plan) -> dict[str, Any]:
             "--manifest-file=/config/manifest.json",
             *([f"--run-id={options.run_id}"] if options.run_id else []),
             *([f"--timeout={options.timeout}"] if options.timeout is not None else []),
+            *words_for_hosts((RepeatOptions,), vars(options)),
         ],
         "queue": options.queue,
-        "deadline": sum(limits) + (plan.hook_seconds + options.slack) * len(limits) if all(limits) else None,
+        "deadline": rounds * (sum(limits) + (plan.hook_seconds + options.slack) * len(limits)) if all(limits) else None,
         "requests": {"cpu": options.cpu, **({} if options.memory == NONE else {"memory": options.memory or "1Gi"})},
         "limits": common_limits(options),
         "tolerations": options.tolerations,

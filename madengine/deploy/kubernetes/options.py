@@ -9,11 +9,12 @@ from pathlib import Path
 from madengine.config.common_options import (
     ExecutionConfigOptions,
     ManifestOptions,
+    RepeatOptions,
     RunIdOptions,
     TemplateOptions,
     TimeoutOptions,
 )
-from madengine.config.option import Group, inherited, option, whole_number
+from madengine.config.option import Group, changed, inherited, option, options_of, whole_number
 from madengine.deploy.kubernetes import SLACK_SECONDS, names
 from madengine.errors import ConfigurationError
 
@@ -50,7 +51,7 @@ class SidecarOptions:
 
 
 @dataclass(frozen=True)
-class Options(RunIdOptions, TimeoutOptions, TemplateOptions):
+class Options(RunIdOptions, TimeoutOptions, TemplateOptions, RepeatOptions):
     """The options of the generated files; times are in seconds, an empty string or None is unset."""
 
     run_id: str = inherited(RunIdOptions, "run_id", "", help="name of the run (default: the Job's uid)")
@@ -159,9 +160,6 @@ class Options(RunIdOptions, TimeoutOptions, TemplateOptions):
         "--retries", default=1, group=_K8S, parse=whole_number("retries", 0, 100), metavar="N",
         help="new pods for one that was killed (default: 1)",
     )  # fmt: skip
-    repeats: int = option(
-        "--repeats", default=1, group=_K8S, parse=_COUNT, metavar="N", help="how often each model runs"
-    )
     parallel: int = option(
         "--parallel", default=1, group=_K8S, parse=_COUNT, metavar="N", help="repeats at once (default: 1)"
     )
@@ -191,6 +189,7 @@ class Options(RunIdOptions, TimeoutOptions, TemplateOptions):
 
     def __post_init__(self) -> None:
         """Raise ConfigurationError, naming the option, for what no cluster would accept."""
+        self._check_repeats()
         names.check_namespace(self.namespace)
         if self.run_id and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", self.run_id):
             raise ConfigurationError(
@@ -214,6 +213,16 @@ class Options(RunIdOptions, TimeoutOptions, TemplateOptions):
             )
         if self.engine_host and self.mode != "runner":
             raise ConfigurationError("--engine-host: requires --mode runner")
+
+    def _check_repeats(self) -> None:
+        self.check_repeats()
+        declared = options_of((RepeatOptions,))
+        for name in changed((RepeatOptions,), vars(self)):
+            if name != "repeat" and self.mode == "job":
+                raise ConfigurationError(
+                    f"{declared[name][0].flag}: not supported in pods, which know nothing of each other and may be on "
+                    "different nodes; use --repeat, or --mode runner"
+                )
 
     def _check_resources(self) -> None:
         for flag, text in (("--memory", self.memory), ("--shm-size", self.shm_size)):

@@ -137,7 +137,7 @@ class Plan:
     @property
     def pods(self) -> int:
         """How many pods share the ConfigMap of the results."""
-        each = self.options.nodes if self.options.nodes > 1 else self.options.repeats
+        each = self.options.nodes if self.options.nodes > 1 else self.options.least_repeats
         return each * len(self.tasks) or 1
 
 

@@ -32,6 +32,8 @@ class Pod:
     index: int | None = None
     #: Seconds that the script may take; 0 is no limit.
     timeout: int = 0
+    #: The number of the Job's first run, from 1; 0 where nothing is repeated.
+    first_repeat: int = 0
     #: How many pods are one run, and the GPUs of each.
     nodes: int = 1
     gpus: int = 0
@@ -43,6 +45,11 @@ class Pod:
     has_pre_scripts: bool = False
     #: What in its log makes a failure.
     log_errors: LogErrors = field(default_factory=LogErrors)
+
+    @property
+    def repeat(self) -> int:
+        """Which of the model's repeated runs it is, from 1; 0 where nothing is repeated."""
+        return self.first_repeat and self.first_repeat + ((self.index or 0) if self.nodes == 1 else 0)
 
     @property
     def is_worker(self) -> bool:
@@ -74,6 +81,7 @@ def _fields(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **texts,
         "timeout": _number("timeout", facts["timeout"], 0, _SECONDS_LIMIT),
+        "first_repeat": _number("repeat", facts.get("repeat", 0), 0, _NODES_LIMIT),
         "nodes": _number("nodes", facts["nodes"], 1, _NODES_LIMIT),
         "gpus": _number("gpus", facts["gpus"], 0, _NODES_LIMIT),
         "launcher": _text("launcher", facts.get("launcher", "native")),

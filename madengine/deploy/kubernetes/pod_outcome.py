@@ -52,6 +52,7 @@ def pod_result(pod: Pod, remains: Remains, state: State | None = None, reason: s
         directory=WORKSPACE,
         log_file=f"{WORKSPACE}/{LOG}",
         gpus=remains.gpus,
+        repeat=pod.repeat,
     )
     return replace(result, **known)
 

@@ -67,6 +67,8 @@ class Task:
     launcher: str
     #: What in a log makes a failure.
     log_errors: LogErrors
+    #: The number of its first run.
+    repeat: int
 
     @property
     def reference(self) -> str:
@@ -87,17 +89,18 @@ def plan_tasks(
     for image in manifest.images:
         model = manifest.models[image.key]
         mounted = volumes(model, data, overrides, options.host_path).plus(folders)
-        tasks += [_task(image, model, name, mounted, settings) for name in _repeated(job_names[image.key], options)]
+        repeated = enumerate(_repeated(job_names[image.key], options), 1)
+        tasks += [_task(image, model, name, mounted, settings, number) for number, name in repeated]
     return tuple(tasks)
 
 
 def _repeated(name: str, options: Options) -> list[str]:
     """Return an image's Jobs: repeats on several nodes are Jobs of their own, because a Job's pods are one run."""
-    rounds = options.repeats if options.nodes > 1 else 1
+    rounds = options.least_repeats if options.nodes > 1 else 1
     return [name, *(f"{name.removesuffix('-job')}-r{number}-job" for number in range(2, rounds + 1))]
 
 
-def _task(image: Image, model: Model, name: str, mounted: Volumes, settings: TaskSettings) -> Task:
+def _task(image: Image, model: Model, name: str, mounted: Volumes, settings: TaskSettings, repeat: int) -> Task:
     options, context, hooks = settings.options, settings.context, settings.hooks
     gpus = gpu_count(image, model, settings)
     seconds = time_limit(model, options)
@@ -117,6 +120,7 @@ def _task(image: Image, model: Model, name: str, mounted: Volumes, settings: Tas
         deadline=_deadline(seconds, hooks.hooks.seconds, options),
         launcher=launch.launcher(context.launch_of(model, {}), options.nodes),
         log_errors=log_errors(model.extra, context.values),
+        repeat=repeat,
     )
 
 
@@ -129,7 +133,7 @@ def _deadline(seconds: int, hook_seconds: int, options: Options) -> int | None:
     """Return the seconds for scripts, hooks, pulls and queues, one after another."""
     if not seconds:
         return None
-    rounds = 1 if options.nodes > 1 else -(-options.repeats // options.parallel) * (1 + options.retries)
+    rounds = 1 if options.nodes > 1 else -(-options.least_repeats // options.parallel) * (1 + options.retries)
     return (seconds + hook_seconds + options.slack) * rounds
 
 

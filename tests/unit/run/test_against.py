@@ -22,6 +22,7 @@ from madengine.run.node import LocalRun
 from madengine.run.options import RunOptions
 from madengine.run.rounds import RepeatedModel, Round
 from madengine.run.runner import ContainerRunner
+from tests.bench.drift import KINDS, false_alarms
 from tests.unit.run.stand_in_machine import GPUS, Machine, cells, table
 
 Entry = tuple[Model, Image | None]
@@ -297,20 +298,11 @@ def test_models_are_matched_by_their_images_key_else_by_a_name_of_their_own() ->
 # --- why in turn ---
 
 
-def test_drift_deceives_one_after_the_other_and_not_in_turn() -> None:
-    """A machine that gets 10 % slower in an hour: AAA BBB calls the same version worse, AB AB AB does not."""
-    from madengine.results.verdicts import Samples, judge
-
-    source = random.Random(15)
-    alarms = {"one after the other": 0, "in turn": 0}
-    for _ in range(300):
-        speeds = [1 - 0.1 * step / 20 for step in range(20)]
-        values = [100 * speed * source.gauss(1, 0.02) for speed in speeds]
-        flips = [source.random() < 0.5 for _ in range(10)]
-        turns = [(values[2 * n + flip], values[2 * n + 1 - flip]) for n, flip in enumerate(flips)]
-        pairs = Samples(tuple(a for a, _ in turns), tuple(b for _, b in turns), is_paired=True)
-        blocks = Samples(tuple(values[:10]), tuple(values[10:]))
-        for name, samples in (("one after the other", blocks), ("in turn", pairs)):
-            alarms[name] += judge([samples], 2.0)[0].verdict in ("worse", "better")
-    assert alarms["one after the other"] / 300 > 0.9, alarms
-    assert alarms["in turn"] / 300 <= 0.05, alarms
+@pytest.mark.parametrize("kind", KINDS)
+def test_drift_deceives_one_after_the_other_and_not_in_turn(kind: str) -> None:
+    """AAA BBB calls the same version worse on a machine that gets slower; pairs in random order don't."""
+    blocks, turns = false_alarms(kind, 400)
+    assert turns <= 0.05
+    assert (blocks <= 0.05) == (kind == "steady")
+    if kind != "steady":
+        assert blocks > 0.4
