@@ -168,6 +168,21 @@ class ReportOptions:
         "files", default=(), group=Group.SELECTION, parse=Path, metavar="FILE", many=True,
         help="perf.csv and results.json files, or folders that are searched for them",
     )  # fmt: skip
+    #: None is `report`, unless only other formats are asked for.
+    folder: Path | None = option(
+        "--output", "-o", default=None, group=Group.OUTPUT, parse=Path, metavar="DIR",
+        help="folder of the HTML page (default: report, unless another format is named)",
+    )  # fmt: skip
+    single_file: bool = option(
+        "--single-file", default=False, group=Group.OUTPUT, help="put the chart library into the page too"
+    )
+    baseline: str = option(
+        "--baseline", default="", group=Group.SELECTION, metavar="RESULTS",
+        help="show what changed against these results, as compare: a file, a folder or a run id",
+    )  # fmt: skip
+    title: str = option(
+        "--title", default="madengine results", group=Group.OUTPUT, metavar="TEXT", help="title of the HTML page"
+    )
 
 
 @dataclass(frozen=True)

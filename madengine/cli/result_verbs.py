@@ -103,24 +103,33 @@ def history(values: Values) -> int:
 
 
 def report(values: Values, report_rows: ReportRows) -> int:
-    """Write reports of the results in files and folders."""
-    from madengine.results.scan import ScanResult
+    """Write reports of the results in files and folders: a page, unless only other formats are named."""
+    from madengine.results.formats.options import requested
+    from madengine.results.page.sources import read_sources
+    from madengine.results.page.write import chart_library, write_page
 
     if not values["files"]:
         raise ConfigurationError("report: expected files or folders with results (perf.csv, results.json)")
-    scan = ScanResult()
-    for path in values["files"]:
-        scan.look_in(path) if path.is_dir() else scan.take_file(path)
-    report_rows.rows = scan.rows()
-    for problem in scan.problems:
+    folder: Path | None = values["folder"]
+    asks_for_page = folder or values["single_file"] or values["baseline"]
+    has_page = bool(asks_for_page or not requested(values))
+    if has_page:
+        chart_library()
+    source, problems = read_sources(values["files"], values["baseline"] if has_page else "")
+    report_rows.rows = source.rows
+    for problem in problems:
         logger.info(problem)
+    pages = []
+    if has_page:
+        pages.append(write_page(source, folder or Path("report"), values["title"], values["single_file"]))
+        show(str(pages[0]))
     options = from_options(EmailOptions, values)
     if options.is_used:
         from madengine.results.formats import Results
         from madengine.results.mail.message import results_message
 
-        _mail(results_message(Results(report_rows.rows)), [], options)
-    return EXIT_FAILURE if scan.problems else EXIT_DONE
+        _mail(results_message(Results(report_rows.rows)), pages if values["single_file"] else [], options)
+    return EXIT_FAILURE if problems else EXIT_DONE
 
 
 def to_html(values: Values) -> int:

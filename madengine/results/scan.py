@@ -11,6 +11,7 @@ from pathlib import Path
 
 from madengine.errors import MadengineError
 from madengine.process import is_private_folder
+from madengine.results.origins import Origin, as_written, origins_of_result
 from madengine.results.perf_csv import Table, identity
 from madengine.results.results_json import Run, result_of, runs_in, with_host
 from madengine.results.rows import Row, result_rows
@@ -21,6 +22,8 @@ class ScanResult:
     """The rows and runs of the folders, and what could not be read."""
 
     runs: list[Run] = field(default_factory=list)
+    #: What rows were made of, by their identity, with the path of its results.json; None if nobody asks.
+    origins: dict[tuple[str, ...], Origin[Path]] | None = None
     problems: list[str] = field(default_factory=list)
     #: each run with the folder of its results.json
     folders: list[tuple[Run, Path]] = field(default_factory=list)
@@ -76,7 +79,11 @@ class ScanResult:
         for run in runs:
             for number, entry in enumerate(run["results"]):
                 try:
-                    rows += (_as_written(row) for row in result_rows(result_of(entry), {}))
+                    result = result_of(entry)
+                    rows_of_result = [as_written(row) for row in result_rows(result, {})]
+                    rows += rows_of_result
+                    if self.origins is not None:
+                        self.origins.update(origins_of_result(result, rows_of_result, run, entry, path))
                 # The file may be another program's, with anything anywhere.
                 except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, MadengineError) as error:
                     self.problems.append(f"{path}: results.{number} of run {run['run_id']} is broken: {error}")
@@ -124,11 +131,6 @@ def _fullness(copy: tuple[bool, list[Row]]) -> tuple[int, int, bool, int, list[l
     # A perf.csv with the columns of an older madengine has no variants.
     variants = sum("variant" in row for row in rows)
     return len(rows), variants, is_table, sum(map(len, rows)), [sorted(row.items()) for row in rows]
-
-
-def _as_written(row: Row) -> Row:
-    """Return a row as it is read back from a perf.csv."""
-    return {name: cell.encode("utf-8", "backslashreplace").decode() for name, cell in row.items() if cell}
 
 
 def _read_problem(error: OSError) -> str:

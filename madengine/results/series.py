@@ -150,6 +150,19 @@ def read_sides(sources: Sequence[str], by: str = "", values: Sequence[str] = ())
     return Sides((sources[0], sources[1]), (base, new), [run for scan in scans for run in scan.runs], problems)
 
 
+def against_baseline(baseline: str, rows: Iterable[Row], runs: Sequence[Run]) -> Sides:
+    """Return the rows of a source as the base, and these rows as what is new.
+
+    Raises ConfigurationError where the source has no rows.
+    """
+    scan = _scan([baseline])
+    base, new = _rows(scan), [_stripped(row) for row in rows]
+    problems = list(scan.problems)
+    if overlap := _overlap(base, new):
+        problems.append(f"{overlap} rows are also in {baseline}: they say nothing about a change")
+    return Sides((baseline, "this report"), (base, new), [*scan.runs, *runs], problems)
+
+
 def _scan(sources: Sequence[str]) -> ScanResult:
     scan = ScanResult()
     for source in sources:
@@ -179,7 +192,11 @@ def _path_of(source: str) -> Path:
 
 def _rows(scan: ScanResult) -> list[Row]:
     """The rows with their cells as madengine writes them: older versions have blanks after the commas."""
-    return [{name: cell.strip() for name, cell in row.items()} for row in scan.rows()]
+    return [_stripped(row) for row in scan.rows()]
+
+
+def _stripped(row: Row) -> dict[str, str]:
+    return {name: cell.strip() for name, cell in row.items()}
 
 
 def _overlap(base: Iterable[Row], new: Iterable[Row]) -> int:

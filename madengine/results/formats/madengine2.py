@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +14,10 @@ from madengine.files import parse_json, read_text, write_whole
 from madengine.files.locks import alone_with
 from madengine.records import Metric, RunResult
 from madengine.results.formats import Results
-from madengine.results.formats.model_configs import ModelConfigs, for_results
+from madengine.results.formats.model_configs import ModelConfigs, matching
+from madengine.results.origins import origins_of
 from madengine.results.perf_csv import identity
-from madengine.results.results_json import result_of
-from madengine.results.rows import COLUMNS, Row, metric_outcomes, result_rows
+from madengine.results.rows import COLUMNS, Row
 
 #: The columns of madengine 2.
 COLUMNS_OF_2 = COLUMNS[:29]
@@ -28,8 +28,8 @@ _OUTCOMES = ("status", "test_duration")
 Element = dict[str, Any]
 
 
-class Origin(NamedTuple):
-    """What a row was made of."""
+class Explanation(NamedTuple):
+    """What a row was made of, and its part of the configurations."""
 
     result: RunResult
     metric: Metric
@@ -48,7 +48,7 @@ def update(results: Results, configs: ModelConfigs, folder: Path, with_entries: 
     """
     if not results.new_rows:
         return
-    origins = dict(_origins(results, configs))
+    origins = _explanations(results, configs)
     pairs = [(row, origins.get(identity(row))) for row in results.new_rows]
     elements = [_element(row, origin) for row, origin in pairs]
     if with_entries:
@@ -78,7 +78,7 @@ def _elements_in(path: Path) -> list[Element]:
     return value
 
 
-def _write_entry(folder: Path, pairs: Sequence[tuple[Row, Origin | None]]) -> None:
+def _write_entry(folder: Path, pairs: Sequence[tuple[Row, Explanation | None]]) -> None:
     """Write the newest result: an object, or of several results an array and what they have in common."""
     row, origin = pairs[-1]
     if origin is None or not origin.is_several:
@@ -93,29 +93,23 @@ def _write_entry(folder: Path, pairs: Sequence[tuple[Row, Origin | None]]) -> No
     _write_json(folder / "common_info.json", common)
 
 
-def _origins(results: Results, configs: ModelConfigs) -> Iterator[tuple[tuple[str, ...], Origin]]:
-    """Yield, by the identity of each row that results.json files explain, what it was made of."""
+def _explanations(results: Results, configs: ModelConfigs) -> dict[tuple[str, ...], Explanation]:
+    """Return, by the identity of each row that results.json files explain, what it was made of."""
     run_ids = {row.get("run_id") for row in results.new_rows}
-    for run in results.runs:
-        if run["run_id"] in run_ids:
-            for entry in run["results"]:
-                yield from _of_entry(entry, configs, bool(run.get("is_local")))
+    runs = [(run, bool(run.get("is_local"))) for run in results.runs if run["run_id"] in run_ids]
+    of_models: dict[tuple[str, str, bool], Any] = {}
+    explanations = {}
+    for key, origin in origins_of(runs):
+        model = origin.result.model
+        if (model.name, model.args, origin.place) not in of_models:
+            of_models[model.name, model.args, origin.place] = configs.of(model, origin.place)
+        content = of_models[model.name, model.args, origin.place]
+        config = matching(content, origin.metric) if model.multiple_results else content
+        explanations[key] = Explanation(origin.result, origin.metric, config)
+    return explanations
 
 
-def _of_entry(entry: Any, configs: ModelConfigs, is_local: bool) -> Iterator[tuple[tuple[str, ...], Origin]]:
-    try:
-        result = result_of(entry)
-        rows = result_rows(result, {})
-    # What a node has written may be anything.
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, MadengineError):
-        return
-    metrics = [metric for metric, _, _ in metric_outcomes(result)]
-    of_metrics = for_results(configs.of(result.model, is_local), metrics, bool(result.model.multiple_results))
-    for row, metric, one in zip(rows, metrics, of_metrics, strict=True):
-        yield identity({name: cell for name, cell in row.items() if cell}), Origin(result, metric, one)
-
-
-def _element(row: Row, origin: Origin | None) -> Element:
+def _element(row: Row, origin: Explanation | None) -> Element:
     several = None
     if origin and origin.is_several:
         several = {name: cell for name, cell in origin.metric.extra.items() if cell and name not in _OUTCOMES}

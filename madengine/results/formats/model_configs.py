@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,8 +142,3 @@ def _is_of(row: Mapping[str, Any], metric: Metric) -> bool:
 
 def _plain(value: Any) -> str:
     return re.sub(r"[/-]", "_", str("" if value is None else value).lower())
-
-
-def for_results(configs: Any, metrics: Sequence[Metric], is_several: bool) -> list[Any]:
-    """Return the configurations of each of a model's results; a single one has the whole file."""
-    return [matching(configs, metric) if is_several else configs for metric in metrics]
