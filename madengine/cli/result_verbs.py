@@ -111,8 +111,9 @@ def report(values: Values, report_rows: ReportRows) -> int:
     if not values["files"]:
         raise ConfigurationError("report: expected files or folders with results (perf.csv, results.json)")
     folder: Path | None = values["folder"]
+    mail = from_options(EmailOptions, values)
     asks_for_page = folder or values["single_file"] or values["baseline"]
-    has_page = bool(asks_for_page or not requested(values))
+    has_page = bool(asks_for_page or not (requested(values) or mail.is_used))
     if has_page:
         chart_library()
     source, problems = read_sources(values["files"], values["baseline"] if has_page else "")
@@ -123,12 +124,12 @@ def report(values: Values, report_rows: ReportRows) -> int:
     if has_page:
         pages.append(write_page(source, folder or Path("report"), values["title"], values["single_file"]))
         show(str(pages[0]))
-    options = from_options(EmailOptions, values)
-    if options.is_used:
+    if mail.is_used:
         from madengine.results.formats import Results
         from madengine.results.mail.message import results_message
 
-        _mail(results_message(Results(report_rows.rows)), pages if values["single_file"] else [], options)
+        # The chart library beside a page is no part of a message.
+        _mail(results_message(Results(report_rows.rows)), pages if values["single_file"] else [], mail)
     return EXIT_FAILURE if problems else EXIT_DONE
 
 

@@ -94,7 +94,7 @@
       words.every((word) => textOf(row).includes(word)));
     state.limit = STEP;
     drawRows();
-    for (const table of tables) {
+    for (const table of tables.filter((one) => !one.closest("#overview"))) {
       for (const line of table.tBodies[0].rows) {
         const text = words.length ? line.textContent.toLowerCase() : "";
         const about = (data.metrics[table.closest(".metric")?.dataset.number] ?? "").toLowerCase();
@@ -227,14 +227,16 @@
     note.textContent = `the ${lines.length} longest of ${every.length} lines; the filter above chooses others`;
     if (!lines.length) return;
     const isRelative = button.getAttribute("aria-pressed") === "true";
-    const changes = lines.flatMap((one, number) => (one.changes ?? []).map((change) => ({ ...change, colour: COLOURS[number % COLOURS.length] })));
     const layout = {
       margin: { l: 70, r: 20, t: 34, b: 60 + 20 * Math.ceil(lines.length / 3) }, height: 330 + 20 * Math.ceil(lines.length / 3), xaxis: { type: "date" }, showlegend: true,
       yaxis: { title: { text: isRelative ? "% of first" : plain(metric) }, automargin: true }, legend: LEGEND,
-      shapes: changes.map((change) => ({ type: "line", x0: change.time, x1: change.time, yref: "paper", y0: 0, y1: 1, line: { color: change.colour, width: 1.5, dash: "dot" } })),
-      annotations: changes.map((change) => ({ x: change.time, y: 1, yref: "paper", yanchor: "bottom", text: plain(change.text, 30), showarrow: false, font: { size: 10 } })),
     };
     const traces = lines.map((one, number) => historyTrace(one, number, isRelative));
+    // Where a line changes, beside its first value after the change.
+    layout.annotations = lines.flatMap((one, number) => (one.changes ?? []).map((change) => {
+      const place = traces[number].customdata.indexOf(change.row);
+      return { x: traces[number].x[place], y: traces[number].y[place], text: plain(change.text, 30), ax: 0, ay: number % 2 ? 30 : -30, arrowhead: 2, arrowsize: 0.8, arrowcolor: traces[number].line.color, font: { size: 11 } };
+    }));
     draw(node, traces, layout).then(() => {
       node.removeAllListeners("plotly_click");
       node.on("plotly_click", (event) => openRun(event.points[0].customdata));
@@ -243,10 +245,19 @@
 
   // --- a run ---
 
+  // A machine has several GPUs of one kind.
+  function shortened(value) {
+    if (typeof value !== "object" || value === null) return String(value);
+    if (!Array.isArray(value)) return Object.entries(value).filter(([, one]) => one !== null && one !== "").map(([name, one]) => `${name} ${shortened(one)}`).join(", ");
+    const counts = new Map();
+    for (const one of value.map(shortened)) counts.set(one, (counts.get(one) ?? 0) + 1);
+    return [...counts].map(([text, count]) => (count > 1 ? `${count} × ${text}` : text)).join("\n");
+  }
+
   function facts(pairs) {
     const list = element("dl");
     for (const [name, value] of pairs) {
-      const text = typeof value === "object" ? JSON.stringify(value, null, 1) : String(value);
+      const text = shortened(value);
       list.append(element("dt", {}, name), element("dd", { className: text.length > 400 ? "wide" : "" }, text));
     }
     return list;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from madengine.records import FAILURE, SKIPPED, SUCCESS
+from madengine.results.change_points import ChangePoint, OtavaDetector
 from madengine.results.comparison import Comparison
 from madengine.results.comparison_json import as_json
 from madengine.results.formats.causes import is_infrastructure
@@ -28,12 +29,14 @@ MOST_RUNS = 500
 _MOST_HOST_COLUMNS = 8
 _MOST_LINES = 2_000
 _MOST_METRICS = 200
+# Of change points: the lines and values that are looked at, and the least change in percent.
+_LEAST_VALUES, _MOST_VALUES, _MOST_ANALYSED, _LEAST_CHANGE = 6, 500, 200, 2.0
 _CHARACTERS = 10_000
 _NOT_SHOWN = frozenset(("relative_change",))
 
 
 @dataclass(frozen=True)
-class Source:
+class PageResults:
     """The results that a page is made of."""
 
     rows: Sequence[Row]
@@ -161,7 +164,31 @@ def history(rows: Sequence[Row]) -> dict[str, list[dict[str, Any]]]:
     lines: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for metric, name, host, numbers in zip(metric_names, labels(keys), hosts, several.values(), strict=True):
         lines[metric].append({"name": f"{name} · {host}", "r": numbers})
-    return {metric: sorted(each, key=lambda line: -len(line["r"]))[:_MOST_LINES] for metric, each in lines.items()}
+    sorted_lines = {name: sorted(each, key=lambda line: -len(line["r"])) for name, each in lines.items()}
+    shown = {name: each[:_MOST_LINES] for name, each in sorted_lines.items()}
+    for line, changes in _with_changes(rows, [line for each in shown.values() for line in each]):
+        line["changes"] = changes
+    return shown
+
+
+def _with_changes(
+    rows: Sequence[Row], lines: Iterable[dict[str, Any]]
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Yield lines that are long enough, each with its change points; none where Otava isn't installed."""
+    long_enough = [line for line in lines if len(line["r"]) >= _LEAST_VALUES][:_MOST_ANALYSED]
+    try:
+        detector = OtavaDetector() if long_enough else None
+    except ImportError:
+        return
+    for line in long_enough:
+        ordered = sorted(line["r"], key=lambda number: rows[number]["started"])[-_MOST_VALUES:]
+        values = [float(rows[number]["performance"]) for number in ordered]
+        points = detector(values, _LEAST_CHANGE) if detector else []
+        yield line, [{"row": ordered[point.index], "text": _percent(point)} for point in points]
+
+
+def _percent(point: ChangePoint) -> str:
+    return "changed" if point.change_percent is None else f"{point.change_percent:+.1f} %"
 
 
 def comparison(of: Comparison | None) -> dict[str, Any] | None:
@@ -204,7 +231,7 @@ def _short(text: str) -> str:
     return text if len(text) <= _CHARACTERS else f"{text[: _CHARACTERS - 1]}…"
 
 
-def runs(source: Source, page_folder: Path) -> tuple[list[int], list[dict[str, Any]]]:
+def runs(source: PageResults, page_folder: Path) -> tuple[list[int], list[dict[str, Any]]]:
     """Return for each row the number of its run, -1 without one; and what the newest runs with a folder left."""
     of_rows = [source.origins.get(identity(row)) for row in source.rows]
     newest = sorted({id(origin.entry): origin for origin in of_rows if origin}.values(), key=_start, reverse=True)
@@ -215,7 +242,7 @@ def runs(source: Source, page_folder: Path) -> tuple[list[int], list[dict[str, A
     return of_run, [details(origin, folder, page_folder) for origin, folder in shown]
 
 
-def environments(source: Source) -> tuple[list[int], list[Mapping[str, Any]]]:
+def environments(source: PageResults) -> tuple[list[int], list[Mapping[str, Any]]]:
     """Return for each row the number of the description of its machine, -1 without one; and the descriptions."""
     numbers: dict[str, int] = {}
     described: dict[int, str] = {}

@@ -8,14 +8,14 @@ from pathlib import Path
 from madengine.process import RESULTS
 from madengine.results.compare_options import CompareOptions
 from madengine.results.comparison import compare_sides
-from madengine.results.page.content import Source
+from madengine.results.page.content import PageResults
 from madengine.results.perf_csv import identity
 from madengine.results.rows import Row
 from madengine.results.scan import ScanResult
 from madengine.results.series import against_baseline
 
 
-def read_sources(files: Sequence[Path], baseline: str = "") -> tuple[Source, list[str]]:
+def read_sources(files: Sequence[Path], baseline: str = "") -> tuple[PageResults, list[str]]:
     """Return the results of files and folders, and a line for each thing that can't be read.
 
     The run folders beside a perf.csv say more of its rows. Raises ConfigurationError for a baseline without rows.
@@ -31,10 +31,10 @@ def read_sources(files: Sequence[Path], baseline: str = "") -> tuple[Source, lis
     rows = [row for row in scan.rows() if identity(row) in known]
     origins = scan.origins or {}
     if not baseline:
-        return Source(rows, origins), problems
+        return PageResults(rows, origins), problems
     options = CompareOptions(sources=(baseline, "this report"))
     comparison = compare_sides(against_baseline(baseline, rows, scan.runs), options)
-    return Source(rows, origins, comparison), [*problems, *comparison.problems]
+    return PageResults(rows, origins, comparison), [*problems, *comparison.problems]
 
 
 def _run_folders(files: Iterable[Path], rows: Iterable[Row]) -> list[Path]:

@@ -15,7 +15,7 @@ from madengine.files import write_whole
 from madengine.results.page import render
 from madengine.results.page.content import (
     MOST_RUNS,
-    Source,
+    PageResults,
     comparison,
     environments,
     history,
@@ -40,7 +40,7 @@ def chart_library() -> Path:
     raise ConfigurationError("report: the page's charts need plotly; `pip install 'madengine[report]'`")
 
 
-def write_page(source: Source, folder: Path, title: str, is_single: bool) -> Path:
+def write_page(source: PageResults, folder: Path, title: str, is_single: bool) -> Path:
     """Write the page into a folder, and return its path.
 
     Raises ConfigurationError where the chart library is missing, MadengineError where a file can't be written.
@@ -57,7 +57,7 @@ def write_page(source: Source, folder: Path, title: str, is_single: bool) -> Pat
     return folder / PAGE
 
 
-def _values(source: Source, folder: Path, title: str, script: str) -> Mapping[str, Any]:
+def _values(source: PageResults, folder: Path, title: str, script: str) -> Mapping[str, Any]:
     from markupsafe import Markup
 
     of_run, details = runs(source, folder)

@@ -103,6 +103,13 @@ def test_history_has_what_was_measured_more_than_once() -> None:
     assert history(rows) == {"tokens/s": [{"name": "dummy · h1", "r": [0, 1]}]}
 
 
+def test_a_long_history_has_its_change_points() -> None:
+    values = [100, 101, 99, 100, 101, 100, 99, 110, 111, 109, 110, 111, 110, 109]
+    rows = rows_of(*(at(day + 1, str(value)) for day, value in enumerate(values)))
+    [line] = history(rows)["tokens/s"]
+    assert line["changes"] == [{"row": 7, "text": "+10.0 %"}]
+
+
 def test_what_changed_against_a_baseline_has_compares_verdict() -> None:
     append_rows(Path("old.csv"), rows_of(*(at(day, f"{100 + day % 3}") for day in range(1, 11))))
     append_rows(Path("new.csv"), rows_of(*(at(day, f"{80 + day % 3}") for day in range(11, 21))))
