@@ -45,15 +45,6 @@ class VerdictOptions(DirectionOptions):
         help="exit with 5 if something got worse, or also if something is undecided (default: worse)",
     )  # fmt: skip
     json: bool = option("--json", default=False, group=Group.OUTPUT, help="print the comparison as JSON")
-    markdown: bool = option(
-        "--markdown", default=False, group=Group.OUTPUT, help="print a Markdown table, for a merge request"
-    )
-
-    def __post_init__(self) -> None:
-        """Raise ConfigurationError for options that contradict one another."""
-        super().__post_init__()
-        if self.json and self.markdown:
-            raise ConfigurationError("--json: can't be combined with --markdown")
 
 
 @dataclass(frozen=True)
@@ -77,6 +68,10 @@ class CompareOptions(VerdictOptions):
         "--paired", default=False, group=Group.SELECTION,
         help="compare run by run: those of the same pair or repeat (column), else in order of their start",
     )  # fmt: skip
+    # Not of a run: its --markdown names the file of a report.
+    markdown: bool = option(
+        "--markdown", default=False, group=Group.OUTPUT, help="print a Markdown table, for a merge request"
+    )
 
     def __post_init__(self) -> None:
         """Raise ConfigurationError for options that contradict one another."""
@@ -89,4 +84,6 @@ class CompareOptions(VerdictOptions):
             )
         if self.values and (not self.by or len(self.values) != 2):
             raise ConfigurationError("--values: expected two values of the column that --by names")
+        if self.json and self.markdown:
+            raise ConfigurationError("--json: can't be combined with --markdown")
         super().__post_init__()

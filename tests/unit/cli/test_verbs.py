@@ -19,10 +19,13 @@ CHECKOUT = Path(__file__).parents[3]
 FORWARDED = {
     "additional_context", "describe_environment", "engine", "force_mirror_local", "gpu_mode", "gpu_wait", "isolation",
     "keep_alive", "keep_going", "keep_model_dir", "live_output", "max_repeats", "pack", "registry", "repeat",
-    "require_pinned_image", "sample_hz", "skip_gpu_arch", "skip_model_run", "tags", "timeout", "until_stable", "warmup",
+    "require_pinned_image", "sample_hz", "seed", "skip_gpu_arch", "skip_model_run", "tags", "timeout", "until_stable", "warmup",
     "workspace",
 }  # fmt: skip
-LOCAL = {"cleanup_perf", "dry_run", "output", "quiet", "run_id", "summary_output"}
+LOCAL = {
+    "clean_only", "cleanup_perf", "dry_run", "fail_on", "higher_is_better", "json", "lower_is_better", "min_effect",
+    "output", "quiet", "run_id", "summary_output",
+}  # fmt: skip
 
 
 def test_each_command_is_described_and_each_description_is_a_command() -> None:
@@ -48,7 +51,7 @@ def test_every_option_of_a_run_is_forwarded_copied_local_or_refused(name: str) -
     by_fate = {fate: {key for key, (option, _) in declared.items() if option.on_hosts is fate} for fate in OnHosts}
     assert by_fate == {
         OnHosts.FORWARDED: FORWARDED,
-        OnHosts.COPIED: {"additional_context_file"},
+        OnHosts.COPIED: {"additional_context_file", "against"},
         OnHosts.LOCAL: LOCAL,
         OnHosts.REFUSED: {"data_file", "resume", "tools_file"},
     }

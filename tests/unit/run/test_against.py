@@ -230,7 +230,6 @@ def test_skip_model_run_pulls_both_and_judges_nothing(machine: Machine) -> None:
         ({"against": OLD, "pack": True}, "--pack: can't be combined with --against"),
         ({"against": OLD, "until_stable": 1.0}, "--until-stable: can't be combined with --against"),
         ({"against": OLD, "resume": Path("perf.csv")}, "--resume: can't be combined"),
-        ({"against": OLD, "json": True, "markdown": True}, "--json: can't be combined with --markdown"),
     ],
 )
 def test_options_that_contradict_one_another_are_refused(options: dict[str, Any], message: str) -> None:

@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 from prometheus_client import Metric as Family
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from madengine.cli.commands import VERBS
 from madengine.errors import ConfigurationError
 from madengine.records import GpuCost, Metric
 from madengine.results.formats import Results, gitlab_metrics, junit, markdown, openmetrics
@@ -209,6 +210,12 @@ def test_github_gets_a_line_for_each_failure_up_to_its_limit(tmp_path: Path) -> 
 
 
 # --- the table of formats ---
+
+
+@pytest.mark.parametrize("verb", ["run", "full", "deploy", "fetch", "collect", "report"])
+def test_every_command_with_results_has_every_format(verb: str) -> None:
+    options = {option.flag: option for option in VERBS[verb].declared()}
+    assert [one.flag for one in FORMATS if options[one.flag].help != one.help] == []
 
 
 def test_every_format_is_documented_and_none_shares_a_file() -> None:
