@@ -19,8 +19,8 @@ CHECKOUT = Path(__file__).parents[3]
 FORWARDED = {
     "additional_context", "describe_environment", "engine", "force_mirror_local", "gpu_mode", "gpu_wait", "isolation",
     "keep_alive", "keep_going", "keep_model_dir", "live_output", "max_repeats", "pack", "registry", "repeat",
-    "require_pinned_image", "sample_hz", "seed", "skip_gpu_arch", "skip_model_run", "tags", "timeout", "until_stable", "warmup",
-    "workspace",
+    "require_pinned_image", "sample_hz", "seed", "skip_gpu_arch", "skip_model_run", "tags", "timeout",
+    "until_stable", "warmup", "workspace",
 }  # fmt: skip
 LOCAL = {
     "clean_only", "cleanup_perf", "dry_run", "fail_on", "higher_is_better", "json", "lower_is_better", "min_effect",
