@@ -18,6 +18,8 @@ from madengine.results.mail.options import EmailOptions
 if TYPE_CHECKING:
     from email.message import EmailMessage
 
+    from madengine.results.page.content import PageResults
+
 logger = logging.getLogger(__name__)
 
 
@@ -116,21 +118,29 @@ def report(values: Values, report_rows: ReportRows) -> int:
     has_page = bool(asks_for_page or not (requested(values) or mail.is_used))
     if has_page:
         chart_library()
-    source, problems = read_sources(values["files"], values["baseline"] if has_page else "")
+    source, problems = read_sources(values["files"], values["baseline"])
     report_rows.rows = source.rows
     for problem in problems:
         logger.info(problem)
     pages = []
     if has_page:
-        pages.append(write_page(source, folder or Path("report"), values["title"], values["single_file"]))
+        # A message has one file, without a library beside it.
+        is_single = values["single_file"] or mail.is_used
+        pages.append(write_page(source, folder or Path("report"), values["title"], is_single))
         show(str(pages[0]))
     if mail.is_used:
-        from madengine.results.formats import Results
-        from madengine.results.mail.message import results_message
-
-        # The chart library beside a page is no part of a message.
-        _mail(results_message(Results(report_rows.rows)), pages if values["single_file"] else [], mail)
+        _mail(_message_of(source), pages, mail)
     return EXIT_FAILURE if problems else EXIT_DONE
+
+
+def _message_of(source: PageResults) -> EmailMessage:
+    """Return a message with the results, and the verdicts against a baseline."""
+    from madengine.results.comparison_table import as_table
+    from madengine.results.formats import Results
+    from madengine.results.mail.message import results_message
+
+    verdicts = as_table(source.comparison) if source.comparison else ""
+    return results_message(Results(source.rows), verdicts)
 
 
 def to_html(values: Values) -> int:

@@ -6,6 +6,9 @@ import json
 import re
 import sys
 from dataclasses import replace
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import default
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -215,6 +218,20 @@ def test_the_page_has_its_library_beside_it_or_in_it() -> None:
     for page in (Path("a/index.html"), Path("b/index.html")):
         head = page.read_text(encoding="utf-8").partition("</head>")[0]
         assert not re.search(r"""(src|href)=["']?https?:""", head)
+
+
+def test_a_message_has_the_verdicts_and_the_page_as_a_single_file() -> None:
+    append_rows(Path("old.csv"), rows_of(*(at(day, f"{100 + day % 3}") for day in range(1, 11))))
+    append_rows(Path("new.csv"), rows_of(*(at(day, f"{80 + day % 3}") for day in range(11, 21))))
+    assert main(["report", "new.csv", "--baseline", "old.csv", "--email-file", "mail.eml"]) == EXIT_DONE
+    message = message_from_bytes(Path("mail.eml").read_bytes(), policy=default)
+    assert isinstance(message, EmailMessage)
+    body = message.get_body(("plain",))
+    assert body is not None and "worse" in body.get_content().partition("## Comparison")[2]
+    [page] = message.iter_attachments()
+    assert page.get_filename() == "index.html"
+    assert page.get_payload(decode=True) == Path("report/index.html").read_bytes()
+    assert not Path("report/plotly.min.js").exists()
 
 
 def test_other_formats_alone_need_no_library_and_write_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
