@@ -273,7 +273,7 @@ def test_every_difference_of_the_manifests_is_named() -> None:
 def test_the_values_of_secrets_are_not_named(name: str) -> None:
     contexts = {"docker_env_vars": {name: "hunter2"}}, {"docker_env_vars": {name: "hunter3"}}
     (one,) = manifest_differences(Pair((MODEL, IMAGE), (MODEL, IMAGE)), *contexts)
-    assert one == (f"context.docker_env_vars.{name}", ("(hidden)",), ("(another)",))
+    assert one[:3] == (f"context.docker_env_vars.{name}", ("(hidden)",), ("(another)",))
 
 
 @pytest.mark.parametrize("name", ["MAX_TOKENS", "MONKEY_BARS", "AUTHORS"])
