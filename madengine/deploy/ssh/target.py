@@ -141,7 +141,11 @@ class SshTarget:
             return conclude(outcomes, run.output, run.summary_output, self.show, False, run.quiet)
         comparison = in_turn.comparison(rows_of(outcomes), known_runs(self._results / "results.json"), self.verdict)
         table = render(comparison)
-        code = conclude(outcomes, run.output, run.summary_output, self.show, False, run.quiet, lambda _: table)
+        is_for_programs = self.verdict.json or self.verdict.markdown
+        if is_for_programs:
+            self.show(table)
+        quiet = run.quiet or is_for_programs
+        code = conclude(outcomes, run.output, run.summary_output, self.show, False, quiet, lambda _: table)
         return verdict_code(comparison, code)
 
     @property
