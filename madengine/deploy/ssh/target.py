@@ -141,10 +141,9 @@ class SshTarget:
             return conclude(outcomes, run.output, run.summary_output, self.show, False, run.quiet)
         comparison = in_turn.comparison(rows_of(outcomes), known_runs(self._results / "results.json"), self.verdict)
         table = render(comparison)
-        is_for_programs = self.verdict.json or self.verdict.markdown
-        if is_for_programs:
+        if self.verdict.json:
             self.show(table)
-        quiet = run.quiet or is_for_programs
+        quiet = run.quiet or self.verdict.json
         code = conclude(outcomes, run.output, run.summary_output, self.show, False, quiet, lambda _: table)
         return verdict_code(comparison, code)
 
