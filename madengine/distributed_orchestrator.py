@@ -67,6 +67,7 @@ class DistributedOrchestrator:
     def full_phase(self, build: BuildOptions, options: RunOptions) -> int:
         """Build for this machine's GPUs, then run the images."""
         from madengine.config.context import load_context
+        from madengine.config.nodes import refuse_other_nodes
         from madengine.config.validation import refuse_unsupported
         from madengine.machine.gpus import architecture_of, detected_context, find_gpus
         from madengine.machine.visible_gpus import visible_gpus
@@ -75,6 +76,7 @@ class DistributedOrchestrator:
         # Before the build, which is for this vendor.
         context = load_context({}, {}, self.session.context_file, self.session.context_text)
         refuse_unsupported(context)
+        refuse_other_nodes(options.nodes, context)
         self.session.choose_rocm()
         gpus = find_gpus()
         visible = gpus.items if context.docker_gpus else tuple(visible_gpus(gpus.items, self.session.environ))

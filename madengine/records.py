@@ -274,6 +274,8 @@ class Metric:
     #: the model's suffix, where there are multiple results
     model: str = ""
     extra: Mapping[str, str] = field(default_factory=dict)
+    #: how the numbers of several nodes became one; empty for that of one node
+    aggregation: str = ""
 
 
 @dataclass(frozen=True)
@@ -333,6 +335,10 @@ class RunResult:
     environment_id: str = ""
     #: nodes that ran the model together
     nnodes: int = 1
+    #: which of them this is; the first one's result is that of the run
+    rank: int = 0
+    #: each node's own results, by rank
+    parts: tuple[RunResult, ...] = ()
     #: what started its processes; empty is what MAD_LAUNCHER says
     launcher: str = ""
     artifacts: tuple[Artifact, ...] = ()

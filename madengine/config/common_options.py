@@ -228,6 +228,17 @@ class RepeatOptions:
 
 
 @dataclass(frozen=True)
+class NodesOptions:
+    """On how many nodes each model runs; 0 is what the context or the model entry says, else 1."""
+
+    nodes: int = option(
+        "--nodes", default=0, group=Group.RUN, parse=whole_number("nodes", 1, 100_000), metavar="N",
+        help="nodes that run each model together, as one (default: nnodes of `distributed`, else 1)",
+        on_hosts=OnHosts.FORWARDED,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class ForksOptions:
     """How many hosts at once."""
 

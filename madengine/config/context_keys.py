@@ -150,19 +150,13 @@ def refused_cluster(value: Any) -> str:
     return "asks for a cluster, and this is a run on one machine; `madengine run --target local` is one all the same"
 
 
-def refused_nodes(value: Any) -> str:
-    """Return why a `distributed` with several nodes, or with a launcher that needs more than a container, can't run."""
+def refused_launcher(value: Any) -> str:
+    """Return why a `distributed` with a launcher that needs more than a container can't run; empty if it can."""
     settings = value if isinstance(value, Mapping) else {}
     launcher = launcher_named(str(settings.get("launcher") or ""))
     if launcher and launcher.refusal:
         return f"launcher {launcher.name}: {launcher.refusal}, and take the key out"
-    nodes = str(settings.get("nnodes") or 1).strip()
-    if nodes == "1" or (launcher and launcher.on_host):
-        return ""
-    return (
-        f"nnodes {shown(settings['nnodes'])}: a run is on one node; start it on each with the "
-        "context's multi_node_args (NNODES, NODE_RANK, MASTER_ADDR), and take the key out"
-    )
+    return ""
 
 
 def _refused_machine(value: Any) -> str:
@@ -226,7 +220,7 @@ KEYS: Mapping[str, ContextKey] = {
             Honoured.RUN,
             InManifest.DEPLOYMENT,
             check_distributed,
-            refusal=refused_nodes,
+            refusal=refused_launcher,
         ),
         ContextKey(
             "env_file",

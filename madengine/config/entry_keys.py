@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from madengine.config.context_keys import as_text, check_variables, refused_nodes
+from madengine.config.aggregate import check_aggregate
+from madengine.config.context_keys import as_text, check_variables, refused_launcher
 from madengine.config.launchers import check_distributed
 from madengine.config.log_errors import LOG_ERROR_KEYS
 from madengine.config.values import expected, kind_of, shown
@@ -62,11 +63,13 @@ ENTRY_KEYS: Mapping[str, EntryKey] = {
         EntryKey("path"),
         # Of `compare`.
         EntryKey("better"),
+        # How the numbers of several nodes become one.
+        EntryKey("aggregate", check=check_aggregate),
         EntryKey("env_vars", check=_check_variables),
         EntryKey(BUILD_CONTEXTS, check=_check_contexts),
-        EntryKey("distributed", check=check_distributed, refusal=refused_nodes),
+        EntryKey("distributed", check=check_distributed, refusal=refused_launcher),
         EntryKey("launcher", "write `distributed`"),
-        EntryKey("nnodes", "multi_node_args sets NNODES"),
+        EntryKey("nnodes", "write `distributed`"),
         EntryKey("vllm", "use env_vars"),
         # Of a run under Slurm, below the context's.
         EntryKey("slurm"),

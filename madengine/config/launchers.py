@@ -1,15 +1,15 @@
 """Launchers: the command that starts a model's processes on this node, and the variables that its script reads.
 
-A launcher is named by the context's `distributed`, by that of the model entry, or by MAD_LAUNCHER; `multi_node_args`
-are the ranks and addresses of nodes whose madengine is started by hand.
+A launcher is named by the context's `distributed`, by that of the model entry, or by MAD_LAUNCHER. The ranks and
+addresses of several nodes come from the target that starts them, or by hand from `multi_node_args`.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from madengine.config.values import expected, shown
@@ -90,14 +90,46 @@ def runner(values: Mapping[str, Any], processes: int, rank: str = "") -> str:
 
 
 @dataclass(frozen=True)
-class Start:
-    """What a launcher's variables depend on."""
+class World:
+    """The nodes that start a model together, as one of them sees them."""
 
+    rank: int
+    #: of each node, by rank, as the others reach it
+    addresses: tuple[str, ...]
+    #: free on the first node, for the model's processes
+    port: int
+    #: network interface towards the others; empty if unknown
+    interface: str = ""
+
+    @property
+    def nodes(self) -> int:
+        return len(self.addresses)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a launcher's command and variables depend on."""
+
+    #: on this node
     processes: int
     nodes: int
+    #: of this node; text that is filled in later where its container is started by others
+    rank: str
+    #: address and port of the first node
+    master: str
+    port: str
+    #: of all nodes, by rank; none if they are unknown
+    addresses: Sequence[str]
+    #: a file in the container that lists them; empty if there is none
+    hostfile: str
     #: the settings of `distributed`
     settings: Mapping[str, Any]
     model: Model
+
+    @property
+    def own_address(self) -> str:
+        """The address of this node; empty if it is unknown."""
+        return self.addresses[int(self.rank)] if self.addresses and self.rank.isdigit() else ""
 
 
 def _no_variables(start: Start) -> dict[str, str]:
@@ -113,6 +145,7 @@ class Launcher:
     #: the program that MAD_MULTI_NODE_RUNNER is; empty where the script starts its processes itself
     program: str = "torchrun"
     variables: Callable[[Start], dict[str, str]] = _no_variables
+    least_nodes: int = 1
     #: why a run can't have it; empty if it can
     refusal: str = ""
     #: whether the script runs on the host, and starts containers itself
@@ -138,15 +171,60 @@ def _of_torchtitan(start: Start) -> dict[str, str]:
 
 
 def _of_vllm(start: Start) -> dict[str, str]:
+    """A server a node: several of them share the requests, not the model."""
     return {
         "VLLM_TENSOR_PARALLEL_SIZE": str(start.processes),
         "VLLM_PIPELINE_PARALLEL_SIZE": "1",
-        "VLLM_DISTRIBUTED_BACKEND": "auto",
+        "VLLM_DISTRIBUTED_BACKEND": "none" if start.nodes > 1 else "auto",
+        **_own_address("VLLM_HOST_IP", start),
     }
 
 
 def _of_sglang(start: Start) -> dict[str, str]:
-    return {"SGLANG_TENSOR_PARALLEL_SIZE": str(start.processes), "SGLANG_PIPELINE_PARALLEL_SIZE": "1"}
+    several = {"NCCL_INIT_ADDR": f"{start.master}:{start.port}"} if start.nodes > 1 else {}
+    return {
+        "SGLANG_TENSOR_PARALLEL_SIZE": str(start.processes),
+        "SGLANG_PIPELINE_PARALLEL_SIZE": "1",
+        **several,
+        **_own_address("SGLANG_HOST_IP", start),
+    }
+
+
+def _own_address(name: str, start: Start) -> dict[str, str]:
+    return {name: start.own_address} if start.nodes > 1 and start.own_address else {}
+
+
+def _of_sglang_disagg(start: Start) -> dict[str, str]:
+    prefill, decode = _disaggregation(start)
+    return {
+        "SGLANG_DISAGG_MODE": "enabled",
+        "SGLANG_DISAGG_PREFILL_NODES": str(prefill),
+        "SGLANG_DISAGG_DECODE_NODES": str(decode),
+        "SGLANG_DISAGG_TOTAL_NODES": str(start.nodes),
+        "SGLANG_TP_SIZE": str(start.processes),
+        **({"SGLANG_NODE_IPS": ",".join(start.addresses)} if start.addresses else {}),
+        "SGLANG_NODE_RANK": start.rank,
+    }
+
+
+def _disaggregation(start: Start) -> tuple[int, int]:
+    """Return how many nodes prefill and decode; the proxy has the first one, and shares it where there are but two.
+
+    Raises ConfigurationError for a split of the user's that doesn't fit the nodes.
+    """
+    section = start.settings.get("sglang_disagg")
+    split = section if isinstance(section, Mapping) else {}
+    workers = start.nodes - 1 if start.nodes > 2 else start.nodes
+    decode = int(split.get("decode_nodes") or 0)
+    by_default = workers - decode if decode else max(1, (start.nodes - 1) * 2 // 5)
+    prefill = int(split.get("prefill_nodes") or by_default)
+    decode = decode or workers - prefill
+    if prefill < 1 or decode < 1 or prefill + decode not in (workers, start.nodes - 1):
+        raise ConfigurationError(
+            f"distributed.sglang_disagg: {prefill} prefill_nodes and {decode} decode_nodes: expected {workers} in "
+            f"all on {start.nodes} nodes, at least one of each"
+        )
+    return prefill, decode
 
 
 _PRIMUS_BACKENDS = {
@@ -179,7 +257,7 @@ LAUNCHERS: Mapping[str, Launcher] = {
         Launcher("primus", "", _of_primus),
         Launcher("vllm", "", _of_vllm),
         Launcher("sglang", "", _of_sglang),
-        Launcher("sglang-disagg", "", refusal="it needs several nodes, and a run is on one"),
+        Launcher("sglang-disagg", "", _of_sglang_disagg, least_nodes=2),
         Launcher("slurm_multi", "", on_host=True),
     )
 }
@@ -202,38 +280,110 @@ class Launch:
     settings: Mapping[str, Any]
     multi_node_args: Mapping[str, Any]
     model: Model
+    #: of the nodes, by rank; none if they are unknown
+    addresses: Sequence[str] = ()
+    #: file in the container that lists them, for deepspeed; empty if there is none
+    hostfile: str = ""
+
+    @property
+    def nodes(self) -> int:
+        """How many madengines start the model together. Raises ConfigurationError for invalid multi_node_args.
+
+        A script that starts containers itself is started once, on however many nodes these are.
+        """
+        if self.launcher and self.launcher.on_host:
+            return 1
+        return int(self.settings.get("nnodes") or arguments(self.multi_node_args)["NNODES"])
+
+    def on(self, world: World, hostfile: str = "") -> Launch:
+        """Return how the model is started on these nodes; the address and the port of the user's choice count."""
+        port = self.settings.get("port") or world.port
+        own = {"MASTER_ADDR": world.addresses[0], "MASTER_PORT": port, **self.multi_node_args}
+        ranks = {"NNODES": world.nodes, "NODE_RANK": world.rank}
+        return replace(self, multi_node_args={**own, **ranks}, addresses=world.addresses, hostfile=hostfile)
 
     def variables(self, gpus: int, rank: str = "") -> dict[str, str]:
         """Return what a container gets to start its processes: MAD_MULTI_NODE_RUNNER, and what its launcher adds.
 
         `rank` is as in `runner`. Raises ConfigurationError where the launcher can't start them.
         """
-        launcher, texts = self.launcher, arguments(self.multi_node_args)
+        launcher = self.launcher
         if launcher and launcher.on_host:
             raise ConfigurationError(
                 f"launcher {launcher.name}: its script starts containers, so it runs in none itself"
             )
-        if launcher is None:
-            return {"MAD_MULTI_NODE_RUNNER": runner(self.multi_node_args, gpus, rank)}
-        nodes = int(texts["NNODES"])
-        each = int(self.settings.get("nproc_per_node") or 0) or gpus or int(texts["MAD_RUNTIME_NGPUS"] or 1)
-        port = str(self.settings.get("port") or "29500")
+        start = self._start(gpus, rank)
+        if launcher and start.nodes < launcher.least_nodes:
+            raise ConfigurationError(f"launcher {launcher.name}: it needs several nodes, and this run is on one")
         return {
-            "NNODES": str(nodes),
-            "NPROC_PER_NODE": str(each),
-            "MASTER_PORT": texts["MASTER_PORT"] if "MASTER_PORT" in self.multi_node_args else port,
-            **launcher.variables(Start(each, nodes, self.settings, self.model)),
-            "MAD_MULTI_NODE_RUNNER": self._command(launcher, nodes, each, port, rank),
+            **(_of_nodes(start, gpus, rank) if start.nodes > 1 else {}),
+            **(_of_launcher(self.launcher, start) if self.launcher else {}),
+            "MAD_MULTI_NODE_RUNNER": self._command(start, rank),
         }
 
-    def _command(self, launcher: Launcher, nodes: int, each: int, port: str, rank: str) -> str:
-        if launcher.program == "deepspeed" and nodes > 1:
-            raise ConfigurationError("launcher deepspeed: several nodes need a hostfile, which is unsupported")
-        if launcher.program == "deepspeed":
-            return f"deepspeed --num_gpus={each}"
-        own_port = {"MASTER_PORT": port} if nodes > 1 else {}
-        values = {**own_port, **self.multi_node_args, "RUNNER": launcher.program}
-        return runner(values, each, rank) if launcher.program else ""
+    def hosts(self, gpus: int) -> str:
+        """Return the text of a hostfile."""
+        each = self._start(gpus, "").processes
+        return "".join(f"{address} slots={each}\n" for address in self.addresses)
+
+    def _start(self, gpus: int, rank: str) -> Start:
+        texts = arguments(self.multi_node_args)
+        port = str(self.settings.get("port") or "29500") if self.launcher else texts["MASTER_PORT"]
+        return Start(
+            processes=int(self.settings.get("nproc_per_node") or 0) or gpus or int(texts["MAD_RUNTIME_NGPUS"] or 1),
+            nodes=int(texts["NNODES"]),
+            rank=rank or texts["NODE_RANK"],
+            master=texts["MASTER_ADDR"],
+            port=texts["MASTER_PORT"] if "MASTER_PORT" in self.multi_node_args else port,
+            addresses=self.addresses,
+            hostfile=self.hostfile,
+            settings=self.settings,
+            model=self.model,
+        )
+
+    def _command(self, start: Start, rank: str) -> str:
+        program = self.launcher.program if self.launcher else arguments(self.multi_node_args)["RUNNER"]
+        if program == "deepspeed":
+            return _deepspeed(start)
+        hosts = {"HOST_LIST": ",".join(f"{address}:{start.processes}" for address in self.addresses)}
+        port = {"MASTER_PORT": start.port} if start.nodes > 1 and self.launcher else {}
+        values = {**(hosts if self.addresses else {}), **port, **self.multi_node_args, "RUNNER": program}
+        return runner(values, start.processes, rank) if program else ""
+
+
+def _of_nodes(start: Start, gpus: int, rank: str) -> dict[str, str]:
+    """Return what every script on several nodes gets; a rank that others fill in is theirs to set."""
+    ranks = {} if rank else {"NODE_RANK": start.rank, "RANK": start.rank}
+    return {
+        "MASTER_ADDR": start.master,
+        "MASTER_PORT": start.port,
+        "NNODES": str(start.nodes),
+        # As madengine 2 has it: of nodes. torchrun counts the processes for those that it starts.
+        "WORLD_SIZE": str(start.nodes),
+        **ranks,
+        "NPROC_PER_NODE": str(start.processes),
+        "GPUS_PER_NODE": str(gpus),
+    }
+
+
+def _of_launcher(launcher: Launcher, start: Start) -> dict[str, str]:
+    return {
+        "NNODES": str(start.nodes),
+        "NPROC_PER_NODE": str(start.processes),
+        "MASTER_PORT": start.port,
+        **launcher.variables(start),
+    }
+
+
+def _deepspeed(start: Start) -> str:
+    """Return the command; on several nodes each starts its own processes, because containers have no sshd."""
+    if start.nodes == 1:
+        return f"deepspeed --num_gpus={start.processes}"
+    if not start.hostfile:
+        raise ConfigurationError("launcher deepspeed: several nodes need a hostfile, which is unsupported here")
+    words = [f"--hostfile={start.hostfile}", "--no_ssh", f"--node_rank={start.rank}"]
+    words += [f"--master_addr={start.master}", f"--master_port={start.port}"]
+    return shlex.join(["deepspeed", *words])
 
 
 def launch_of(of_context: Any, multi_node_args: Mapping[str, Any], model: Model, environ: Mapping[str, str]) -> Launch:
@@ -252,7 +402,14 @@ def check_distributed(value: Any, where: str) -> None:
         raise expected(where, "an object", value)
     if name and (not isinstance(name, str) or not launcher_named(name)):
         raise expected(f"{where}.launcher", f"one of {', '.join(LAUNCHERS)}", name)
-    for key, least, most in (("nproc_per_node", 1, 10_000), ("port", 1, 65_535)):
+    _check_split(settings.get("sglang_disagg"), f"{where}.sglang_disagg")
+    for key, least, most in (("nproc_per_node", 1, 10_000), ("nnodes", 1, 100_000), ("port", 1, 65_535)):
         number = settings.get(key)
         if number is not None and not (re.fullmatch("[0-9]{1,9}", str(number)) and least <= int(number) <= most):
             raise expected(f"{where}.{key}", f"a number from {least} to {most}", number)
+
+
+def _check_split(split: Any, where: str) -> None:
+    for key in ("prefill_nodes", "decode_nodes") if isinstance(split, Mapping) else ():
+        if split.get(key) is not None and not re.fullmatch("[1-9][0-9]{0,5}", str(split[key])):
+            raise expected(f"{where}.{key}", "a number of nodes", split[key])

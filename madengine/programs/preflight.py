@@ -36,6 +36,22 @@ def port_problem(port: int) -> str:
     return ""
 
 
+def free_port() -> int:
+    """Return a port that nothing listens on, below those that the kernel hands out to connections."""
+    import random
+    import socket
+
+    ports = random.SystemRandom().sample(range(20000, 32000), 100)
+    for port in ports:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+            return port
+    raise OSError("no port from 20000 to 31999 is free")
+
+
 def are_here(engines: "list[str]", images: "list[str]") -> bool:
     """Whether the engine that a run would use has these images, so that nothing has to be pulled.
 
@@ -75,7 +91,10 @@ def has(name: str, sha256: str, folder: str, incoming: str) -> bool:
 
 
 def examine(folder: str, incoming: str, files: str, ports: str, engines: str, images: "list[str]") -> None:
-    """Make the folders, link those files (NAME=DIGEST,…) that the node's folder has, and print the result."""
+    """Make the folders, link those files (NAME=DIGEST,…) that the node's folder has, and print the result.
+
+    Port 0 asks for a free one.
+    """
     result = {"python": ".".join(map(str, sys.version_info[:3]))}  # type: dict[str, object]
     try:
         result["machine"] = machine()
@@ -87,6 +106,10 @@ def examine(folder: str, incoming: str, files: str, ports: str, engines: str, im
             result["free_bytes"] = disk.f_bavail * disk.f_frsize
             problems = [port_problem(int(port)) for port in ports.split(",") if port]
             result["port_problem"] = "; ".join(filter(None, problems))
+            if "0" in ports.split(","):
+                result["free_port"] = free_port()
+                # This machine's address of the connection that ssh came by: other nodes reach it too.
+                result["address"] = (os.environ.get("SSH_CONNECTION", "").split() + [""] * 3)[2]
             result["has_images"] = are_here(engines.split(","), images)
     except OSError as error:
         result["problem"] = str(error.filename or folder) + ": " + (error.strerror or str(error))

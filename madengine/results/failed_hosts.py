@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from madengine.config.manifest import Manifest
@@ -14,9 +15,11 @@ from madengine.results.rows import Row, result_rows
 
 
 def failed_rows(
-    manifest: Manifest, run_id: str, host: str, reason: str, environ: Mapping[str, str] = os.environ
+    manifest: Manifest, run_id: str, host: str, reason: str, environ: Mapping[str, str] = os.environ, nodes: int = 1
 ) -> list[dict[str, str]]:
     """Return the perf.csv rows of a host on which nothing could be run: one FAILURE for each model of the manifest.
+
+    `nodes` is how many hosts were to run it together.
 
     They have no time, so that a failure that is reported twice is one row.
     """
@@ -28,9 +31,8 @@ def failed_rows(
             groups.append((model, [image]))
         else:
             same.append(image)
-    return [
-        row for model, images in groups for row in result_rows(_not_run(model, images, run_id, host, reason), environ)
-    ]
+    results = (replace(_not_run(model, images, run_id, host, reason), nnodes=nodes) for model, images in groups)
+    return [row for result in results for row in result_rows(result, environ)]
 
 
 def note_failure(

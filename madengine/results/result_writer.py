@@ -68,7 +68,8 @@ class ResultWriter:
         self, environment: Mapping[str, Any], skipped: Sequence[tuple[Image, Model, str]], seconds: float
     ) -> None:
         """Write results.json and the summary; `skipped` holds the images for other machines, each with the reason."""
-        summary = run_summary(self.results, skipped, seconds, socket.gethostname(), str(self.output), self.run_id)
+        own = [result for result in self.results if not result.rank]
+        summary = run_summary(own, skipped, seconds, socket.gethostname(), str(self.output), self.run_id)
         document = results_json(self.run_id, self.results, environment)
         for write in (partial(self._add_results, document), partial(write_json, self.summary_output, summary)):
             try:
@@ -88,7 +89,7 @@ class ResultWriter:
 
     @property
     def has_failure(self) -> bool:
-        """Whether a row is a failure."""
+        """Whether a row is a failure, or a part of another node's row."""
         return any(map(has_failure, self.results))
 
 

@@ -50,6 +50,8 @@ def _json(value: Any) -> Any:
         return {field.name: getattr(value, field.name) for field in fields(value) if field.name != "extra"}
     if isinstance(value, Gpu | GpuCost | GpuProcess | Artifact):
         return asdict(value)
+    if isinstance(value, RunResult):
+        return result_json(value)
     if isinstance(value, Metric):
         return {**{field.name: getattr(value, field.name) for field in fields(value)}, "extra": dict(value.extra)}
     return [_json(item) for item in value] if isinstance(value, tuple) else value
@@ -92,6 +94,7 @@ def result_of(entry: Mapping[str, Any]) -> RunResult:
         "metrics": tuple(_record(Metric, metric) for metric in entry["metrics"]),
         "gpus": tuple(_record(Gpu, gpu) for gpu in entry.get("gpus", ())),
         "cost": _record(GpuCost, entry["cost"]) if entry.get("cost") else None,
+        "parts": tuple(map(result_of, entry.get("parts", ()))),
     }
     return _record(RunResult, values)
 

@@ -22,6 +22,7 @@ COLUMNS = (
     "started", "environment_id", "gpus", "packed", "foreign_processes", "peak_gpu_memory_mib", "idle_gpu_memory_mib",
     "mean_gpu_utilization", "p95_gpu_utilization", "energy_j", "mean_power_w", "peak_power_w", "peak_temperature_c",
     "throttled_percent", "sample_hz", "telemetry_source", "variant", "contaminated", "repeat", "side", "attempt",
+    "aggregation",
 )  # fmt: skip
 
 #: which attempt at a run this is, where a scheduler starts one again
@@ -41,10 +42,14 @@ _COST_COLUMNS = (
 
 
 def result_rows(result: RunResult, environ: Mapping[str, str] = os.environ) -> list[dict[str, str]]:
-    """Return the perf.csv rows of a run: one for each metric, at least one; none of a warm-up that succeeded.
+    """Return the perf.csv rows of a run: one for each metric, at least one.
+
+    A warm-up that succeeded has none, and of several nodes only the first has them.
 
     Beside COLUMNS a row has the extra columns of its multiple_results, for a perf.csv that has them too.
     """
+    if result.rank:
+        return []
     run = _run_cells(result, environ)
     return [
         {
@@ -55,6 +60,7 @@ def result_rows(result: RunResult, environ: Mapping[str, str] = os.environ) -> l
             # Readers of a perf.csv take every number in this column for a valid measurement.
             "performance": metric.performance if status == SUCCESS else "",
             "metric": metric.metric,
+            "aggregation": metric.aggregation if status == SUCCESS else "",
             "status": status,
             "reason": reason,
         }
@@ -85,8 +91,8 @@ def _run_cells(result: RunResult, environ: Mapping[str, str]) -> dict[str, str]:
         "run_duration": str(rounded_seconds(result.run_duration)),
         "started": result.started,
         "environment_id": result.environment_id,
-        "gpus": ",".join(str(gpu.index) for gpu in result.gpus),
         "attempt": environ.get(ATTEMPT_VARIABLE, ""),
+        "gpus": ";".join(map(_gpu_list, result.parts or (result,))).strip(";"),
         "packed": "true" if result.packed else "",
         "foreign_processes": "" if result.foreign_processes is None else str(result.foreign_processes),
         "contaminated": "" if result.contaminated is None else str(result.contaminated).lower(),
@@ -96,14 +102,15 @@ def _run_cells(result: RunResult, environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def _gpu_list(result: RunResult) -> str:
+    return ",".join(str(gpu.index) for gpu in result.gpus)
+
+
 def _subject_cells(result: RunResult) -> dict[str, str]:
     """Return the cells of what ran: the model, on how many GPUs, and the image."""
     model, image = result.model, result.image or Image(key="", docker_image="")
-    n_gpus, nnodes = result.n_gpus or model.n_gpus, result.nnodes
     return {
-        "n_gpus": str(int(n_gpus) * nnodes) if nnodes > 1 and n_gpus.isdigit() else n_gpus,
-        "nnodes": str(nnodes),
-        "gpus_per_node": n_gpus,
+        **_size_cells(result),
         "training_precision": model.training_precision,
         "args": model.args,
         "tags": ",".join(model.tags),
@@ -113,6 +120,18 @@ def _subject_cells(result: RunResult) -> dict[str, str]:
         "docker_sha": image.docker_sha,
         "docker_image": image_name(image),
         "build_duration": str(rounded_seconds(image.build_duration)),
+    }
+
+
+def _size_cells(result: RunResult) -> dict[str, str]:
+    """Return on how many nodes and GPUs a model ran; of nodes that differ, each one's GPUs."""
+    counts = [part.n_gpus or part.model.n_gpus for part in result.parts or (result,)]
+    are_known = result.nnodes > 1 and all(count.isdigit() for count in counts)
+    nodes = 1 if result.parts else result.nnodes
+    return {
+        "n_gpus": str(sum(map(int, counts)) * nodes) if are_known else counts[0],
+        "nnodes": str(result.nnodes),
+        "gpus_per_node": ",".join(counts) if len(set(counts)) > 1 else counts[0],
     }
 
 
@@ -138,7 +157,9 @@ def metric_outcomes(result: RunResult) -> Iterator[tuple[Metric, str, str]]:
 
 
 def has_failure(result: RunResult) -> bool:
-    """Return whether a row of this run is a failure."""
+    """Return whether a row of this run is a failure, or a part of another node's row that is one."""
+    if result.rank:
+        return result.status == FAILURE
     return any(status == FAILURE for _, status, _ in metric_outcomes(result))
 
 

@@ -75,6 +75,8 @@ class ContainerRun:
     secrets: Sequence[str] = ()
     #: Gets the id of the container when it has started.
     begin: Callable[[str], None] = lambda _: None
+    #: Says why the container has to be stopped, empty while it may go on; None if only time and user do.
+    stop_reason: Callable[[], str] | None = None
 
     def run(self) -> ContainerExit:
         """Start the container, follow it to its end and remove it, also at Ctrl-C.
@@ -187,6 +189,8 @@ class ContainerRun:
                     programs.pause(waiter, 0.1)
                 if self.stopping.is_set():
                     raise KeyboardInterrupt
+                if self.stop_reason and (reason := self.stop_reason()):
+                    return f"stopped: {reason}"
                 if deadline and time.monotonic() > deadline:
                     return "timeout: the container did not end in time"
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from madengine.build import payload
 from madengine.build.source_code import Checkout
@@ -17,6 +18,8 @@ from madengine.config.context import GUEST_OS, Context, expanded
 from madengine.config.credentials import Credentials, model_secrets, secret_values
 from madengine.config.entry_keys import env_vars
 from madengine.config.hooks import Hooks, hook_files, hook_texts
+from madengine.config.launchers import Launch
+from madengine.config.nodes import node_count, nodes_by_hand
 from madengine.data_sets.mounts import Provided
 from madengine.errors import ConfigurationError, RunError
 from madengine.machine.gpu_locks import lock_name
@@ -30,10 +33,15 @@ from madengine.run.options import RunOptions
 from madengine.run.orphans import GPU_LABEL, LOG_LABEL, MODEL_LABEL, OWNER_LABEL, RUN_LABEL
 from madengine.run.workspace import RUN_FOLDER, Workspace
 
+if TYPE_CHECKING:
+    from madengine.run.peers import Peers
+
 logger = logging.getLogger(__name__)
 
 # Between the engine's TERM and its KILL.
 STOP_SECONDS = 10
+# In a model's folder: the nodes that run it together, as deepspeed reads them.
+HOSTFILE = "hostfile"
 # entry.sh enforces the limit; how much longer the host waits before it acts itself.
 HOST_GRACE_SECONDS = 15.0
 # How long entry.sh may take to describe the environment, and to end a hook that is late.
@@ -59,6 +67,8 @@ class Setup:
     #: Variables of the caller's own launcher.
     inherited: Mapping[str, str] = field(default_factory=dict)
     workspace: Workspace = field(default_factory=Workspace)
+    #: The other nodes of a run on several; None for a run on one.
+    peers: Peers | None = None
 
     @cached_property
     def eligible_gpus(self) -> list[Gpu]:
@@ -69,6 +79,21 @@ class Setup:
     def requires_pinned_image(self) -> bool:
         """Whether only images run that the manifest pins by a registry's digest."""
         return self.options.require_pinned_image or self.context.requires_pinned_image
+
+    def nodes(self, model: Model) -> int:
+        """Return how many nodes run a model together."""
+        return node_count(self.options.nodes, self.context, model, os.environ)
+
+    def is_joint(self, model: Model) -> bool:
+        """Whether this node runs a model together with its peers."""
+        return self.peers is not None and self.nodes(model) == self.peers.nodes
+
+    def launch(self, model: Model) -> Launch:
+        """Return how a model's processes are started. Raises RunError where the other nodes haven't come."""
+        launch = self.context.launch_of(model, os.environ)
+        if self.peers is None or not self.is_joint(model):
+            return launch
+        return launch.on(self.peers.world(), f"{self.workspace.inside}/{HOSTFILE}")
 
     def gpu_count(self, model: Model) -> int:
         """Return how many GPUs a model gets. Raises RunError if there are not that many."""
@@ -95,6 +120,9 @@ class Setup:
             *self.workspace.options,
             *payload.split(model.additional_docker_run_options, model),
         ]
+        if self._spans_nodes(model) and not any(re.match(r"--net(work)?\b", word) for word in options):
+            logger.info(f"{model.name}: the container has this machine's network, to reach the other nodes")
+            options.insert(0, "--network=host")
         return Container(
             name=f"madengine-{self.run_id}-{workspace.name}"[:200],
             image=reference,
@@ -146,7 +174,8 @@ class Setup:
             "MAD_GUEST_OS": self.context.guest_os or image.guest_os or GUEST_OS,
             "MAD_SYSTEM_NGPUS": str(len(self.gpus)),
             "MAD_RUNTIME_NGPUS": str(len(gpus)),
-            **self.context.launch_of(model, os.environ).variables(len(gpus)),
+            **self._interfaces(model),
+            **self.launch(model).variables(len(gpus)),
             **_gpu_variables(self.gpus),
             **({"MAD_OUTPUT_CSV": model.multiple_results} if model.multiple_results else {}),
             **(self._description(model) if self._describes_environment else {}),
@@ -160,6 +189,14 @@ class Setup:
             **self._of_tools,
             **self.context.docker_env_vars,
         }
+
+    def _spans_nodes(self, model: Model) -> bool:
+        return self.is_joint(model) or nodes_by_hand(self.context) > 1
+
+    def _interfaces(self, model: Model) -> dict[str, str]:
+        """Return the network interface towards the other nodes, which libraries would guess."""
+        name = self.peers.world().interface if self.peers and self.is_joint(model) else ""
+        return {"NCCL_SOCKET_IFNAME": name, "GLOO_SOCKET_IFNAME": name} if name else {}
 
     @property
     def _of_tools(self) -> dict[str, str]:

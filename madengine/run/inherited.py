@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 # As madengine 2 hands on, but for the variables that choose GPUs: a container has only those that it may use.
-NAMES = (
+_RANKS = (
     "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "NODE_RANK", "NNODES", "NPROC_PER_NODE",
-    "MAD_MULTI_NODE_RUNNER", "MAD_COLLECT_METRICS", "GLOO_SOCKET_IFNAME", "PRIMUS_CONFIG_PATH", "PRIMUS_CLI_EXTRA",
+    "MAD_MULTI_NODE_RUNNER",
+)  # fmt: skip
+NAMES = (
+    *_RANKS, "MAD_COLLECT_METRICS", "GLOO_SOCKET_IFNAME", "PRIMUS_CONFIG_PATH", "PRIMUS_CLI_EXTRA",
     "TORCH_ELASTIC_RDZV_TIMEOUT", "MIOPEN_USER_DB_PATH",
 )  # fmt: skip
 PREFIXES = ("NCCL_", "RCCL_")
@@ -18,6 +21,11 @@ _LAUNCHED = ("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "NCCL_SOCKET_I
 def inherited_variables(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that the containers get."""
     return {name: value for name, value in environ.items() if value and (name in NAMES or name.startswith(PREFIXES))}
+
+
+def without_ranks(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return them without those that name this node's place: on several nodes its madengine sets them itself."""
+    return {name: value for name, value in variables.items() if name not in _RANKS}
 
 
 def launched_nodes(environ: Mapping[str, str]) -> dict[str, str]:

@@ -18,19 +18,21 @@ from madengine.config.context import Context
 from madengine.config.credentials import Credentials
 from madengine.config.entry_keys import refusal
 from madengine.config.hooks import Hooks
+from madengine.config.nodes import node_count, nodes_by_hand, other_nodes
 from madengine.data_sets.mounts import Data
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, EXIT_RUN_FAILED, ConfigurationError, RunError
 from madengine.machine.environment import environment_id_of, environment_record, named_record
 from madengine.machine.gpus import AMD, skipped_architecture, wants_gpus
 from madengine.programs.engine import Docker
 from madengine.programs.rocm import installed
-from madengine.records import FAILURE, SKIPPED, Gpu, Image, Metric, Model, RunResult
+from madengine.records import FAILURE, SKIPPED, SUCCESS, Gpu, Image, Metric, Model, RunResult
 from madengine.results.result_writer import ResultWriter, remove_entries
 from madengine.results.rows import result_rows
 from madengine.results.table import load_tabulate, results_table
 from madengine.run.background import Background
 from madengine.run.container_setup import Setup
-from madengine.run.inherited import inherited_variables
+from madengine.run.inherited import inherited_variables, without_ranks
+from madengine.run.joint import joined
 from madengine.run.names import new_run_id, run_directory
 from madengine.run.options import RunOptions
 from madengine.run.orphans import remove_orphans
@@ -40,6 +42,8 @@ from madengine.run.workspace import lasting_workspace
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+    from madengine.run.peers import Peers
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +79,8 @@ class LocalRun:
     side: str = ""
     #: The other one's, if both write into one.
     shared_writer: ResultWriter | None = None
+    #: The other nodes of a run on several; None for a run on one.
+    peers: Peers | None = None
 
     @cached_property
     def run_id(self) -> str:
@@ -120,25 +126,52 @@ class LocalRun:
         """Return the models that run here, and record the others."""
         runnable = []
         for model, image in self.chosen:
-            if reason := self._failure_reason(model):
-                self.record(self.not_run(model, image, FAILURE, reason))
-                continue
-            reason = self._skip_reason(model, image)
-            if image is None or reason:
-                self.record(self.not_run(model, image, SKIPPED, reason))
-            else:
+            obstacle = self._obstacle(model, image)
+            if self.peers and self._node_count(model) == self.peers.nodes:
+                obstacle = self._joint_obstacle(obstacle or self.not_run(model, image, SUCCESS, ""), self.peers)
+            if obstacle:
+                self.record(obstacle)
+            elif image:
                 runnable.append((model, image))
         return runnable
+
+    def _joint_obstacle(self, result: RunResult, peers: Peers) -> RunResult | None:
+        """Return this node's result of a model that can't run on one of the nodes; None where it can on all."""
+        joint = joined(result, peers, "the check of ")
+        if joint.interrupted:
+            raise KeyboardInterrupt
+        if not joint.reason:
+            return None
+        stopped = replace(joint.own, status=FAILURE, reason=f"not started: {joint.reason}")
+        return stopped if joint.own.status == SUCCESS else joint.own
+
+    def _obstacle(self, model: Model, image: Image | None) -> RunResult | None:
+        """Return the result of a model that can't run here, or isn't to; None for one that runs."""
+        if reason := self._failure_reason(model):
+            return self.not_run(model, image, FAILURE, reason)
+        reason = self._skip_reason(model, image)
+        return self.not_run(model, image, SKIPPED, reason) if image is None or reason else None
 
     def _failure_reason(self, model: Model) -> str:
         """Return why a model can't be run here: what it asks for, or GPUs that are unknown; empty if it can."""
         images = [image for other, image in self.chosen if image and other == model]
         images += [image for image, other, _ in self.skipped if other == model]
-        if reason := refusal(model):
+        if reason := refusal(model) or self._other_nodes(model):
             return reason
         if not self.gpu_problem or not wants_gpus(model.n_gpus, {image.vendor for image in images}):
             return ""
         return f"unknown GPUs: {self.gpu_problem}; repair the driver, or set the context's gpu_vendor to NONE"
+
+    def _node_count(self, model: Model) -> int:
+        return node_count(self.options.nodes, self.context, model, self.environ)
+
+    def _other_nodes(self, model: Model) -> str:
+        """Return why a model can't run on as many nodes together as its entry says; empty if it can."""
+        if self.options.skip_model_run:
+            return ""
+        count = self._node_count(model)
+        reason = other_nodes(count, self.peers.nodes if self.peers else nodes_by_hand(self.context))
+        return f"distributed: nnodes {count}: {reason}" if reason else ""
 
     def _skip_reason(self, model: Model, image: Image | None) -> str:
         """Return why a model is not run here, empty if it is."""
@@ -212,6 +245,8 @@ class LocalRun:
         if rocm and rocm.is_elsewhere:
             logger.info(f"ROCm of this machine: {rocm.root} {rocm.version}{' (TheRock)' if rocm.is_therock else ''}")
         inherited = inherited_variables(self.environ)
+        if self.peers:
+            inherited = without_ranks(inherited)
         if inherited:
             logger.info(f"containers get from this environment: {', '.join(sorted(inherited))}")
         setup = Setup(
@@ -225,6 +260,7 @@ class LocalRun:
             hooks=self.hooks,
             inherited=inherited,
             workspace=lasting_workspace(options.workspace or self.context.workspace, run_directory(self.run_id)),
+            peers=self.peers,
         )
         return ContainerRunner(
             setup=setup,

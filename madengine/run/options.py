@@ -10,6 +10,7 @@ from madengine.config.common_options import (
     BuildAndRunOptions,
     DataFileOptions,
     GpuModeOptions,
+    NodesOptions,
     RepeatOptions,
     RowsOptions,
     RunIdOptions,
@@ -43,9 +44,16 @@ class AgainstOptions(VerdictOptions):
 
 @dataclass(frozen=True)
 class RunOptions(
-    BuildAndRunOptions, RowsOptions, RunIdOptions, TimeoutOptions, DataFileOptions, GpuModeOptions, RepeatOptions,
+    BuildAndRunOptions,
+    RowsOptions,
+    RunIdOptions,
+    TimeoutOptions,
+    DataFileOptions,
+    GpuModeOptions,
+    RepeatOptions,
     AgainstOptions,
-):  # fmt: skip
+    NodesOptions,
+):
     """How models are run."""
 
     #: A perf.csv; images that succeeded according to it are left out.

@@ -41,8 +41,12 @@ def run_outcome(
     limit: int,
     engine_output: str,
     hooked: bool = False,
+    joint: bool = False,
 ) -> RunResult:
-    """Return the result with status, reason and metrics; `hooked` if the container had hooks to run."""
+    """Return the result with status, reason and metrics; `hooked` if the container had hooks to run.
+
+    A success of `joint` nodes may have no metric, because another one measures; its reason says why.
+    """
     workspace = Path(result.directory)
     entry, problem = read_entry(workspace)
     seconds = max(0.0, entry.get("ended", 0.0) - entry.get("started", 0.0))
@@ -52,16 +56,19 @@ def run_outcome(
     if not reason and hooked and "failed_hook" not in entry:
         reason = "the image's entry.sh is of an older madengine, which ran no hooks and no tools; build the image again"
     metrics: tuple[Metric, ...] = ()
+    unmeasured = ""
     try:
         metrics = _metrics(result.model, workspace, scan)
     except RunError as error:
-        reason = reason or str(error)
+        unmeasured = str(error)
+    reason = reason or ("" if joint else unmeasured)
     if reason and _is_full(workspace):
         reason += f"; the disk of {workspace} is full"
     elif reason and entry.get("log_complete") is False:
         reason += "; the log is incomplete, it could not be written to the end"
     # A failed run keeps its metrics in results.json, but no row reports them as measured.
-    return replace(result, status=FAILURE if reason else SUCCESS, reason=reason, metrics=metrics)
+    status = FAILURE if reason else SUCCESS
+    return replace(result, status=status, reason=reason or unmeasured, metrics=metrics)
 
 
 def unless_log_errors(result: RunResult, errors: LogErrors, log: FileIO) -> RunResult:

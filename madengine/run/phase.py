@@ -13,6 +13,7 @@ from madengine.config.context import Context, host_facts
 from madengine.config.hooks import Hooks, hook_definitions
 from madengine.config.ignored_keys import log_ignored_keys, unknown_manifest_keys
 from madengine.config.manifest import Manifest, load_manifest
+from madengine.config.nodes import refuse_other_nodes
 from madengine.config.validation import refuse_unsupported, validated_hooks
 from madengine.data_sets.mounts import Data
 from madengine.errors import ConfigurationError
@@ -26,6 +27,7 @@ from madengine.run.background import Background
 from madengine.run.inherited import launched_nodes
 from madengine.run.names import new_run_id
 from madengine.run.options import RunOptions
+from madengine.run.seat import seat_in
 from madengine.run.selection import (
     images_for_machine,
     pull_registries,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from madengine.results.summaries import FailedBuild
     from madengine.run.against import AgainstRun
     from madengine.run.node import LocalRun
+    from madengine.run.peers import Peers
 
 
 def run_manifest(
@@ -55,8 +58,27 @@ def run_manifest(
 ) -> int:
     """Run a manifest's models on this machine; every one gets a row. Return the exit code.
 
-    `not_built` get a row too; `gpus` are those of this machine, None to detect them.
+    `not_built` get a row too; `gpus` are those of this machine, None to detect them. As one of several nodes that a
+    target has started, this machine runs them together with the others.
     """
+    seat = seat_in(session.environ)
+    if seat is None:
+        return _run_with_peers(session, manifest_file, options, not_built, gpus, None)
+    from madengine.run.peers import peers_of
+
+    with peers_of(seat) as peers:
+        return _run_with_peers(session, manifest_file, options, not_built, gpus, peers)
+
+
+def _run_with_peers(
+    session: Session,
+    manifest_file: Path,
+    options: RunOptions,
+    not_built: Iterable[FailedBuild],
+    gpus: tuple[Gpu, ...] | None,
+    peers: Peers | None,
+) -> int:
+    """Do the same for a node of a run on several; without `peers` for a run on one."""
     failures = [(_failed_model(failure), failure.error) for failure in not_built]
     options = replace(options, run_id=options.run_id or new_run_id())
     requests = [_request(session, manifest_file, options, gpus, may_be_empty=bool(failures))]
@@ -71,7 +93,7 @@ def run_manifest(
     registries = [name for request in requests for name in pull_registries(request.chosen, request.manifest.registry)]
     with session.engine(credentials, [], options.dry_run, may_fail=registries) as engine:
         load.result()
-        runs = [request.local_run(session, options, engine, credentials) for request in requests]
+        runs = [request.local_run(session, options, engine, credentials, peers) for request in requests]
         run = runs[0] if len(runs) == 1 else _in_turn(runs[0], runs[1], (str(options.against), str(manifest_file)))
         return run.show_lines() if options.dry_run else run.run(failures)
 
@@ -108,7 +130,9 @@ class _Request:
             logger.info(f"{key}: ignored by this version")
         return {*data.credential_names(), *(model.cred for model, _ in self.chosen)}
 
-    def local_run(self, session: Session, options: RunOptions, engine: Docker, credentials: Credentials) -> LocalRun:
+    def local_run(
+        self, session: Session, options: RunOptions, engine: Docker, credentials: Credentials, peers: Peers | None
+    ) -> LocalRun:
         """Return the run of these models."""
         from madengine.run.node import LocalRun
 
@@ -131,6 +155,7 @@ class _Request:
             show=session.show,
             hooks=self.hooks,
             provided_data=self.manifest.provided_data,
+            peers=peers,
         )
 
 
@@ -160,6 +185,7 @@ def _requested(
     manifest = with_models(manifest, manifest_file, _package(session))
     context, reading = _on_this_machine(session, manifest, gpus)
     refuse_unsupported(context)
+    _refuse_nodes(session, context, options)
     manifest = with_gpu_count(manifest, context)
     manifest = selected_images(with_registry(manifest, options.registry), options.tags, manifest_file)
     if not options.is_part:
@@ -169,13 +195,24 @@ def _requested(
     return manifest, context, reading
 
 
+def _refuse_nodes(session: Session, context: Context, options: RunOptions) -> None:
+    """Raise ConfigurationError for nodes that this run doesn't have, and for what several can't do."""
+    if options.skip_model_run:
+        return
+    seat = seat_in(session.environ)
+    refuse_other_nodes(options.nodes, context, seat.nodes if seat else 0)
+    flag = "--pack" if options.pack else "--against" if options.against else ""
+    if seat and flag:
+        raise ConfigurationError(f"{flag}: unsupported on several nodes, which run the models in one order")
+
+
 def _on_this_machine(
     session: Session, manifest: Manifest, gpus: tuple[Gpu, ...] | None
 ) -> tuple[Context, Reading[Gpu]]:
     """Return the context of a run here, and the GPUs that it may use: `gpus`, or those that are detected."""
     session.choose_rocm()
     here = find_gpus() if gpus is None else Reading(gpus)
-    launched = launched_nodes(session.environ)
+    launched = {} if seat_in(session.environ) else launched_nodes(session.environ)
     facts = {**host_facts(session.environ), **({"multi_node_args": launched} if launched else {})}
     context = session.context(facts, _context_here(manifest, here))
     vendor = context.gpu_vendor

@@ -21,12 +21,13 @@ from typing import Any
 from madengine import programs
 from madengine.build import payload, source_code
 from madengine.build.source_code import Checkout, ModelCode
-from madengine.config import artifacts, launchers
+from madengine.config import artifacts
 from madengine.config.hooks import HOOKS_FOLDER, SCRIPT_MARK
 from madengine.config.log_errors import log_errors, unconfigured_errors
 from madengine.data_sets.fetch import Client
 from madengine.data_sets.mounts import Data, Provided
 from madengine.errors import MadengineError, RunError
+from madengine.files import write_whole
 from madengine.files.locks import in_use
 from madengine.machine import telemetry
 from madengine.machine.gpu_locks import locked_gpus
@@ -51,8 +52,9 @@ from madengine.results.metrics import MetricScan
 from madengine.results.table import printable
 from madengine.run.background import Background
 from madengine.run.container_run import ContainerExit, ContainerRun
-from madengine.run.container_setup import Setup
+from madengine.run.container_setup import HOSTFILE, Setup
 from madengine.run.host_script import HostScript
+from madengine.run.joint import joined, round_of
 from madengine.run.live_output import LiveOutput
 from madengine.run.names import log_name, new_folder, slug
 from madengine.run.orphans import GPU_LABEL, OWNER_LABEL, gpu_users
@@ -95,22 +97,33 @@ class ContainerRunner:
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def run(self, model: Model, image: Image, turn: Round = ONCE) -> RunResult:
-        """Run one model; a failure of any kind is a result with a reason, not an error."""
+        """Run one model; a failure of any kind is a result with a reason, not an error.
+
+        Of a run on several nodes the joint result is returned.
+        """
         model = self._with_args(model)
-        result, interrupted = self._initial_result(model, image, turn), False
-        try:
-            result = self._run(result, image)
-        except _Interrupted as interruption:
-            result, interrupted = interruption.result, True
-        except Exception as error:
-            result = replace(result, reason=_reason(error))
-        except KeyboardInterrupt:
-            result, interrupted = replace(result, reason="interrupted"), True
+        result, interrupted = self._attempted(self._initial_result(model, image, turn), image)
+        of_run = result
+        if self.setup.peers and self.setup.is_joint(model):
+            joint = joined(result, self.setup.peers)
+            result, of_run = joint.own, joint.of_run
+            interrupted |= joint.interrupted
         with programs.uninterrupted():
             self.done(result)
         if interrupted:
             raise KeyboardInterrupt
-        return result
+        return of_run
+
+    def _attempted(self, result: RunResult, image: Image) -> tuple[RunResult, bool]:
+        """Return the result of a run, of any kind, and whether it was interrupted."""
+        try:
+            return self._run(result, image), False
+        except _Interrupted as interruption:
+            return interruption.result, True
+        except Exception as error:
+            return replace(result, reason=_reason(error)), False
+        except KeyboardInterrupt:
+            return replace(result, reason="interrupted"), True
 
     def _initial_result(self, model: Model, image: Image, turn: Round) -> RunResult:
         setup = self.setup
@@ -189,10 +202,12 @@ class ContainerRunner:
             self.sweep.result()
         wait, users = setup.options.gpu_wait, partial(gpu_users, setup.engine)
         with locked_gpus(self.gpus or setup.eligible_gpus, count, model.name, wait, self.stopping, users) as gpus:
-            nodes = int(launchers.arguments(setup.context.multi_node_args)["NNODES"])
-            launcher = setup.context.launch_of(model, os.environ).launcher
-            name = launcher.name if launcher else ""
+            launch = setup.launch(model)
+            name = launch.launcher.name if launch.launcher else ""
+            nodes = setup.nodes(model)
             result = replace(result, gpus=gpus, n_gpus=str(count), nnodes=nodes, launcher=name)
+            if launch.hostfile:
+                write_whole(Path(result.directory) / HOSTFILE, launch.hosts(count))
             result = replace(result, foreign_processes=self._foreign(gpus))
             container = self._container(result, image, reference, provided, code)
             with in_use(*setup.workspace.folders(model, Path(result.directory).resolve())):
@@ -308,6 +323,7 @@ class ContainerRunner:
         setup = self.setup
         # Metrics before the script, of a warm-up say, don't count.
         scan = MetricScan(SCRIPT_MARK.encode() if setup.hooks.pre_scripts else b"")
+        peers = setup.peers if setup.is_joint(result.model) else None
         container_run = ContainerRun(
             engine=setup.engine,
             container=container,
@@ -319,9 +335,12 @@ class ContainerRunner:
             stopping=self.stopping,
             secrets=setup.hidden_values(result.model),
             begin=begin,
+            stop_reason=(lambda: peers.stop_reason) if peers else None,
         )
         patterns = artifacts.patterns_for(result.model, setup.context, setup.hooks.artifacts)
         with setup.workspace.used(result.model, Path(result.directory), patterns) as bring_results:
+            if peers:
+                peers.start(round_of(result))
             started = time.monotonic()
             container_exit = container_run.run()
             result = replace(result, run_duration=time.monotonic() - started)
@@ -336,7 +355,14 @@ class ContainerRunner:
         setup, model = self.setup, result.model
         limit, hooked = setup.limit(model), bool(setup.hooks)
         outcome = run_outcome(
-            result, container_exit.state, scan, container_exit.reason, limit, container_exit.engine_output, hooked
+            result,
+            container_exit.state,
+            scan,
+            container_exit.reason,
+            limit,
+            container_exit.engine_output,
+            hooked,
+            setup.is_joint(model),
         )
         outcome = unless_log_errors(outcome, log_errors(model.extra, setup.context.values), log)
         log_default_errors(outcome, unconfigured_errors(model.extra, setup.context.values), log)

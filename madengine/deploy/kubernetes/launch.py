@@ -15,11 +15,6 @@ _OURS = ("NODE_RANK", "MASTER_ADDR", "HOST_LIST")
 _RANK = "$(NODE_RANK)"
 
 
-def nodes(multi_node_args: Mapping[str, Any]) -> int:
-    """Return NNODES of a context's multi_node_args. Raises ConfigurationError if these are invalid."""
-    return int(arguments(multi_node_args)["NNODES"])
-
-
 def fields(several: bool) -> dict[str, str]:
     """Return the variables whose values only the cluster knows, with the field of each."""
     ranks = {"NODE_RANK": INDEX, "RANK": INDEX} if several else {}
@@ -35,20 +30,10 @@ def variables(launch: Launch, job: str, service: str, count: int, gpus: int) -> 
     if count < 2:
         alone = replace(launch, multi_node_args={**settings, "NNODES": 1}).variables(gpus)
         return {name: names.literal(value) for name, value in alone.items()}
-    processes = gpus or int(arguments(settings)["MAD_RUNTIME_NGPUS"] or 1)
-    address = f"{job}-0.{service}"
-    hosts = ",".join(f"{job}-{index}.{service}:{processes}" for index in range(count))
-    together = {**settings, "NNODES": count, "MASTER_ADDR": address, "HOST_LIST": hosts}
-    own = replace(launch, multi_node_args=together).variables(gpus, _RANK)
-    return {
-        "MASTER_ADDR": address,
-        "MASTER_PORT": arguments(settings)["MASTER_PORT"],
-        "NNODES": str(count),
-        "WORLD_SIZE": str(count),
-        "NPROC_PER_NODE": str(processes),
-        "GPUS_PER_NODE": str(gpus),
-        **{name: names.literal(value).replace(f"${_RANK}", _RANK) for name, value in own.items()},
-    }
+    addresses = [f"{job}-{index}.{service}" for index in range(count)]
+    together = {**settings, "NNODES": count, "MASTER_ADDR": addresses[0]}
+    own = replace(launch, multi_node_args=together, addresses=addresses).variables(gpus, _RANK)
+    return {name: names.literal(value).replace(f"${_RANK}", _RANK) for name, value in own.items()}
 
 
 def launcher(launch: Launch, count: int) -> str:

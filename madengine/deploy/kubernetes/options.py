@@ -9,6 +9,7 @@ from pathlib import Path
 from madengine.config.common_options import (
     ExecutionConfigOptions,
     ManifestOptions,
+    NodesOptions,
     RepeatOptions,
     RunIdOptions,
     TemplateOptions,
@@ -51,7 +52,7 @@ class SidecarOptions:
 
 
 @dataclass(frozen=True)
-class Options(RunIdOptions, TimeoutOptions, TemplateOptions, RepeatOptions):
+class Options(RunIdOptions, TimeoutOptions, TemplateOptions, RepeatOptions, NodesOptions):
     """The options of the generated files; times are in seconds, an empty string or None is unset."""
 
     run_id: str = inherited(RunIdOptions, "run_id", "", help="name of the run (default: the Job's uid)")
@@ -81,11 +82,6 @@ class Options(RunIdOptions, TimeoutOptions, TemplateOptions, RepeatOptions):
     gpus_per_node: int | None = option(
         "--gpus-per-node", default=None, group=_K8S, parse=_COUNT, metavar="N",
         help="GPUs of a node: what n_gpus -1 asks for (default: 1)",
-    )  # fmt: skip
-    #: 0 is what the context says.
-    nodes: int = option(
-        "--nodes", default=0, group=_K8S, parse=_COUNT, metavar="N",
-        help="pods of each model that run as one (default: NNODES of the context's multi_node_args, else 1)",
     )  # fmt: skip
     cpu: str = option("--cpu", default="2", group=_K8S, metavar="N", help="CPUs that a pod requests (default: 2)")
     memory: str = option(

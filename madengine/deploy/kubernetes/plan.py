@@ -12,9 +12,10 @@ from madengine import __version__
 from madengine.config.context import Context, load_context
 from madengine.config.credentials import registry_name
 from madengine.config.manifest import Manifest, load_manifest
+from madengine.config.nodes import common_node_count
 from madengine.data_sets.mounts import Data
 from madengine.deploy.execution_config import execution_context
-from madengine.deploy.kubernetes import launch, names
+from madengine.deploy.kubernetes import names
 from madengine.deploy.kubernetes.hook_files import definitions, hook_files
 from madengine.deploy.kubernetes.input_config import InputConfig, job_configs, runner_config
 from madengine.deploy.kubernetes.options import Options
@@ -146,7 +147,8 @@ def load_plan(source: PlanInput, options: Options, data_file: Path | None = None
     manifest, job_names = source.manifest()
     context = source.context(manifest)
     manifest = with_gpu_count(with_args(for_vendor(manifest, options, source.path), context), context)
-    options = replace(options, nodes=options.nodes or launch.nodes(context.multi_node_args))
+    selected = {image.key: manifest.models[image.key] for image in manifest.images}
+    options = replace(options, nodes=common_node_count(options.nodes, context, selected))
     data_file = data_file or (source.root or Path()) / "data.json"
     data = Data.load(data_file, context.values.get("data", {}), provided=manifest.provided_data)
     runner = options.mode == "runner"

@@ -22,6 +22,8 @@ _KINDS: Mapping[str, type] = {
     "free_bytes": int,
     "port_problem": str,
     "has_images": bool,
+    "address": str,
+    "free_port": int,
 }
 
 
@@ -43,6 +45,10 @@ class Examination:
     port_problem: str = ""
     #: whether the engine has all images of the run
     has_images: bool = False
+    #: of this node, as ssh reached it; empty if unknown or not asked for
+    address: str = ""
+    #: one that nothing listens on; 0 if not asked for
+    free_port: int = 0
 
     @property
     def version(self) -> tuple[int, ...]:

@@ -82,8 +82,10 @@ class Fleet:
 
 
 @contextmanager
-def connected(options: SshOptions) -> Iterator[Fleet]:
+def connected(options: SshOptions, all_at_once: bool = False) -> Iterator[Fleet]:
     """Yield the hosts, each with a connection that its first command opens; all are closed when the block ends.
+
+    They are worked on `all_at_once` where they wait for each other.
 
     Raises ConfigurationError where ssh can't read its settings, or two names are one host.
     """
@@ -91,7 +93,7 @@ def connected(options: SshOptions) -> Iterator[Fleet]:
     interruption = Interruption()
     with (
         ssh.connections(options.hosts, options.config) as connections,
-        ThreadPoolExecutor(max_workers=options.forks) as pool,
+        ThreadPoolExecutor(max_workers=len(options.hosts) if all_at_once else options.forks) as pool,
     ):
         nodes = [
             RemoteNode(connection, options.node, partial(board.tell, host.name), interruption.requested)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,8 @@ def failure_reason(folder: Path, code: int | None) -> str:
         return ""
     if code == EXIT_RUN_FAILED:
         rows = host_rows(folder)
+        if not rows:
+            return "its part of a run on several nodes failed"
         return f"{sum(row['status'] == FAILURE for row in rows)} of {len(rows)} rows are failures"
     for line in reversed(_log_end(folder)):
         if line.startswith(_ERROR_MARK):
@@ -102,7 +104,9 @@ def recorded_manifest(folder: Path) -> Manifest:
     Raises ConfigurationError for a manifest that can't be used.
     """
     record = read_json(folder / node.RECORD, missing={})
-    return narrowed(load_manifest(folder / node.MANIFEST), record.get("tags", []))
+    manifest = narrowed(load_manifest(folder / node.MANIFEST), record.get("tags", []))
+    # The rows of a run on several nodes are those of its first.
+    return replace(manifest, images=()) if record.get("rank") else manifest
 
 
 def rows_of_missing_models(

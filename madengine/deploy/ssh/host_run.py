@@ -13,7 +13,9 @@ from pathlib import Path
 from madengine.config.manifest import Manifest
 from madengine.deploy.returned_files import set_aside_broken_files
 from madengine.deploy.ssh import node
+from madengine.deploy.ssh.examination import Examination
 from madengine.deploy.ssh.fleet import Interruption, finish
+from madengine.deploy.ssh.group import HostGroup
 from madengine.deploy.ssh.host_result import (
     STATES,
     HostOutcome,
@@ -37,6 +39,7 @@ from madengine.results.failed_hosts import failed_rows
 from madengine.results.merge import merge
 from madengine.results.perf_csv import append_rows
 from madengine.results.table import printable
+from madengine.run.seat import Seat
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +76,8 @@ class FleetRun:
     environ: Mapping[str, str]
     table: LocalTable
     interruption: Interruption
+    #: the hosts that run models together; None where each runs them alone
+    group: HostGroup | None = None
 
     @property
     def images(self) -> list[str]:
@@ -80,36 +85,48 @@ class FleetRun:
         names = [image.pinned for image in (*self.manifest.images, *self.base)]
         return names if all(names) and not self.run.registry else []
 
+    def manifest_of(self, remote: RemoteNode) -> Manifest:
+        """Return the images whose rows come from a host."""
+        return self.group.part(self.manifest, remote.connection.host) if self.group else self.manifest
+
     def folder(self, remote: RemoteNode) -> Path:
         """Return the folder of this machine for the host's files."""
         return RESULTS / self.run_id / remote.connection.host.folder
 
 
 def run_on_host(remote: RemoteNode, job: FleetRun) -> HostOutcome:
-    """Run a job on one host; a failing host costs rows that say why."""
+    """Run a job on one host; a failing host costs rows that say why, and the hosts of its group their start."""
+    outcome = _run_on_host(remote, job)
+    if job.group and not outcome.is_good:
+        job.group.fail(remote.connection.host, outcome.reason)
+    return outcome
+
+
+def _run_on_host(remote: RemoteNode, job: FleetRun) -> HostOutcome:
     began = time.monotonic()
     folder = job.folder(remote)
     started = has_files = False
     try:
-        ports = _prepare(remote, job)
+        ports, examination = _prepare(remote, job)
         if ports:
             remote.tell("pulling images")
             remote.pull(job.run_id, ports, pull_words(job.run_id, job.run))
+        seat = job.group.seat(remote, examination) if job.group else None
         started = True
         remote.tell("starting")
-        has_files = remote.run(job.run_id, _request(job), folder)
+        has_files = remote.run(job.run_id, _request(job, seat), folder)
     except (LostError, OSError) as error:
         return _lost(remote, _reason(error), job.run_id, started)
     except MadengineError as error:
         if not job.interruption.requested.is_set():
-            return _fail(remote, folder, job.table, job.manifest, str(error))
+            return _fail(remote, folder, job, str(error))
         if not started:
             return finish(remote, HostOutcome(remote.name, "stopped", None, "interrupted before it started"))
         remote = _stop(remote, job)
     except Exception as error:  # an answer that breaks our code costs its host's rows only
         logger.debug("unusable answer", exc_info=True)
-        return _fail(remote, folder, job.table, job.manifest, f"unusable answer: {error!r}")
-    return _bring_back(remote, folder, job.table, job.manifest, began, has_files)
+        return _fail(remote, folder, job, f"unusable answer: {error!r}")
+    return _bring_back(remote, folder, job.table, job.manifest_of(remote), began, has_files)
 
 
 def fetch_from_host(remote: RemoteNode, run_id: str, table: LocalTable) -> HostOutcome:
@@ -144,18 +161,18 @@ def pull_words(run_id: str, run: HostRun) -> list[str]:
     return [*words, "--skip-model-run", f"--run-id={folder.name}", *outputs]
 
 
-def _request(job: FleetRun) -> Mapping[str, object]:
+def _request(job: FleetRun, seat: Seat | None) -> Mapping[str, object]:
     words = [*run_words(job.run_id, f"{node.RUNS}/{job.run_id}/", job.run), "--quiet"]
-    return {"words": words, "environ": dict(job.environ), "tags": list(job.run.tags)}
+    environ = {**job.environ, **(seat.environ if seat else {})}
+    return {"words": words, "environ": environ, "tags": list(job.run.tags), "rank": seat.rank if seat else 0}
 
 
-def _prepare(remote: RemoteNode, job: FleetRun) -> Sequence[int]:
+def _prepare(remote: RemoteNode, job: FleetRun) -> tuple[Sequence[int], Examination]:
     """Examine a node and copy what it lacks; return the ports to tunnel, none if it needs no registry of ours."""
     remote.tell("connecting")
     incoming = f"{node.RUNS}/{job.run_id}"
-    examination = remote.examine(
-        incoming, job.upload.digests, job.ports, job.run.engine, job.images if job.ports else ()
-    )
+    ports = (*job.ports, *([0] if job.group else []))
+    examination = remote.examine(incoming, job.upload.digests, ports, job.run.engine, job.images if job.ports else ())
     needs_none = examination.has_images or examination.machine == preflight.machine()
     if examination.port_problem and not needs_none:
         raise RunError(
@@ -164,7 +181,7 @@ def _prepare(remote: RemoteNode, job: FleetRun) -> Sequence[int]:
         )
     remote.tell("copying")
     remote.copy(job.upload.missing(examination.has), incoming)
-    return () if needs_none else job.ports
+    return () if needs_none else job.ports, examination
 
 
 def _stop(remote: RemoteNode, job: FleetRun) -> RemoteNode:
@@ -182,10 +199,27 @@ def _lost(remote: RemoteNode, reason: str, run_id: str, started: bool) -> HostOu
     return finish(remote, HostOutcome(remote.name, "lost", None, f"{reason}; {later}".rstrip("; ")))
 
 
-def _fail(remote: RemoteNode, folder: Path, table: LocalTable, manifest: Manifest | None, reason: str) -> HostOutcome:
-    """Add a failure of each model, with the reason, for a host that could not run them or whose answer is unusable."""
+def _fail(remote: RemoteNode, folder: Path, job: FleetRun, reason: str) -> HostOutcome:
+    """Add a failure of each model for a host that could not run them, or whose answer is unusable.
+
+    Of a group the others learn it first, and the rows have the reason of the host that failed first.
+    """
+    if job.group:
+        reason = job.group.fail(remote.connection.host, reason)
+    return _add_failures(remote, folder, job.table, job.manifest_of(remote), reason, job.group)
+
+
+def _add_failures(
+    remote: RemoteNode,
+    folder: Path,
+    table: LocalTable,
+    manifest: Manifest | None,
+    reason: str,
+    group: HostGroup | None = None,
+) -> HostOutcome:
     reason = one_line(reason)
-    rows = failed_rows(manifest, folder.parent.name, remote.name, reason) if manifest else []
+    names, nodes = (group.names, len(group.hosts)) if group else (remote.name, 1)
+    rows = failed_rows(manifest, folder.parent.name, names, reason, nodes=nodes) if manifest else []
     append_rows(folder / "perf.csv", rows)
     table.add(folder)
     return finish(remote, HostOutcome(remote.name, "failed", None, reason, len(rows), folder=str(folder)))
@@ -205,7 +239,7 @@ def _bring_back(
     except (RunError, LostError, StoppedError, OSError) as error:
         return _lost(remote, _reason(error), run_id, started=True)
     except UnusableError as error:
-        return _fail(remote, folder, table, manifest, str(error))
+        return _add_failures(remote, folder, table, manifest, str(error))
     problems = set_aside_broken_files(folder, run_id)
     code = host_exit_code(folder)
     reason = "; ".join(problems) or failure_reason(folder, code)

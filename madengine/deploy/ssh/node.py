@@ -101,13 +101,13 @@ def pull_folder(run_id: str) -> Path:
 def _run(run_id: str, line: str, request: str) -> int:
     """Start a run, unless it has been started, and follow it from this line of its log.
 
-    `request` is JSON: `words` of madengine, `environ` that is set for it, `tags` that it runs.
+    `request` is JSON: `words` of madengine, `environ` that is set for it, `tags` that it runs, and its `rank`.
     """
     job = json.loads(request)
     folder = RUNS / run_id
     handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     # Without locks: a run is claimed only once.
-    is_new = _take(handle, fcntl.LOCK_EX) is not False and _claim(folder, run_id, job["tags"])
+    is_new = _take(handle, fcntl.LOCK_EX) is not False and _claim(folder, run_id, job)
     if is_new:
         _publish(folder)
         if _is_detached(folder):
@@ -133,7 +133,7 @@ def _take(handle: int, kind: int) -> bool | None:
     return True
 
 
-def _claim(folder: Path, run_id: str, tags: Sequence[str]) -> bool:
+def _claim(folder: Path, run_id: str, job: Mapping[str, Any]) -> bool:
     """Whether the run is ours to start; its record appears whole, and once."""
     from datetime import datetime, timezone
 
@@ -141,7 +141,8 @@ def _claim(folder: Path, run_id: str, tags: Sequence[str]) -> bool:
         "run_id": run_id,
         "hostname": os.uname().nodename,
         "started": datetime.now(timezone.utc).isoformat(),
-        "tags": list(tags),
+        "tags": list(job["tags"]),
+        "rank": int(job.get("rank", 0)),
     }
     draft = folder / f".{RECORD}.{os.getpid()}"
     write_json(draft, record)

@@ -100,6 +100,8 @@ class HostRun:
     registry: str = ""
     #: models of the manifest; none for all
     tags: tuple[str, ...] = ()
+    #: nodes that run each model together, 0 is what context and model entries say
+    nodes: int = 0
     #: container engine of the nodes
     engine: str = "auto"
     #: options of the node's `madengine run` as words, those of `tags`, `engine` and `registry` among them

@@ -19,6 +19,7 @@ from madengine.config.option import from_options, refuse_on_hosts, words_for_hos
 from madengine.config.validation import refuse_unsupported
 from madengine.deploy.ssh import node
 from madengine.deploy.ssh.fleet import Fleet, connected
+from madengine.deploy.ssh.group import HostGroup, group_of
 from madengine.deploy.ssh.host_run import FleetRun, LocalTable, run_on_host, run_words
 from madengine.deploy.ssh.hosts import ssh_options, tunnel_ports
 from madengine.deploy.ssh.options import CopyOptions, HostRun, SshOptions
@@ -53,6 +54,8 @@ class SshTarget:
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     #: how verdicts are given where two manifests run in turn
     verdict: AgainstOptions = field(default_factory=AgainstOptions)
+    #: merges the user's context over a manifest's
+    merged: Callable[[Mapping[str, Any]], Context] = Context
     #: the upload and the connections, from `start` to `collect`
     _stack: ExitStack = field(default_factory=ExitStack, init=False)
     _fleet: Fleet | None = field(default=None, init=False)
@@ -74,6 +77,7 @@ class SshTarget:
             manifest=manifest_file,
             registry=values["registry"],
             tags=values["tags"],
+            nodes=values["nodes"],
             engine=values["engine"] or "auto",
             words=words_for_hosts(classes, values),
             context=values["additional_context_file"],
@@ -83,7 +87,8 @@ class SshTarget:
             summary_output=values["summary_output"],
             quiet=values["quiet"],
         )
-        return cls(ssh_options(from_options(CopyOptions, values)), run, session.show, session.environ, options)
+        ssh = ssh_options(from_options(CopyOptions, values))
+        return cls(ssh, run, session.show, session.environ, options, partial(session.context, {}))
 
     def __post_init__(self) -> None:
         self.run_id = self.run.run_id or new_run_id()
@@ -110,12 +115,15 @@ class SshTarget:
         manifest, base, ports = self._manifests()
         for line in self._in_turn.lines(self.verdict.seed) if self._in_turn else ():
             logger.info(line)
+        group = self._group(manifest)
         report_secrets(self.options.secrets_from)
         upload = self._stack.enter_context(upload_of(self._sources))
-        fleet = self._fleet = self._stack.enter_context(connected(self.options))
+        fleet = self._fleet = self._stack.enter_context(connected(self.options, all_at_once=group is not None))
         environ = {name: self.environ[name] for name in CALLER_VARIABLES if self.environ.get(name)}
         table = LocalTable(self.run.output)
-        job = FleetRun(self.run, self.run_id, manifest, base.images, ports, upload, environ, table, fleet.interruption)
+        images = base.images
+        interruption = fleet.interruption
+        job = FleetRun(self.run, self.run_id, manifest, images, ports, upload, environ, table, interruption, group)
         count = len(fleet.nodes)
         logger.info(f"run {self.run_id} on {count} host{'s' * (count != 1)}; results: {self._results}")
         fleet.begin(partial(run_on_host, job=job))
@@ -164,7 +172,7 @@ class SshTarget:
 
     def _selected(self, file: Path) -> Manifest:
         manifest = load_manifest(file)
-        refuse_unsupported(Context(manifest.context).here)
+        refuse_unsupported(self.merged(manifest.context).here)
         return selected_images(manifest, self.run.tags, file)
 
     @cached_property
@@ -178,6 +186,14 @@ class SshTarget:
         )
         names = str(self.run.against), str(self.run.manifest)
         return InTurn.of(names, (base_models, new_models), (base.context, new.context))
+
+    def _group(self, manifest: Manifest) -> HostGroup | None:
+        """Return the group in which the hosts run models together, if they do."""
+        context = self.merged(load_manifest(self.run.manifest).context)
+        group = group_of(self.options.hosts, manifest, self.run.nodes, context)
+        if group and self.run.against:
+            raise ConfigurationError("--against: unsupported on several nodes together; run the manifests one by one")
+        return group
 
     def _lines(self, host: ssh.Host, ports: tuple[int, ...]) -> Iterator[str]:
         settings, target = self.options.node, host.target

@@ -18,7 +18,8 @@ from madengine.run.options import RunOptions
 CHECKOUT = Path(__file__).parents[3]
 FORWARDED = {
     "additional_context", "describe_environment", "engine", "force_mirror_local", "gpu_mode", "gpu_wait", "isolation",
-    "keep_alive", "keep_going", "keep_model_dir", "live_output", "max_repeats", "pack", "registry", "repeat",
+    "keep_alive", "keep_going", "keep_model_dir", "live_output", "max_repeats", "nodes", "pack", "registry",
+    "repeat",
     "require_pinned_image", "sample_hz", "seed", "skip_gpu_arch", "skip_model_run", "tags", "timeout",
     "until_stable", "warmup", "workspace",
 }  # fmt: skip

@@ -11,6 +11,7 @@ from madengine.config.context import Context, load_context
 from madengine.config.context_keys import KEYS
 from madengine.config.hooks import resolve_hooks, tool_catalogue
 from madengine.config.ignored_keys import log_ignored_keys
+from madengine.config.nodes import refuse_other_nodes
 from madengine.config.validation import refuse_unsupported
 from madengine.deploy.kubernetes.section import with_section
 from madengine.deploy.placement import placement
@@ -22,7 +23,6 @@ from tests.conftest import collect_messages
 SYSTEM = {"gpu_vendor": "AMD", "guest_os": "UBUNTU"}
 NVIDIA = {"gpu_vendor": "NVIDIA", "guest_os": "UBUNTU"}
 ENVIRONMENT = {"_comment_nccl": "for one network", "NCCL_DEBUG": "WARN", "OMP_NUM_THREADS": "8"}
-NODES = "context: distributed: nnodes {}: a run is on one node"
 SHARED = "context: slurm.shared_workspace: '/shared' is unsupported: jobs work in output_dir"
 SLURM_NODES = "context: slurm.nodes: {} is unsupported: a model runs on one node of Slurm"
 
@@ -47,7 +47,6 @@ DISAGG: dict[str, Any] = {"sglang_disagg": {"prefill_nodes": 4, "decode_nodes": 
 PRIMUS: dict[str, Any] = {"primus": {"config_path": "configs/MI300X/pretrain.yaml", "cli_extra": ""}}
 TOLERATIONS = [{"key": "gpu", "operator": "Equal", "value": "amd", "effect": "NoSchedule"}]
 PRODUCT = {"node_selector": {"amd.com/gpu.product-name": "AMD_Instinct_MI300X_OAM"}}
-DISAGGREGATED = "context: distributed: launcher sglang-disagg: it needs several nodes, and a run is on one"
 
 # What is in the context, and how it ends: a reason for a refusal, a line, or nothing to say.
 EXAMPLES: dict[str, tuple[dict[str, Any], str]] = {
@@ -69,6 +68,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], str]] = {
     "local log patterns": ({"log_error_pattern_scan": "false", "log_error_benign_patterns": ["note"]}, ""),
     "local rocm": ({**SYSTEM, "MAD_ROCM_PATH": "/opt/therock"}, ""),
     "local several nodes": ({"multi_node_args": {"RUNNER": "torchrun", "NNODES": "2", "NODE_RANK": "0"}}, ""),
+    "local two nodes": (distributed("torchrun", 2), "context: distributed.nnodes 2: this run is on one node; name"),
     "local launcher": ({**SYSTEM, "docker_gpus": "all", **distributed("torchrun")}, ""),
     "local gpu count": ({**SYSTEM, "gpus_per_node": 4}, ""),
     "local debug": ({**SYSTEM, "debug": True}, "context: unsupported key debug ignored; use -vv"),
@@ -100,9 +100,9 @@ EXAMPLES: dict[str, tuple[dict[str, Any], str]] = {
     "k8s secrets of here": (k8s(secrets={"strategy": "from_local_credentials"}), "context: k8s.secrets: expected"),
     "k8s claim": (k8s(data_pvc="datasets"), "context: k8s.data_pvc: 'datasets' is unsupported; expected some of"),
     "k8s results claim": (k8s(results_pvc="results"), "context: k8s.results_pvc: 'results' is unsupported"),
-    "k8s two nodes": ({**k8s(2), **distributed("torchrun", 2)}, NODES.format(2)),
-    "k8s four nodes": ({**k8s(2, tolerations=TOLERATIONS), **distributed("torchrun", 4)}, NODES.format(4)),
-    "k8s sglang-disagg": ({**k8s(8), **distributed("sglang-disagg", 7, **DISAGG)}, DISAGGREGATED),
+    "k8s two nodes": ({**k8s(2), **distributed("torchrun", 2)}, ""),
+    "k8s four nodes": ({**k8s(2, tolerations=TOLERATIONS), **distributed("torchrun", 4)}, ""),
+    "k8s sglang-disagg": ({**k8s(8), **distributed("sglang-disagg", 7, **DISAGG)}, ""),
     # Slurm.
     "slurm one gpu": (slurm(gpus=1), ""),
     "slurm minimal": ({"slurm": {"partition": "gpu", "gpus_per_node": 1, "time": "01:00:00"}}, ""),
@@ -115,8 +115,8 @@ EXAMPLES: dict[str, tuple[dict[str, Any], str]] = {
     "slurm node check": (slurm(enable_node_check=True, auto_cleanup_nodes=True), "context: slurm.auto_cleanup_nodes:"),
     "slurm shared": (slurm(shared_workspace="/shared"), SHARED),
     "slurm two nodes": (slurm(2), SLURM_NODES.format(2)),
-    "slurm two nodes, torchrun": ({**slurm(2), **distributed("torchrun", 2)}, NODES.format(2)),
-    "slurm sglang-disagg": ({**slurm(7), **distributed("sglang-disagg", 7, **DISAGG)}, DISAGGREGATED),
+    "slurm two nodes, torchrun": ({**slurm(2), **distributed("torchrun", 2)}, SLURM_NODES.format(2)),
+    "slurm sglang-disagg": ({**slurm(7), **distributed("sglang-disagg", 7, **DISAGG)}, SLURM_NODES.format(7)),
     "slurm_multi": ({**slurm(3, results_dir="out"), **distributed("slurm_multi", 3)}, ""),
     # Both, and what a manifest has.
     "two clusters": ({"k8s": {"gpu_count": 1}, "slurm": {"nodes": 1}}, "the context: `slurm` means slurm, `k8s` means"),
@@ -137,6 +137,7 @@ def ended(context: Context) -> str:
             SlurmSettings({}, context).of_model(Model("m", "docker/m", "scripts/m"))
         else:
             refuse_unsupported(context)
+            refuse_other_nodes(0, context)
         resolve_hooks(context, tool_catalogue({}))
     except ConfigurationError as error:
         return str(error)

@@ -4,7 +4,17 @@ from typing import Any
 
 import pytest
 
-from madengine.config.launchers import DEFAULTS, LAUNCHERS, check_distributed, launch_of, launcher_named, runner
+from madengine.config.context import Context
+from madengine.config.launchers import (
+    DEFAULTS,
+    LAUNCHERS,
+    World,
+    check_distributed,
+    launch_of,
+    launcher_named,
+    runner,
+)
+from madengine.config.nodes import common_node_count, node_count, refuse_other_nodes
 from madengine.errors import ConfigurationError
 from madengine.records import Model
 
@@ -171,6 +181,8 @@ def test_aliases_mean_the_same() -> None:
         ({"launcher": "torchrum"}, "distributed.launcher: expected one of torchrun, "),
         ({"launcher": 3}, "distributed.launcher: expected one of torchrun, "),
         ({"nproc_per_node": 0}, "distributed.nproc_per_node: expected a number from 1 to 10000, got 0"),
+        ({"nnodes": "0"}, "distributed.nnodes: expected a number from 1 to 100000, got '0'"),
+        ({"sglang_disagg": {"prefill_nodes": 0}}, "distributed.sglang_disagg.prefill_nodes: expected a number of"),
         ({"port": "http"}, "distributed.port: expected a number from 1 to 65535, got 'http'"),
     ],
 )
@@ -178,3 +190,131 @@ def test_a_distributed_that_is_wrong_is_named(value: Any, message: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         check_distributed(value, "distributed")
     assert str(error.value).startswith(message)
+
+
+# --- several nodes ---
+
+WORLD = World(1, ("10.0.0.1", "10.0.0.2"), 20100, "ib0")
+TORCHRUN = "torchrun --nproc_per_node 8 --nnodes 2 --node_rank 1 --master_addr 10.0.0.1 --master_port 20100"
+RANKS = {
+    "MASTER_ADDR": "10.0.0.1",
+    "MASTER_PORT": "20100",
+    "NNODES": "2",
+    "NODE_RANK": "1",
+    "RANK": "1",
+    "WORLD_SIZE": "2",
+    "NPROC_PER_NODE": "8",
+    "GPUS_PER_NODE": "8",
+}
+MEGATRON = {"TENSOR_MODEL_PARALLEL_SIZE": "8", "PIPELINE_MODEL_PARALLEL_SIZE": "2", "CONTEXT_PARALLEL_SIZE": "1"}
+TORCHTITAN = {
+    "TORCHTITAN_TENSOR_PARALLEL_SIZE": "8",
+    "TORCHTITAN_PIPELINE_PARALLEL_SIZE": "2",
+    "TORCHTITAN_FSDP_ENABLED": "1",
+    "TORCHTITAN_CONTEXT_PARALLEL_SIZE": "1",
+}
+DEEPSPEED = "deepspeed --hostfile=/w/hostfile --no_ssh --node_rank=1 --master_addr=10.0.0.1 --master_port=20100"
+VLLM = {
+    "VLLM_TENSOR_PARALLEL_SIZE": "8",
+    "VLLM_PIPELINE_PARALLEL_SIZE": "1",
+    "VLLM_DISTRIBUTED_BACKEND": "none",
+    "VLLM_HOST_IP": "10.0.0.2",
+}
+SGLANG = {
+    "SGLANG_TENSOR_PARALLEL_SIZE": "8",
+    "SGLANG_PIPELINE_PARALLEL_SIZE": "1",
+    "NCCL_INIT_ADDR": "10.0.0.1:20100",
+    "SGLANG_HOST_IP": "10.0.0.2",
+}
+DISAGG = {
+    "SGLANG_DISAGG_MODE": "enabled",
+    "SGLANG_DISAGG_PREFILL_NODES": "1",
+    "SGLANG_DISAGG_DECODE_NODES": "1",
+    "SGLANG_DISAGG_TOTAL_NODES": "2",
+    "SGLANG_TP_SIZE": "8",
+    "SGLANG_NODE_IPS": "10.0.0.1,10.0.0.2",
+    "SGLANG_NODE_RANK": "1",
+}
+
+
+@pytest.mark.parametrize(
+    ("launcher", "command", "more"),
+    [
+        ("", TORCHRUN, {}),
+        ("torchrun", TORCHRUN, {}),
+        ("megatron", TORCHRUN, MEGATRON),
+        ("torchtitan", TORCHRUN, TORCHTITAN),
+        ("deepspeed", DEEPSPEED, {}),
+        ("mpirun", "mpirun -np 16 --host 10.0.0.1:8,10.0.0.2:8", {}),
+        ("primus", "", {"PRIMUS_CONFIG_PATH": "exp_pretrain.yaml"}),
+        ("vllm", "", VLLM),
+        ("sglang", "", SGLANG),
+        ("sglang_disagg", "", DISAGG),
+    ],
+)
+def test_each_launcher_sets_its_variables_on_several_nodes(launcher: str, command: str, more: dict[str, str]) -> None:
+    launch = launch_of({"launcher": launcher, "nnodes": 2}, {}, MODEL, {}).on(WORLD, "/w/hostfile")
+    assert launch.variables(8) == {**RANKS, **more, "MAD_MULTI_NODE_RUNNER": command}
+    assert launch.hosts(8) == "10.0.0.1 slots=8\n10.0.0.2 slots=8\n"
+
+
+def test_what_the_user_sets_of_the_nodes_counts() -> None:
+    own = {"MASTER_ADDR": "n0", "MASTER_PORT": 7000, "NNODES": 4, "NODE_RANK": 3, "NCCL_SOCKET_IFNAME": "eth1"}
+    runner = launch_of({"port": 6000}, own, MODEL, {}).on(WORLD).variables(1)["MAD_MULTI_NODE_RUNNER"]
+    assert runner == (
+        "env NCCL_SOCKET_IFNAME=eth1 torchrun --nproc_per_node 1 --nnodes 2 --node_rank 1 --master_addr n0 "
+        "--master_port 7000"
+    )
+    assert launch_of({"port": 6000}, {}, MODEL, {}).on(WORLD).variables(1)["MASTER_PORT"] == "6000"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "split", "expected"),
+    [
+        (2, {}, "1 1"),
+        (3, {}, "1 1"),
+        (4, {}, "1 2"),
+        (6, {}, "2 3"),
+        (7, {"prefill_nodes": 4, "decode_nodes": 2}, "4 2"),
+        (7, {"prefill_nodes": "4"}, "4 2"),
+        (7, {"decode_nodes": 1}, "5 1"),
+    ],
+)
+def test_nodes_are_split_for_prefill_and_decode(nodes: int, split: dict[str, Any], expected: str) -> None:
+    settings = {"launcher": "sglang-disagg", "nnodes": nodes, "sglang_disagg": split}
+    world = World(0, tuple(f"n{rank}" for rank in range(nodes)), 20000)
+    variables = launch_of(settings, {}, MODEL, {}).on(world).variables(8)
+    assert f"{variables['SGLANG_DISAGG_PREFILL_NODES']} {variables['SGLANG_DISAGG_DECODE_NODES']}" == expected
+
+
+def test_a_split_that_does_not_fit_the_nodes_is_refused() -> None:
+    settings = {"launcher": "sglang-disagg", "sglang_disagg": {"prefill_nodes": 4, "decode_nodes": 4}}
+    world = World(0, ("a", "b", "c"), 20000)
+    with pytest.raises(ConfigurationError, match="4 prefill_nodes and 4 decode_nodes: expected 2 in all on 3 nodes"):
+        launch_of(settings, {}, MODEL, {}).on(world).variables(8)
+    with pytest.raises(ConfigurationError, match=r"^launcher sglang-disagg: it needs several nodes, and this run is on"):
+        launch_of({"launcher": "sglang-disagg"}, {}, MODEL, {}).variables(8)
+
+
+def test_every_launcher_is_pinned_on_one_node_and_on_several() -> None:
+    pinned = {"torchrun", "megatron", "torchtitan", "deepspeed", "mpirun", "primus", "vllm", "sglang", "sglang_disagg"}
+    names = {getattr(launcher_named(name), "name", "") for name in pinned}
+    assert names == LAUNCHERS.keys() - {"slurm_multi"}
+
+
+def test_the_number_of_nodes_is_that_of_the_option_the_context_or_the_entry() -> None:
+    entry = Model("m", "docker/m", "scripts/m", extra={"distributed": {"nnodes": 2}})
+    context = Context({"distributed": {"nnodes": "3"}, "multi_node_args": {"NNODES": 4}})
+    by_hand = Context({"multi_node_args": {"NNODES": 4}})
+    assert node_count(5, context, entry, {}) == 5
+    assert [node_count(0, each, entry, {}) for each in (context, Context(), by_hand)] == [3, 2, 2]
+    assert [node_count(0, each, MODEL, {}) for each in (context, Context(), by_hand)] == [3, 1, 4]
+    with pytest.raises(ConfigurationError, match=r"^context: distributed.nnodes 3: this run is on 2$"):
+        refuse_other_nodes(0, Context({"distributed": {"nnodes": 3}}), 2)
+    with pytest.raises(ConfigurationError, match=r"^--nodes 2: this run is on one node; name that many hosts with"):
+        refuse_other_nodes(2, Context())
+    refuse_other_nodes(2, Context(), 2)
+    refuse_other_nodes(0, Context({"distributed": {"nnodes": 4}, "multi_node_args": {"NNODES": 4}}))
+    with pytest.raises(ConfigurationError, match="m on 2, n on 1; select them with --tags"):
+        common_node_count(0, Context(), {"a": entry, "b": Model("n", "d", "s")})
+    assert common_node_count(3, Context(), {"a": entry, "b": Model("n", "d", "s")}) == 3

@@ -31,7 +31,7 @@ HEADER = (
     V2_HEADER[:-1] + ",run_id,reason,image_digest,engine,exit_code,run_duration,started,environment_id,gpus,packed,"
     "foreign_processes,peak_gpu_memory_mib,idle_gpu_memory_mib,mean_gpu_utilization,p95_gpu_utilization,energy_j,"
     "mean_power_w,peak_power_w,peak_temperature_c,throttled_percent,sample_hz,telemetry_source,"
-    "variant,contaminated,repeat,side,attempt\n"
+    "variant,contaminated,repeat,side,attempt,aggregation\n"
 )
 
 

@@ -17,8 +17,8 @@ def test_a_result_becomes_json_with_everything_in_it() -> None:
     assert (document["model"]["name"], document["model"]["args"]) == ("dummy", MODEL.args)
     assert document["image"]["docker_sha"] == "sha256:1e5"
     assert document["metrics"] == [
-        {"performance": "1", "metric": "ms", "model": "small", "extra": {"note": "n"}},
-        {"performance": "", "metric": "ms", "model": "large", "extra": {}},
+        {"performance": "1", "metric": "ms", "model": "small", "extra": {"note": "n"}, "aggregation": ""},
+        {"performance": "", "metric": "ms", "model": "large", "extra": {}, "aggregation": ""},
     ]
     assert (document["exit_code"], document["run_duration"]) == (0, 45.2)
 

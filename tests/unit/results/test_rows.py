@@ -27,7 +27,7 @@ COST = [
 
 def test_the_columns_are_those_of_madengine_2_1_then_ours() -> None:
     assert ",".join(COLUMNS) + "\n" == HEADER
-    assert len(COLUMNS) == 29 + 27
+    assert len(COLUMNS) == 29 + 28
 
 
 def test_a_row_says_all_that_is_known_of_a_run() -> None:
@@ -78,6 +78,7 @@ def test_a_row_says_all_that_is_known_of_a_run() -> None:
         "repeat": "",
         "side": "",
         "attempt": "",
+        "aggregation": "",
         **dict.fromkeys(COST, ""),
     }
 

@@ -139,5 +139,5 @@ def test_a_run_is_claimed_once_where_files_can_have_no_second_name(
 
     monkeypatch.setattr(os, "link", refuse)
     (running / node.RECORD).unlink()
-    assert [node._claim(running, "r1", []) for _ in range(2)] == [True, False]
+    assert [node._claim(running, "r1", {"tags": []}) for _ in range(2)] == [True, False]
     assert json.loads((running / node.RECORD).read_text())["run_id"] == "r1"
