@@ -17,11 +17,11 @@ _SUMS = ("peak_gpu_memory_mib", "idle_gpu_memory_mib", "energy_j", "mean_power_w
 _LARGEST = ("p95_gpu_utilization", "peak_temperature_c", "throttled_percent")
 
 
-def joint_result(parts: Sequence[RunResult], reason: str, nodes: int) -> RunResult:
+def joint_result(parts: Sequence[RunResult], reason: str, nodes: int, culprit: int | None = None) -> RunResult:
     """Return the result of a run on several nodes, out of those that its ranks have reported, ordered by rank.
 
-    `reason` is why it failed, with the rank that did so first; empty if none has. Of a success at least one node has to
-    print a metric.
+    `reason` is why it failed, with the rank that did so first, the `culprit`; empty if none has. Of a success at least
+    one node has to print a metric.
     """
     first = parts[0]
     outcome = aggregated([part.metrics for part in parts], first.model.extra.get("aggregate"))
@@ -38,7 +38,7 @@ def joint_result(parts: Sequence[RunResult], reason: str, nodes: int) -> RunResu
         status=SKIPPED if skipped else FAILURE if reason else SUCCESS,
         reason=first.reason if skipped else reason,
         metrics=outcome.metrics,
-        exit_code=_exit_code(parts),
+        exit_code=next((part.exit_code for part in parts if part.rank == culprit), first.exit_code),
         test_duration=max(part.test_duration for part in parts),
         run_duration=max(part.run_duration for part in parts),
         machine_name=machines,
@@ -47,11 +47,6 @@ def joint_result(parts: Sequence[RunResult], reason: str, nodes: int) -> RunResu
         nnodes=nodes,
         parts=tuple(parts),
     )
-
-
-def _exit_code(parts: Sequence[RunResult]) -> int | None:
-    codes = [part.exit_code for part in parts]
-    return next((code for code in codes if code), codes[0])
 
 
 def _total(counts: Sequence[int | None]) -> int | None:

@@ -46,7 +46,7 @@ def joined(result: RunResult, peers: Peers, what: str = "") -> Joint:
         result if rank == peers.rank else _part(result, rank, entry)
         for rank, entry in sorted({peers.rank: {}, **conclusion.results}.items())
     ]
-    of_run = replace(joint_result(parts, conclusion.reason, peers.nodes), rank=0)
+    of_run = replace(joint_result(parts, conclusion.reason, peers.nodes, conclusion.culprit), rank=0)
     own = result if peers.rank else of_run
     return Joint(own, replace(of_run, gpus=result.gpus), conclusion.reason, conclusion.interrupted)
 

@@ -31,6 +31,8 @@ class Meeting:
     _ready: set[int] = field(default_factory=set)
     _results: dict[int, Any] = field(default_factory=dict)
     _cause: str = ""
+    #: the rank of that
+    _culprit: int | None = None
 
     def join(self, rank: int, machine: str, address: str, port: int) -> Message | None:
         """Take a rank in. Raises ValueError for one that is there already, or that the run doesn't have."""
@@ -51,9 +53,10 @@ class Meeting:
 
     def fail(self, rank: int, reason: str) -> Message | None:
         """Note why a rank can't go on with this round's model, which it ends later."""
-        is_new = not self._cause
-        self._cause = self._cause or self._of(rank, reason)
-        return self._stop() if is_new else None
+        if self._cause:
+            return None
+        self._blame(rank, reason)
+        return self._stop()
 
     def end(self, rank: int, model: str, result: Any, reason: str) -> list[Message]:
         """Note a rank's result, with the reason of a failure."""
@@ -87,9 +90,9 @@ class Meeting:
             self._model = model
             gone = next(iter(sorted(self._left)), None)
             if gone is not None:
-                self._cause = self._of(gone, self._left[gone] or _ENDED_EARLY)
-        elif model != self._model:
-            self._cause = self._cause or self._of(rank, f"runs {model} where others run {self._model}")
+                self._blame(gone, self._left[gone] or _ENDED_EARLY)
+        elif model != self._model and not self._cause:
+            self._blame(rank, f"runs {model} where others run {self._model}")
 
     def _stop(self) -> Message:
         return {"type": "stop", "model": self._model, "reason": self._cause}
@@ -99,10 +102,11 @@ class Meeting:
         if not self._model or set(range(self.nodes)) - self._left.keys() - self._results.keys():
             return None
         results = {str(rank): result for rank, result in self._results.items()}
-        message = {"type": "done", "model": self._model, "reason": self._cause, "results": results}
-        self._model, self._cause, self._ready, self._results = "", "", set(), {}
-        return message
+        end = {"model": self._model, "reason": self._cause, "culprit": self._culprit, "results": results}
+        self._model, self._cause, self._culprit, self._ready, self._results = "", "", None, set(), {}
+        return {"type": "done", **end}
 
-    def _of(self, rank: int, reason: str) -> str:
+    def _blame(self, rank: int, reason: str) -> None:
         machine = self.machines.get(rank, "")
-        return f"rank {rank}{f' ({machine})' if machine else ''}: {reason}"
+        self._cause = f"rank {rank}{f' ({machine})' if machine else ''}: {reason}"
+        self._culprit = rank

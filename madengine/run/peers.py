@@ -39,6 +39,8 @@ class Conclusion(NamedTuple):
     reason: str
     #: of every rank that has reported one, by rank
     results: Mapping[int, Any]
+    #: the rank that failed first, if one has
+    culprit: int | None = None
     #: whether Ctrl-C ended it
     interrupted: bool = False
 
@@ -159,7 +161,8 @@ class Peers:
                 self._broken = self._broken or ("" if self._world else reason)
             elif kind == "done":
                 results = {int(rank): result for rank, result in (message.get("results") or {}).items()}
-                self._conclusion = Conclusion(reason, results)
+                culprit = message.get("culprit")
+                self._conclusion = Conclusion(reason, results, culprit if type(culprit) is int else None)
             self._news.notify_all()
 
     def _note(self, connection: socket.socket | None = None, broken: str = "") -> None:

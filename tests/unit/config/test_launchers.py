@@ -292,7 +292,7 @@ def test_a_split_that_does_not_fit_the_nodes_is_refused() -> None:
     world = World(0, ("a", "b", "c"), 20000)
     with pytest.raises(ConfigurationError, match="4 prefill_nodes and 4 decode_nodes: expected 2 in all on 3 nodes"):
         launch_of(settings, {}, MODEL, {}).on(world).variables(8)
-    with pytest.raises(ConfigurationError, match=r"^launcher sglang-disagg: it needs several nodes, and this run is on"):
+    with pytest.raises(ConfigurationError, match=r"^launcher sglang-disagg: it needs several nodes, and this run is"):
         launch_of({"launcher": "sglang-disagg"}, {}, MODEL, {}).variables(8)
 
 

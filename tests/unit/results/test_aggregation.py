@@ -127,7 +127,7 @@ def test_nodes_that_differ_are_counted_as_they_are() -> None:
 
 def test_a_failure_has_the_reason_and_no_number() -> None:
     parts = [part(0, Metric("3", "qps")), part(1, status=FAILURE, reason="exit code 7", exit_code=7)]
-    [row] = result_rows(joint_result(parts, "rank 1 (n1): exit code 7", 2), {})
+    [row] = result_rows(joint_result(parts, "rank 1 (n1): exit code 7", 2, 1), {})
     cells = [row[name] for name in ("status", "reason", "exit_code", "performance", "aggregation")]
     assert cells == [FAILURE, "rank 1 (n1): exit code 7", "7", "", ""]
 

@@ -82,7 +82,7 @@ def test_the_first_failure_stops_the_others_and_is_the_reason(both: tuple[Peers,
 
     ends = together(stopped, lambda: second.end("a", {}, "exit code 7"))
     reason = f"rank 1 ({socket.gethostname()}): exit code 7"
-    assert [end.reason for end in ends] == [reason, reason]
+    assert [(end.reason, end.culprit) for end in ends] == [(reason, 1)] * 2
     assert first.stop_reason == ""
 
 
