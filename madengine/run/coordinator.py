@@ -22,7 +22,7 @@ from madengine.run.seat import Seat
 
 logger = logging.getLogger(__name__)
 
-JOIN_SECONDS = 120.0
+JOIN_SECONDS = 60.0
 #: bytes of a message; a result has a line for each of its metrics
 MESSAGE_LIMIT = 64 << 20
 _GREETING_LIMIT = 4096
