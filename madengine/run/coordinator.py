@@ -29,6 +29,8 @@ _GREETING_LIMIT = 4096
 _GREETING_SECONDS = 10.0
 _SEND_SECONDS = 20.0
 _LEAVE_SECONDS = 2.0
+_LINGER_SECONDS = 10.0
+_POLL_SECONDS = 0.1
 _NAME_LENGTH = 200
 # A node that vanishes without a word is noticed within about 20 s.
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
@@ -54,8 +56,11 @@ class Coordinator:
         threading.Thread(target=self._accept, name="coordinator", daemon=True).start()
 
     def close(self) -> None:
-        """Stop listening, once what rank 0 had to say reached the others."""
+        """Stop listening, once what rank 0 had to say reached the others, also those that come a little later."""
         self._rank_0_left.wait(_LEAVE_SECONDS)
+        deadline = time.monotonic() + _LINGER_SECONDS
+        while not self._meeting.is_complete and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
         self._closing.set()
         with self._lock:
             for connection in self._connections.values():

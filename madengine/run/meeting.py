@@ -39,9 +39,17 @@ class Meeting:
         if not 0 <= rank < self.nodes or rank in self.machines:
             raise ValueError(f"rank {rank}: expected another one of 0 to {self.nodes - 1}")
         self.machines[rank], self.addresses[rank] = machine, address
-        if len(self.machines) < self.nodes:
+        if self._left:
+            gone = min(self._left)
+            return self.fail(gone, self._left[gone] or _ENDED_EARLY) or self._stop()
+        if not self.is_complete:
             return None
         return {"type": "world", "port": port, "addresses": [self.addresses[each] for each in range(self.nodes)]}
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all have joined."""
+        return len(self.machines) == self.nodes
 
     def ready(self, rank: int, model: str) -> Message | None:
         """Note that a rank is about to start a model."""
@@ -70,8 +78,7 @@ class Meeting:
         if rank in self._left:
             return []
         self._left[rank] = _ENDED_EARLY if reason is None else reason
-        has_all = len(self.machines) == self.nodes
-        if has_all and (not self._model or rank in self._results):
+        if self.is_complete and (not self._model or rank in self._results):
             return [message for message in (self._conclude(),) if message]
         stop = self.fail(rank, self._left[rank] or _ENDED_EARLY)
         return [message for message in (stop, self._conclude()) if message]

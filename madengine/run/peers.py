@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 # How long the others may take to stop their containers.
 _STOP_SECONDS = 45.0
 _RETRY_SECONDS = 0.1
+# For rank 0 to come, where this one has only to say that it can't run.
+_LEAVE_SECONDS = 10.0
 _CHALLENGE_LIMIT = 200
 
 
@@ -109,9 +111,12 @@ class Peers:
 
     def leave(self, reason: str) -> None:
         """Leave the run: after its last model, or with the reason why this rank can't go on."""
+        with self._news:
+            self._news.wait_for(lambda: self._connection or self._broken, _LEAVE_SECONDS)
+            self._broken = self._broken or "this rank has left"
         self._send(type="leave", reason=reason)
         with self._news:
-            connection, self._broken = self._connection, self._broken or "this rank has left"
+            connection = self._connection
         if connection:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_WR)

@@ -26,7 +26,7 @@ from madengine.deploy.ssh.options import CopyOptions, HostRun, SshOptions
 from madengine.deploy.ssh.report import conclude, rows_of
 from madengine.deploy.ssh.upload import report_secrets, sources, upload_of
 from madengine.deploy.target import CALLER_VARIABLES, Prepared
-from madengine.errors import EXIT_FAILURE
+from madengine.errors import EXIT_FAILURE, ConfigurationError
 from madengine.files import check_writable
 from madengine.process import RESULTS
 from madengine.programs import ssh

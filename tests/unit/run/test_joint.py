@@ -45,7 +45,7 @@ wait)
     code=0
     if [ -e fails ]; then code=7; elif [ -e ../0/fails ] || [ -e ../1/fails ]; then sleep 60; fi
     cat performance >>"$(cat log)"
-    echo "{\\"exit_code\\": $code, \\"started\\": 1.0, \\"ended\\": 2.5, \\"log_complete\\": true}" >"$(cat place)/entry.json"
+    printf '{"exit_code": %s, "started": 1.0, "ended": 2.5, "log_complete": true}' $code >"$(cat place)/entry.json"
     echo 0 ;;
 stop) echo stop >>events; kill $(cat waits) ;;
 rm) echo rm >>events ;;
