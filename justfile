@@ -58,6 +58,11 @@ collect +folders:
 compare +words:
     bin/madengine compare "$@"
 
+# write results as a page for a browser, or for other systems: just report perf.csv
+[group('madengine')]
+report +words:
+    bin/madengine report "$@"
+
 # show results over time and where they changed: just history perf.csv
 [group('madengine')]
 history +words:

@@ -52,8 +52,11 @@ class ReportRows:
             return []
         with Table(self.output) as table:
             table.skip_to(self._start)
-            rows = [dict(zip(table.columns, cells, strict=True)) for cells in table if len(cells) == len(table.columns)]
-        return [row for row in rows if row.get("run_id") == self.run_id or not self.run_id]
+            width = len(table.columns)
+            rows: list[Row] = [dict(zip(table.columns, cells, strict=True)) for cells in table if len(cells) == width]
+        # A table of an older madengine, which has no such column, is continued in its own layout.
+        has_ids = self.run_id and "run_id" in table.columns
+        return [row for row in rows if row["run_id"] == self.run_id] if has_ids else rows
 
 
 def reported(verb: Callable[[Values, ReportRows], int]) -> Callable[[Values], int]:
@@ -108,8 +111,21 @@ def _results(rows: ReportRows, error: str, values: Values) -> Results:
         added = rows.added()
     except MadengineError as problem:
         error = error or str(problem)
+    if rows.run_id and added and "run_id" not in added[0]:
+        added = _fuller(added, rows.run_id, values)
     runs = _runs_of(added, values) if values.get("madengine2_files") else []
     return Results(added if rows.rows is None else rows.rows, added, runs, programs.redact(error))
+
+
+def _fuller(added: list[Row], run_id: str, values: Values) -> list[Row]:
+    """Return the rows of a run as its results.json has them, with reasons that an older table has no column for."""
+    from madengine.results.scan import ScanResult
+
+    scan = ScanResult()
+    for path in filter(Path.is_file, _result_files({run_id}, values)):
+        scan.take_file(path)
+    rows = [row for row in scan.rows() if row.get("run_id") == run_id]
+    return rows if len(rows) >= len(added) else added
 
 
 def _update_files_of_2(results: Results, values: Values) -> bool:

@@ -71,7 +71,7 @@
 
   // --- all results ---
 
-  const SHOWN = ["started", "model", "variant", "machine_name", "gpu_architecture", "n_gpus", "metric", "performance", "status", "reason", "run_duration", "peak_gpu_memory_mib", "energy_j", "mean_gpu_utilization"].filter((name) => data.columns[name]);
+  const SHOWN = ["started", "model", "variant", "machine_name", "gpu_architecture", "n_gpus", "metric", "performance", "status", "reason", "run_duration", "peak_gpu_memory_mib", "energy_j", "mean_gpu_utilization", "contaminated", "repeat", "side"].filter((name) => data.columns[name]);
   const TITLES = { machine_name: "host", gpu_architecture: "GPU", n_gpus: "GPUs", run_duration: "seconds", peak_gpu_memory_mib: "peak MiB", energy_j: "energy J", mean_gpu_utilization: "util. %" };
   const NUMBERS = new Set(["performance", "run_duration", "peak_gpu_memory_mib", "energy_j", "mean_gpu_utilization", "n_gpus"]);
   const STEP = 100;

@@ -14,6 +14,7 @@ from madengine.results.rows import Row
 
 # XML 1.0 has no other control characters, and no halves of surrogate pairs.
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_IS_TIME = re.compile(r"2[0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z")
 _NAME_CHARACTERS = 250
 # What a case says of its run; Jenkins knows properties of suites only.
 _FACTS = (
@@ -51,8 +52,8 @@ def _add_suite(root: Element, host: str, rows: Sequence[Row]) -> None:
     suite = SubElement(root, "testsuite", _counts(host or "unknown host", **counts))
     suite.set("hostname", _name(host))
     suite.set("time", f"{sum(_seconds(row) for row in _each_run(rows)):.3f}")
-    if started := min(filter(None, (row.get("started", "") for row in rows)), default=""):
-        suite.set("timestamp", _name(started.removesuffix("Z")))
+    if started := min(filter(_IS_TIME.fullmatch, (row.get("started", "") for row in rows)), default=""):
+        suite.set("timestamp", started.removesuffix("Z"))
     properties = SubElement(suite, "properties")
     for name in ("gpu_architecture", "engine", "deployment_type", "run_id"):
         for value in sorted({row.get(name, "") for row in rows} - {""}):

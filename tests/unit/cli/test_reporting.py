@@ -18,7 +18,7 @@ from madengine.files import write_json
 from madengine.results.perf_csv import append_rows
 from madengine.results.results_json import results_json
 from madengine.results.rows import result_rows
-from tests.unit.results.samples import DONE, FAILED, one
+from tests.unit.results.samples import DONE, FAILED, V2_HEADER, one
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +59,23 @@ def test_a_run_of_unknown_id_has_all_rows_that_perf_csv_got_meanwhile() -> None:
     del fetch_values["manifest_output"]
     assert new_rows(fetch)(fetch_values) == EXIT_DONE
     assert case_names("j.xml") == ["new"]
+
+
+def test_a_table_of_an_older_madengine_has_rows_without_an_id() -> None:
+    Path("perf.csv").write_text(V2_HEADER)
+
+    def run(run_values: Mapping[str, Any]) -> int:
+        run_id = run_values["run_id"]
+        failure = replace(FAILED, run_id=run_id)
+        append_rows(Path("perf.csv"), [one(failure)])
+        if run_values["has_results"]:
+            write_json(Path("runs", run_id, "results.json"), results_json(run_id, [failure], {"machine_name": "n"}))
+        return EXIT_DONE
+
+    assert new_rows(run)(values(has_results=False)) == EXIT_DONE
+    assert parse("j.xml").findtext(".//failure") == "it failed; see its log"
+    assert new_rows(run)(values(has_results=True)) == EXIT_DONE
+    assert parse("j.xml").findtext(".//failure") == "the script ended with exit code 3"
 
 
 def test_ansibles_rows_are_beside_its_playbook() -> None:

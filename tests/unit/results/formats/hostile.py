@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from madengine.records import SKIPPED, Metric, RunResult
 from madengine.results.rows import result_rows
@@ -21,11 +22,24 @@ SKIPPED_RUN = replace(DONE, status=SKIPPED, metrics=(), exit_code=None, reason="
 def named(name: str) -> RunResult:
     """A result that has this name wherever a name can be."""
     model = replace(MODEL, name=name, args=name)
-    return replace(DONE, model=model, machine_name=name, gpu_architecture=name, metrics=(Metric("5", name),))
+    metrics = (Metric("5", name, extra={name: name, "b": name}),)
+    more: dict[str, Any] = {
+        "engine": name,
+        "image_digest": name,
+        "n_gpus": name,
+        "gpu_vendor": name,
+        "git_commit": name,
+    }
+    return replace(DONE, model=model, machine_name=name, gpu_architecture=name, metrics=metrics, **more)
 
 
 def hostile_rows() -> list[dict[str, str]]:
     """Rows of every outcome, and of every hostile name, also as the reason of a failure."""
     results = [DONE, DONE, SEVERAL, FAILED, NOT_STARTED, SKIPPED_RUN]
     results += [one for name in NAMES for one in (named(name), replace(named(name), status="FAILURE", reason=name))]
-    return [row for result in results for row in result_rows(result, {})]
+    rows = [row for result in results for row in result_rows(result, {})]
+    # In a file of others, every cell may be anything.
+    return [
+        *rows,
+        *({**rows[0], **dict.fromkeys(rows[0], name), "status": "SUCCESS", "performance": "1e3"} for name in NAMES),
+    ]
