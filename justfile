@@ -68,6 +68,11 @@ report +words:
 history +words:
     bin/madengine history "$@"
 
+# find the version that made a model worse: just bisect --tags bert --good v1.4 --bad main
+[group('madengine')]
+bisect +words:
+    bin/madengine bisect "$@"
+
 # build, push, ship and run on hosts: just deploy tags=dummy registry=localhost:5000 host=a,b
 [arg('options', pattern=option)]
 [group('madengine')]

@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class ThisMachine:
+    """The GPUs of this machine, and what they say about an image for it."""
+
+    #: None where a run has to look for them again.
+    gpus: tuple[Gpu, ...] | None
+    detected: Mapping[str, Any]
+    architecture: str
+
+
+@dataclass(frozen=True)
 class DistributedOrchestrator:
     """Runs the phases of a session, and imports only what each needs.
 
@@ -64,22 +74,35 @@ class DistributedOrchestrator:
 
         return run_manifest(self.session, manifest_file, options, not_built, gpus)
 
-    def full_phase(self, build: BuildOptions, options: RunOptions) -> int:
-        """Build for this machine's GPUs, then run the images."""
+    def this_machine(self, nodes: int) -> ThisMachine:
+        """Return what a build and a run here need to know of this machine's GPUs.
+
+        Raises ConfigurationError where the context asks for what no run here can do, or for several `nodes`.
+        """
         from madengine.config.context import load_context
         from madengine.config.nodes import refuse_other_nodes
         from madengine.config.validation import refuse_unsupported
         from madengine.machine.gpus import architecture_of, detected_context, find_gpus
         from madengine.machine.visible_gpus import visible_gpus
-        from madengine.results.perf_csv import check_perf_csv
 
-        # Before the build, which is for this vendor.
         context = load_context({}, {}, self.session.context_file, self.session.context_text)
         refuse_unsupported(context)
-        refuse_other_nodes(options.nodes, context)
+        refuse_other_nodes(nodes, context)
         self.session.choose_rocm()
         gpus = find_gpus()
         visible = gpus.items if context.docker_gpus else tuple(visible_gpus(gpus.items, self.session.environ))
+        return ThisMachine(
+            gpus=None if gpus.fails else gpus.items,
+            detected=detected_context(replace(gpus, items=visible)),
+            architecture=architecture_of(visible),
+        )
+
+    def full_phase(self, build: BuildOptions, options: RunOptions) -> int:
+        """Build for this machine's GPUs, then run the images."""
+        from madengine.results.perf_csv import check_perf_csv
+
+        # Before the build, which is for this vendor.
+        here = self.this_machine(options.nodes)
         check_perf_csv(options.output)
         summary = options.summary_output
         build_part, run_part = (
@@ -89,7 +112,7 @@ class DistributedOrchestrator:
         options = replace(options, summary_output=run_part, is_part=True, tags=())
         if not build.dry_run:
             check_writable(summary)
-        outcome = self.build_phase(build, detected_context(replace(gpus, items=visible)), architecture_of(visible))
+        outcome = self.build_phase(build, here.detected, here.architecture)
         if build.dry_run:
             logger.info(
                 "the run's lines need the manifest that these write: `madengine run --manifest-file … --dry-run`"
@@ -97,7 +120,7 @@ class DistributedOrchestrator:
             return outcome.exit_code
         code = EXIT_FAILURE
         try:
-            code = self.run_phase(build.manifest_output, options, outcome.failures, None if gpus.fails else gpus.items)
+            code = self.run_phase(build.manifest_output, options, outcome.failures, here.gpus)
             code = outcome.exit_code or code
         finally:
             # An interrupted run has a summary too.

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,17 @@ class Session:
     #: `auto`, or the engine to use.
     engine_name: str = "auto"
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    #: Build arguments beside those of the context, which they replace.
+    build_args: Mapping[str, str] = field(default_factory=dict)
     #: Whether models run on this machine wherever the context says that they do.
     here: bool = False
 
     def context(self, detected: Mapping[str, Any], manifest_context: Mapping[str, Any]) -> Context:
         """Merge what was detected, the manifest's context and the user's, which wins."""
         context = load_context(detected, manifest_context, self.context_file, self.context_text)
+        if self.build_args:
+            values = {**context.values, "docker_build_arg": {**context.docker_build_arg, **self.build_args}}
+            context = replace(context, values=values)
         return context.here if self.here else context
 
     def choose_rocm(self) -> None:

@@ -60,6 +60,8 @@ class BuildOptions(BuildAndRunOptions, SelectionOptions):
     )  # fmt: skip
     #: The summary becomes part of a larger one, and only that one is named in messages.
     is_part: bool = False
+    #: The commit of the models' `url`; empty is the last one of its default branch.
+    commit: str = ""
 
     @property
     def log_directory(self) -> Path:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,13 +111,14 @@ def _builder(
     pushed, pulled = [registry] if registry else [], choice.registries if registry else ("", *choice.registries)
     engine_ready = session.engine(credentials, pushed, options.dry_run, may_fail=pulled)
     with engine_ready as engine, private_folder() as folder:
+        code = _model_code(choice.models, folder, session.root, credentials, stopping)
         yield DockerBuilder(
             engine=engine,
             root=session.root,
             credentials=credentials,
             options=options,
             beside=beside,
-            code=_model_code(choice.models, folder, session.root, credentials, stopping),
+            code=replace(code, commit=options.commit) if code else None,
             stopping=stopping,
         )
 

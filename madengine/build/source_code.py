@@ -44,6 +44,8 @@ class ModelCode:
     root: Path
     credentials: Credentials
     client: Client
+    #: Of every url; empty is the last one of its default branch.
+    commit: str = ""
     _checkouts: dict[tuple[str, str], Checkout] = field(default_factory=dict)
     _locks: dict[tuple[str, str], threading.Lock] = field(default_factory=dict)
 
@@ -64,6 +66,17 @@ class ModelCode:
                 )
             return self._checkouts[key]
 
+    def history(self, model: Model) -> Path:
+        """Clone the whole history of a model's url, and return where.
+
+        Raises as `checkout` does.
+        """
+        check(model)
+        target = self.folder / "history"
+        with secret_files.unattended(self._answers(model)) as environment:
+            self.client.run(git.clone(model.url, target, environment, whole=True), model.url)
+        return target
+
     def _cloned(self, model: Model, target: Path) -> Checkout:
         logger.info(f"{model.name}: cloning {model.url}")
         try:
@@ -81,11 +94,13 @@ class ModelCode:
 
     def _clone(self, url: str, target: Path, environment: Mapping[str, str]) -> None:
         try:
-            self.client.run(git.clone(url, target, environment))
+            self.client.run(git.clone(url, target, environment, whole=bool(self.commit)))
         except CommandError as error:
-            if not _REFUSES_DEPTH.search(str(error)):
+            if self.commit or not _REFUSES_DEPTH.search(str(error)):
                 raise
             self.client.run(git.clone(url, target, environment, whole=True))
+        if self.commit:
+            self.client.run(git.checkout(target, self.commit, environment))
         if not (target / ".gitmodules").is_file():
             return
         try:

@@ -117,6 +117,13 @@ def _fetch_classes() -> tuple[type, ...]:
     return (FetchOptions, RunIdOptions, RowsOptions, SummaryOptions, *_host_classes(), *_REPORTS)
 
 
+def _bisect_classes() -> tuple[type, ...]:
+    from madengine.bisect.options import BisectOptions
+    from madengine.run.options import RunOptions
+
+    return (BisectOptions, RunOptions, *build_classes())
+
+
 def _history_classes() -> tuple[type, ...]:
     from madengine.results.history_options import HistoryOptions
 
@@ -146,6 +153,13 @@ def _slurm_classes() -> tuple[type, ...]:
     return (ManifestOptions, *SlurmTarget.OPTIONS)
 
 
+# What a bisection decides itself.
+_NOT_OF_BISECT = (
+    "batch", "dry_run", "registry", "manifest_output", "summary_output", "output", "run_id", "resume", "pack", "quiet",
+    "repeat", "until_stable", "max_repeats", "keep_going", "skip_model_run", "keep_alive", "use_image",
+    "against", "require_pinned_image", "cleanup_perf", "live_output", "markdown", "fail_on", "seed", "nodes",
+)  # fmt: skip
+
 VERBS: Mapping[str, Verb] = {
     "build": Verb(verbs.build, _build_command_classes),
     "push": Verb(verbs.push, lambda: (ManifestOptions, RegistryOptions, EngineOptions, DryRunOptions)),
@@ -164,6 +178,7 @@ VERBS: Mapping[str, Verb] = {
     "collect": Verb(reported(result_verbs.collect), _collect_classes),
     "compare": Verb(result_verbs.compare, _compare_classes),
     "history": Verb(result_verbs.history, _history_classes),
+    "bisect": Verb(result_verbs.bisect, _bisect_classes, without=_NOT_OF_BISECT),
     "report": Verb(reported(result_verbs.report), lambda: (ReportOptions, FormatOptions, EmailOptions)),
     "report to-html": Verb(result_verbs.to_html, lambda: (ToHtmlOptions,)),
     "report to-email": Verb(result_verbs.to_email, lambda: (ToEmailOptions, EmailOptions)),

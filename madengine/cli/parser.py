@@ -36,6 +36,7 @@ DESCRIPTIONS = {
     "init": "write the starter model package",
     "collect": "merge the results of many runs and hosts into one table",
     "compare": "compare the results of two versions, and say what got better or worse",
+    "bisect": "find the version that made a model worse, by building and comparing what lies between",
     "history": "show results over time, and where they changed",
     "report": "report results to people and other systems: JUnit, Markdown, OpenMetrics, …",
     "upload": "put results into PostgreSQL, MySQL, MariaDB or SQLite",

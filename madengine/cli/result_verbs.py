@@ -104,6 +104,25 @@ def history(values: Values) -> int:
     return EXIT_DONE
 
 
+def bisect(values: Values) -> int:
+    """Find the version that made a model worse; exit with 0 if it is one, 1 if several are left."""
+    import json
+
+    from madengine.bisect.options import BisectOptions
+    from madengine.bisect.phase import bisect
+    from madengine.bisect.report import as_json, as_table, is_decided
+    from madengine.build.options import BuildOptions
+    from madengine.cli.verbs import quiet_orchestrator
+    from madengine.run.options import RunOptions
+
+    options = from_options(BisectOptions, values)
+    # What decides is the bisection's; a run has the same options for a comparison of its own.
+    run = from_options(RunOptions, {name: value for name, value in values.items() if not hasattr(options, name)})
+    state = bisect(quiet_orchestrator(values), options, from_options(BuildOptions, values), run)
+    show(json.dumps(as_json(state), indent=2, allow_nan=False) if options.json else as_table(state))
+    return EXIT_DONE if is_decided(state) else EXIT_FAILURE
+
+
 def report(values: Values, report_rows: ReportRows) -> int:
     """Write reports of the results in files and folders: a page, unless only other formats are named."""
     from madengine.results.formats.options import requested

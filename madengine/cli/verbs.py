@@ -353,6 +353,15 @@ def runner_image(values: Values) -> int:
 # --- the session ---
 
 
+def quiet_orchestrator(values: Values) -> DistributedOrchestrator:
+    """The phases of a command whose own outcome is all that it prints."""
+    from dataclasses import replace
+
+    from madengine.distributed_orchestrator import DistributedOrchestrator
+
+    return DistributedOrchestrator(replace(_session(values), show=lambda _: None))
+
+
 def _orchestrator(values: Values) -> DistributedOrchestrator:
     from madengine.distributed_orchestrator import DistributedOrchestrator
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -47,7 +48,9 @@ class UserWatch:
 
     def begin(self, container_id: str) -> None:
         """Note which container is the run's own, as the engine names it when it has started it."""
-        self._container_id = container_id.strip().rpartition("\n")[2]
+        last_line = container_id.strip().rpartition("\n")[2]
+        # Anything else could be in the name of any group.
+        self._container_id = last_line if re.fullmatch("[0-9a-f]{12,64}", last_line) else ""
         self._started.set()
 
     def start(self) -> None:

@@ -89,6 +89,39 @@ def head(target: Path) -> str:
     return answer.out.strip()
 
 
+def checkout(target: Path, commit: str, environment: Mapping[str, str]) -> BaseCommand:
+    """Put a commit's files into a clone of the whole history."""
+    return git(environment, "-C", str(target), "checkout", "--quiet", "--detach", commit)
+
+
+def commit_of(target: Path, name: str) -> str:
+    """Return the commit that a name means in a clone: a tag, a branch, (the begin of) a commit; empty for none."""
+    for candidate in (name, f"origin/{name}"):
+        words = ("rev-parse", "--verify", "--quiet", "--end-of-options", f"{candidate}^{{commit}}")
+        answer = programs.attempt(git(_ISOLATED, "-C", str(target), *words))
+        if answer.code == 0:
+            return answer.out.strip()
+    return ""
+
+
+def main_line(target: Path, start: str, end: str) -> list[tuple[str, str]] | None:
+    """Return the commits after `start` up to `end` by first parents, each with its subject.
+
+    None where `end` has no such `start` before it. Raises CommandError on failure.
+    """
+    if programs.attempt(git(_ISOLATED, "-C", str(target), "merge-base", "--is-ancestor", start, end)).code != 0:
+        return None
+    words = ("log", "--first-parent", "--reverse", "--no-show-signature", "--format=%H %s", f"{start}..{end}")
+    lines = programs.ask(git(_ISOLATED, "-C", str(target), *words)).splitlines()
+    return [(commit, subject) for commit, _, subject in (line.partition(" ") for line in lines)]
+
+
+def subject_of(target: Path, commit: str) -> str:
+    """Return the first line of a commit's message; raise CommandError on failure."""
+    words = ("log", "--max-count=1", "--no-show-signature", "--format=%s", commit)
+    return programs.ask(git(_ISOLATED, "-C", str(target), *words)).strip()
+
+
 def commits(repository: Path) -> list[str]:
     """Return the commits of a repository of the user's, each after its parents; raise CommandError on failure."""
     words = ("-C", str(repository), "rev-list", "--topo-order", "--reverse", "--all", "HEAD")

@@ -21,14 +21,14 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "min_effect_percent": comparison.options.min_effect,
         "confidence_percent": round(100 * (1 - ALPHA)),
         "holm_tests": comparison.tests,
-        "series": [_series(one) for one in comparison.series],
+        "series": [series_json(one) for one in comparison.series],
         "failures": [
             {"side": one.side, "model": one.model, "reason": one.reason, "n": one.n} for one in comparison.failures
         ],
     }
 
 
-def _series(one: ComparedSeries) -> dict[str, Any]:
+def series_json(one: ComparedSeries) -> dict[str, Any]:
     judgement = one.judgement
     return {
         **dict.fromkeys(("model", "variant", "metric"), ""),

@@ -143,8 +143,7 @@ def _runs(rows: Sequence[Row]) -> list[str]:
 
 
 def _difference(one: Difference, quote: Quote) -> str:
-    hosts = f" on {one.hosts} hosts" if one.hosts > 1 else ""
-    return f"{one.column} {_values(one.base, quote)} -> {_values(one.new, quote)}{hosts}"
+    return f"{one.column} {_values(one.base, quote)} -> {_values(one.new, quote)}"
 
 
 def _values(values: Sequence[str], quote: Quote) -> str:

@@ -73,7 +73,7 @@ def test_one_that_stays_and_is_of_no_process_here_is_a_stranger(proc: Path, stan
     assert [one.pid for one in found or ()] == [MISSING]
 
 
-@pytest.mark.parametrize("container", ["", "f00d" * 16])
+@pytest.mark.parametrize("container", ["", "f00d" * 16, "slice"])
 def test_nothing_is_known_where_the_container_is_not_seen(proc: Path, stand_ins: StandIns, container: str) -> None:
     with watched(GPUS) as watch:
         watch.begin(container)
