@@ -8,7 +8,9 @@ from madengine.cli import first_signals  # before all others
 import atexit
 import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from madengine.cli.parser import command_parser, unknown_words
 from madengine.cli.terminal import signals_interrupt
@@ -36,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_existing(options.declared, values)
             if options.verb.tidies:
                 remove_abandoned_folders()
-            code: int = options.verb.run(values)
+            with _live_view(values, options):
+                code: int = options.verb.run(values)
         except MadengineError as error:
             log_error(error, options.verbosity)
             return error.exit_code
@@ -52,6 +55,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             exec("")
             return EXIT_INTERRUPTED
     return code
+
+
+@contextmanager
+def _live_view(values: Mapping[str, Any], options: Any) -> Iterator[None]:
+    """Draw what the command does, where a person is looking; messages are above it, results after it."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from madengine.cli.live_view import live_view
+    from madengine.cli.logs import log_above
+    from madengine.cli.terminal import before_output
+
+    with live_view({**values, "verbosity": options.verbosity, "log_format": options.log_format}) as view:
+        log_above(view)
+        if view:
+            before_output.append(view.stop)
+        try:
+            yield
+        finally:
+            before_output.clear()
+            log_above(None)
 
 
 def _is_interrupt(error: BaseException) -> bool:

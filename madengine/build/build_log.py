@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from madengine import programs
+from madengine.config.progress import Progress, report
 from madengine.errors import BuildError
 from madengine.programs.image_references import canonical_name
 
@@ -33,6 +34,8 @@ class BuildLog:
     file: TextIO
     #: The user sees each line as it comes.
     is_live: bool = False
+    #: Of the image that the lines are about, for a view of them; empty for none.
+    name: str = ""
 
     def run(self, command: BaseCommand, problem: str) -> str:
         """Run a command and return its last line that isn't empty.
@@ -45,6 +48,8 @@ class BuildLog:
             nonlocal last
             last = line.strip() or last
             self.file.write(line)
+            if self.name and line.strip():
+                report(Progress(self.name, detail=line.strip()))
             if self.is_live:
                 logger.info(line.rstrip("\n"))
 
@@ -60,7 +65,7 @@ class BuildLog:
 
 
 @contextmanager
-def open_log(path: Path = Path(os.devnull), is_live: bool = False) -> Iterator[BuildLog]:
+def open_log(path: Path = Path(os.devnull), is_live: bool = False, name: str = "") -> Iterator[BuildLog]:
     """Open a new log, its folder made if missing; without a path its lines are kept nowhere.
 
     Raises BuildError where it can't be made.
@@ -71,7 +76,7 @@ def open_log(path: Path = Path(os.devnull), is_live: bool = False) -> Iterator[B
     except OSError as error:
         raise _not_writable(path, error) from error
     with file:
-        yield BuildLog(path, file, is_live)
+        yield BuildLog(path, file, is_live, name)
 
 
 def base_digest(path: Path, name: str) -> str:

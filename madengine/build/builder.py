@@ -26,6 +26,7 @@ from madengine.build.push import Pusher
 from madengine.build.recipes import Recipe, explain
 from madengine.config.credentials import Credentials, model_secrets
 from madengine.config.package import template
+from madengine.config.progress import WAITING, Progress, report
 from madengine.errors import BuildError, CommandError, MadengineError
 from madengine.programs.engine import STORE_ATTEMPTS, Docker
 from madengine.programs.engine_errors import is_store_race
@@ -77,6 +78,8 @@ class DockerBuilder:
 
         Ctrl-C ends what runs and is passed on.
         """
+        for recipe in recipes:
+            report(Progress(recipe.key, WAITING))
         try:
             with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
                 self._collect({pool.submit(self.make, recipe): recipe for recipe in recipes}, done)
@@ -88,10 +91,15 @@ class DockerBuilder:
         log_file = self.options.log_directory / f"{recipe.log_name}.build.live.log"
         image = None
         try:
-            with open_log(log_file, self.options.live_output) as log, ThreadPoolExecutor(max_workers=2) as aside:
+            with (
+                open_log(log_file, self.options.live_output, recipe.key) as log,
+                ThreadPoolExecutor(max_workers=2) as aside,
+            ):
                 base_name = self._base_name(recipe)
                 try:
+                    report(Progress(recipe.key, "building", str(recipe.dockerfile), str(log_file)))
                     built = self._build(recipe, base_name, log)
+                    report(Progress(recipe.key, "pushing" if recipe.pushed else "built"))
                     push = aside.submit(Pusher(self.engine, self.stopping).push, built, recipe.pushed, log)
                 finally:
                     aside.submit(self._remove_base_name, base_name)
@@ -99,9 +107,11 @@ class DockerBuilder:
                 wait([push])
                 log.file.write(_facts(image))
                 pushed = push.result()
+            report(Progress(recipe.key, "done", pushed.registry_image or recipe.key, ended=True))
             return replace(image, registry_image=pushed.registry_image, registry_digest=pushed.registry_digest)
         except (MadengineError, OSError) as error:
             problem = explain(error, log_file)
+            report(Progress(recipe.key, "failed", problem, ended=True))
             if not self.stopping.is_set():
                 logger.info(f"{recipe.key}: {problem}")
                 show_end(log_file)

@@ -9,6 +9,13 @@ from madengine.config.option import Option
 
 _ZSH = "autoload -U +X bashcompinit && bashcompinit\n"
 _SCRIPT = """\
+# compgen expands its words: a name with anything else in it could be a command.
+_madengine_plain() {{
+  grep -x '[A-Za-z0-9._/:@-]*' || true
+}}
+_madengine_ssh_hosts() {{
+  sed -n 's/^[[:space:]]*[Hh]ost[[:space:]=]\\+//p' ~/.ssh/config 2>/dev/null | tr ' ' '\\n' | grep -v '[*?!]' || true
+}}
 _madengine() {{
   local word=${{COMP_WORDS[COMP_CWORD]}} previous=${{COMP_WORDS[COMP_CWORD - 1]}} words=''
   local verb=${{COMP_WORDS[1]}}
@@ -20,6 +27,8 @@ _madengine() {{
   esac
   case $verb:$previous in
 {values}
+{models}) words=$(madengine discover --format words 2>/dev/null | _madengine_plain) ;;
+{hosts}) words=$( (compgen -A hostname; _madengine_ssh_hosts) | _madengine_plain) ;;
   esac
   if [[ $word == -* || -n $words && $COMP_CWORD -le 2 || $words != *--* ]]; then
     COMPREPLY=($(compgen -W "$words" -- "$word")) || true
@@ -30,7 +39,7 @@ complete -o default -F _madengine madengine
 
 
 def completion_script(shell: str, options: Mapping[str, Sequence[Option]]) -> str:
-    """Return the script that completes commands, their options, and the values of those that have a fixed set of them.
+    """Return the script for bash or zsh: commands, options, and their values: models, tags, hosts, files and choices.
 
     `options` has them by command: `run`, `generate k8s`.
     """
@@ -39,8 +48,16 @@ def completion_script(shell: str, options: Mapping[str, Sequence[Option]]) -> st
         tools=_quoted(name.partition(" ")[2] for name in options if name.startswith("generate ")),
         cases="\n".join(f"    *:{shlex.quote(name)}) words={_quoted(_flags(options[name]))} ;;" for name in options),
         values="\n".join(line for name in options for line in _values(name, options[name])),
+        models=_patterns(options, "TAG"),
+        hosts=_patterns(options, "HOST"),
     )
     return _ZSH + script if shell == "zsh" else script
+
+
+def _patterns(options: Mapping[str, Sequence[Option]], metavar: str) -> str:
+    """Return a pattern of the flags that take such a value."""
+    flags = {flag for declared in options.values() for one in declared if one.metavar == metavar for flag in one.flags}
+    return "    " + " | ".join(f"*:{flag}" for flag in sorted(flags) if flag.startswith("-"))
 
 
 def _flags(options: Iterable[Option]) -> Iterator[str]:

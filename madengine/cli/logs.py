@@ -6,10 +6,13 @@ import json
 import logging
 import sys
 from datetime import datetime, timezone
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from madengine.cli.terminal import mute
 from madengine.errors import MadengineError, escaped, one_line
+
+if TYPE_CHECKING:
+    from madengine.cli.live_view import LiveView
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,12 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
+        #: draws on the terminal meanwhile
+        self.view: LiveView | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.view is None or not self.view.print(self.format(record)):
+            super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
         if isinstance(sys.exc_info()[1], OSError):
@@ -56,6 +65,13 @@ def configure_logging(verbosity: int = 0, log_format: str = "text") -> None:
     package = logging.getLogger("madengine")
     package.handlers[:] = [handler]
     package.setLevel(logging.DEBUG if verbosity else logging.INFO)
+
+
+def log_above(view: LiveView | None) -> None:
+    """Let messages appear above what a view draws; None is the end of that."""
+    for handler in logging.getLogger("madengine").handlers:
+        if isinstance(handler, _StderrHandler):
+            handler.view = view
 
 
 def log_error(error: MadengineError | OSError, verbosity: int) -> None:

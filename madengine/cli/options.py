@@ -98,7 +98,11 @@ class DiscoverOptions:
     """How models are listed."""
 
     format: str = option(
-        "--format", default="table", group=Group.OUTPUT, choices=("table", "json", "names"), help="default: table"
+        "--format",
+        default="table",
+        group=Group.OUTPUT,
+        choices=("table", "json", "names", "words"),
+        help="default: table",
     )
 
 
@@ -134,8 +138,9 @@ class CompletionOptions:
     """For which shell."""
 
     shell: str = option(
-        "shell", default="bash", group=Group.OUTPUT, choices=("bash", "zsh"), metavar="SHELL", help="bash or zsh"
-    )
+        "shell", default="bash", group=Group.OUTPUT, choices=("bash", "zsh", "fish"), metavar="SHELL",
+        help="bash, zsh or fish",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

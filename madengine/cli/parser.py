@@ -42,7 +42,7 @@ DESCRIPTIONS = {
     "upload": "put results into PostgreSQL, MySQL, MariaDB or SQLite",
     "database": "put a table or JSON documents into MongoDB",
     "bundle": "write madengine.pyz, which runs on any node with python3",
-    "completion": "print a script that completes commands and options in bash or zsh",
+    "completion": "print a script that completes commands and options in bash, zsh or fish",
     "runner-image": "build and push the image of the Kubernetes sidecar, and print its name by digest",
     "generate": "write the files that another tool runs a manifest from",
 }

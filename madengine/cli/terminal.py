@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn, TextIO
@@ -22,11 +23,20 @@ def print_error(line: str) -> None:
         mute(sys.stderr)
 
 
+#: Called before anything is written to stdout: what is drawn on the terminal ends first.
+before_output: list[Callable[[], None]] = []
+_STATUS = re.compile(r"\b(?:(SUCCESS)|(FAILURE)|(SKIPPED))\b")
+
+
 def show(text: str) -> None:
-    """A result, on stdout.
+    """A result, on stdout; on a terminal with a colour for each status, unless NO_COLOR is set.
 
     Raises MadengineError where it can't be written, but for a reader that has enough.
     """
+    for end in before_output:
+        end()
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") not in (None, "dumb"):
+        text = _STATUS.sub(lambda match: f"\x1b[{(0, 32, 31, 33)[match.lastindex or 0]}m{match[0]}\x1b[0m", text)
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)  # noqa: T201

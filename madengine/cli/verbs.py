@@ -284,7 +284,12 @@ def bundle(values: Values) -> int:
 
 def completion(values: Values, options: Mapping[str, Sequence[Option]]) -> int:
     from madengine.cli.completion import completion_script
+    from madengine.cli.fish_completion import fish_script
+    from madengine.cli.parser import DESCRIPTIONS
 
+    if values["shell"] == "fish":
+        show(fish_script(options, DESCRIPTIONS).rstrip("\n"))
+        return EXIT_DONE
     show(completion_script(values["shell"], options).rstrip("\n"))
     return EXIT_DONE
 

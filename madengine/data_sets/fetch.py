@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from madengine import programs
+from madengine.config.progress import Progress, is_shown, report
 from madengine.errors import CommandError, MadengineError, RunError
 from madengine.files import human_size, read_json, write_json
 from madengine.files.locks import locked
@@ -280,11 +281,11 @@ def _progress(what: str, target: Path) -> Iterator[None]:
             current_size = size(target)
             rate = human_size(max(0, round((current_size - first_size) / (now - started))))
             line = f"{what}: {human_size(current_size)}, {rate}/s"
-            _draw(line) if is_terminal else logger.info(line)
+            _draw(what, line) if is_terminal else logger.info(line)
             # Counting many files takes too long to be done every second.
             pause = max(pause, 10 * (time.monotonic() - now))
         if is_terminal:
-            _draw("")
+            _draw(what, "")
 
     thread = threading.Thread(target=show, daemon=True)
     thread.start()
@@ -295,7 +296,10 @@ def _progress(what: str, target: Path) -> Iterator[None]:
         thread.join()
 
 
-def _draw(line: str) -> None:
+def _draw(what: str, line: str) -> None:
+    if is_shown():
+        report(Progress(what, "fetching" if line else "done", line.removeprefix(f"{what}: "), ended=not line))
+        return
     with suppress(OSError):
         sys.stderr.write(f"\r\x1b[2K{line[:100]}")
         sys.stderr.flush()

@@ -6,8 +6,12 @@ import re
 import sys
 from contextlib import suppress
 
+from madengine.config.progress import Progress, report
+
 # Line breaks, tabs, carriage returns and null characters stay; control characters beyond ASCII are two bytes.
 _CONTROL = re.compile(rb"(\x1b\[[0-9;:]{0,32}m)|[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]")
+_COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
+_LINE_BYTES = 2000
 _UNFINISHED = re.compile(rb"(\x1b(\[[0-9;:]{0,32})?|\xc2)\Z")
 
 
@@ -31,6 +35,19 @@ class LiveOutput:
         end = unfinished.start() if unfinished else len(text)
         self._rest = text[end:]
         return _CONTROL.sub(_harmless, text[:end])
+
+
+class LastLine:
+    """Reports the newest line of a log as what its model is doing."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, chunk: bytes) -> None:
+        lines = chunk[-_LINE_BYTES:].decode("utf-8", "replace").split("\n")
+        line = next((text.rpartition("\r")[2] or text.strip() for text in reversed(lines) if text.strip()), "")
+        if line:
+            report(Progress(self._name, detail=_COLOUR.sub("", line)))
 
 
 def _harmless(match: re.Match[bytes]) -> bytes:

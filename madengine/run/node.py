@@ -19,6 +19,7 @@ from madengine.config.credentials import Credentials
 from madengine.config.entry_keys import refusal
 from madengine.config.hooks import Hooks
 from madengine.config.nodes import node_count, nodes_by_hand, other_nodes
+from madengine.config.progress import WAITING, Progress, report
 from madengine.data_sets.mounts import Data
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, EXIT_RUN_FAILED, ConfigurationError, RunError
 from madengine.machine.environment import environment_id_of, environment_record, named_record
@@ -132,6 +133,7 @@ class LocalRun:
             if obstacle:
                 self.record(obstacle)
             elif image:
+                report(Progress(model.name, WAITING))
                 runnable.append((model, image))
         return runnable
 
@@ -304,6 +306,7 @@ class LocalRun:
         result = replace(result, reason=programs.redact(result.reason), metrics=metrics)
         line = "; ".join(f"{metric.performance} {metric.metric}".strip() for metric in result.metrics)
         logger.info(f"{result.model.name}: {result.status} {result.reason or line}".rstrip())
+        report(Progress(result.model.name, result.status, result.reason or line, ended=True))
         self.writer.add(result)
 
     def not_run(self, model: Model, image: Image | None, status: str, reason: str) -> RunResult:

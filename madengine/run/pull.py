@@ -12,6 +12,7 @@ from pathlib import Path
 
 from madengine import programs
 from madengine.build.image_archives import FOLDER_VARIABLE, archive_of
+from madengine.config.progress import Progress, report
 from madengine.errors import RunError
 from madengine.programs.engine import Docker
 from madengine.programs.engine_errors import explain_engine_error, is_transport
@@ -31,6 +32,8 @@ class Puller:
     engine: Docker
     stopping: threading.Event
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    #: Of the model that the image is for, for a view of its progress.
+    name: str = ""
 
     def present(self, image: Image) -> tuple[str, str]:
         """Make sure that the manifest's image is on this machine; return what to run, and its digest.
@@ -104,6 +107,7 @@ class Puller:
         pause = PULL_PAUSE_SECONDS
         for attempt in range(1, PULL_ATTEMPTS + 1):
             logger.info(f"pulling {reference}")
+            report(Progress(self.name, "pulling", reference))
             lines: list[str] = []
             code = programs.stream(self.engine.pull(reference), partial(self._add_line, lines))
             if code == 0:
@@ -118,5 +122,14 @@ class Puller:
 
     def _add_line(self, lines: list[str], line: str) -> None:
         lines.append(line)
+        if line.strip():
+            report(Progress(self.name, detail=_pull_detail(lines)))
         if self.stopping.is_set():
             raise KeyboardInterrupt
+
+
+def _pull_detail(lines: list[str]) -> str:
+    """Return how many layers are here, as far as the engine's lines say it, else its last line."""
+    begun = {line.partition(":")[0] for line in lines if ": Pulling fs layer" in line}
+    done = {line.partition(":")[0] for line in lines if ": Pull complete" in line or ": Already exists" in line}
+    return f"{len(done)} of {len(begun | done)} layers" if begun or done else lines[-1].strip()

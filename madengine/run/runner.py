@@ -24,6 +24,7 @@ from madengine.build.source_code import Checkout, ModelCode
 from madengine.config import artifacts
 from madengine.config.hooks import HOOKS_FOLDER, SCRIPT_MARK
 from madengine.config.log_errors import log_errors, unconfigured_errors
+from madengine.config.progress import Progress, is_shown, report
 from madengine.data_sets.fetch import Client
 from madengine.data_sets.mounts import Data, Provided
 from madengine.errors import MadengineError, RunError
@@ -55,7 +56,7 @@ from madengine.run.container_run import ContainerExit, ContainerRun
 from madengine.run.container_setup import HOSTFILE, Setup
 from madengine.run.host_script import HostScript
 from madengine.run.joint import joined, round_of
-from madengine.run.live_output import LiveOutput
+from madengine.run.live_output import LastLine, LiveOutput
 from madengine.run.names import log_name, new_folder, slug
 from madengine.run.orphans import GPU_LABEL, OWNER_LABEL, gpu_users
 from madengine.run.outcome import (
@@ -154,8 +155,9 @@ class ContainerRunner:
         launcher = self.setup.context.launch_of(model, os.environ).launcher
         if launcher and launcher.on_host:
             return self._run_on_host(result, image)
-        reference, digest = Puller(self.setup.engine, self.stopping).present(image)
+        reference, digest = Puller(self.setup.engine, self.stopping, name=model.name).present(image)
         self.setup.secrets_of(model, image)  # raises if one is missing, before data are fetched
+        report(Progress(model.name, "preparing"))
         provided = Provided() if skipped else self._provided(model)
         workspace = new_folder(self.directory, model.name)
         result = replace(
@@ -200,6 +202,7 @@ class ContainerRunner:
         count = setup.gpu_count(model)
         if self.sweep:
             self.sweep.result()
+        report(Progress(model.name, "waiting for GPUs" if count else "starting"))
         wait, users = setup.options.gpu_wait, partial(gpu_users, setup.engine)
         with locked_gpus(self.gpus or setup.eligible_gpus, count, model.name, wait, self.stopping, users) as gpus:
             launch = setup.launch(model)
@@ -331,7 +334,7 @@ class ContainerRunner:
             scan=scan,
             patience=setup.patience(result.model),
             keep_alive=setup.options.keep_alive,
-            live=LiveOutput() if setup.options.live_output else None,
+            live=LiveOutput() if setup.options.live_output else LastLine(result.model.name) if is_shown() else None,
             stopping=self.stopping,
             secrets=setup.hidden_values(result.model),
             begin=begin,
@@ -342,6 +345,7 @@ class ContainerRunner:
             if peers:
                 peers.start(round_of(result))
             started = time.monotonic()
+            report(Progress(result.model.name, "running", log=result.log_file, limit=setup.limit(result.model)))
             container_exit = container_run.run()
             result = replace(result, run_duration=time.monotonic() - started)
             container_exit = container_exit._replace(reason=container_exit.reason or bring_results())

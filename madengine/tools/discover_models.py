@@ -22,7 +22,7 @@ from madengine.files import read_json
 from madengine.records import Model
 from madengine.tools.custom_models import custom_entries
 
-FORMATS = ("table", "json", "names")
+FORMATS = ("table", "json", "names", "words")
 
 
 @dataclass
@@ -138,6 +138,9 @@ def report(models: Sequence[Model], format: str) -> str:
     """Return the models as a `table`, as `json` (a models.json) or as `names`, one a line; no final newline."""
     if format == "json":
         return json.dumps([entry_of(model) for model in models], indent=2)
+    if format == "words":
+        words = (word for model in models for word in (model.name, *model.tags))
+        return "\n".join(dict.fromkeys(map(_printable, words)))
     if format == "names":
         return "\n".join(_printable(model.name) for model in models)
     rows = [["name", "n_gpus", "tags", "args", "dockerfile"]]
