@@ -664,6 +664,42 @@ def test_a_rank_that_left_nothing_makes_the_run_a_failure(space: Space) -> None:
     assert (row["status"], row["reason"]) == ("FAILURE", "the Job failed: BackoffLimitExceeded: limit")
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("5", "7", ("12", "sum", "SUCCESS", "")),
+        ("5", "5", ("5", "equal", "SUCCESS", "")),
+        ("5", "", ("5", "rank 0", "SUCCESS", "")),
+        ("", "7", ("7", "rank 1", "SUCCESS", "")),
+        ("", "", ("", "", "FAILURE", "no line")),
+    ],
+)
+def test_one_number_comes_out_of_those_of_all_ranks(
+    space: Space, first: str, second: str, expected: tuple[str, ...]
+) -> None:
+    space.apply(manifest({}), "--run-id", "r", "--nodes", "2")
+    for index, value in enumerate((first, second)):
+        measurement = Measurement((Metric(value, "tokens/s"),)) if value else Measurement(problem="no line")
+        space.report(f"p{index}", node="ab"[index], index=index, remains=replace(DONE, measurement=measurement))
+    space.finish()
+    assert space.collect() == (3 if expected[3] else 0)
+    [row] = space.rows.values()
+    assert tuple(row[column] for column in ("performance", "aggregation", "status", "reason")) == expected
+    assert (row["machine_name"], row["nnodes"], row["deployment_type"]) == ("a,b", "2", "kubernetes")
+    [run] = json.loads(Path("results.json").read_text())["runs"]
+    assert [len(part["metrics"]) for part in run["results"][0]["parts"]] == [bool(first), bool(second)]
+
+
+def test_a_first_rank_that_fails_is_named_too(space: Space) -> None:
+    space.apply(manifest({}), "--run-id", "r", "--nodes", "2")
+    space.report("p0", node="a", index=0, remains=FAILED)
+    space.report("p1", node="b", index=1)
+    space.finish(kind="Failed", reason="BackoffLimitExceeded")
+    assert space.collect() == 3
+    [row] = space.rows.values()
+    assert (row["status"], row["performance"], row["reason"]) == ("FAILURE", "", "rank 0 (p0): exit code 7")
+
+
 # --- a log that the kubelet rotated ---
 
 

@@ -36,7 +36,7 @@ def pod_result(pod: Pod, remains: Remains, state: State | None = None, reason: s
         model=pod.model,
         image=pod.image,
         status=FAILURE if reason else SUCCESS,
-        reason=reason,
+        reason=reason or ("" if remains.measurement.metrics else remains.measurement.problem),
         metrics=remains.measurement.metrics,
         exit_code=code,
         test_duration=round(max(0.0, remains.entry.get("ended", 0.0) - remains.entry.get("started", 0.0)), 3),
@@ -70,8 +70,8 @@ def _judge(pod: Pod, remains: Remains, state: State | None, reason: str) -> tupl
     reason = reason or remains.problem or why_failed(entry, state, code, pod.timeout, "")
     if not reason and pod.hooked and "failed_hook" not in entry:
         reason = _OLD_ENTRY
-    # Only the first of several nodes measures.
-    reason = reason or ("" if pod.is_worker else remains.measurement.problem) or remains.log_error
+    # Of several nodes any may measure.
+    reason = reason or ("" if pod.nodes > 1 else remains.measurement.problem) or remains.log_error
     if reason and remains.disk_full:
         reason += "; the disk of the workspace is full"
     elif reason and entry.get("log_complete") is False:
