@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -93,14 +94,10 @@ class ModelCode:
         return Checkout(target, commit)
 
     def _clone(self, url: str, target: Path, environment: Mapping[str, str]) -> None:
-        try:
-            self.client.run(git.clone(url, target, environment, whole=bool(self.commit)))
-        except CommandError as error:
-            if self.commit or not _REFUSES_DEPTH.search(str(error)):
-                raise
-            self.client.run(git.clone(url, target, environment, whole=True))
         if self.commit:
-            self.client.run(git.checkout(target, self.commit, environment))
+            self._clone_commit(url, target, environment)
+        else:
+            self._clone_branch(url, target, environment)
         if not (target / ".gitmodules").is_file():
             return
         try:
@@ -108,6 +105,23 @@ class ModelCode:
         except CommandError:
             # Not every server serves a commit that is no branch's end.
             self.client.run(git.submodules(target, environment, whole=True))
+
+    def _clone_branch(self, url: str, target: Path, environment: Mapping[str, str]) -> None:
+        try:
+            self.client.run(git.clone(url, target, environment))
+        except CommandError as error:
+            if not _REFUSES_DEPTH.search(str(error)):
+                raise
+            self.client.run(git.clone(url, target, environment, whole=True))
+
+    def _clone_commit(self, url: str, target: Path, environment: Mapping[str, str]) -> None:
+        try:
+            for command in git.fetch_commit(url, target, self.commit, environment):
+                self.client.run(command)
+        except CommandError:
+            shutil.rmtree(target, ignore_errors=True)
+            self.client.run(git.clone(url, target, environment, whole=True))
+            self.client.run(git.checkout(target, self.commit, environment))
 
     def _complete(self, clone: Path, environment: Mapping[str, str]) -> None:
         """Fetch the files that git-lfs left as pointers; raise CommandError where they stay so."""

@@ -89,6 +89,15 @@ def head(target: Path) -> str:
     return answer.out.strip()
 
 
+def fetch_commit(url: str, target: Path, commit: str, environment: Mapping[str, str]) -> Iterator[BaseCommand]:
+    """Yield what makes a clone of one commit alone, as far as the server gives one that is no branch's end."""
+    yield git(environment, "init", "--quiet", "--", str(target))
+    at_target = ("-C", str(target))
+    yield git(environment, *at_target, "remote", "add", "--", "origin", url)
+    yield git(environment, *at_target, "fetch", "--quiet", *_DEPTH, "--no-tags", "origin", commit)
+    yield checkout(target, commit, environment)
+
+
 def checkout(target: Path, commit: str, environment: Mapping[str, str]) -> BaseCommand:
     """Put a commit's files into a clone of the whole history."""
     return git(environment, "-C", str(target), "checkout", "--quiet", "--detach", commit)

@@ -597,6 +597,19 @@ def test_processes_of_others_are_warned_of_and_counted(
 
 
 @only_docker
+def test_a_process_that_comes_after_the_start_is_named(node: Node, tmp_path: Path) -> None:
+    gpus, asked = NvidiaNode(), tmp_path / "asked-before"
+    line = f"{os.getpid()}, {gpus.uuids[0]}, 512, /usr/bin/python3"
+    node.has(gpus, processes=f"if [ -e {asked} ]; then echo '{line}'; else : > {asked}; fi")
+    done = node.run(METRIC)
+    assert done.code == 0, done.stderr
+    assert (done.row["foreign_processes"], done.row["contaminated"]) == ("0", "true")
+    assert f"distorted: /usr/bin/python3 ({os.getpid()})" in done.stderr
+    (result,) = done.results
+    assert [stranger["pid"] for stranger in result["strangers"]] == [os.getpid()]
+
+
+@only_docker
 def test_what_nobody_can_tell_of_processes_stays_empty(node: Node) -> None:
     gpus = NvidiaNode()
     node.has(gpus, processes="echo 'Insufficient Permissions'; exit 4")

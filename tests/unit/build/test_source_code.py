@@ -175,3 +175,39 @@ def path_without_lfs(folder: Path) -> str:
     (folder / "bin/git-lfs").write_text("#!/bin/sh\nexit 1\n")
     (folder / "bin/git-lfs").chmod(0o755)
     return f"{folder}/bin:{os.environ['PATH']}"
+
+
+def at_commit(repository: Path, folder: str, commit: str) -> Checkout:
+    root = repository.parent / folder
+    root.mkdir()
+    model = Model("m", "docker/m", "scripts/m", url=f"file://{repository}")
+    code = ModelCode(root, root, Credentials({}), Client(), commit).checkout(model)
+    assert code is not None
+    return code
+
+
+@pytest.mark.parametrize("protocol", ["2", "0"])
+def test_a_commit_is_cloned_alone_or_with_its_history_where_the_server_gives_no_single_one(
+    repository: Path, protocol: str
+) -> None:
+    first = git(repository, "rev-parse", "HEAD")
+    (repository / "f.sh").write_text("echo later\n")
+    git(repository, "commit", "--quiet", "--all", "-m", "two")
+    with local.env(GIT_CONFIG_COUNT="1", GIT_CONFIG_KEY_0="protocol.version", GIT_CONFIG_VALUE_0=protocol):
+        code = at_commit(repository, "at", first)
+    assert (code.commit, (code.folder / "f.sh").read_text()) == (first, "echo hi\n")
+    assert git(code.folder, "status", "--porcelain") == ""
+    # A server that speaks the older protocol gives no commit that is no branch's end.
+    assert git(code.folder, "log", "--all", "--format=%s").split() == (["one"] if protocol == "2" else ["two", "one"])
+    assert git(code.folder, "remote", "get-url", "origin") == f"file://{repository}"
+
+
+def test_a_commit_alone_is_the_same_clone_each_time(repository: Path) -> None:
+    first = git(repository, "rev-parse", "HEAD")
+    git(repository, "commit", "--quiet", "--allow-empty", "-m", "two")
+    assert content(at_commit(repository, "one", first)) == content(at_commit(repository, "two", first))
+
+
+def test_a_commit_that_the_repository_does_not_have_is_an_error(repository: Path) -> None:
+    with pytest.raises(CommandError, match=str(repository)):
+        at_commit(repository, "at", "4" * 40)
