@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -322,3 +323,29 @@ def test_a_script_that_starts_its_own_containers_has_its_nodes(cluster: Cluster)
     inside = cluster.hosts.sh(1, f"cd {cluster.inside} && {words.format(CHECKOUT, program)} 2>&1", check=False)
     assert "its scripts use the nodes of Slurm job" in inside
     assert "multi_1k" in (cluster.folder / "two.csv").read_text()
+
+
+def test_nodes_of_one_job_run_a_model_together(cluster: Cluster) -> None:
+    copy_model(cluster, "quick", "both", "dying")
+    path = cluster.folder / "build_manifest.json"
+    content = json.loads(path.read_text())
+    content["built_models"]["dying"]["env_vars"] = {"DIES": "1"}
+    path.write_text(json.dumps(content))
+    context = {
+        "slurm": {"nodes": 2},
+        "encapsulate_script": 'env | grep -E "^(MASTER|NODE_RANK|NNODES)"; [ "$DIES" != "$NODE_RANK" ] || exit 9; '
+        '[ -z "$DIES" ] || sleep 60;',
+    }
+    started = time.monotonic()
+    done = cluster("run", "--manifest-file=build_manifest.json", "--run-id=r1", "-c", json.dumps(context), check=False)
+    assert done.code == 3, done.stderr
+    assert time.monotonic() - started < 45
+    both, dying = sorted(cluster.rows, key=lambda row: row["model"])
+    expected = {"performance": "12.5", "nnodes": "2", "aggregation": "equal", "status": "SUCCESS", "attempt": "1"}
+    assert {name: both[name] for name in expected} == expected
+    assert len(set(both["machine_name"].split(","))) == 2
+    assert re.match(r"rank 1 \(.*\): exit code 9", dying["reason"])
+    logs = [log.read_text() for log in (cluster.folder / "results/r1").glob("*-both/*/runs/r1/both/*.run.live.log")]
+    assert sorted(re.findall(r"NODE_RANK=(\d)", "".join(logs))) == ["0", "1"]
+    assert len(set(re.findall(r"MASTER_ADDR=(\S+)", "".join(logs)))) == 1
+    assert not cluster.containers()

@@ -113,7 +113,9 @@ def write_scripts(tasks: Sequence[ArrayTask], setting: JobSetting) -> list[tuple
     for group in groups:
         path = setting.run_folder / _script_name(group[0], [path.name for path, _ in scripts])
         write_whole(
-            path, "\n".join([*_header(group, setting), *_variables(group[0], setting), template(_BATCH)]), 0o755
+            path,
+            "\n".join([*_header(group, setting), *_variables(group[0], path.name, setting), template(_BATCH)]),
+            0o755,
         )
         scripts.append((path, group))
     return scripts
@@ -155,16 +157,19 @@ def _header(tasks: Sequence[ArrayTask], setting: JobSetting) -> Iterator[str]:
         yield f"#SBATCH {words}"
 
 
-def _variables(task: ArrayTask, setting: JobSetting) -> Iterator[str]:
+def _variables(task: ArrayTask, script: str, setting: JobSetting) -> Iterator[str]:
     """Yield what the script's fixed part uses, quoted for bash."""
     values = {
         "run_folder": str(setting.run_folder),
         "submit_folder": str(setting.submit_folder),
         "python": setting.options.remote_python,
+        "script": script,
     }
     yield from (f"{name}={shlex.quote(value)}" for name, value in values.items())
     yield f"modules=({shlex.join(setting.options.modules)})"
-    yield f"words=({shlex.join(setting.words)})"
+    shape = task.shape
+    yield f"nodes={1 if shape.is_on_host else shape.nodes}"
+    yield f"words=({shlex.join([*setting.words, *([] if shape.is_on_host else [f'--nodes={shape.nodes}'])])})"
     exported = {**setting.environ, **task.shape.variables}
     yield from (f"export {name}={shlex.quote(value)}" for name, value in exported.items())
 

@@ -34,7 +34,6 @@ _BESIDE = frozenset(("nodes", "network_interface"))
 _ON_HOST = frozenset(("results_dir", "ntasks_per_node"))
 _OF_RUN = frozenset(("output_dir", "one_job", "max_running", "remote_python"))
 _REASONS = {
-    "nodes": "a model runs on one node of Slurm in this version",
     "ntasks_per_node": "a node runs one container, and its launcher starts a process for each GPU",
     "auto_cleanup_nodes": "processes of other users are never ended",
     "shared_workspace": "jobs work in output_dir, which all nodes share; set that",
@@ -74,7 +73,7 @@ class SlurmSettings:
         return self._options(_of_section(self._of_context, _WHERE, is_on_host=True))
 
     def of_model(self, model: Model | None) -> JobShape:
-        """Return what a model's job asks for, which is more nodes than one where its script runs on the host itself.
+        """Return what a model's job asks for.
 
         Raises ConfigurationError for a key or a value that can't be honoured.
         """
@@ -88,8 +87,6 @@ class SlurmSettings:
         section = {**entry, **self._of_context}
         nodes = self._nodes(section, model)
         options = self._options(_of_section(section, where, is_on_host))
-        if nodes > 1 and not is_on_host:
-            raise ConfigurationError(f"{where}.nodes: {nodes} is unsupported: {_REASONS['nodes']}")
         return JobShape(options, nodes, str(section.get("ntasks_per_node") or ""), is_on_host, section)
 
     @property
@@ -108,7 +105,7 @@ class SlurmSettings:
         return bool(launcher and launcher.on_host)
 
     def _nodes(self, section: Mapping[str, Any], model: Model | None) -> int:
-        count = section.get("nodes")
+        count = self.values.get("nodes") or section.get("nodes")
         if count is None and model:
             count = self.context.launch_of(model, {}).settings.get("nnodes")
         count = 1 if count is None else count
@@ -170,4 +167,6 @@ def refuse_launched_nodes(context: Context) -> None:
     refuse_unsupported(context.here)
     count = context.multi_node_args.get("NNODES")
     if str(count or 1).strip() != "1":
-        raise ConfigurationError(f"context: multi_node_args.NNODES: {shown(count)} is unsupported: {_REASONS['nodes']}")
+        raise ConfigurationError(
+            f"context: multi_node_args.NNODES: {shown(count)} is unsupported: Slurm starts the nodes; use `slurm.nodes`"
+        )

@@ -109,7 +109,7 @@ class SlurmTarget:
         workspace = values["workspace"] or context.workspace
         workspace = str(Path(workspace).expanduser().absolute()) if workspace else ""
         # The context may hold tokens: it goes in a private file, not on a command line.
-        of_nodes = {**values, "tags": (), "workspace": workspace, "additional_context": None}
+        of_nodes = {**values, "tags": (), "nodes": 0, "workspace": workspace, "additional_context": None}
         return cls(
             settings=SlurmSettings(values, context),
             context=context,

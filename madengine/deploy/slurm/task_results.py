@@ -13,7 +13,7 @@ from pathlib import Path
 from madengine.deploy.returned_files import set_aside_broken_files
 from madengine.deploy.slurm.job import ArrayTask, log_path
 from madengine.errors import MadengineError
-from madengine.files import open_untrusted
+from madengine.files import open_untrusted, read_untrusted
 from madengine.programs.slurm import COMPLETED, UNKNOWN, TaskState
 from madengine.records import FAILURE
 from madengine.results.failed_hosts import note_failure
@@ -63,11 +63,22 @@ def task_outcome(task: ArrayTask, run_folder: Path, state: TaskState, environ: M
 
 
 def _attempts(folder: Path) -> list[Path]:
-    """Return the folders of a task's attempts, the first one first; each is named after its node."""
+    """Return the folders of a task's attempts, the first one first; each is named after its node.
+
+    Of an attempt on several nodes it is that of the first, which has the rows.
+    """
     with suppress(FileNotFoundError):
-        folders = (Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False))
+        entries = (Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False))
+        folders = [path for path in entries if _rank(path) in ("", "0")]
         return sorted(folders, key=lambda path: (_attempt_number(path), path.name))
     return []
+
+
+def _rank(folder: Path) -> str:
+    """Return a node's rank, as the job's script has written it; empty of a run on one."""
+    with suppress(FileNotFoundError, MadengineError):
+        return read_untrusted(folder, "rank", _LINE_CHARACTERS).decode(errors="replace").strip()
+    return ""
 
 
 def _attempt_number(folder: Path) -> int:
