@@ -10,6 +10,9 @@ from typing import Any, Generic, TypeVar
 #: The container engines, in the order in which `--engine auto` tries them; their classes are in programs/.
 ENGINE_NAMES = ("docker", "podman", "nerdctl")
 
+#: Those that run images and build none.
+RUN_ENGINE_NAMES = ("apptainer",)
+
 SUCCESS = "SUCCESS"
 FAILURE = "FAILURE"
 SKIPPED = "SKIPPED"

@@ -16,10 +16,10 @@ from madengine.config.option import (
     whole_number,
 )
 from madengine.errors import ConfigurationError
-from madengine.records import ENGINE_NAMES
+from madengine.records import ENGINE_NAMES, RUN_ENGINE_NAMES
 
 #: The names that `--engine` takes; `auto` is the first engine in which a container starts.
-ENGINES = ("auto", *ENGINE_NAMES)
+ENGINES = ("auto", *ENGINE_NAMES, *RUN_ENGINE_NAMES)
 
 
 def _tags(words: tuple[str, ...]) -> tuple[str, ...]:

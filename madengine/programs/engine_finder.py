@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from madengine import programs
 from madengine.errors import CommandError, EngineError
+from madengine.programs.apptainer import Apptainer
 from madengine.programs.engine import Docker
 from madengine.programs.engine_errors import explain_engine_error
 from madengine.programs.nerdctl import Nerdctl
@@ -15,15 +16,18 @@ from madengine.programs.podman import Podman
 
 # By name, in the order of ENGINE_NAMES.
 ENGINES: Mapping[str, type[Docker]] = {engine.name: engine for engine in (Docker, Podman, Nerdctl)}
+#: Those that run images and build none, which only their name chooses.
+RUN_ENGINES: Mapping[str, type[Docker]] = {engine.name: engine for engine in (Apptainer,)}
 # An engine that takes longer than this to print its version counts as not running.
 PROBE_SECONDS = 10.0
 
 
 def engine_named(name: str) -> Docker:
     """Return the engine of this name, whether it runs here or not; raise EngineError if there is none."""
-    if name not in ENGINES:
-        raise EngineError(f"unknown engine {name!r}; expected one of {', '.join(ENGINES)}")
-    return ENGINES[name]()
+    known = {**ENGINES, **RUN_ENGINES}
+    if name not in known:
+        raise EngineError(f"unknown engine {name!r}; expected one of {', '.join(known)}")
+    return known[name]()
 
 
 def find_engine(name: str = "auto") -> Docker:

@@ -32,7 +32,7 @@ def scripts(folder: Path, all_tasks: list[ArrayTask], **values: Any) -> dict[str
 
 def test_tasks_that_ask_for_the_same_share_a_script(tmp_path: Path) -> None:
     two, multi = {"slurm": {"nodes": 2}}, {"distributed": {"launcher": "slurm_multi", "nnodes": 3}}
-    entries = {"a": {}, "b": {}, "c": two, "d": {"slurm": {"time": "1:00:00"}}, "e": multi}
+    entries: dict[str, dict[str, Any]] = {"a": {}, "b": {}, "c": two, "d": {"slurm": {"time": "1:00:00"}}, "e": multi}
     written = scripts(tmp_path, tasks(entries), max_running=1)
     assert list(written) == ["job-2-gpus.sh", "job-2-gpus-2-nodes.sh", "job-2-gpus-2.sh", "job-2-gpus-3-nodes.sh"]
     assert {"#SBATCH --array=0,1%1", "#SBATCH --nodes=1", "#SBATCH --no-requeue"} <= {*written["job-2-gpus.sh"]}
