@@ -24,7 +24,6 @@ SYSTEM = {"gpu_vendor": "AMD", "guest_os": "UBUNTU"}
 NVIDIA = {"gpu_vendor": "NVIDIA", "guest_os": "UBUNTU"}
 ENVIRONMENT = {"_comment_nccl": "for one network", "NCCL_DEBUG": "WARN", "OMP_NUM_THREADS": "8"}
 SHARED = "context: slurm.shared_workspace: '/shared' is unsupported: jobs work in output_dir"
-SLURM_NODES = "context: slurm.nodes: {} is unsupported: a model runs on one node of Slurm"
 
 
 def k8s(gpus: int = 1, **more: Any) -> dict[str, Any]:
@@ -114,9 +113,9 @@ EXAMPLES: dict[str, tuple[dict[str, Any], str]] = {
     "slurm tools": ({**slurm(), "tools": [{"name": "rocprof"}]}, ""),
     "slurm node check": (slurm(enable_node_check=True, auto_cleanup_nodes=True), "context: slurm.auto_cleanup_nodes:"),
     "slurm shared": (slurm(shared_workspace="/shared"), SHARED),
-    "slurm two nodes": (slurm(2), SLURM_NODES.format(2)),
-    "slurm two nodes, torchrun": ({**slurm(2), **distributed("torchrun", 2)}, SLURM_NODES.format(2)),
-    "slurm sglang-disagg": ({**slurm(7), **distributed("sglang-disagg", 7, **DISAGG)}, SLURM_NODES.format(7)),
+    "slurm two nodes": (slurm(2), ""),
+    "slurm two nodes, torchrun": ({**slurm(2), **distributed("torchrun", 2)}, ""),
+    "slurm sglang-disagg": ({**slurm(7), **distributed("sglang-disagg", 7, **DISAGG)}, ""),
     "slurm_multi": ({**slurm(3, results_dir="out"), **distributed("slurm_multi", 3)}, ""),
     # Both, and what a manifest has.
     "two clusters": ({"k8s": {"gpu_count": 1}, "slurm": {"nodes": 1}}, "the context: `slurm` means slurm, `k8s` means"),
