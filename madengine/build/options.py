@@ -54,6 +54,11 @@ class BuildOptions(BuildAndRunOptions, SelectionOptions):
         "--allow-outside-files", default=False, group=Group.BUILD,
         help="pack what paths and links of the package lead to elsewhere on this machine; else that is an error",
     )  # fmt: skip
+    build_on_compute: bool = option(
+        "--build-on-compute", default=False, group=Group.BUILD,
+        help="build on a node of Slurm, by srun, as the context's `slurm` asks for; needs --registry and this folder "
+        "there",
+    )  # fmt: skip
     batch: Path | None = option(
         "--batch-manifest", default=None, group=Group.SELECTION, parse=Path, metavar="FILE", exists="file",
         help="JSON in place of --tags: which models are built, and which are only listed",

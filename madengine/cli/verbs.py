@@ -20,7 +20,7 @@ from madengine.config.common_options import (
     ENGINES,
     RegistryOptions,
 )
-from madengine.config.option import Option, changed, from_options, options_of, words_for_hosts
+from madengine.config.option import Option, changed, from_options, options_of, words_again, words_for_hosts
 from madengine.config.values import shown_key
 from madengine.deploy.placement import LOCAL, placement
 from madengine.deploy.target import TARGETS, run_on, target_class
@@ -49,6 +49,11 @@ def build(values: Values) -> int:
     declared = options_of((OptionsOfRuns,))
     if flags := [declared[name][0].flag for name in changed((OptionsOfRuns,), values)]:
         logger.info(f"{', '.join(flags)} ignored: a build runs nothing")
+    if values["build_on_compute"]:
+        from madengine.deploy.slurm.compute_build import build_on_compute
+
+        words = words_again(build_classes(), values, ("build_on_compute",))
+        return build_on_compute(words, values["manifest_output"], values["registry"], _session(values).context({}, {}))
     return _orchestrator(values).build_phase(_build_options(values)).exit_code
 
 

@@ -112,6 +112,13 @@ def words_for_hosts(classes: Iterable[type], values: Mapping[str, Any]) -> tuple
     )
 
 
+def words_again(classes: Iterable[type], values: Mapping[str, Any], besides: Sequence[str] = ()) -> tuple[str, ...]:
+    """All options as words of a command line again, where they differ from their defaults, but for some names."""
+    declared = options_of(classes)
+    names = (name for name in changed(classes, values) if name not in besides)
+    return tuple(word for name in names for word in _words(declared[name][0], values[name]))
+
+
 def refuse_on_hosts(classes: Iterable[type], values: Mapping[str, Any]) -> None:
     """Raise ConfigurationError for an option that can't be used on another host."""
     declared = options_of(classes)

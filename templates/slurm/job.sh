@@ -44,5 +44,9 @@ done
 for module in ${modules[@]+"${modules[@]}"}; do
   module load "$module"
 done
+if [ -n "$check" ] && ! "$python" "$run_folder/madengine.pyz" doctor ${engine[@]+"${engine[@]}"}; then
+  echo "$(uname -n) is not fit for runs, says \`madengine doctor\` above; exclude it, or repair it" >&2
+  exit 1
+fi
 # In place of this shell, so that it is Python which Slurm tells to end, and which then stops the container.
 exec "$python" "$run_folder/madengine.pyz" "${words[@]}" "--manifest-file=$task/manifest.json"

@@ -168,6 +168,9 @@ def _variables(task: ArrayTask, script: str, setting: JobSetting) -> Iterator[st
     yield from (f"{name}={shlex.quote(value)}" for name, value in values.items())
     yield f"modules=({shlex.join(setting.options.modules)})"
     shape = task.shape
+    yield f"check={'yes' if shape.options.enable_node_check else ''}"
+    engine = [word for word in setting.words if word.startswith("--engine=")]
+    yield f"engine=({shlex.join(engine)})"
     yield f"nodes={1 if shape.is_on_host else shape.nodes}"
     yield f"words=({shlex.join([*setting.words, *([] if shape.is_on_host else [f'--nodes={shape.nodes}'])])})"
     exported = {**setting.environ, **task.shape.variables}

@@ -50,6 +50,10 @@ class SlurmOptions:
         "--requeue", default=False, group=_SLURM,
         help="a job that is preempted, or whose node fails, is queued again; each attempt has its rows",
     )  # fmt: skip
+    enable_node_check: bool = option(
+        "--enable-node-check", default=False, group=_SLURM,
+        help="have `doctor` examine each node before its models; one that isn't fit fails its job at once",
+    )  # fmt: skip
     gpus_per_node: int | None = option(
         "--gpus-per-node", default=None, group=_SLURM, parse=whole_number("GPUs", 0, 1000), metavar="N",
         help="GPUs of each job (default: those of its model entry)",

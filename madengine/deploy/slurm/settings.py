@@ -18,12 +18,13 @@ from madengine.records import Model
 
 _WHERE = "context: slurm"
 # Not an option of sbatch, but how madengine uses it.
-_OWN = frozenset(("gpus_per_node", "modules", "output_dir", "one_job", "max_running", "remote_python"))
+_OWN = frozenset(
+    ("enable_node_check", "gpus_per_node", "modules", "output_dir", "one_job", "max_running", "remote_python")
+)
 # Keys of madengine 2 that ask for nothing that this version leaves out, by the values that do so.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "ntasks_per_node": (1, "1"),
     # A job is never bound to the nodes that are idle now.
-    "enable_node_check": (True, False),
     "allow_submit_without_clean_nodes": (True, False),
     "verbose_node_check": (True, False),
     "auto_cleanup_nodes": (False,),
