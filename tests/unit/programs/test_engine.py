@@ -632,7 +632,8 @@ def test_podman_needs_no_group(alone: StandIns) -> None:
 
 
 def test_an_engine_that_does_not_exist_is_refused_by_name() -> None:
-    with pytest.raises(EngineError, match=r"^unknown engine 'dokcer'; expected one of docker, podman, nerdctl$"):
+    expected = "unknown engine 'dokcer'; expected one of docker, podman, nerdctl, apptainer"
+    with pytest.raises(EngineError, match=f"^{expected}$"):
         find_engine("dokcer")
 
 
