@@ -239,7 +239,7 @@ def test_10_000_rows_and_200_series_are_written_in_10_s_and_open_in_2_s(
     written = time.process_time() - began
     page = tmp_path / "report/index.html"
     assert page.read_text(encoding="utf-8").count('id="run-') == 200
-    opened = min(tab.open(page) for _ in range(3))
+    opened = sorted(tab.open(page) for _ in range(3))[1]
     assert (written < 10, opened < 2) == (True, True), (written, opened)
     assert tab.value("document.getElementById('shown').textContent") == "100 of 10000"
     assert tab.problems == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ _MOST_METRICS = 200
 # Of change points: the lines and values that are looked at, and the least change in percent.
 _LEAST_VALUES, _MOST_VALUES, _MOST_ANALYSED, _LEAST_CHANGE = 6, 500, 200, 2.0
 _CHARACTERS = 10_000
+_IS_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T")
 _NOT_SHOWN = frozenset(("relative_change",))
 
 
@@ -47,7 +49,7 @@ class PageResults:
 def overview(rows: Sequence[Row]) -> dict[str, Any]:
     """Return what ran, where, and what failed and why."""
     counts = Counter(row.get("status", "") for row in rows)
-    times = sorted(filter(None, (row.get("started", "") for row in rows)))
+    times = sorted(filter(_IS_TIME.match, (row.get("started", "") for row in rows)))
     return {
         "counts": {status: counts[status] for status in (SUCCESS, FAILURE, SKIPPED)},
         "models": len({row.get("model", "") for row in rows}),
