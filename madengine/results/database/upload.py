@@ -62,7 +62,8 @@ class _RunParts:
     """Everything of one run."""
 
     run_id: str
-    rows: list[Values] = field(default_factory=list)
+    #: each with its id; their values take more memory, and are made when they are sent
+    rows: list[tuple[str, Row]] = field(default_factory=list)
     machines: dict[str, Values] = field(default_factory=dict)
     environments: dict[str, Values] = field(default_factory=dict)
     series: dict[str, Values] = field(default_factory=dict)
@@ -72,7 +73,7 @@ class _RunParts:
 
     @property
     def started(self) -> str:
-        return min((row["started"] for row in self.rows if row["started"]), default="")
+        return _short(min((row["started"] for _, row in self.rows if row.get("started")), default=""))
 
 
 def upload(scan: ScanResult, engine: Engine, now: datetime | None = None) -> Uploaded:
@@ -103,7 +104,7 @@ def _parts(scan: ScanResult) -> list[_RunParts]:
         counts[key] += 1
         # Rows that agree in all that makes them a measurement are told apart by their number.
         row_id = key if counts[key] == 1 else _digest(key, str(counts[key]))
-        _part(parts, row.get("run_id", "")).rows.append({"id": row_id, **_row_values(row)})
+        _part(parts, row.get("run_id", "")).rows.append((row_id, row))
     for run, folder in scan.folders:
         _add_run(_part(parts, run["run_id"]), run, folder)
     return [parts[run_id] for run_id in sorted(parts)]
@@ -201,7 +202,8 @@ def _send(connection: Connection, part: _RunParts, uploaded: str) -> int:
     _insert(connection, ENVIRONMENTS, _with_id("environment_id", part.environments))
     _insert(connection, MACHINES, _with_id("id", part.machines))
     # In one order for all uploaders, so that none waits for another that waits for it.
-    _insert(connection, RESULTS, sorted(part.rows, key=lambda row: str(row["id"])))
+    rows = sorted(part.rows, key=lambda item: item[0])
+    _insert(connection, RESULTS, ({"id": identifier, **_row_values(row)} for identifier, row in rows))
     series = _with_id("id", part.series)
     _insert(connection, SERIES, series)
     return sum(_send_samples(connection, str(one["id"]), part) for one in series)

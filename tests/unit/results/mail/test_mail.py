@@ -153,6 +153,20 @@ def test_results_arrive_encrypted_with_table_and_failures(
     assert attached == []
 
 
+def test_the_verdicts_and_the_page_come_too(mailbox: tuple[Mailbox, str]) -> None:
+    box, address = mailbox
+    for name, base in (("old", 100), ("new", 80)):
+        rows = [row(performance=str(base + number), run_id=f"{name}{number}") for number in range(6)]
+        write_table(Path(f"{name}.csv"), *rows)
+    words = ["report", "new.csv", "--baseline=old.csv", f"--smtp={address}", "--email=a@example.com"]
+    assert main(words) == 0
+    text, page, attached = parts(box.messages[0])
+    assert "worse" in text.partition("## Comparison")[2]
+    assert "worse" in page
+    assert [name for name, _ in attached] == ["index.html"]
+    assert "plotly" in attached[0][1].lower()
+
+
 def test_to_email_sends_the_page_that_it_writes(mailbox: tuple[Mailbox, str]) -> None:
     box, address = mailbox
     write_table(Path("perf.csv"), row())
