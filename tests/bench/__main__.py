@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import in_turn, racks, uploads
+from tests.bench import clusters, in_turn, racks, uploads
 
 CHECKOUT = Path(__file__).parents[2]
 PYTHON = [sys.executable, "-m", "madengine.distributed_cli"]
@@ -185,6 +185,21 @@ def rack() -> Iterator[Figure]:
     yield Figure("  16 hosts over ansible-playbook", median, by_ansible, "ratio 1", median <= by_ansible)
 
 
+def slurm() -> Iterator[Figure]:
+    """A hundred models of a second on three nodes, two at a time on each, which share this machine's processors."""
+    with package(1) as folder, racks.hosts(3) as fleet:
+        (folder / "scripts/dummy/run.sh").write_text("sleep 1\necho performance: 1 runs\n")
+        run(build_command(registry=False), folder)
+        manifest = folder / "build_manifest.json"
+        [image] = json.loads(manifest.read_text())["built_images"].values()
+        took = clusters.seconds(fleet, manifest, image["image_id"], bed("DOCKER_HOST"))
+    limit = 1.2 * took.same_array
+    yield Figure(
+        "100 models under Slurm over their sbatch", took.ours, took.same_array, "ratio 1.2", took.ours <= limit
+    )
+    yield Figure("  over an array of docker run alone", took.ours, took.docker, "none", True)
+
+
 def against() -> Iterator[Figure]:
     """20 comparisons of the dummy with itself, and 20 with one that is 10 % slower, of ten pairs each."""
     with package(1) as folder:
@@ -205,6 +220,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "append": append,
     "upload": upload,
     "rack": rack,
+    "slurm": slurm,
     "against": against,
 }
 

@@ -23,7 +23,8 @@ from madengine.config.option import from_options, refuse_on_hosts, words_for_hos
 from madengine.config.values import shown_key
 from madengine.deploy.bundle import write_bundle
 from madengine.deploy.names import checked_run_id
-from madengine.deploy.slurm.job import ArrayTask, JobSetting, read_task, tasks_of, write_scripts, write_task
+from madengine.deploy.slurm.job import ArrayTask, JobSetting, log_path, read_task, tasks_of, write_scripts, write_task
+from madengine.deploy.slurm.log_tail import LogTail
 from madengine.deploy.slurm.options import SlurmOptions, word
 from madengine.deploy.slurm.settings import SlurmSettings, refuse_launched_nodes
 from madengine.deploy.slurm.task_results import TaskOutcome, task_outcome
@@ -72,6 +73,9 @@ class SlurmTarget:
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     #: the model package, for images that don't carry their scripts; None without one
     package: Path | None = None
+    #: whether what the tasks print is shown
+    is_live: bool = False
+    _tails: dict[int, LogTail] = field(default_factory=dict, init=False)
     _tasks: dict[int, ArrayTask] = field(default_factory=dict, init=False)
     _scripts: list[tuple[Path, list[ArrayTask]]] = field(default_factory=list, init=False)
     #: the job of each task, once it is submitted
@@ -122,6 +126,7 @@ class SlurmTarget:
             words=words_for_hosts(classes, of_nodes),
             of_user=of_user.values,
             environ=session.environ,
+            is_live=bool(values["live_output"]),
             package=session.root.absolute() if session.has_package else None,
         )
 
@@ -215,8 +220,16 @@ class SlurmTarget:
                     state = TaskState(self._jobs[number], number, UNKNOWN)
                 self._note(state)
             if self._open_tasks():
+                self._show_output()
                 time.sleep(pause)
-                pause = min(pause * 1.5, _POLL_SECONDS[1])
+                pause = min(pause * 1.5, _POLL_SECONDS[0 if self.is_live else 1])
+
+    def _show_output(self) -> None:
+        """Show what the tasks have printed since the last time."""
+        for number, job in self._jobs.items() if self.is_live else ():
+            name = self._tasks[number].name if len(self._jobs) > 1 else ""
+            tail = self._tails.setdefault(number, LogTail(log_path(self.run_folder, job, number), name))
+            tail.show(is_last=number in self._outcomes)
 
     def stop(self) -> None:
         """Cancel the jobs, unless the user wants them to go on, and wait for their rows."""
@@ -237,6 +250,7 @@ class SlurmTarget:
 
     def collect(self) -> int:
         """Show the rows of the tasks that have ended; return the exit code."""
+        self._show_output()
         if self._rows:
             self.show(tables(self._rows))
         for problem in self._problems:
