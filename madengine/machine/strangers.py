@@ -15,7 +15,7 @@ from madengine.records import Gpu, GpuProcess
 
 PROC = Path("/proc")
 # Between two looks, unless the tool is expensive.
-LOOK_SECONDS = 2.0
+LOOK_SECONDS = 5.0
 # What the end of a run waits for a tool that hangs; and what a tool gets of that between TERM and KILL.
 STOP_SECONDS = 2.0
 KILL_SECONDS = 0.3
