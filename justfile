@@ -180,7 +180,7 @@ check:
     bin/test static
 
 # times against the bare programs, as ratios: just bench, or some of them: just bench help build
-[arg('names', pattern='help|build|build-many|run|gigabyte|discovery|append|upload|rack|against')]
+[arg('names', pattern='help|build|build-many|run|gigabyte|discovery|append|upload|rack|nodes|slurm|against')]
 [group('project')]
 bench *names:
     bin/bench "$@"

@@ -200,6 +200,20 @@ def slurm() -> Iterator[Figure]:
     yield Figure("  over an array of docker run alone", took.ours, took.docker, "none", True)
 
 
+def nodes() -> Iterator[Figure]:
+    """The dummy on two hosts together, over the slower of what each takes by itself; the images are there."""
+    with package(1) as folder, racks.hosts(2) as fleet:
+        (folder / "scripts/dummy/run.sh").write_text("echo performance: 1 runs\n")
+        address = bed("REGISTRY").replace("127.0.0.1", "localhost")
+        run([*build_command(registry=False), "--registry", address], folder)
+        command = [*PYTHON, "run", f"--ssh-config={fleet}/ssh_config", "--host"]
+        together = [*command, "h1,h2", "--nodes=2"]
+        run([*command, "h1,h2"], folder)  # which pulls the images and ships the bundle
+        times = [[timed(words, folder) for words in (together, [*command, "h1"], [*command, "h2"])] for _ in range(5)]
+        ours, *each = (statistics.median(column) for column in zip(*times, strict=True))
+    yield Figure("2 nodes together over the slower one", ours, max(each), "+1 s", ours <= max(each) + 1)
+
+
 def against() -> Iterator[Figure]:
     """20 comparisons of the dummy with itself, and 20 with one that is 10 % slower, of ten pairs each."""
     with package(1) as folder:
@@ -221,6 +235,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "upload": upload,
     "rack": rack,
     "slurm": slurm,
+    "nodes": nodes,
     "against": against,
 }
 
