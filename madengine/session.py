@@ -24,6 +24,9 @@ from madengine.programs.rocm import choose
 
 logger = logging.getLogger(__name__)
 
+#: the names of the variables that the context's `env_file` has changed here, with commas; set where it was sourced
+SOURCED = "MADENGINE_SOURCED"
+
 
 def _ignore(line: str) -> None:
     """Show nothing."""
@@ -54,6 +57,8 @@ class Session:
         if self.build_args:
             values = {**context.values, "docker_build_arg": {**context.docker_build_arg, **self.build_args}}
             context = replace(context, values=values)
+        if self.environ.get(SOURCED):
+            context = replace(context, values={**context.values, "env_file": None})
         return context.here if self.here else context
 
     def choose_rocm(self) -> None:

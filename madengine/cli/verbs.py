@@ -65,6 +65,8 @@ def run(values: Values) -> int:
     """Run an existing manifest, here or on hosts; without one, build first."""
     manifest_file: Path | None = values["manifest_file"]
     name = _placement(values, manifest_file)
+    if name in (LOCAL, "ssh"):
+        _source_env_file(values, manifest_file or Path("build_manifest.json"))
     if name == "ssh":
         return _run_on_hosts(values, manifest_file or Path("build_manifest.json"))
     if name != LOCAL:
@@ -141,6 +143,24 @@ def _own_job(values: Values, manifest: Manifest) -> int:
     launchers = [context.launch_of(model, session.environ).launcher for model in manifest.models.values()]
     is_used = bool(launchers) and all(launcher and launcher.on_host for launcher in launchers)
     return allocation.job if allocation and is_used else 0
+
+
+def _source_env_file(values: Values, manifest_file: Path) -> None:
+    """Take the variables of the context's `env_file`, which is beside the manifest, into this process."""
+    from madengine.config.context import load_context
+    from madengine.config.manifest import load_manifest
+    from madengine.session import SOURCED
+
+    of_manifest = load_manifest(manifest_file).context if os.path.lexists(manifest_file) else {}
+    of_user = values.get("additional_context_file"), values.get("additional_context")
+    name = load_context({}, of_manifest, *of_user).values.get("env_file")
+    if not name or os.environ.get(SOURCED):
+        return
+    from madengine.programs.bash import sourced
+
+    variables = sourced(manifest_file.parent / str(name), os.environ)
+    logger.info(f"env_file {name}: sets {', '.join(sorted(variables)) or 'nothing'}")
+    os.environ.update({**variables, SOURCED: ",".join(sorted(variables)) or "none"})
 
 
 def _run_on_target(values: Values, name: str, manifest_file: Path | None) -> int:

@@ -164,7 +164,7 @@ def _refused_machine(value: Any) -> str:
 
 
 def _refused_file(value: Any) -> str:
-    return "is not sourced; write its variables into docker_env_vars, and take the key out" if value else ""
+    return "is sourced only here and over ssh; use docker_env_vars, and take the key out" if value else ""
 
 
 _CLUSTER = "`madengine deploy` has options for it"
@@ -225,10 +225,9 @@ KEYS: Mapping[str, ContextKey] = {
         ContextKey(
             "env_file",
             Kind.TEXT,
-            Honoured.NOWHERE,
+            Honoured.RUN,
             InManifest.DEPLOYMENT,
             pods=False,
-            instead="use docker_env_vars",
             refusal=_refused_file,
         ),
         ContextKey(

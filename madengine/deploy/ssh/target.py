@@ -37,7 +37,7 @@ from madengine.results.results_json import known_runs
 from madengine.run.names import new_run_id
 from madengine.run.options import AgainstOptions, RunOptions
 from madengine.run.selection import selected_images
-from madengine.session import Session
+from madengine.session import SOURCED, Session
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,8 @@ class SshTarget:
         report_secrets(self.options.secrets_from)
         upload = self._stack.enter_context(upload_of(self._sources))
         fleet = self._fleet = self._stack.enter_context(connected(self.options, all_at_once=group is not None))
-        environ = {name: self.environ[name] for name in CALLER_VARIABLES if self.environ.get(name)}
+        of_file = [SOURCED, *self.environ.get(SOURCED, "").split(",")]
+        environ = {name: self.environ[name] for name in (*CALLER_VARIABLES, *of_file) if self.environ.get(name)}
         table = LocalTable(self.run.output)
         images = base.images
         interruption = fleet.interruption

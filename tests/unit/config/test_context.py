@@ -451,8 +451,16 @@ def test_a_manifest_gets_each_key_that_a_run_reads_as_it_is() -> None:
     assert context.for_manifest == VALUES
     honoured = {name for name, key in KEYS.items() if key.honoured in (Honoured.RUN, Honoured.BOTH)}
     assert {name for name, key in KEYS.items() if key.in_manifest is InManifest.IF_SET} <= honoured
-    elsewhere = {"MAD_CONTAINER_IMAGE", "MAD_ROCM_PATH", "deployment_config", "env_vars", "distributed", *PLACES}
-    assert honoured - VALUES.keys() == elsewhere
+    elsewhere = {
+        "MAD_CONTAINER_IMAGE",
+        "MAD_ROCM_PATH",
+        "deployment_config",
+        "env_file",
+        "env_vars",
+        "distributed",
+        *PLACES,
+    }
+    assert honoured - VALUES.keys() == {*elsewhere, *PLACES}
 
 
 def test_a_manifest_gets_nothing_that_was_only_detected() -> None:

@@ -120,7 +120,10 @@ EXAMPLES: dict[str, tuple[dict[str, Any], str]] = {
     # Both, and what a manifest has.
     "two clusters": ({"k8s": {"gpu_count": 1}, "slurm": {"nodes": 1}}, "the context: `slurm` means slurm, `k8s` means"),
     "deployment_config": ({"deployment_config": {"target": "local", "slurm": {}, "k8s": {}, "env_vars": {}}}, ""),
-    "env_file": ({**SYSTEM, "deployment_config": {"env_file": "site.sh"}}, "context: env_file: is not sourced; write"),
+    "env_file": (
+        {**SYSTEM, "deployment_config": {"env_file": "site.sh"}},
+        "context: env_file: is sourced only here",
+    ),
 }
 
 
