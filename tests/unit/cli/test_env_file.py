@@ -42,7 +42,7 @@ def test_all_that_the_file_sets_is_taken_and_the_key_counts_no_more(tmp_path: Pa
     session = open_session(dict(os.environ), tmp_path, may_be_starter=True)
     assert session.context({}, {"env_file": "site.sh"}).refusals == {}
     _source_env_file(VALUES, path)
-    assert len(messages) == 1, "it is not sourced a second time"
+    assert len([line for line in messages if "env_file" in line]) == 1, "it is not sourced a second time"
 
 
 @pytest.mark.parametrize(
