@@ -49,8 +49,8 @@ class InTurn:
     #: What the two are called.
     names: tuple[str, str]
     pairs: Sequence[Pair]
-    #: What differs, by the name of the model.
-    known: Mapping[str, Sequence[Difference]]
+    #: What differs, for each pair.
+    differences: Sequence[Sequence[Difference]]
 
     @classmethod
     def of(
@@ -65,15 +65,15 @@ class InTurn:
             raise ConfigurationError(
                 f"--against {names[0]}: none of its models is in {names[1]} too with an image that can run"
             )
-        return cls(names, pairs, {pair.name: manifest_differences(pair, *contexts) for pair in pairs})
+        return cls(names, pairs, [manifest_differences(pair, *contexts) for pair in pairs])
 
     def lines(self, seed: int | None) -> Iterator[str]:
         """Yield how they are run, and every difference, as lines for a person."""
         yield f"base: {self.names[0]}; new: {self.names[1]}; in random order, which --seed {seed} repeats"
-        for pair in self.pairs:
-            if not self.known[pair.name]:
+        for pair, differences in zip(self.pairs, self.differences, strict=True):
+            if not differences:
                 yield f"{pair.name}: nothing differs: base and new are the same"
-            for one in self.known[pair.name]:
+            for one in differences:
                 yield f"{pair.name}: {one.column}: {_joined(one.base)} -> {_joined(one.new)}"
 
     def comparison(self, rows: Sequence[Row], runs: Sequence[Run], options: VerdictOptions) -> Comparison:
@@ -83,8 +83,14 @@ class InTurn:
         return compare_sides(
             Sides(self.names, (base, new), runs, (), columns=_columns(rows)),
             CompareOptions(sources=self.names, paired=True, **verdict),
-            lambda model: self.known.get(_model_name(model, self.known), ()),
+            self._of_model,
         )
+
+    def _of_model(self, row_model: str) -> Sequence[Difference]:
+        """What differs for a model, by its name in rows; of several pairs of that name, what differs in all."""
+        name = _model_name(row_model, [pair.name for pair in self.pairs])
+        every = [one for pair, one in zip(self.pairs, self.differences, strict=True) if pair.name == name]
+        return [one for one in every[0] if all(one in other for other in every)] if every else ()
 
 
 def verdict_code(comparison: Comparison, code: int) -> int:
@@ -135,7 +141,7 @@ def _columns(rows: Sequence[Row]) -> Sequence[str]:
     return _COLUMNS if len(kinds) == len(models) else _COLUMNS_OF_SEVERAL
 
 
-def _model_name(row_model: str, names: Mapping[str, Any]) -> str:
+def _model_name(row_model: str, names: Sequence[str]) -> str:
     """The model of a row; one of several results has its own name as a suffix."""
     matches = [name for name in names if row_model == name or row_model.startswith(f"{name}_")]
     return max(matches, key=len, default=row_model)

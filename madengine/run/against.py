@@ -58,7 +58,8 @@ class AgainstRun:
                 self._run_rounds(sweep)
                 sweep.result()
             finally:
-                new.conclude(time.monotonic() - started, lambda: render(self._comparison))
+                table = None if new.options.skip_model_run else lambda: render(self._comparison)
+                new.conclude(time.monotonic() - started, table)
         return self._exit_code()
 
     def show_lines(self) -> int:
