@@ -17,6 +17,7 @@ from madengine.deploy.ssh.reconnect import StoppedError
 from madengine.deploy.ssh.remote_node import RemoteNode
 from madengine.errors import ConfigurationError, RunError
 from madengine.programs import ssh
+from madengine.programs.preflight import free_port
 from madengine.run.seat import Seat
 
 _POLL_SECONDS = 0.2
@@ -50,6 +51,15 @@ class HostGroup:
             return manifest
         return replace(manifest, images=tuple(image for image in manifest.images if self.counts[image.key] == 1))
 
+    def seats(self) -> list[Seat]:
+        """Return the places of hosts that are started by hand, at a port that is free on this machine at least."""
+        address, port = self.address or self._name_of_first, free_port()
+        return [Seat(len(self.hosts), rank, address, port, self._key) for rank in range(len(self.hosts))]
+
+    @property
+    def _name_of_first(self) -> str:
+        return self.hosts[0].target.rpartition("@")[2]
+
     def seat(self, remote: RemoteNode, examination: Examination) -> Seat:
         """Wait until all hosts are ready, and return this one's place.
 
@@ -66,7 +76,7 @@ class HostGroup:
         if self._problem:
             raise RunError(self._problem)
         first = self._ready[0]
-        address = self.address or _reachable(first.address) or self.hosts[0].target.rpartition("@")[2]
+        address = self.address or _reachable(first.address) or self._name_of_first
         return Seat(len(self.hosts), rank, address, first.free_port, self._key)
 
     def fail(self, host: ssh.Host, reason: str) -> str:

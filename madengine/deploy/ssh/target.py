@@ -102,10 +102,11 @@ class SshTarget:
 
     def prepare(self) -> Prepared:
         """Return the lines that do the same by hand."""
-        *_, ports = self._manifests()
+        manifest, _, ports = self._manifests()
+        group = self._group(manifest)
         lines = [
             f"madengine bundle --output {node.BUNDLE}",
-            *(line for host in self.options.hosts for line in self._lines(host, ports)),
+            *(self._joint_lines(group, ports) if group else self._lines(ports)),
             f"madengine collect --output {shlex.quote(str(self.run.output))} {self._results}",
         ]
         return Prepared(lines=tuple(lines))
@@ -193,15 +194,40 @@ class SshTarget:
             raise ConfigurationError("--against: unsupported on several nodes together; run the manifests one by one")
         return group
 
-    def _lines(self, host: ssh.Host, ports: tuple[int, ...]) -> Iterator[str]:
-        settings, target = self.options.node, host.target
-        folder = settings.folder_on(host)
-        options = shlex.join(["-o", "BatchMode=yes", *ssh.user_options(host, self.options.config)])
-        tunnels = "".join(f"-R {port}:127.0.0.1:{port} " for port in ports)
-        words = [settings.python, node.BUNDLE, *run_words(self.run_id, "", self.run)]
-        yield f"ssh {options} {target} mkdir -p {folder}"
+    def _lines(self, ports: tuple[int, ...]) -> Iterator[str]:
+        for host in self.options.hosts:
+            yield from self._copy_lines(host)
+            yield self._run_line(host, ports, {})
+            yield from self._fetch_lines(host)
+
+    def _joint_lines(self, group: HostGroup, ports: tuple[int, ...]) -> Iterator[str]:
+        """Yield the lines of hosts that wait for each other: they run side by side."""
+        for host in group.hosts:
+            yield from self._copy_lines(host)
+        for host, seat in zip(group.hosts, group.seats(), strict=True):
+            yield f"{self._run_line(host, ports, seat.environ)} &"
+        yield "wait"
+        for host in group.hosts:
+            yield from self._fetch_lines(host)
+
+    def _copy_lines(self, host: ssh.Host) -> Iterator[str]:
+        folder = self.options.node.folder_on(host)
+        yield f"ssh {self._ssh_words(host)} {host.target} mkdir -p {folder}"
         for name, source in {node.BUNDLE: Path(node.BUNDLE), **self._sources}.items():
-            yield f"scp {options} {shlex.quote(str(source))} {target}:{folder}/{name}"
-        yield f"ssh {options} {tunnels}{target} {shlex.quote(f'cd {folder} && {shlex.join(words)}')}"
+            yield f"scp {self._ssh_words(host)} {shlex.quote(str(source))} {host.target}:{folder}/{name}"
+
+    def _run_line(self, host: ssh.Host, ports: tuple[int, ...], environ: Mapping[str, str]) -> str:
+        settings = self.options.node
+        tunnels = "".join(f"-R {port}:127.0.0.1:{port} " for port in ports)
+        variables = ["env", *(f"{name}={value}" for name, value in environ.items())] if environ else []
+        words = [*variables, settings.python, node.BUNDLE, *run_words(self.run_id, "", self.run)]
+        command = f"cd {settings.folder_on(host)} && {shlex.join(words)}"
+        return f"ssh {self._ssh_words(host)} {tunnels}{host.target} {shlex.quote(command)}"
+
+    def _fetch_lines(self, host: ssh.Host) -> Iterator[str]:
+        runs = f"{self.options.node.folder_on(host)}/{node.RUNS}/{self.run_id}"
         yield f"mkdir -p {self._results / host.folder}"
-        yield f"scp {options} -r {target}:{folder}/{node.RUNS}/{self.run_id} {self._results / host.folder}/"
+        yield f"scp {self._ssh_words(host)} -r {host.target}:{runs} {self._results / host.folder}/"
+
+    def _ssh_words(self, host: ssh.Host) -> str:
+        return shlex.join(["-o", "BatchMode=yes", *ssh.user_options(host, self.options.config)])
