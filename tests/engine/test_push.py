@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from uuid import uuid4
 
 import pytest
@@ -94,8 +95,9 @@ def test_a_model_with_two_images_has_no_latest(
     madengine("build", "--registry", f"{registry.address}/{token}", cwd=own.folder)
     for key, image in images(own.folder).items():
         assert image["registry_digest"] == registry_digest(registry, f"{token}/{key}")
-    with pytest.raises(OSError, match="404"):
+    with pytest.raises(HTTPError, match="404") as refusal:
         registry_digest(registry, f"{token}/madengine/{token}:latest")
+    refusal.value.close()
 
 
 def test_a_pushed_image_runs_from_its_digest(
