@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -150,7 +150,7 @@ class RunOptions(
 
     def with_seed(self) -> RunOptions:
         """Return the options with a seed for the order of --against, a new one if none is set."""
-        return self if self.seed is not None else replace(self, seed=random.SystemRandom().randrange(2**32))
+        return self if self.seed is not None else replace(self, seed=int.from_bytes(os.urandom(4), "big"))
 
     def _check_against(self) -> None:
         """Raise ConfigurationError for an option that needs --against, or that would distort its comparison."""

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from madengine.records import SUCCESS, Gpu, Image, Model, RunResult
 from madengine.results.rows import has_failure, result_rows
-from madengine.results.statistics import median_width
 from madengine.run.options import RunOptions
 
 _SERIES = ("model", "variant", "metric")
@@ -66,6 +65,8 @@ class RepeatedModel:
 
     def is_stable(self, percent: float) -> bool:
         """Return whether the interval of every median is at most this wide."""
+        from madengine.results.statistics import median_width
+
         series: dict[tuple[str, ...], list[float]] = defaultdict(list)
         for result in self.results:
             for row in result_rows(result, {}):
