@@ -78,6 +78,9 @@ def check_container(subject: Subject) -> Iterator[Check]:
         flags = engine.devices(subject.gpus, subject.gpu_mode)
     except RunError:
         return  # check_gpu_access has reported it
+    if not engine.has_store:
+        yield Check("container", NOTE, f"not tested: {engine.name} starts files, which are made of a registry's images")
+        return
     image = next((name for name in (each.reference for each in subject.images) if engine.images(name)), "")
     if not image:
         yield from _check_tiny_container(engine, bool(subject.gpus))

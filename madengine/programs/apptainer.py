@@ -81,6 +81,7 @@ class Apptainer(Docker):
     """What apptainer does differently from Docker: it has no daemon, no store of images, and builds none."""
 
     name: ClassVar[str] = "apptainer"
+    has_store: ClassVar[bool] = False
     opens_devices_as_caller: ClassVar[bool] = True
     access_fix: ClassVar[str] = ""
     without_label: ClassVar[tuple[str, ...]] = ()

@@ -91,6 +91,8 @@ class Docker:
     builds_from_ids: ClassVar[bool] = False
     #: Whether the cache of builds sees all that a step depends on, not only its text and what it copies.
     cache_sees_all_inputs: ClassVar[bool] = True
+    #: Whether it keeps images in a store of its own, and runs them with Docker's options.
+    has_store: ClassVar[bool] = True
     #: Whether device nodes are opened with the caller's permissions instead of a daemon's.
     opens_devices_as_caller: ClassVar[bool] = False
     #: How a user who may not use the engine gets access; empty if no permission is needed.

@@ -93,9 +93,9 @@ def test_a_manifest_that_asks_for_slurm_is_submitted_and_says_so(cluster: Cluste
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"nodes": 2}, "context: slurm.nodes: 2 is unsupported: a model runs on one node of Slurm in this version"),
+        ({"nodes": 0}, "context: slurm.nodes: expected a number of nodes, got 0"),
         ({"partition": "a b"}, "context: slurm.partition: 'a b': expected one word without quotes and blanks"),
-        ({"shared_workspace": "/x"}, "context: slurm: unsupported key 'shared_workspace'; expected some of partition,"),
+        ({"shared_workspace": "/x"}, "context: slurm.shared_workspace: '/x' is unsupported: jobs work in output_dir"),
         ({"exclusive": "yes"}, "context: slurm.exclusive: expected true or false, got 'yes'"),
     ],
 )

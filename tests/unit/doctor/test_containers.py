@@ -271,3 +271,10 @@ def test_a_container_that_does_not_start_with_the_gpus(
     check = checks()["container"]
     assert (check.status, check.result) == (FAILED, reason)
     assert check.fix.startswith(fix)
+
+
+def test_an_engine_without_a_store_is_tested_by_its_version(engine: Engine) -> None:
+    engine.stand_ins.add("apptainer", "echo apptainer version 1.4.5")
+    results = checks(engine="apptainer")
+    assert results["engine"].status == OK
+    assert (results["container"].status, results["container"].result[:27]) == (NOTE, "not tested: apptainer start")
