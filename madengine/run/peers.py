@@ -147,8 +147,10 @@ class Peers:
                     self._hear(parse_message(line), connection)
         except TimeoutError as error:
             why = str(error)
-        except (OSError, ValueError) as error:
-            why = f"rank 0 ({seat.address}): the connection broke: {error}"
+        except OSError as error:
+            why = f"rank 0 ({seat.address}): the connection broke: {error.strerror or error}"
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            why = f"rank 0 ({seat.address}): an unusable message: {error!r:.100}"
         self._note(broken=why or f"rank 0 ({seat.address}): its madengine ended")
 
     def _hear(self, message: Mapping[str, Any], connection: socket.socket) -> None:

@@ -195,6 +195,28 @@ def test_a_second_rank_of_the_same_number_is_not_let_in(both: tuple[Peers, Peers
     together(lambda: both[0].start("a"), lambda: both[1].start("a"))
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"type": "world"},
+        {"type": "world", "port": "x", "addresses": ["a", "b"]},
+        {"type": "world", "port": 1, "addresses": []},
+        {"type": "done", "results": {"x": 1}},
+        {"type": "done", "results": 3},
+    ],
+)
+def test_what_rank_0_can_not_have_sent_ends_the_run(port: int, message: Mapping[str, Any]) -> None:
+    with socket.create_server(("", port)) as server:
+        second = Peers(seat(1, port))
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(b"challenge\n")
+            connection.recv(1000)
+            connection.sendall(json.dumps(message).encode() + b"\n")
+            with pytest.raises(RunError, match=r"^rank 0 \(127.0.0.1\): an unusable message: "):
+                second.world()
+
+
 # --- the environment ---
 
 ENVIRON = seat(1, 2345).environ
