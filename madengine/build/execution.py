@@ -29,7 +29,9 @@ def shell_lines(builder: DockerBuilder, plan: BuildPlan, registry: str) -> Itera
     if registry and registry_login(builder.credentials, registry):
         yield f"# log in first: {builder.engine.name} login --username NAME --password-stdin {registry}"
     for recipe in plan.recipes:
-        if recipe.key in plan.prebuilt:
+        if recipe.key in plan.named:
+            yield f"# {recipe.key}: its script pulls {plan.prebuilt[recipe.key]}"
+        elif recipe.key in plan.prebuilt:
             yield programs.shell_line(builder.engine.pull(plan.prebuilt[recipe.key]))
         else:
             yield from builder.shell_lines(recipe)
@@ -60,6 +62,9 @@ def execute(builder: DockerBuilder, plan: BuildPlan) -> BuildOutcome:
 def _prebuilt(builder: DockerBuilder, plan: BuildPlan, recipe: Recipe) -> Image | FailedBuild:
     """Take the image of a recipe that is not built."""
     name = plan.prebuilt[recipe.key]
+    if recipe.key in plan.named:
+        logger.info(f"{recipe.key}: its script pulls {name}; nothing is built")
+        return Image(recipe.key, docker_image=name, dockerfile=NO_DOCKERFILE, extra=dict(plan.prebuilt_keys))
     try:
         image = prebuilt_image(builder.engine, recipe.key, name, recipe.model, plan.prebuilt_keys)
         log = builder.options.log_directory / f"{recipe.log_name}.build.skipped.log"

@@ -26,6 +26,8 @@ class BuildPlan:
     prebuilt: Mapping[str, str] = field(default_factory=dict)
     #: What the manifest's entries of these say besides.
     prebuilt_keys: Mapping[str, object] = field(default_factory=dict)
+    #: The keys of those that are only named: the models' scripts pull them on nodes.
+    named: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,12 @@ class Choice:
             raise ConfigurationError(f"{image}: not together with --batch-manifest, which names the images")
         if image:
             return self._of_one_image(image, is_of_context)
-        recipes, failures = planner.recipes(self.models)
+        named = [] if self.entries or planner.registry else [each for each in self.models if planner.is_on_host(each)]
+        recipes, failures = planner.recipes([model for model in self.models if model not in named])
         if not self.entries:
-            return BuildPlan(recipes, failures)
+            names = {model.name: _name_on_host(model) for model in named}
+            recipes += [_no_recipe(model, model.name) for model in named]
+            return BuildPlan(recipes, failures, names, {"local_image": True}, frozenset(names))
         by_model = {id(model): entry for model, entry in zip(self.models, self.entries, strict=True)}
         entries = {recipe.key: by_model[id(recipe.model)] for recipe in recipes}
         _refuse_shared_names(recipes, entries)
@@ -100,6 +105,17 @@ def _name(planner: Planner, key: str, entry: BatchEntry) -> str:
     """The name of an entry's image, in the registry where it names one."""
     registry = registry_name(entry.registry) if entry.registry else planner.registry
     return entry.registry_image or (registry_image(registry, key, planner.credentials) if registry else key)
+
+
+def _name_on_host(model: Model) -> str:
+    """Return the image that a script pulls by itself. Raises ConfigurationError where its model names none."""
+    try:
+        return image_named_by(model)
+    except ConfigurationError:
+        raise ConfigurationError(
+            f"{model.name}: its script starts containers itself, and no image is named; set env_vars.DOCKER_IMAGE_NAME "
+            "or --use-image, or build and push one with --registry"
+        ) from None
 
 
 def _no_recipe(model: Model, key: str) -> Recipe:

@@ -63,6 +63,11 @@ class Planner:
     #: That of this machine's GPUs, where the images are for them: Dockerfiles that declare the argument get it.
     architecture_here: str = ""
 
+    def is_on_host(self, model: Model) -> bool:
+        """Whether a model's script runs on the host and starts containers itself."""
+        launcher = self.context.launch_of(model, {}).launcher
+        return bool(launcher and launcher.on_host)
+
     def recipes(self, models: Sequence[Model]) -> tuple[list[Recipe], list[FailedBuild]]:
         """Choose the Dockerfiles of every model, and names that no two images share.
 
