@@ -601,7 +601,7 @@ def test_a_process_that_comes_after_the_start_is_named(node: Node, tmp_path: Pat
     gpus, asked = NvidiaNode(), tmp_path / "asked-before"
     line = f"{os.getpid()}, {gpus.uuids[0]}, 512, /usr/bin/python3"
     node.has(gpus, processes=f"if [ -e {asked} ]; then echo '{line}'; else : > {asked}; fi")
-    done = node.run(METRIC)
+    done = node.run(f"sleep 1; {METRIC}")
     assert done.code == 0, done.stderr
     assert (done.row["foreign_processes"], done.row["contaminated"]) == ("0", "true")
     assert f"distorted: /usr/bin/python3 ({os.getpid()})" in done.stderr
