@@ -89,14 +89,18 @@ def bring(
     *,
     besides: Iterable[str],
     may_move: bool,
+    into: tuple[Path, PurePath] | None = None,
 ) -> tuple[Artifact, ...]:
-    """Bring what matches to `workspace/artifacts`; return each file's path there and its size.
+    """Bring what matches to `workspace/artifacts`, or to `artifacts` of another folder, `into` with the path in it.
+
+    Return each file's path there and its size.
 
     The globs are relative to the workspace and to the model's directory in it, whose files are moved where that
     directory is about to be removed (`may_move`) and copied otherwise. A folder that matches comes whole. A link is
     followed only to a file of the workspace. The files `besides` are our own. What can't be brought is logged.
     """
     ours = {FOLDER, *_OURS, *besides}
+    home, below = into or (workspace, PurePath())
     seen: set[PurePath] = set()
     deadline = time.monotonic() + TREE_SECONDS
     artifacts: dict[str, Artifact] = {}
@@ -115,7 +119,8 @@ def bring(
             seen.add(path)
             name = name if name not in artifacts else f"{model_directory}/{name}"
             try:
-                size = _bring_one(workspace, path, PurePath(FOLDER, name), may_move and base != PurePath())
+                target = (home, PurePath(below, FOLDER, name))
+                size = _bring_one(workspace, path, target, may_move and base != PurePath())
                 artifacts[name] = Artifact(f"{FOLDER}/{name}", size)
             except OSError as error:
                 _log_absence(path, error)
@@ -166,20 +171,20 @@ def _names(workspace: Path, place: PurePath) -> list[str]:
         return []
 
 
-def _bring_one(workspace: Path, path: PurePath, target: PurePath, move: bool) -> int:
+def _bring_one(workspace: Path, path: PurePath, place: tuple[Path, PurePath], move: bool) -> int:
     """Bring one file; return its size. Raise OSError for what is no file of the workspace."""
-    file = inner_path(workspace, path)
+    file, (home, target) = inner_path(workspace, path), place
     with open_untrusted(workspace, file, sys.maxsize) as source:
         size = os.fstat(source.fileno()).st_size
         if move and file == path:
             move_untrusted(workspace, file, target)
             return size
         try:
-            with create_untrusted(workspace, target) as copy:
+            with create_untrusted(home, target) as copy:
                 _copy(source.fileno(), copy.fileno(), size)
         except OSError:
             with suppress(OSError):
-                (workspace / target).unlink()
+                (home / target).unlink()
             raise
     return size
 

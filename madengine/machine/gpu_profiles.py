@@ -27,7 +27,7 @@ class _Profile:
     value: Callable[[Mapping[str, str], Gpu], float]
 
 
-_PROFILES = {
+PROFILES = {
     "power": _Profile("Power(Watt) GPU", "POWER", lambda row, gpu: float(row["power_w"])),
     "vram": _Profile(
         "vram(%) GPU", "VRAM", lambda row, gpu: round(100 * float(row["memory_used_mib"]) / (gpu.memory_mib or 0), 2)
@@ -44,7 +44,7 @@ def write_gpu_profiles(
     """
     artifacts = []
     for kind in kinds:
-        profile = _PROFILES[kind]
+        profile = PROFILES[kind]
         name = (
             PurePath(environment.get(f"{profile.name}_OUTPUT_FILE", "")).name or f"gpu_info_{kind}_profiler_output.csv"
         )

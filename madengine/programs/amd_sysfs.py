@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections import Counter
@@ -18,6 +19,8 @@ SAMPLE_SECONDS = 0.0
 ROOT = Path("/")
 KFD = "sys/class/kfd/kfd"
 PCI = "sys/bus/pci/devices"
+DRM = "sys/class/drm"
+AMD_VENDOR = "0x1002"
 MIB = 2**20
 # The sensor that throttling follows comes first; data-centre cards have no edge sensor.
 SENSORS = ("junction", "edge", "")
@@ -71,16 +74,50 @@ def gpus(root: Path = ROOT) -> Reading[Gpu]:
     )
 
 
+def render_gpus(root: Path = ROOT) -> Reading[Gpu]:
+    """Return AMD's GPUs by their render nodes alone, which is what a container without /dev/kfd may read.
+
+    A GPU in parts is left out: which part a render node is, only the driver's topology says.
+    """
+    return Reading(
+        tuple(
+            Gpu(
+                "AMD",
+                index,
+                name=_read(device / "product_name"),
+                render_node=f"/dev/dri/{node}",
+                memory_mib=_memory(device, "total"),
+                driver=driver_version(root),
+                pci_bus_id=device.name,
+                source=NAME,
+            )
+            for index, (node, device) in enumerate(_render_devices(root).items())
+        )
+    )
+
+
+def _render_devices(root: Path) -> dict[str, Path]:
+    """Return the PCI device of each render node that is a whole GPU of AMD."""
+    devices = {}
+    for node in sorted((root / DRM).glob("renderD*"), key=lambda node: (len(node.name), node.name)):
+        device = root / PCI / Path(os.path.realpath(node / "device")).name
+        mode = smi.text(_read(device / "current_compute_partition"))
+        if _read(device / "vendor") == AMD_VENDOR and mode in ("", "SPX"):
+            devices[node.name] = device
+    return devices
+
+
 def samples(root: Path = ROOT) -> Reading[GpuSample]:
     """Return a sample of every PCI device, because the parts of a GPU share its counters."""
-    nodes = _nodes(root)
-    first: dict[str, tuple[int, Node]] = {}
-    for index, node in enumerate(nodes):
-        first.setdefault(node.pci_bus_id, (index, node))
-    readings = [_sample(node.device, address, index) for address, (index, node) in first.items()]
+    places = [(node.pci_bus_id, node.device) for node in _nodes(root)]
+    places = places or [(device.name, device) for device in _render_devices(root).values()]
+    first: dict[str, tuple[int, Path]] = {}
+    for index, (address, device) in enumerate(places):
+        first.setdefault(address, (index, device))
+    readings = [_sample(device, address, index) for address, (index, device) in first.items()]
     known = tuple(sample for sample in readings if sample is not None)
     silent = f"{root / PCI}: no counters of {len(readings) - len(known)} of {len(readings)} GPUs"
-    return Reading(known, _no_nodes(root) if not nodes else silent if len(known) < len(readings) else "")
+    return Reading(known, _no_nodes(root) if not places else silent if len(known) < len(readings) else "")
 
 
 def processes(root: Path = ROOT) -> Reading[GpuProcess]:

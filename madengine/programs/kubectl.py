@@ -20,6 +20,7 @@ NAME = "kubectl"
 _LOG_SECONDS = 600.0
 # Without --server-side kubectl copies an object into an annotation, which holds 256 KiB.
 _APPLY_BYTES = 200_000
+_INACTIVE = ("0", "<none>", "false")
 
 
 def items_of(output: str, command: str) -> list[Mapping[str, Any]]:
@@ -85,13 +86,14 @@ class Kubectl:
         return answer.code == 0 or "NotFound" not in answer.err
 
     def active_jobs(self, path: Path) -> list[str]:
-        """Return the names of the Jobs of a file that have running pods."""
-        columns = "custom-columns=NAME:.metadata.name,ACTIVE:.status.active"
+        """Return the names of the Jobs and JobSets of a file that have running pods, or wait in a queue."""
+        active, members = "ACTIVE:.status.active", "MEMBERS:.status.replicatedJobsStatus[*].active"
+        columns = f"custom-columns=NAME:.metadata.name,{active},{members},SUSPENDED:.spec.suspend"
         answer = programs.attempt(
             self("get", "--filename", str(path), "--ignore-not-found", "--no-headers", "--output", columns)
         )
         lines = [line.split() for line in answer.out.splitlines()]
-        return [cells[0] for cells in lines if cells[1:] and cells[1] not in ("0", "<none>")]
+        return [cells[0] for cells in lines if any(cell not in _INACTIVE for cell in cells[1:])]
 
 
 def _without_preferences() -> dict[str, str]:

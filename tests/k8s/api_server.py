@@ -27,10 +27,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import kubernetes_validate
 
+from tests.k8s import exec_stream, jobset_schema
+
 Object = dict[str, Any]
 
 ADMIN = "admin-token"
 SIZE_LIMIT = 1024 * 1024
+QUEUE = "kueue.x-k8s.io/queue-name"
 APPLY = "application/apply-patch+yaml"
 # Group and version, plural, kind, whether it lives in a namespace.
 KINDS = (
@@ -41,6 +44,7 @@ KINDS = (
     ("v1", "pods", "Pod", True),
     ("v1", "events", "Event", True),
     ("batch/v1", "jobs", "Job", True),
+    ("jobset.x-k8s.io/v1alpha2", "jobsets", "JobSet", True),
     ("rbac.authorization.k8s.io/v1", "roles", "Role", True),
     ("rbac.authorization.k8s.io/v1", "rolebindings", "RoleBinding", True),
 )
@@ -72,6 +76,9 @@ class Cluster:
     requests: list[str] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
     created: Callable[[Object], None] | None = None
+    # The words that run a command in a pod's container; whether users may.
+    exec_words: Callable[[str, str], list[str]] = lambda pod, container: []
+    may_exec: bool = True
     _version: int = 0
 
     def token(self, namespace: str, account: str) -> str:
@@ -97,6 +104,8 @@ class Cluster:
             one["metadata"] |= {"uid": str(uuid.uuid4()), "creationTimestamp": now()}
             if plural != "namespaces":
                 one["metadata"]["namespace"] = namespace
+            if QUEUE in one["metadata"].get("labels", {}):  # Kueue's webhook
+                one["spec"]["suspend"] = True
             self._check(one)
             _as_stored(one)
             self._store(plural, namespace, name, one)
@@ -114,7 +123,8 @@ class Cluster:
                 raise Refusal(409, "Conflict", f'{plural} "{name}": the object has been modified')
             if old.get("immutable") and new.get("data") != old.get("data"):
                 raise Refusal(422, "Invalid", f'ConfigMap "{name}" is invalid: field is immutable')
-            if old["kind"] == "Job" and new["spec"] != old["spec"]:
+            is_suspended = bool(old.get("spec", {}).get("suspend"))
+            if old["kind"] == "Job" and _fixed(new, is_suspended) != _fixed(old, is_suspended):
                 raise Refusal(422, "Invalid", f'Job "{name}" is invalid: spec.template: field is immutable')
             self._check(new)
             self._store(plural, namespace, name, new)
@@ -165,6 +175,10 @@ class Cluster:
 
     def _check(self, one: Object) -> None:
         """Schema, and the size of a ConfigMap."""
+        if one["kind"] == "JobSet":
+            for job in jobset_schema.check(one):
+                self._check(job)
+            return
         try:
             kubernetes_validate.validate(one, "1.37", strict=True)
         except kubernetes_validate.ValidationError as error:
@@ -176,6 +190,14 @@ class Cluster:
             for key in (*(one.get("data") or {}), *(one.get("binaryData") or {})):
                 if not re.fullmatch(r"[-._a-zA-Z0-9]{1,253}", key):
                     raise Refusal(422, "Invalid", f"ConfigMap is invalid: data[{key}]")
+
+
+def _fixed(job: Object, is_suspended: bool) -> Object:
+    """What of a Job never changes; whether it is suspended may, and while it is, where its pods may be."""
+    spec = {**job["spec"], "suspend": False, "template": copy.deepcopy(job["spec"]["template"])}
+    if is_suspended:
+        spec["template"]["spec"].pop("nodeSelector", None)
+    return spec
 
 
 def _as_stored(one: Object) -> None:
@@ -214,6 +236,8 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length) if length else b""
         path = urlsplit(self.path).path
+        if path.endswith("/exec"):
+            return self._exec(path)
         try:
             if path.startswith("/api") and path.count("/") > 3:
                 self.cluster.requests.append(f"{self.command} {path}")
@@ -223,6 +247,27 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(refusal.code, refusal.body)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             self._send(500, Refusal(500, "InternalError", f"the stand-in: {error!r}").body)
+
+    def _exec(self, path: str) -> None:
+        """Run a command in a pod's container, if the user may."""
+        _, rest = _split(path)
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        query = parse_qs(urlsplit(self.path).query)
+        if token != ADMIN or self.cluster.may_exec is False:
+            return self._send(403, Refusal(403, "Forbidden", "pods/exec is forbidden").body)
+        self.send_response(101)
+        for name, value in (
+            ("Upgrade", "websocket"),
+            ("Connection", "Upgrade"),
+            ("Sec-WebSocket-Accept", exec_stream.accepted(self.headers["Sec-WebSocket-Key"])),
+            ("Sec-WebSocket-Protocol", exec_stream.PROTOCOL),
+        ):
+            self.send_header(name, value)
+        self.end_headers()
+        line = [*self.cluster.exec_words(rest[3], query["container"][0]), *query["command"]]
+        exec_stream.run(line, self.wfile)
+        self.close_connection = True
+        return None
 
     do_GET = do_POST = do_PATCH = do_DELETE = _answer
 

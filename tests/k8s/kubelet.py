@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bed.components import Engine
+from tests.k8s import jobset_schema
 from tests.k8s.api_server import ApiServer, now
 
 Object = dict[str, Any]
@@ -45,12 +46,23 @@ class Kubelet:
     node: str = "node-1"
     # What to do with the pod of an index in place of running it to its end: "kill" (out of memory), "evict", "delete".
     mishaps: list[str] = field(default_factory=list)
+    # A stand-in that NVIDIA's runtime puts into containers with its GPUs: those that ask for some, or for all to see.
+    nvidia_smi: Path | None = None
     threads: list[threading.Thread] = field(default_factory=list)
+    queue: list[Object] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     containers: list[str] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def start(self, created: Object) -> None:
+        if created.get("spec", {}).get("suspend"):
+            self.queue.append(created)
+            return
+        if created["kind"] == "JobSet":
+            for job in jobset_schema.check(created):
+                owner = {"apiVersion": created["apiVersion"], "kind": "JobSet", "name": created["metadata"]["name"]}
+                job["metadata"]["ownerReferences"] = [{**owner, "uid": created["metadata"]["uid"]}]
+                self.server.cluster.create("jobs", job["metadata"]["namespace"], job)
         if created["kind"] == "Job":
             created["spec"].setdefault(
                 "selector", {"matchLabels": {"batch.kubernetes.io/controller-uid": created["metadata"]["uid"]}}
@@ -58,6 +70,15 @@ class Kubelet:
             thread = threading.Thread(target=self._job, args=(created,))
             self.threads.append(thread)
             thread.start()
+
+    def admit(self) -> None:
+        """Start what waits in queues, as Kueue does: on the nodes of a flavor."""
+        while self.queue:
+            waiting = self.queue.pop(0)
+            meta, plural = waiting["metadata"], f"{waiting['kind'].lower()}s"
+            place = {"template": {"spec": {"nodeSelector": {"flavor": "gpu"}}}} if plural == "jobs" else {}
+            patch = {"spec": {"suspend": False, **place}}
+            self.start(self.server.cluster.patch(plural, meta["namespace"], meta["name"], patch))
 
     def join(self) -> None:
         """Wait for the end of all Jobs."""
@@ -111,6 +132,7 @@ class Kubelet:
             "spec": {**template["spec"], "nodeName": self.node},
         }
         pod["metadata"]["annotations"]["log/model"] = str(self.folder / f"{name}.log")
+        pod["metadata"]["annotations"]["log/report"] = str(self.folder / f"{name}.report.log")
         pod = self.server.cluster.create("pods", meta["namespace"], pod)
         mishap = self.mishaps.pop(0) if self.mishaps else ""
         return self._run(pod, mishap)
@@ -137,10 +159,19 @@ class Kubelet:
         ended = now()
         logs = self.docker("logs", container)
         (self.folder / f"{name}.log").write_text(logs.stdout + logs.stderr, encoding="utf-8")
+        finished = {"terminated": {"exitCode": code, "reason": "Completed", "finishedAt": ended}}
+        running = [
+            {"name": one["name"], "state": {"running": {"startedAt": began}}} for one in spec.get("initContainers", ())
+        ]
+        status: Object = {"phase": "Running", "startTime": began, "initContainerStatuses": running}
+        status["containerStatuses"] = [{"name": "model", "state": finished}]
+        self.server.cluster.set_status("pods", pod["metadata"]["namespace"], name, status)
         for sidecar in sidecars:
             self.docker("kill", "--signal=TERM", sidecar, check=False)
             self.docker("wait", sidecar)
-            self.problems += [line for line in self.docker("logs", sidecar).stderr.splitlines() if "Traceback" in line]
+            output = self.docker("logs", sidecar)
+            (self.folder / f"{name}.report.log").write_text(output.stdout + output.stderr, encoding="utf-8")
+            self.problems += [line for line in output.stderr.splitlines() if "Traceback" in line]
         text = message.read_text(encoding="utf-8", errors="replace")
         if not text and code and model["terminationMessagePolicy"] == "FallbackToLogsOnError":
             text = logs.stdout[-2048:]
@@ -196,6 +227,9 @@ class Kubelet:
                 mode = ":ro" if mount.get("readOnly") else ""
                 binds += (f"{places[mount['name']]}:{mount['mountPath']}{mode}",)
         known = self._environment(pod, one)
+        limits = one.get("resources", {}).get("limits", {})
+        if self.nvidia_smi and ("nvidia.com/gpu" in limits or known.get("NVIDIA_VISIBLE_DEVICES") == "all"):
+            binds += (f"{self.nvidia_smi}:/usr/bin/nvidia-smi:ro",)
         words += [word for bind in binds for word in ("--volume", bind)]
         words += [word for pair in known.items() for word in ("--env", "=".join(pair))]
         command = [expanded(word, known) for word in (*one.get("command", ()), *one.get("args", ()))]
@@ -216,6 +250,9 @@ class Kubelet:
                 known[variable["name"]] = expanded(variable["value"], known)
                 continue
             path: str = variable["valueFrom"]["fieldRef"]["fieldPath"]
+            if path == "status.hostIP":
+                known[variable["name"]] = "127.0.0.1"
+                continue
             part, _, rest = path.partition("[")
             value: Any = pod
             for step in part.split("."):
@@ -242,6 +279,12 @@ class Kubelet:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_text(config["data"][item["key"]], encoding="utf-8")
                     path.chmod(volume["configMap"].get("defaultMode", 0o644))
+            elif "persistentVolumeClaim" in volume:
+                folder = self.folder / f"claim-{volume['persistentVolumeClaim']['claimName']}"
+                folder.mkdir(exist_ok=True)
+                folder.chmod(0o777)
+            elif "secret" in volume:
+                folder.mkdir()
             elif "hostPath" in volume:
                 folder = Path(volume["hostPath"]["path"])
             else:
@@ -262,6 +305,9 @@ def running(server: ApiServer, docker: Engine, folder: Path, **more: Any) -> Ite
     folder.chmod(0o755)
     kubelet = Kubelet(server, docker, folder, **more)
     server.cluster.created = kubelet.start
+    server.cluster.exec_words = lambda pod, container: [
+        "env", f"DOCKER_HOST={docker.environment['DOCKER_HOST']}", "docker", "exec", f"{folder.name}-{pod}-{container}",
+    ]  # fmt: skip
     try:
         yield kubelet
     finally:

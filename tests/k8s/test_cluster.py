@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from madengine.results.rows import COLUMNS
+from tests.bed.gpu_stand_ins import NvidiaNode
 from tests.k8s.conftest import NAMESPACE, Cluster
 
 
@@ -133,9 +135,21 @@ def test_a_script_that_the_kernel_kills_at_the_memory_limit_is_out_of_memory(clu
 
 
 def test_a_pod_that_is_gone_leaves_its_row(cluster: Cluster) -> None:
-    cluster.generate("--tags", "good")
+    """After it has waited in a queue, whose webhook suspends Jobs and whose controller starts them elsewhere."""
+    cluster.generate("--tags", "good", "--queue", "gpus")
     cluster.kubelet.mishaps.append("delete")
     cluster.apply()
+    waiting = cluster.collect(check=False)
+    assert waiting.code == 1 and "madengine-good-job: waits in queue gpus for capacity" in waiting.stderr
+    cluster.kubelet.admit()
+    cluster.kubelet.join()
+    assert "unchanged" in cluster.kubectl("apply", "-f", "k8s-madengine-job.yaml").stdout
+    assert (
+        cluster.server.cluster.get("jobs", NAMESPACE, "madengine-good-job")["spec"]["template"]["spec"]["nodeSelector"][
+            "flavor"
+        ]
+        == "gpu"
+    )
     cluster.collect()
     assert [row["status"] for row in cluster.rows] == ["SUCCESS"]
 
@@ -161,15 +175,21 @@ def test_repeats_are_rows_of_their_own(cluster: Cluster) -> None:
 
 
 def test_of_several_nodes_the_first_measures(cluster: Cluster) -> None:
+    """As a JobSet, which waits in a queue before it starts."""
     with_script(cluster, 'echo "$NODE_RANK of $NNODES: $MAD_MULTI_NODE_RUNNER"; echo "performance: 5 tokens"')
-    cluster.generate("--tags", "scripted", "--nodes", "2")
+    cluster.generate("--tags", "scripted", "--nodes", "2", "--jobset", "--queue", "gpus")
     cluster.apply()
-    cluster.collect()
+    assert not [key for key in cluster.server.cluster.objects if key[0] in ("jobs", "pods")], (
+        "Kueue has not admitted it"
+    )
+    cluster.kubelet.admit()
+    cluster.kubelet.join()
+    cluster.collect("--wait")
     [row] = cluster.rows
     assert (row["nnodes"], row["launcher"], row["performance"]) == ("2", "torchrun", "5")
     assert [text.splitlines()[0] for _, text in sorted(cluster.logs.items())] == [
         f"{rank} of 2: torchrun --nproc_per_node 1 --nnodes 2 "
-        f"--node_rank {rank} --master_addr madengine-scripted-job-0.madengine-scripted --master_port 6006"
+        f"--node_rank {rank} --master_addr madengine-scripted-job-0-0.madengine-scripted --master_port 6006"
         for rank in (0, 1)
     ]
 
@@ -278,3 +298,59 @@ def test_an_error_pattern_in_the_log_is_found_without_a_sidecar_too(cluster: Clu
     assert cluster.collect(check=False).code == 3
     [row] = cluster.rows
     assert (row["performance"], row["reason"]) == ("", "log_error_patterns: 'NaN' is in the log: all NaN")
+
+
+def test_the_sidecar_measures_the_pods_gpus_and_no_others(cluster: Cluster, tmp_path: Path) -> None:
+    node = NvidiaNode(2)
+    listed = f"0, {node.uuids[1]}, 00000000:23:00.0, 580.65, 81559, NVIDIA H100 80GB HBM3"
+    script = node.nvidia_smi().replace("date '+%Y/%m/%d %H:%M:%S.%3N'", "echo '[N/A]'")  # busybox has no milliseconds
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\ncase $* in *--query-gpu=index,uuid*) echo '{listed}'; exit ;; esac\n{script}\n")
+    tool.chmod(0o755)
+    cluster.kubelet.nvidia_smi = tool
+    manifest = json.loads((cluster.folder / "build_manifest.json").read_text())
+    [key] = [key for key in manifest["built_models"] if key.startswith("ci-scripted")]
+    manifest["built_models"][key]["n_gpus"] = "1"
+    (cluster.folder / "build_manifest.json").write_text(json.dumps(manifest))
+    series = "cat ../gpu_series.csv 2>/dev/null | wc -l"
+    with_script(cluster, f"while [ $({series}) -lt 8 ]; do sleep 0.2; done; echo performance: 7 tokens")
+    words = ("--gpu-vendor", "nvidia", "--gpu-metrics-from-node", "--gpu-metrics-url", "http://{node}:1/metrics")
+    cluster.generate("--tags", "scripted", *words)
+    cluster.apply()
+    lines = cluster.kubectl("apply", "-f", "k8s-madengine-job.yaml").stdout.splitlines()
+    assert lines and all(line.endswith(" unchanged") for line in lines), "amounts of GPUs are texts, as on a server"
+    cluster.collect()
+    log = cluster.kubectl("logs", "-n", NAMESPACE, "job/madengine-scripted-job", "-c", "report").stdout
+    assert "GPU telemetry incomplete" not in log, log
+    [row] = cluster.rows
+    figures = {name: row[name] for name in ("peak_gpu_memory_mib", "peak_temperature_c", "telemetry_source", "gpus")}
+    assert figures == {
+        "peak_gpu_memory_mib": "268.0", "peak_temperature_c": "70.0", "telemetry_source": "nvidia-smi", "gpus": "0",
+    }  # fmt: skip
+    assert row["gpu_architecture"] == "H100" and float(row["energy_j"]) > 300
+
+
+FILES = """mkdir -p out/deep; echo one >out/a.json; echo two >out/deep/b.json; chmod 600 out/a.json
+ln -s /var/run/secrets/kubernetes.io out/token; ln -s /etc/passwd out/passwd; mkfifo out/pipe
+ln -s /var/run/secrets ../artifacts; echo performance: 7 tokens"""
+
+
+@pytest.mark.parametrize("place", ["claim", "wait"])
+def test_artifacts_come_back_and_nothing_that_links_lead_to(cluster: Cluster, place: str) -> None:
+    script = FILES if place == "claim" else FILES.replace("ln -s /var/run/secrets ../artifacts; ", "")
+    with_script(cluster, script, artifacts=["out/**"])
+    words = {"claim": ("--artifacts-pvc", "shared"), "wait": ("--artifacts-wait", "60")}[place]
+    cluster.generate("--tags", "scripted", "--run-id", "r", *words)
+    cluster.kubectl("create", "namespace", NAMESPACE)
+    cluster.kubectl("apply", "-f", "k8s-madengine-configmap.yaml")
+    cluster.kubectl("apply", "-f", "k8s-madengine-job.yaml")
+    if place == "claim":
+        cluster.kubelet.join()
+    cluster.collect("--wait")
+    [pod] = cluster.logs
+    home = cluster.folder / "runs/r" / pod if place == "wait" else cluster.kubelet.folder / "claim-shared/r" / pod
+    files = {str(path.relative_to(home)): path.read_text() for path in home.rglob("*") if path.is_file()}
+    assert files == {"artifacts/out/a.json": "one\n", "artifacts/out/deep/b.json": "two\n"}
+    [run] = json.loads((cluster.folder / "results.json").read_text())["runs"]
+    assert {one["path"]: one["size_bytes"] for one in run["results"][0]["artifacts"]} == dict.fromkeys(files, 4)
+    assert [row["performance"] for row in cluster.rows] == ["7"]

@@ -25,6 +25,7 @@ from yamllint.config import YamlLintConfig
 from madengine import __version__
 from madengine.deploy.kubernetes import names
 from madengine.distributed_cli import main
+from tests.k8s import jobset_schema
 from tests.k8s.kubelet import expanded
 
 Captured = pytest.CaptureFixture[str]
@@ -50,12 +51,17 @@ OPTIONS: Mapping[str, list[str]] = {
     "repeats": ["--repeats", "5", "--parallel", "2"],
     "nodes": ["--nodes", "4", "--gpus-per-node", "8"],
     "nodes and repeats": ["--nodes", "2", "--repeats", "2"],
+    "jobset": ["--nodes", "4", "--jobset", "--exclusive-topology", "example.com/rack", "--queue", "gpus"],
+    "jobset and repeats": ["--nodes", "2", "--jobset", "--repeat", "2", "--may-share-nodes"],
+    "claim": ["--artifacts-pvc", "results/nightly"],
+    "artifacts": ["--artifacts-wait", "600", "--run-id", "r"],
     "shared nodes": ["--nodes", "2", "--may-share-nodes"],
     "cpu limit": ["--cpu-limit", "8"],
     "no memory": ["--memory", "none"],
     "restricted runner": ["--mode", "runner", "--drop-capabilities", "--run-as", "1000"],
     "restricted": ["--drop-capabilities", "--run-as", "1000:1000", "--create-namespace"],
     "runner limits": ["--mode", "runner", "--cpu-limit", "8", "--memory", "8Gi"],
+    "GPU metrics": ["--gpu-metrics-from-node", "--gpu-metrics-url", "http://{node}:9400/$(X)"],
     "architecture": ["--architecture", "arm64"],
     "undisturbed": ["--priority-class", "benchmarks", "--do-not-disrupt"],
     "undisturbed runner": [
@@ -126,8 +132,12 @@ def generated(folder: Path, content: Mapping[str, Any], *words: str) -> list[dic
 
 
 def objects(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file, and the Jobs that a JobSet's controller makes."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return (one for one in yaml.load_all(path.read_text(encoding="utf-8"), loader) if one)
+    for one in yaml.load_all(path.read_text(encoding="utf-8"), loader):
+        if one:
+            yield one
+            yield from jobset_schema.check(one) if one["kind"] == "JobSet" else ()
 
 
 def of_kind(resources: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
@@ -156,7 +166,7 @@ def test_the_output_of_every_option_is_strictly_valid(
 ) -> None:
     checked = 0
     for name, resources in written.items():
-        for one in resources:
+        for one in (one for one in resources if one["kind"] != "JobSet"):
             problems = list(_validator(version, one["kind"], one["apiVersion"]).iter_errors(one))
             assert not problems, (name, one["kind"], problems[0].message, list(problems[0].path))
             checked += 1
@@ -252,6 +262,20 @@ def test_only_the_sidecar_has_a_token_and_it_may_touch_one_configmap(
     assert "initContainers" not in pulling and "api-token" not in pulling
 
 
+def test_the_sidecar_is_shown_gpus_and_their_exporter_where_that_is_asked_for(
+    written: Mapping[str, list[dict[str, Any]]],
+) -> None:
+    def environment(name: str) -> dict[str, Any]:
+        [sidecar] = of_kind(written[name], "Job")[0]["spec"]["template"]["spec"]["initContainers"]
+        return {one["name"]: one.get("value") or one["valueFrom"] for one in sidecar["env"]}
+
+    known = environment("GPU metrics")
+    assert expanded(known["MADENGINE_GPU_METRICS_URL"], {"HOST_IP": "10.0.0.7"}) == "http://10.0.0.7:9400/$(X)"
+    assert known["HOST_IP"] == {"fieldRef": {"fieldPath": "status.hostIP"}}
+    assert (known["NVIDIA_VISIBLE_DEVICES"], known["NVIDIA_DRIVER_CAPABILITIES"]) == ("all", "utility")
+    assert not {"MADENGINE_GPU_METRICS_URL", "HOST_IP", "NVIDIA_VISIBLE_DEVICES"} & environment("none").keys()
+
+
 def test_the_runner_runs_the_documents_command(written: Mapping[str, list[dict[str, Any]]]) -> None:
     [job] = of_kind(written["runner"], "Job")
     words = model_container(job)["command"]
@@ -295,6 +319,45 @@ def test_what_needs_one_node_for_all_repeats_is_refused_in_pods_and_runs_in_a_ru
     assert main([*command, *words, "--mode=runner"]) == 0
     text = Path("k8s-madengine-job.yaml").read_text()
     assert "--repeat=3" in text and words[0].partition("=")[0] in text
+
+
+def test_a_jobset_is_the_same_job_under_the_name_that_its_controller_gives_it(
+    written: Mapping[str, list[dict[str, Any]]],
+) -> None:
+    [jobset, *_] = of_kind(written["jobset"], "JobSet")
+    assert (jobset["metadata"]["name"], of_kind(written["jobset"], "Service")) == ("madengine-dummy", [])
+    assert jobset["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+    assert jobset["metadata"]["annotations"] == {"alpha.jobset.sigs.k8s.io/exclusive-topology": "example.com/rack"}
+    job, plain = of_kind(written["jobset"], "Job")[0], of_kind(written["nodes"], "Job")[0]
+    assert job["metadata"]["name"] == "madengine-dummy-job-0"
+    assert "kueue" not in json.dumps(job), "the queue admits the whole"
+    known = {one["name"]: one.get("value") for one in model_container(job)["env"]}
+    # The controller's hostnames are SET-MEMBER-NUMBER-INDEX.
+    assert known["MASTER_ADDR"] == "madengine-dummy-job-0-0.madengine-dummy"
+    config = next(one for one in of_kind(written["jobset"], "ConfigMap") if one.get("immutable"))
+    assert "madengine-dummy-job-0" in json.loads(config["data"]["jobs.json"])
+    renamed = json.loads(json.dumps(job["spec"]).replace("madengine-dummy-job-0", "madengine-dummy-job"))
+    for spec in (renamed, plain["spec"]):
+        spec["template"] = {**spec["template"], "metadata": {}}
+        spec["template"]["spec"] = {**spec["template"]["spec"], "volumes": [], "initContainers": []}
+    assert {**renamed, "template": 0} == {**plain["spec"], "template": 0}
+    assert renamed["template"]["spec"]["affinity"] == plain["spec"]["template"]["spec"]["affinity"]
+    assert len({one["metadata"]["name"] for one in of_kind(written["jobset and repeats"], "JobSet")}) == 6
+
+
+def test_files_go_to_a_claim_or_wait_in_the_pod(written: Mapping[str, list[dict[str, Any]]]) -> None:
+    pod = of_kind(written["claim"], "Job")[0]["spec"]["template"]["spec"]
+    [sidecar] = pod["initContainers"]
+    assert {"name": "artifacts", "mountPath": "/artifacts", "subPath": "nightly"} in sidecar["volumeMounts"]
+    assert {"name": "artifacts", "persistentVolumeClaim": {"claimName": "results"}} in pod["volumes"]
+    assert "artifacts" not in json.dumps(pod["containers"]), "the model can't change those of others"
+    assert pod["securityContext"]["fsGroup"] == sidecar["securityContext"]["runAsUser"]
+    assert pod["terminationGracePeriodSeconds"] > 120
+    job = of_kind(written["artifacts"], "Job")[0]
+    assert job["metadata"]["annotations"]["madengine/artifacts-wait"] == "600"
+    assert job["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 720
+    plain = of_kind(written["none"], "Job")[0]["spec"]["template"]["spec"]
+    assert plain["terminationGracePeriodSeconds"] == 120 and "fsGroup" not in plain["securityContext"]
 
 
 def test_each_pod_of_a_run_has_a_node_of_its_own_unless_it_may_share(
@@ -438,6 +501,17 @@ def test_jobs_of_any_names_have_valid_and_different_names(texts: list[str]) -> N
         (
             ["--architecture", "x 86"],
             "--architecture: expected a label's value (letters, digits, '-', '_', '.'), got 'x 86'",
+        ),
+        (
+            ["--gpu-metrics-url", "node:9400"],
+            "--gpu-metrics-url: expected http:// or https://, got 'node:9400'; {node} in",
+        ),
+        (["--exclusive-topology", "rack"], "--exclusive-topology: requires --jobset"),
+        (["--artifacts-pvc", "A"], "--artifacts-pvc: expected an object's name"),
+        (["--artifacts-pvc", "a/../b"], "--artifacts-pvc: expected a path without .., got 'a/../b'"),
+        (
+            ["--artifacts-wait", "9", "--results", "pull"],
+            "--artifacts-pvc, --artifacts-wait: the sidecar of a model's Job",
         ),
         (["--memory", "0"], "--memory: expected an amount of memory or storage such as 512Mi or 64Gi, got '0'"),
         (["--cpu", "many"], "--cpu: expected a number of CPUs such as 8 or 500m, got 'many'"),

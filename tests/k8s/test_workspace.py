@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from madengine.deploy.kubernetes.delivery import Report, fit, table
+from madengine.deploy.kubernetes.gpu_figures import GpuFigures
 from madengine.deploy.kubernetes.remains import ROWS_LIMIT
-from madengine.deploy.kubernetes.report import build_report
+from madengine.deploy.kubernetes.report import build_report, gpu_figures
+from madengine.records import GpuCost
 from tests.k8s.test_files import generated, manifest, of_kind
 from tests.k8s.test_report import ENTRY, POD
 
@@ -31,9 +33,9 @@ ENVIRON = {
 }
 
 
-def laid_out(folder: Path, content: Mapping[str, Any]) -> tuple[Path, Path]:
+def laid_out(folder: Path, content: Mapping[str, Any], *words: str) -> tuple[Path, Path]:
     """Return the workspace of a pod that has ended well, and the folder of its input; a secret is beside them."""
-    maps = of_kind(generated(folder, content), "ConfigMap")
+    maps = of_kind(generated(folder, content, *words), "ConfigMap")
     for name, text in next(one for one in maps if one.get("immutable"))["data"].items():
         (folder / name).write_text(text)
     workspace = folder / "workspace"
@@ -230,3 +232,20 @@ def test_no_file_stays_open(tmp_path: Path) -> None:
     for _ in range(3):
         report(workspace, config)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_the_figures_of_a_pods_gpus_are_in_its_row_unless_it_is_one_of_several(tmp_path: Path) -> None:
+    class Measured(GpuFigures):
+        def stop(self) -> GpuCost:
+            return GpuCost(peak_gpu_memory_mib=5.0, telemetry_source="sysfs")
+
+    for nodes, figures in ((1, ("5.0", "", "sysfs")), (2, ("", "", ""))):
+        folder = tmp_path / str(nodes)
+        folder.mkdir()
+        workspace, config = laid_out(folder, manifest({}), "--nodes", str(nodes))
+        environ = {**ENVIRON, **({"JOB_COMPLETION_INDEX": "0"} if nodes > 1 else {})}
+        measured = gpu_figures(environ, workspace, config)
+        assert measured
+        measured.__class__ = Measured
+        [row] = build_report(environ, workspace, config, datetime.now(timezone.utc), measured).rows
+        assert (row["peak_gpu_memory_mib"], row["energy_j"], row["telemetry_source"]) == figures

@@ -15,6 +15,7 @@ from madengine import programs
 from madengine.deploy.kubernetes import SELECTOR
 from madengine.deploy.kubernetes.attempts import Attempt, PodInspector, job_of, origin
 from madengine.deploy.kubernetes.delivery import LIMIT
+from madengine.deploy.kubernetes.fetching import Fetcher
 from madengine.deploy.kubernetes.objects import PRUNED, ConfigMapData, JobStatus, PodStatus, maps_of, pods_of
 from madengine.deploy.kubernetes.options import LOGS, RESULTS
 from madengine.deploy.kubernetes.ranks import join_ranks
@@ -54,7 +55,8 @@ def collect_results(kubectl: Kubectl, output: Path, results_output: Path, run_id
     perf.csv can't be written.
     """
     check_perf_csv(output)
-    watch = Watch(kubectl, run_id)
+    fetcher = Fetcher(kubectl, output.absolute().parent)
+    watch = Watch(kubectl, run_id, on_look=fetcher.fetch)
     jobs = {job.name: job for job in (watch.wait() if wait else watch.jobs())}
     maps = {data.name: data for data in maps_of(kubectl.objects("configmaps", SELECTOR))}
     pods = {status.name: status for status in pods_of(kubectl.objects("pods", SELECTOR))}
@@ -73,12 +75,16 @@ def collect_results(kubectl: Kubectl, output: Path, results_output: Path, run_id
     removable = _removable(reports, attempts, jobs)
     return Collected(
         attempts=len(attempts),
-        merged=replace(merged, problems=(*problems, *merged.problems)),
+        merged=replace(merged, problems=(*problems, *_of_files(fetcher), *merged.problems)),
         failed=_failed(attempts),
         unfinished=tuple(job.name for job in jobs.values() if not job.condition),
         pods=tuple(report.pod for report in removable),
         jobs=tuple(sorted({job.name for one in attempts if (job := job_of(one, jobs)) and job.condition})),
     )
+
+
+def _of_files(fetcher: Fetcher) -> list[str]:
+    return [f"{pod}: {problem}" for pod, problem in fetcher.problems.items()]
 
 
 def _ended_if_lost(job: JobStatus, pods: Iterable[PodStatus]) -> JobStatus:

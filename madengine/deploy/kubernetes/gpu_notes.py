@@ -31,5 +31,7 @@ def _of_render_nodes(render_nodes: Sequence[str], on_node: bool) -> tuple[Gpu, .
     if render_nodes and on_node:
         from madengine.programs import amd_sysfs
 
-        known = {gpu.render_node: gpu for gpu in amd_sysfs.gpus().items}
+        # A container without /dev/kfd reads nothing of the driver's topology.
+        gpus = amd_sysfs.gpus().items or amd_sysfs.render_gpus().items
+        known = {gpu.render_node: gpu for gpu in gpus}
     return tuple(known.get(node, Gpu("AMD", index, render_node=node)) for index, node in enumerate(render_nodes))

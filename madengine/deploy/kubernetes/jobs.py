@@ -9,7 +9,15 @@ from typing import Any
 from madengine import __version__
 from madengine.build import payload
 from madengine.deploy.kubernetes import launch, names
-from madengine.deploy.kubernetes.options import LOGS, NONE, RESULTS, SERVICE_ACCOUNT, Options
+from madengine.deploy.kubernetes.options import (
+    LOGS,
+    NONE,
+    REPORT_SECONDS,
+    RESULTS,
+    SERVICE_ACCOUNT,
+    SIDECAR_USER,
+    Options,
+)
 from madengine.deploy.kubernetes.tasks import TERMINATION_MESSAGE, Task, service_name
 from madengine.records import Model
 
@@ -28,6 +36,21 @@ def facts(task: Task, options: Options) -> dict[str, Any]:
         "hooked": bool(task.hooks.hooks),
         "has_pre_scripts": bool(task.hooks.hooks.pre_scripts),
         "log_errors": asdict(task.log_errors),
+        **_artifact_facts(task, options),
+    }
+
+
+def _artifact_facts(task: Task, options: Options) -> dict[str, Any]:
+    """Return what the sidecar brings home; nothing if there is no place for it."""
+    if not options.brings_artifacts:
+        return {}
+    hooks = task.hooks.hooks
+    names_of_files = {name: value for name, value in hooks.environment.items() if name.endswith("_OUTPUT_FILE")}
+    return {
+        "artifacts": list(task.artifacts),
+        "wrapped": bool(hooks.wrapper),
+        "profiles": list(hooks.series),
+        "profile_names": names_of_files,
     }
 
 
@@ -92,6 +115,15 @@ def shared_values(options: Options, pods: int, runner_image: str) -> dict[str, A
         "termination_message": TERMINATION_MESSAGE,
         "workspace": payload.WORKSPACE,
         "engine_host": options.engine_host,
+        "jobset": options.is_jobset,
+        "exclusive_topology": options.exclusive_topology,
+        "gpu_metrics_url": names.literal(options.gpu_metrics_url).replace("{node}", "$(HOST_IP)"),
+        "node_gpus": options.gpu_metrics_from_node,
+        "artifacts_wait": 0 if options.artifacts_pvc else options.artifacts_wait,
+        "artifacts_claim": options.artifacts_claim,
+        "sidecar_user": SIDECAR_USER,
+        # What reporting takes if the API server is busy, and bringing the files home.
+        "grace_seconds": REPORT_SECONDS + options.artifacts_seconds,
     }
 
 
@@ -109,7 +141,12 @@ def labels(model: Model, options: Options) -> dict[str, str]:
 
 def job_annotations(options: Options, config: str) -> dict[str, str]:
     """Return the annotations by which `collect` finds a Job's input and run."""
-    return {"madengine/config": config, **({"madengine/run-id": options.run_id} if options.run_id else {})}
+    waits = options.artifacts_wait and not options.artifacts_pvc
+    return {
+        "madengine/config": config,
+        **({"madengine/run-id": options.run_id} if options.run_id else {}),
+        **({"madengine/artifacts-wait": str(options.artifacts_wait)} if waits else {}),
+    }
 
 
 def _gpu_tolerations(task: Task) -> list[Mapping[str, str]]:

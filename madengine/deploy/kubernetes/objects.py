@@ -91,6 +91,8 @@ class PodStatus:
     blockers: tuple[str, ...] = ()
     #: The termination message of the sidecar: why it couldn't report.
     sidecar_message: str = ""
+    #: Whether its model has ended, and its sidecar still runs, which waits for `collect`.
+    holds_files: bool = False
     #: When it should have been gone, if it is being deleted.
     deletion: str = ""
 
@@ -148,6 +150,13 @@ def maps_of(objects: Iterable[Any]) -> list[ConfigMapData]:
 def events_of(objects: Iterable[Any]) -> list[Event]:
     """Return the events, the latest last."""
     return sorted(map(_event, objects), key=lambda event: event.moment)
+
+
+def is_unfinished_jobset(item: Any, run_id: str) -> bool:
+    """Whether a JobSet is of the run, of any run if `run_id` is empty, and has not ended."""
+    members = _list(item, "spec", "replicatedJobs")
+    of_member = _text(members[0], "template", "metadata", "annotations", "madengine/run-id") if members else ""
+    return run_id in ("", of_member) and not _text(item, "status", "terminalState")
 
 
 def _each(objects: Iterable[Any], typed: Callable[[Any], _Typed]) -> list[_Typed]:
@@ -208,6 +217,8 @@ def _pod(item: Any) -> PodStatus:
         reason=_reason(_mapping(item, "status")) or _disruption(item),
         blockers=tuple(_blockers(item, containers)),
         sidecar_message=one_line(_text(_named(containers, "report"), "state", "terminated", "message")),
+        holds_files="madengine/artifacts-wait" in annotations
+        and bool(_ending(_named(containers, "model")) and _mapping(_named(containers, "report"), "state", "running")),
         deletion=_time(item, "metadata", "deletionTimestamp"),
     )
 

@@ -22,6 +22,12 @@ from madengine.errors import ConfigurationError
 RESULTS = "madengine-results"
 LOGS = "madengine-logs"
 SERVICE_ACCOUNT = "madengine"
+#: the sidecar's user and group
+SIDECAR_USER = 65532
+#: what a sidecar's report may take
+REPORT_SECONDS = 120
+# What copying files to a claim may take.
+_COPY_SECONDS = 900
 #: --memory without a request and a limit
 NONE = "none"
 _NODES_LIMIT = 10_000
@@ -83,6 +89,21 @@ class Options(RunIdOptions, TimeoutOptions, TemplateOptions, RepeatOptions, Node
         "--gpus-per-node", default=None, group=_K8S, parse=_COUNT, metavar="N",
         help="GPUs of a node: what n_gpus -1 asks for (default: 1)",
     )  # fmt: skip
+    gpu_metrics_from_node: bool = option(
+        "--gpu-metrics-from-node", default=False, group=_K8S,
+        help="let the sidecar see all GPUs of the node, by NVIDIA's runtime, to measure the pod's",
+    )  # fmt: skip
+    gpu_metrics_url: str = option(
+        "--gpu-metrics-url", default="", group=_K8S, metavar="URL",
+        help="DCGM's or AMD's exporter, for GPUs that the sidecar doesn't see, such as http://{node}:9400/metrics",
+    )  # fmt: skip
+    jobset: bool = option(
+        "--jobset", default=False, group=_K8S, help="several nodes as a JobSet, which the cluster has to have"
+    )
+    exclusive_topology: str = option(
+        "--exclusive-topology", default="", group=_K8S, metavar="KEY",
+        help="with --jobset: label of nodes whose every value, such as a rack, one run has for itself",
+    )  # fmt: skip
     cpu: str = option("--cpu", default="2", group=_K8S, metavar="N", help="CPUs that a pod requests (default: 2)")
     memory: str = option(
         "--memory",
@@ -129,6 +150,14 @@ class Options(RunIdOptions, TimeoutOptions, TemplateOptions, RepeatOptions, Node
     toleration: tuple[str, ...] = option(
         "--toleration", default=(), group=_K8S, many=True, metavar="KEY[=VALUE][:EFFECT]",
         help="taints of nodes that the pods tolerate",
+    )  # fmt: skip
+    artifacts_pvc: str = option(
+        "--artifacts-pvc", default="", group=_K8S, metavar="CLAIM[/PATH]",
+        help="where sidecars put artifacts and profilers' files, as RUN ID/POD/artifacts",
+    )  # fmt: skip
+    artifacts_wait: int = option(
+        "--artifacts-wait", default=0, group=_K8S, parse=_SECONDS, metavar="SECONDS",
+        help="how long a pod that has ended holds such files for `collect`, and its GPUs (default: 0)",
     )  # fmt: skip
     queue: str = option("--queue", default="", group=_K8S, metavar="NAME", help="Kueue's local queue")
     image_pull_secret: tuple[str, ...] = option(
@@ -207,6 +236,24 @@ class Options(RunIdOptions, TimeoutOptions, TemplateOptions, RepeatOptions, Node
             raise ConfigurationError(
                 f"--ttl: expected 86400 or more, got {self.ttl}; a Job's pods and logs are deleted with it"
             )
+        if self.gpu_metrics_url and not re.fullmatch(r"https?://[!-~]+", self.gpu_metrics_url):
+            raise ConfigurationError(
+                f"--gpu-metrics-url: expected http:// or https://, got {self.gpu_metrics_url!r}; {{node}} in it is the "
+                "address of the pod's node"
+            )
+        if self.exclusive_topology:
+            names.check_key("--exclusive-topology", self.exclusive_topology)
+            if not self.jobset:
+                raise ConfigurationError("--exclusive-topology: requires --jobset")
+        if self.artifacts_pvc:
+            names.check_name("--artifacts-pvc", self.artifacts_claim["claim"])
+            if ".." in self.artifacts_claim["path"].split("/"):
+                raise ConfigurationError(f"--artifacts-pvc: expected a path without .., got {self.artifacts_pvc!r}")
+        if self.brings_artifacts and (self.results == "pull" or self.mode == "runner"):
+            raise ConfigurationError(
+                "--artifacts-pvc, --artifacts-wait: the sidecar of a model's Job brings the files; "
+                "leave out --results pull and --mode runner"
+            )
         if self.engine_host and self.mode != "runner":
             raise ConfigurationError("--engine-host: requires --mode runner")
 
@@ -236,6 +283,25 @@ class Options(RunIdOptions, TimeoutOptions, TemplateOptions, RepeatOptions, Node
         names.check_label("--architecture", self.architecture)
         if self.gpu_resource:
             names.check_key("--gpu-resource", self.gpu_resource)
+
+    @property
+    def brings_artifacts(self) -> bool:
+        return bool(self.artifacts_pvc or self.artifacts_wait)
+
+    @property
+    def artifacts_claim(self) -> dict[str, str]:
+        """The claim and the folder in it; empty without one."""
+        claim, _, path = self.artifacts_pvc.partition("/")
+        return {"claim": claim, "path": path.strip("/")} if claim else {}
+
+    @property
+    def artifacts_seconds(self) -> int:
+        """How long a pod may go on after its report, to bring files home."""
+        return self.artifacts_wait or (_COPY_SECONDS if self.artifacts_pvc else 0)
+
+    @property
+    def is_jobset(self) -> bool:
+        return self.jobset and self.nodes > 1
 
     @property
     def has_memory(self) -> bool:

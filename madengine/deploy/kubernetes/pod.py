@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from madengine.config.artifacts import patterns
 from madengine.config.log_errors import LogErrors
 from madengine.config.manifest import Manifest
 from madengine.errors import MadengineError
 from madengine.files import parse_json
+from madengine.machine.gpu_profiles import PROFILES
 from madengine.records import Image, Model
 
 _NODES_LIMIT = 100_000
@@ -45,6 +47,12 @@ class Pod:
     has_pre_scripts: bool = False
     #: What in its log makes a failure.
     log_errors: LogErrors = field(default_factory=LogErrors)
+    #: Globs of the files to bring home, and whether a profiler's are among them by their names.
+    artifacts: tuple[str, ...] = ()
+    wrapped: bool = False
+    #: What is made of the GPU samples (`power`, `vram`), and the files' names by variable.
+    profiles: tuple[str, ...] = ()
+    profile_names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def repeat(self) -> int:
@@ -87,6 +95,10 @@ def _fields(facts: Mapping[str, Any]) -> dict[str, Any]:
         "launcher": _text("launcher", facts.get("launcher", "native")),
         "hooked": facts.get("hooked") is True,
         "has_pre_scripts": facts.get("has_pre_scripts") is True,
+        "artifacts": patterns([_text("artifacts", text) for text in facts.get("artifacts", ())], "artifacts"),
+        "wrapped": facts.get("wrapped") is True,
+        "profiles": tuple(kind for kind in facts.get("profiles", ()) if kind in PROFILES),
+        "profile_names": {str(name): _text("name", text) for name, text in facts.get("profile_names", {}).items()},
         "log_errors": LogErrors(**{name: tuple(_text(name, text) for text in texts) for name, texts in errors.items()}),
     }
 

@@ -75,10 +75,10 @@ def read_workspace(workspace: Path, pod: Pod) -> Remains:
     return Remains(
         entry=entry,
         measurement=measurement,
-        gpus=noted_gpus(_note(workspace, ".gpus"), on_node=True),
+        gpus=noted_gpus(note(workspace, ".gpus"), on_node=True),
         started=_exists(workspace, ".gpus"),
         stopped=_exists(workspace, ".stopped"),
-        problem=problem or ("" if entry else one_line(_note(workspace, ".failed"))),
+        problem=problem or ("" if entry else one_line(note(workspace, ".failed"))),
         disk_full=_is_full(workspace),
         log_error=log_error,
     )
@@ -161,7 +161,7 @@ def _parsed(lines: Iterable[str], name: str, limit: int | None = None) -> Measur
     return Measurement(tuple(metrics), "" if metrics else f"{name}: no row below its header", omitted)
 
 
-def _note(workspace: Path, name: str) -> str:
+def note(workspace: Path, name: str) -> str:
     with suppress(OSError):
         return read_untrusted(workspace, name, _NOTE_LIMIT).decode(errors="replace")
     return ""

@@ -7,9 +7,9 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from io import TextIOWrapper
 from pathlib import Path
@@ -18,13 +18,17 @@ from typing import Any
 from madengine.config.manifest import load_manifest
 from madengine.deploy.kubernetes.api import ACCOUNT, ConfigMap
 from madengine.deploy.kubernetes.delivery import LIMIT, Report, deliver, deliver_log, table
+from madengine.deploy.kubernetes.gpu_figures import GpuFigures
+from madengine.deploy.kubernetes.gpu_notes import noted_gpus
 from madengine.deploy.kubernetes.masking import HIDDEN, hidden_values, masked, masked_document, masked_row
-from madengine.deploy.kubernetes.pod import describe_pod
+from madengine.deploy.kubernetes.pod import Pod, describe_pod
+from madengine.deploy.kubernetes.pod_files import CLAIM, bring_files, wait_until_fetched
 from madengine.deploy.kubernetes.pod_outcome import pod_document, pod_result, pod_rows
-from madengine.deploy.kubernetes.remains import ROWS_LIMIT, log_tail, read_workspace
+from madengine.deploy.kubernetes.remains import ROWS_LIMIT, log_tail, note, read_workspace
 from madengine.errors import MadengineError
 from madengine.files import csv_rows, open_untrusted, parse_json, read_untrusted, untrusted_folder
 from madengine.machine.environment import environment_id_of, environment_record, named_record
+from madengine.records import Artifact
 
 CONFIG = Path("/config")
 WORKSPACE = Path("/myworkspace")
@@ -44,32 +48,98 @@ def main(ended: threading.Event) -> int:
     environ = os.environ
     host, port = environ.get("KUBERNETES_SERVICE_HOST", ""), environ.get("KUBERNETES_SERVICE_PORT", "443")
     server = f"https://{f'[{host}]' if ':' in host else host}:{port}"
-    namespace, name = environ["POD_NAMESPACE"], environ["POD_NAME"]
-    target = ConfigMap(server, namespace, environ["MADENGINE_RESULTS"], ACCOUNT)
-    logs = replace(target, name=environ.get("MADENGINE_LOGS", "madengine-logs"))
+    name = environ["POD_NAME"]
+    target = ConfigMap(server, environ["POD_NAMESPACE"], environ["MADENGINE_RESULTS"], ACCOUNT)
+    share = LIMIT // max(1, int(environ.get("MADENGINE_PODS", "1")))
     began = datetime.now(timezone.utc)
-    while not ended.wait(_POLL_SECONDS) and not os.path.lexists(WORKSPACE / "entry.json"):
-        pass
+    secrets: tuple[str, ...] = ()
     try:
-        report = hidden(build_report(environ, WORKSPACE, CONFIG, began), hidden_values(HIDDEN))
-        problem = deliver(target, name, report, LIMIT // max(1, int(environ.get("MADENGINE_PODS", "1"))))
+        secrets = hidden_values(HIDDEN)
+        figures = gpu_figures(environ, WORKSPACE, CONFIG)
+        while not ended.wait(_POLL_SECONDS) and not os.path.lexists(WORKSPACE / "entry.json"):
+            if figures:
+                figures.start_once_noted()
+        report = hidden(build_report(environ, WORKSPACE, CONFIG, began, figures), secrets)
+        problem = deliver(target, name, report, share)
     except (MadengineError, OSError) as error:
         report, problem = Report((), {}), str(error)
     _note(report, problem)
+    logs = replace(target, name=environ.get("MADENGINE_LOGS", "madengine-logs"))
     if log_problem := deliver_log(logs, name, report, began.strftime("%Y%m%dT%H%M%SZ")):
         print(f"report: the log: {log_problem}", flush=True)  # noqa: T201
+    _bring_home(environ, report, lambda whole: deliver(target, name, hidden(whole, secrets), share))
     # If the kubelet started it again, it would only report the same.
     ended.wait(60)
     return 1 if problem else 0
 
 
-def build_report(environ: Mapping[str, str], workspace: Path, config: Path, began: datetime) -> Report:
+def _bring_home(environ: Mapping[str, str], report: Report, deliver_again: Callable[[Report], str]) -> None:
+    """Bring the files home that the pod's facts name, report their sizes, and wait until they are fetched."""
+    if not report.document.get("results"):
+        return
+    try:
+        jobs = _jobs(CONFIG)
+        if _is_runner(jobs, environ["MADENGINE_JOB"]):
+            return
+        pod = _pod(environ, jobs, CONFIG)
+        claim = CLAIM if CLAIM.is_dir() else None
+        files = bring_files(pod, WORKSPACE, noted_gpus(note(WORKSPACE, ".gpus"), on_node=True), claim)
+    except (MadengineError, OSError) as error:
+        print(f"report: files: {error}", flush=True)  # noqa: T201
+        return
+    if files:
+        where = f"{pod.run_id}/{pod.name} of the claim" if claim else "pod"
+        if problem := deliver_again(with_files(report, files, where)):
+            print(f"report: files: {problem}", flush=True)  # noqa: T201
+        seconds = float(environ.get("MADENGINE_ARTIFACTS_WAIT", "0"))
+        if seconds and not wait_until_fetched(WORKSPACE, seconds):
+            print(f"report: nobody fetched {len(files)} files within {seconds:.0f} s", flush=True)  # noqa: T201
+
+
+def with_files(report: Report, files: Sequence[Artifact], where: str) -> Report:
+    """Return the report with the run's files, and where they are."""
+    [result, *others] = report.document["results"]
+    named = {**result, "artifacts": [asdict(file) for file in files]}
+    pod = {**report.document["pod"], "artifacts": where}
+    return replace(report, document={**report.document, "pod": pod, "results": [named, *others]})
+
+
+def _jobs(config: Path) -> str:
+    return (config / "jobs.json").read_text(encoding="utf-8")
+
+
+def gpu_figures(environ: Mapping[str, str], workspace: Path, config: Path) -> GpuFigures | None:
+    """Return what samples the pod's GPUs; None for a runner, which does that itself."""
+    jobs = _jobs(config)
+    if _is_runner(jobs, environ["MADENGINE_JOB"]):
+        return None
+    return GpuFigures(_pod(environ, jobs, config), workspace, environ)
+
+
+def build_report(
+    environ: Mapping[str, str], workspace: Path, config: Path, began: datetime, figures: GpuFigures | None = None
+) -> Report:
     """Return the report of the pod that `environ` describes; `began` is when this sidecar started."""
-    jobs = (config / "jobs.json").read_text(encoding="utf-8")
+    jobs = _jobs(config)
     if _is_runner(jobs, environ["MADENGINE_JOB"]):
         return _of_runner(environ, workspace)
+    pod = _pod(environ, jobs, config)
+    cost = figures.stop() if figures else None
+    if figures and figures.problem:
+        print(f"report: GPU telemetry incomplete: {figures.problem}", flush=True)  # noqa: T201
+    started, seconds = _times(workspace, began)
+    remains = read_workspace(workspace, pod)
+    result = pod_result(pod, remains, started=started, run_duration=seconds, cost=cost)
+    machine = {**environment_record(result.gpus, "kubernetes"), "os": ""}  # this image's is not the node's
+    result = replace(result, environment_id=environment_id_of(machine))
+    document = pod_document(pod, result, named_record(machine))
+    log, size = log_tail(workspace, LOG_READ)
+    return Report(pod_rows(pod, result), document, log.decode("utf-8", "replace"), size, remains.measurement.omitted)
+
+
+def _pod(environ: Mapping[str, str], jobs: str, config: Path) -> Pod:
     index = environ.get("JOB_COMPLETION_INDEX", "")
-    pod = describe_pod(
+    return describe_pod(
         load_manifest(config / "manifest.json"),
         jobs,
         environ["MADENGINE_JOB"],
@@ -79,14 +149,6 @@ def build_report(environ: Mapping[str, str], workspace: Path, config: Path, bega
         node=environ.get("NODE_NAME", ""),
         index=int(index) if index.isdigit() else None,
     )
-    started, seconds = _times(workspace, began)
-    remains = read_workspace(workspace, pod)
-    result = pod_result(pod, remains, started=started, run_duration=seconds)
-    machine = {**environment_record(result.gpus, "kubernetes"), "os": ""}  # this image's is not the node's
-    result = replace(result, environment_id=environment_id_of(machine))
-    document = pod_document(pod, result, named_record(machine))
-    log, size = log_tail(workspace, LOG_READ)
-    return Report(pod_rows(pod, result), document, log.decode("utf-8", "replace"), size, remains.measurement.omitted)
 
 
 def hidden(report: Report, secrets: Sequence[str]) -> Report:

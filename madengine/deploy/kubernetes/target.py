@@ -114,7 +114,7 @@ class KubernetesTarget:
         kubectl.log_caller_settings(os.environ)
         if names := kubectl.active_jobs(self._jobs):
             raise MadengineError(
-                f"{', '.join(names)}: still running in {kubectl.namespace}; wait, or `kubectl delete` them"
+                f"{', '.join(names)}: still running or queued in {kubectl.namespace}; wait, or `kubectl delete` them"
             )
         if not self.options.create_namespace and not kubectl.has_namespace():
             _log(kubectl.create_namespace())

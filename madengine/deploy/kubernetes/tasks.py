@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from madengine.build import payload
+from madengine.config.artifacts import patterns_for
 from madengine.config.context import GUEST_OS, Context
 from madengine.config.entry_keys import env_vars
 from madengine.config.log_errors import LogErrors, log_errors
@@ -65,6 +66,8 @@ class Task:
     #: Seconds after which Kubernetes ends the Job; None is no limit.
     deadline: int | None
     launcher: str
+    #: Globs of the files to bring home.
+    artifacts: tuple[str, ...]
     #: What in a log makes a failure.
     log_errors: LogErrors
     #: The number of its first run.
@@ -97,7 +100,9 @@ def plan_tasks(
 def _repeated(name: str, options: Options) -> list[str]:
     """Return an image's Jobs: repeats on several nodes are Jobs of their own, because a Job's pods are one run."""
     rounds = options.least_repeats if options.nodes > 1 else 1
-    return [name, *(f"{name.removesuffix('-job')}-r{number}-job" for number in range(2, rounds + 1))]
+    jobs = [name, *(f"{name.removesuffix('-job')}-r{number}-job" for number in range(2, rounds + 1))]
+    # As a JobSet names the Jobs that it makes.
+    return [f"{job}-0" for job in jobs] if options.is_jobset else jobs
 
 
 def _task(image: Image, model: Model, name: str, mounted: Volumes, settings: TaskSettings, repeat: int) -> Task:
@@ -119,6 +124,7 @@ def _task(image: Image, model: Model, name: str, mounted: Volumes, settings: Tas
         timeout=seconds,
         deadline=_deadline(seconds, hooks.hooks.seconds, options),
         launcher=launch.launcher(context.launch_of(model, {}), options.nodes),
+        artifacts=patterns_for(model, context, hooks.hooks.artifacts),
         log_errors=log_errors(model.extra, context.values),
         repeat=repeat,
     )
@@ -215,5 +221,5 @@ def _environment(
 
 
 def service_name(job: str) -> str:
-    """Return the name of the headless Service of a Job on several nodes."""
-    return job.removesuffix("-job")
+    """Return the name of the headless Service of a Job on several nodes, and of the JobSet that it is part of."""
+    return job.removesuffix("-0").removesuffix("-job")

@@ -36,14 +36,14 @@ def _of_files(models: Sequence[Model], settings: TaskSettings) -> list[str]:
         for model in models
         for pattern in artifacts.patterns_for(model, settings.context, hooks.hooks.artifacts)
     )
-    if patterns:
+    if patterns and not options.brings_artifacts:
         lines.append(
-            f"artifacts {', '.join(patterns)}: not collected, a pod's files are deleted with it; mount a volume on the "
-            "workspace with a patch (--kustomize)"
+            f"artifacts {', '.join(patterns)}: not collected, a pod's files are deleted with it; use --artifacts-pvc "
+            "or --artifacts-wait"
         )
-    if kinds := hooks.hooks.series:
+    if (kinds := hooks.hooks.series) and not options.brings_artifacts:
         tools = ", ".join(f"gpu_info_{kind}_profiler" for kind in kinds)
-        lines.append(f"ignored in pods: tools {tools}: their files are written from the samples of a run on a host")
+        lines.append(f"ignored in pods: tools {tools}: their files need --artifacts-pvc or --artifacts-wait")
     if hooks.missing:
         remedy = "build with this context" + (", or generate in the package" if options.mode == "job" else "")
         lines.append(
@@ -120,6 +120,13 @@ def _of_cluster(manifest: Manifest, options: Options, runner_image: str) -> list
             f"{', '.join(options.beyond_baseline)}: forbidden by Pod Security baseline; label the namespace "
             "pod-security.kubernetes.io/enforce=privileged"
         )
+    if options.is_jobset and not options.queue:
+        lines.append(
+            "--jobset: without --queue, some of its pods may start while there is no room for the others; Kueue admits "
+            "all or none"
+        )
+    if options.jobset and not options.is_jobset:
+        lines.append("ignored: --jobset: requires --nodes 2 or more")
     if runner_image and not options.runner_image:
         lines.append(f"required: {runner_image}; `madengine runner-image --registry {manifest.registry}` pushes it")
     return lines

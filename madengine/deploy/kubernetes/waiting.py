@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from madengine import programs
 from madengine.deploy.kubernetes import SELECTOR
 from madengine.deploy.kubernetes.names import one_line
-from madengine.deploy.kubernetes.objects import Event, JobStatus, PodStatus, events_of, jobs_of, pods_of
+from madengine.deploy.kubernetes.objects import (
+    Event,
+    JobStatus,
+    PodStatus,
+    events_of,
+    is_unfinished_jobset,
+    jobs_of,
+    pods_of,
+)
 from madengine.errors import CommandError, MadengineError
 from madengine.programs.kubectl import Kubectl, items_of
 
@@ -31,6 +39,8 @@ class Watch:
     run_id: str = ""
     #: The last reason by the Job's name.
     blockers: dict[str, str] = field(default_factory=dict)
+    #: What to do with the Jobs and pods at each look.
+    on_look: Callable[[Iterable[JobStatus], Iterable[PodStatus]], None] = lambda jobs, pods: None
     _logged: set[tuple[str, str]] = field(default_factory=set)
 
     def jobs(self) -> list[JobStatus]:
@@ -47,7 +57,7 @@ class Watch:
                 jobs = self.jobs()
                 pods = pods_of(self.kubectl.objects("pods", SELECTOR)) if any(not job.condition for job in jobs) else []
                 unfinished = [job.name for job in jobs if not (job.condition or is_lost(job, pods))]
-                if not unfinished:
+                if not unfinished and (jobs or not self._jobsets()):
                     return jobs
                 self.look(jobs, pods)
                 reached = time.monotonic()
@@ -62,8 +72,18 @@ class Watch:
             waiting = unfinished
             time.sleep(POLL_SECONDS)
 
+    def _jobsets(self) -> bool:
+        """Whether there are JobSets of the run, whose controller has yet to make their Jobs."""
+        words = ("get", "jobsets.jobset.x-k8s.io", "--request-timeout=30s", "--selector", SELECTOR, "--output", "json")
+        answer = programs.attempt(self.kubectl(*words))
+        if answer.code != 0:  # the cluster has no JobSets
+            return False
+        return any(is_unfinished_jobset(item, self.run_id) for item in items_of(answer.out, "kubectl get jobsets"))
+
     def look(self, jobs: Iterable[JobStatus], pods: Iterable[PodStatus]) -> None:
         """Log why pods don't start, once each, and remember it."""
+        jobs, pods = list(jobs), list(pods)
+        self.on_look(jobs, pods)
         unfinished = {job.name: job for job in jobs if not job.condition}
         waiting = {pod.name: pod for pod in pods if pod.job in unfinished and not pod.ended}
         events = self._events("type=Warning") if unfinished else []

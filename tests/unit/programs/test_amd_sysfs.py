@@ -212,6 +212,35 @@ def test_a_process_is_on_the_gpus_that_it_has_memory_on(eight: Path) -> None:
     )
 
 
+def test_a_container_without_kfd_knows_gpus_by_their_render_nodes(tmp_path: Path) -> None:
+    """Of three GPUs one is in parts, and beside them is another vendor's device."""
+    for bus, minor, vendor, mode in (
+        (5, 128, "1002", "SPX"),
+        (6, 129, "1002", "CPX"),
+        (7, 130, "1002", ""),
+        (8, 131, "10de", ""),
+    ):
+        address = f"0000:{bus:02x}:00.0"
+        files = {"vendor": f"0x{vendor}", "mem_info_vram_total": 64 * GIB, "mem_info_vram_used": GIB}
+        device(tmp_path, address, **files, hwmon_power1_average=250_000_000)
+        if mode:
+            write(tmp_path / "sys/bus/pci/devices" / address / "current_compute_partition", mode)
+        node = tmp_path / f"sys/class/drm/renderD{minor}"
+        node.mkdir(parents=True)
+        (node / "device").symlink_to(f"../../../bus/pci/devices/{address}")
+    gpus = amd_sysfs.render_gpus(tmp_path).items
+    assert [(gpu.render_node, gpu.pci_bus_id, gpu.memory_mib) for gpu in gpus] == [
+        ("/dev/dri/renderD128", "0000:05:00.0", 65536),
+        ("/dev/dri/renderD130", "0000:07:00.0", 65536),
+    ]
+    assert amd_sysfs.gpus(tmp_path).items == ()
+    samples = amd_sysfs.samples(tmp_path).items
+    assert [(one.pci_bus_id, one.memory_used_mib, one.power_w, one.utilization) for one in samples] == [
+        ("0000:05:00.0", 1024, 250.0, None),
+        ("0000:07:00.0", 1024, 250.0, None),
+    ]
+
+
 NAMES = ["drm_render_minor", "location_id", "domain", "gfx_target_version", "unique_id", "heap_type", "size_in_bytes"]
 LINES = st.lists(st.builds("{} {}".format, st.sampled_from(NAMES), st.integers())).map("\n".join).map(str.encode)
 

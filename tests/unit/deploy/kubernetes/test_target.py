@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from madengine.deploy.kubernetes import waiting
 from madengine.deploy.kubernetes.collect import Collected, collect_results
 from madengine.deploy.kubernetes.options import Options
 from madengine.deploy.kubernetes.plan import PlanInput
 from madengine.deploy.kubernetes.target import KubernetesRun, KubernetesTarget
+from madengine.deploy.kubernetes.waiting import Watch
 from madengine.deploy.target import run_on
 from madengine.errors import ConfigurationError, MadengineError
 from madengine.programs.kubectl import Kubectl
@@ -76,9 +80,15 @@ def test_the_context_goes_with_every_call(cluster: Path, stand_ins: StandIns) ->
     assert all(call.startswith("kubectl --context far --namespace bench ") for call in stand_ins.calls())
 
 
-def test_a_job_that_still_runs_is_left_alone(cluster: Path, stand_ins: StandIns) -> None:
-    (cluster / "active").write_text(f"{JOB}   1\nmadengine-other-job   <none>\n")
-    with pytest.raises(MadengineError, match=rf"^{JOB}: still running in bench; wait, or `kubectl delete` them$"):
+@pytest.mark.parametrize(
+    "state",
+    ["1 <none> false", "<none> 1 <none>", "<none> 0,1 false", "0 <none> true"],
+    ids=["Job", "set", "part", "queue"],
+)
+def test_a_job_that_still_runs_or_waits_is_left_alone(cluster: Path, stand_ins: StandIns, state: str) -> None:
+    (cluster / "active").write_text(f"{JOB}   {state}\nmadengine-other-job   <none>   <none>   false\n")
+    refusal = rf"^{JOB}: still running or queued in bench; wait, or `kubectl delete` them$"
+    with pytest.raises(MadengineError, match=refusal):
         run_on(target())
     assert changes(stand_ins) == []
 
@@ -129,3 +139,35 @@ def test_kubectl_has_to_be_installed(cluster: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("sys.executable", "/nowhere/python3")
     with pytest.raises(ConfigurationError, match="kubectl is not installed"):
         run_on(target())
+
+
+SET = {
+    "spec": {"replicatedJobs": [{"template": {"metadata": {"annotations": {"madengine/run-id": "r1"}}}}]},
+    "status": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("sets", "run_id", "looks"),
+    [
+        ([SET], "r1", 2),
+        ([SET], "", 2),
+        ([SET], "other", 1),
+        ([{**SET, "status": {"terminalState": "Completed"}}], "r1", 1),
+        (None, "r1", 1),
+    ],
+)
+def test_a_jobset_whose_jobs_are_not_made_yet_is_waited_for(
+    cluster: Path, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch, sets: object, run_id: str, looks: int
+) -> None:
+    answer = "echo 'no such resource' >&2; exit 1" if sets is None else f"cat {cluster}/sets"
+    stand_ins.add("kubectl", f'case "$*" in *jobsets*) {answer} ;; *) cat {cluster}/jobs ;; esac')
+    (cluster / "sets").write_text(json.dumps({"items": sets}))
+    made = job(conditions=[{"type": "Complete", "status": "True"}])
+    made = made.replace('"name"', '"namespace": "bench", "name"').replace('"r1"', json.dumps(run_id or "r1"))
+    clock = SimpleNamespace(
+        monotonic=time.monotonic, time=time.time, sleep=lambda seconds: (cluster / "jobs").write_text(made)
+    )
+    monkeypatch.setattr(waiting, "time", clock)
+    assert len(Watch(Kubectl("bench"), run_id).wait()) == looks - 1
+    assert sum(" get jobs " in call for call in stand_ins.calls()) == looks
