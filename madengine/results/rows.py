@@ -35,7 +35,7 @@ _OUTCOMES = ("status", "test_duration")
 
 
 # The fields of GpuCost that have a column of their own.
-_COST_COLUMNS = (
+COST_COLUMNS = (
     "peak_gpu_memory_mib", "idle_gpu_memory_mib", "mean_gpu_utilization", "p95_gpu_utilization", "energy_j",
     "mean_power_w", "peak_power_w", "peak_temperature_c", "throttled_percent", "sample_hz",
 )  # fmt: skip
@@ -137,7 +137,7 @@ def _size_cells(result: RunResult) -> dict[str, str]:
 
 def _cost_cells(cost: GpuCost | None) -> dict[str, str]:
     cost = cost or GpuCost()
-    values = {name: getattr(cost, name) for name in _COST_COLUMNS}
+    values = {name: getattr(cost, name) for name in COST_COLUMNS}
     cells = {name: "" if value is None else f"{value:.1f}" for name, value in values.items()}
     return {**cells, "telemetry_source": cost.telemetry_source}
 

@@ -27,7 +27,7 @@ from madengine.deploy.kubernetes.pod_outcome import pod_document, pod_result, po
 from madengine.deploy.kubernetes.remains import Measurement, Remains
 from madengine.distributed_cli import main
 from madengine.programs.kubectl import Kubectl
-from madengine.records import Metric
+from madengine.records import GpuCost, Metric
 from madengine.run.entry_json import parse_entry
 from tests.k8s.api_server import ApiServer, now
 from tests.k8s.conftest import PROGRAMS
@@ -116,6 +116,7 @@ class Space:
         index: int | None = None,
         remains: Remains = DONE,
         run_id: str = "",
+        cost: GpuCost | None = None,
     ) -> Report:
         """What a sidecar of the pod has reported."""
         config = self.jobs[job]["metadata"]["annotations"]["madengine/config"]
@@ -124,7 +125,7 @@ class Space:
         run_id = run_id or self.jobs[job]["metadata"]["annotations"]["madengine/run-id"]
         where = {"namespace": NAMESPACE, "name": name, "run_id": run_id, "node": node, "index": index}
         pod = describe_pod(load_manifest(self.folder / "manifest.json"), data["jobs.json"], job, **where)
-        result = pod_result(pod, remains, started="2026-01-01T00:00:00Z")
+        result = pod_result(pod, remains, started="2026-01-01T00:00:00Z", cost=cost)
         report = Report(pod_rows(pod, result), pod_document(pod, result, {}))
         self.store(fit(name, report, 0, LIMIT).content["data"])
         return report
@@ -631,12 +632,14 @@ def test_a_job_whose_node_never_returns_is_over_at_its_deadline(space: Space, ca
 
 def test_the_nodes_of_a_run_are_in_its_one_row(space: Space) -> None:
     space.apply(manifest({}), "--run-id", "r", "--nodes", "2")
-    space.report("p0", node="a", index=0)
+    space.report("p0", node="a", index=0, cost=GpuCost(peak_gpu_memory_mib=10, telemetry_source="sysfs"))
     assert space.collect() == 1 and not Path("perf.csv").exists(), "another rank may still fail"
-    space.report("p1", node="b", index=1)
+    space.report("p1", node="b", index=1, cost=GpuCost(peak_gpu_memory_mib=5, telemetry_source="sysfs"))
     space.finish()
     assert space.collect() == 0
     assert [(row["machine_name"], row["nnodes"]) for row in space.rows.values()] == [("a,b", "2")]
+    figures = [(row["peak_gpu_memory_mib"], row["energy_j"], row["telemetry_source"]) for row in space.rows.values()]
+    assert figures == [("15.0", "", "sysfs")]
     assert space.collect() == 0
     assert len(space.rows) == 1
     [run] = json.loads(Path("results.json").read_text())["runs"]
@@ -645,12 +648,13 @@ def test_the_nodes_of_a_run_are_in_its_one_row(space: Space) -> None:
 
 def test_a_rank_that_fails_after_the_first_has_ended_makes_the_run_a_failure(space: Space) -> None:
     space.apply(manifest({}), "--run-id", "r", "--nodes", "2")
-    space.report("p0", node="a", index=0)
+    space.report("p0", node="a", index=0, cost=GpuCost(peak_gpu_memory_mib=10, telemetry_source="sysfs"))
     space.report("p1", node="b", index=1, remains=FAILED)
     space.finish(kind="Failed", reason="BackoffLimitExceeded")
     assert space.collect() == 3
     [row] = space.rows.values()
     assert (row["status"], row["performance"], row["reason"]) == ("FAILURE", "", "rank 1 (p1): exit code 7")
+    assert row["peak_gpu_memory_mib"] == "", "of one node it would pass for that of both"
     [run] = json.loads(Path("results.json").read_text())["runs"]
     assert [result["status"] for result in run["results"]] == ["FAILURE"]
 

@@ -356,7 +356,9 @@ def test_files_go_to_a_claim_or_wait_in_the_pod(written: Mapping[str, list[dict[
     job = of_kind(written["artifacts"], "Job")[0]
     assert job["metadata"]["annotations"]["madengine/artifacts-wait"] == "600"
     assert job["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 720
-    plain = of_kind(written["none"], "Job")[0]["spec"]["template"]["spec"]
+    none = of_kind(written["none"], "Job")[0]["spec"]
+    assert job["spec"]["activeDeadlineSeconds"] == none["activeDeadlineSeconds"] + 2 * 600
+    plain = none["template"]["spec"]
     assert plain["terminationGracePeriodSeconds"] == 120 and "fsGroup" not in plain["securityContext"]
 
 

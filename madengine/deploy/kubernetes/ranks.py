@@ -13,12 +13,14 @@ from madengine.errors import MadengineError
 from madengine.records import FAILURE
 from madengine.results.joint import joint_result
 from madengine.results.results_json import result_json, result_of
-from madengine.results.rows import COLUMNS, result_rows
+from madengine.results.rows import COLUMNS, COST_COLUMNS, result_rows
 
 logger = logging.getLogger(__name__)
 
 # The cells that say what was measured.
-_MEASURED = frozenset(("model", "performance", "metric", "aggregation", "variant", "status", "reason"))
+_MEASURED = frozenset(
+    ("model", "performance", "metric", "aggregation", "variant", "status", "reason", "telemetry_source", *COST_COLUMNS)
+)
 
 
 def join_ranks(attempts: Iterable[Attempt], jobs: Mapping[str, JobStatus]) -> list[Attempt]:
@@ -72,14 +74,16 @@ def _measured(first: Attempt, ranks: Sequence[Attempt]) -> Attempt:
     try:
         parts = [result_of(rank.document["results"][0]) for rank in by_index.values()]
         joint = joint_result(parts, "", first.nodes)
+        if len([part for part in parts if part.cost]) < first.nodes:  # what some cost would pass for what all did
+            joint = replace(joint, cost=None)
         rows = [_cells_of(row, first.rows[0]) for row in result_rows(replace(joint, rank=0), {})]
     # A pod may report anything anywhere.
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, MadengineError) as error:
         logger.info(f"{first.pod}: its ranks' numbers are not joined: a report is unusable: {error!r:.200}")
         return first
     entries = [rank.document["results"][0] for rank in by_index.values()]
-    metrics = result_json(joint)["metrics"]
-    result = {**entries[0], "status": joint.status, "reason": joint.reason, "metrics": metrics, "parts": entries}
+    values = {name: result_json(joint)[name] for name in ("status", "reason", "metrics", "cost")}
+    result = {**entries[0], **values, "parts": entries}
     [machine] = {row["machine_name"] for row in first.rows}
     document = {**first.document, "results": [{**result, "machine_name": machine}]}
     return replace(first, rows=rows, document=document)

@@ -136,11 +136,11 @@ def time_limit(model: Model, options: Options) -> int:
 
 
 def _deadline(seconds: int, hook_seconds: int, options: Options) -> int | None:
-    """Return the seconds for scripts, hooks, pulls and queues, one after another."""
+    """Return the seconds for scripts, hooks, pulls, queues and files, one after another."""
     if not seconds:
         return None
     rounds = 1 if options.nodes > 1 else -(-options.least_repeats // options.parallel) * (1 + options.retries)
-    return (seconds + hook_seconds + options.slack) * rounds
+    return (seconds + hook_seconds + options.slack + options.artifacts_seconds) * rounds
 
 
 def gpu_count(image: Image, model: Model, settings: TaskSettings) -> int:
