@@ -177,10 +177,9 @@ def _grouped(value: Any, prefix: str) -> dict[str, tuple[str, ...]]:
 
 def _difference(name: str, base: Sequence[str], new: Sequence[str]) -> Difference:
     """A difference to be printed; a value whose name is that of a secret is left out."""
-    sides = (base, new)
     if _SECRET.search(name):
-        sides = (["(hidden)"] if base else [], ["(another)" if base else "(hidden)"] if new else [])
-    return Difference(name, *(tuple(programs.redact(text) for text in side) for side in sides))
+        base, new = ["(hidden)"] if base else [], ["(another)" if base else "(hidden)"] if new else []
+    return Difference(name, tuple(map(programs.redact, base)), tuple(map(programs.redact, new)))
 
 
 def _joined(values: Sequence[str]) -> str:

@@ -143,7 +143,8 @@ def _runs(rows: Sequence[Row]) -> list[str]:
 
 
 def _difference(one: Difference, quote: Quote) -> str:
-    return f"{one.column} {_values(one.base, quote)} -> {_values(one.new, quote)}"
+    hosts = f" on {one.hosts} hosts" if one.hosts > 1 else ""
+    return f"{one.column} {_values(one.base, quote)} -> {_values(one.new, quote)}{hosts}"
 
 
 def _values(values: Sequence[str], quote: Quote) -> str:

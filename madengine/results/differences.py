@@ -30,6 +30,8 @@ class Difference(NamedTuple):
     column: str
     base: tuple[str, ...]
     new: tuple[str, ...]
+    #: Of the new side, whose description has another value than any of the base; 0 where it is no such value.
+    hosts: int = 0
 
 
 def environments_of(runs: Iterable[Run]) -> Environments:
@@ -73,8 +75,24 @@ def _of_machines(base: Sequence[Row], new: Sequence[Row], environments: Environm
     if not (sides[0] | sides[1]).issubset(environments):
         return []
     names = sorted({name for side in sides for identifier in side for name in environments[identifier]})
-    every = [Difference(name, *(_texts_of(name, side, environments) for side in sides)) for name in names]
-    return [one for one in every if one.base != one.new]
+    base_side, new_side = sides
+    every = [
+        Difference(name, _texts_of(name, base_side, environments), _texts_of(name, new_side, environments))
+        for name in names
+    ]
+    return [one._replace(hosts=_hosts(one, new, environments)) for one in every if one.base != one.new]
+
+
+def _hosts(difference: Difference, new: Sequence[Row], environments: Environments) -> int:
+    return len(
+        {
+            row.get("machine_name", "")
+            for row in new
+            if not set(_texts_of(difference.column, [row.get("environment_id", "")], environments)).issubset(
+                difference.base
+            )
+        }
+    )
 
 
 def _texts_of(name: str, identifiers: Iterable[str], environments: Environments) -> tuple[str, ...]:

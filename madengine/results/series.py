@@ -215,7 +215,8 @@ def _two_values(rows: Sequence[Row], column: str, selection: Sequence[str]) -> t
         raise ConfigurationError(
             f"--by {shorten(column)}: expected two values, got {_list_of(values)}; choose two with --values"
         )
-    return values[0], values[1]
+    # Of two manifests in turn, chance decides which runs first.
+    return (values[0], values[1]) if set(values) != {"base", "new"} else ("base", "new")
 
 
 def _value_like(values: Sequence[str], column: str, text: str) -> str:

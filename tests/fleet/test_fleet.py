@@ -42,6 +42,21 @@ def test_a_manifest_runs_on_every_host_and_all_comes_back(
     assert not hosts.listens(1, _port(registry)), "the tunnel is closed once the images are there"
 
 
+def test_two_manifests_run_in_turn_on_every_host_and_get_one_verdict(controller: Controller, hosts: Hosts) -> None:
+    words = ["--tags=quick", "--against=build_manifest.json", "--repeat=2", "--seed=1"]
+    ended = controller("run", "--host=h1,h2", *words, "--json")
+    assert "quick: nothing differs: base and new are the same" in ended.stderr.splitlines()
+    (series,) = json.loads(ended.stdout)["series"]
+    assert (series["model"], series["n"], series["verdict"]) == ("quick", [4, 4], "not enough runs")
+    for number in (1, 2):
+        rows = [row for row in controller.rows if row["machine_name"] == hosts.name(number)]
+        assert sorted((row["side"], row["repeat"]) for row in rows) == [
+            ("base", "1"), ("base", "2"), ("new", "1"), ("new", "2"),
+        ]  # fmt: skip
+    refused = controller("run", "--host=h1", "--fail-on=never", check=False)
+    assert refused.code == 4 and "--fail-on: only with --against" in refused.stderr
+
+
 def test_tools_run_on_a_host_and_what_a_script_leaves_comes_back_from_it(controller: Controller) -> None:
     context = {"tools": ["test_tools_A"], "artifacts": ["*.sh"]}
     controller("run", "--host=h1", "--tags=quick", "--additional-context", json.dumps(context))

@@ -151,7 +151,10 @@ class SshTarget:
             return conclude(outcomes, run.output, run.summary_output, self.show, False, run.quiet)
         comparison = in_turn.comparison(rows_of(outcomes), known_runs(self._results / "results.json"), self.verdict)
         table = render(comparison)
-        code = conclude(outcomes, run.output, run.summary_output, self.show, False, run.quiet, lambda _: table)
+        if self.verdict.json:
+            self.show(table)
+        quiet = run.quiet or self.verdict.json
+        code = conclude(outcomes, run.output, run.summary_output, self.show, False, quiet, lambda _: table)
         return verdict_code(comparison, code)
 
     @property

@@ -372,6 +372,10 @@ def test_what_results_json_knows_of_the_machines_is_compared_too(compare: Any) -
     document("b.json", *runs(SLOWER, "n", environment_id="e2"), **{**machine("560.1"), "environment_id": "e2"})
     output = compare("a.json", "b.json")[1]
     assert "\n  environment_id e1 -> e2\n  gpus.driver 550.54 -> 560.1\n" in output
+    slower = enumerate(runs(SLOWER, "n", environment_id="e2"))
+    hosts = [replace(result, machine_name=f"h{number % 3}") for number, result in slower]
+    document("d.json", *hosts, **{**machine("560.1"), "environment_id": "e2"})
+    assert "\n  gpus.driver 550.54 -> 560.1 on 3 hosts\n" in compare("a.json", "d.json")[1]
     listed = {"environment_id_fields": ["cpu", "gpus.clock_mhz"]}
     document("c.json", *runs(SLOWER, "n", environment_id="e4"), **listed, environment_id="e4", cpu="y", os="b")
     output = compare("a.json", "c.json")[1]

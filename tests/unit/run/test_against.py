@@ -80,9 +80,10 @@ def test_two_runs_of_the_same_are_not_worse(machine: Machine) -> None:
 def test_what_has_run_can_be_compared_again(machine: Machine) -> None:
     base = machine.model("a", noisy("base", 10, 100), image=1)
     new = machine.model("a", noisy("new", 10, 90), image=2)
-    against(machine, [base], [new], seed=1, json=True).run()
+    against(machine, [base], [new], seed=0, json=True).run()
     shown = json.loads(machine.tables[-1])
-    again = compare_results(CompareOptions(sources=("r",), by="side", values=("base", "new"), paired=True))
+    assert table()[0]["side"] == "new", "which side runs first does not decide which is the base"
+    again = compare_results(CompareOptions(sources=("r",), by="side", paired=True))
     (series,) = shown["series"]
     (compared,) = again.series
     assert series["verdict"] == compared.judgement.verdict == "worse"
@@ -273,7 +274,7 @@ def test_every_difference_of_the_manifests_is_named() -> None:
 def test_the_values_of_secrets_are_not_named(name: str) -> None:
     contexts = {"docker_env_vars": {name: "hunter2"}}, {"docker_env_vars": {name: "hunter3"}}
     (one,) = manifest_differences(Pair((MODEL, IMAGE), (MODEL, IMAGE)), *contexts)
-    assert one == (f"context.docker_env_vars.{name}", ("(hidden)",), ("(another)",))
+    assert one[:3] == (f"context.docker_env_vars.{name}", ("(hidden)",), ("(another)",))
 
 
 @pytest.mark.parametrize("name", ["MAX_TOKENS", "MONKEY_BARS", "AUTHORS"])
