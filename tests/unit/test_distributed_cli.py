@@ -334,7 +334,8 @@ def test_an_engine_in_the_environment_that_is_none_is_named(
     assert said(capfd, verb) == Said(
         4,
         "",
-        "madengine: error: MADENGINE_ENGINE=dokcer: no such engine; expected one of auto, docker, podman, nerdctl, apptainer\n",
+        "madengine: error: MADENGINE_ENGINE=dokcer: no such engine; expected one of auto, docker, podman, nerdctl, "
+        "apptainer\n",
     )
 
 
