@@ -7,6 +7,7 @@ offered() {
 }
 
 fish_setup() {
+  # shellcheck disable=SC2016 # fish's own variables
   printf 'function madengine; %s/bin/madengine $argv; end; set -x PATH %s $PATH; source %s' \
     "$checkout" "$BATS_FILE_TMPDIR" "$BATS_FILE_TMPDIR/completion.fish"
 }
