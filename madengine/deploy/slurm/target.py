@@ -9,7 +9,7 @@ import sys
 import time
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -109,6 +109,10 @@ class SlurmTarget:
             )
         of_manifest = load_manifest(manifest_file).context if manifest_file.exists() else {}
         context = session.context({}, of_manifest)
+        # Nodes source it, where the run's folder is another one.
+        name = str(context.values.get("env_file") or "")
+        env_file = str((manifest_file.parent / name).absolute()) if name else ""
+        context = replace(context, values={**context.values, "env_file": None})
         refuse_launched_nodes(context)
         # A task's own folder is new each time: what lasts is relative to the one where it is submitted.
         workspace = values["workspace"] or context.workspace
@@ -124,7 +128,7 @@ class SlurmTarget:
             manifest_file=manifest_file,
             tags=values["tags"],
             words=words_for_hosts(classes, of_nodes),
-            of_user=of_user.values,
+            of_user={**of_user.values, **({"env_file": env_file} if env_file else {})},
             environ=session.environ,
             is_live=bool(values["live_output"]),
             package=session.root.absolute() if session.has_package else None,
