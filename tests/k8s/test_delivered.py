@@ -112,11 +112,13 @@ def test_an_unknown_tool_is_refused_and_one_of_the_manifest_is_known(tmp_path: P
     assert not (tmp_path / "none").exists()
 
 
-def test_a_runner_is_told_the_whole_context(tmp_path: Path) -> None:
+def test_a_runner_is_told_the_whole_context(tmp_path: Path, capsys: Captured) -> None:
     content = {**manifest({}, **HOOKS, model_args="--x"), "tools": {"mine": {"cmd": "mine"}}}
     resources = generated(tmp_path, content, "--mode", "runner", "--timeout", "100", "--slack", "10")
     config = next(one for one in of_kind(resources, "ConfigMap") if one.get("immutable"))
     inside = json.loads(config["data"]["manifest.json"])
+    generated(tmp_path, manifest({"artifacts": ["a"]}), "--mode", "runner")
+    assert "artifacts a: not collected, a pod's files are deleted with it; mount a volume" in capsys.readouterr().err
     assert (inside["context"], inside["tools"]) == ({**HOOKS, "model_args": "--x"}, {"mine": {"cmd": "mine"}})
     assert of_kind(resources, "Job")[0]["spec"]["activeDeadlineSeconds"] == 100 + 3 * 600 + 10
 

@@ -37,10 +37,10 @@ def _of_files(models: Sequence[Model], settings: TaskSettings) -> list[str]:
         for pattern in artifacts.patterns_for(model, settings.context, hooks.hooks.artifacts)
     )
     if patterns and not options.brings_artifacts:
-        lines.append(
-            f"artifacts {', '.join(patterns)}: not collected, a pod's files are deleted with it; use --artifacts-pvc "
-            "or --artifacts-wait"
-        )
+        remedy = "use --artifacts-pvc or --artifacts-wait"
+        if options.mode == "runner":
+            remedy = "mount a volume on the workspace with a patch (--kustomize)"
+        lines.append(f"artifacts {', '.join(patterns)}: not collected, a pod's files are deleted with it; {remedy}")
     if (kinds := hooks.hooks.series) and not options.brings_artifacts:
         tools = ", ".join(f"gpu_info_{kind}_profiler" for kind in kinds)
         lines.append(f"ignored in pods: tools {tools}: their files need --artifacts-pvc or --artifacts-wait")
