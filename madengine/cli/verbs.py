@@ -124,7 +124,11 @@ def _placement(values: Values, manifest_file: Path | None) -> str:
     exists = manifest_file is not None and os.path.lexists(manifest_file)
     manifest = load_manifest(manifest_file) if exists and manifest_file else None
     of_manifest = Context(manifest.context if manifest else {})
-    place = placement(values["target"], names_hosts(values), _session(values).context({}, {}), of_manifest)
+    models = tuple(manifest.models.values()) if manifest else ()
+    place = placement(values["target"], names_hosts(values), _session(values).context({}, {}), of_manifest, models)
+    names = [model.name for model in models if model.extra.get("slurm")]
+    if names and place == (LOCAL, "") and not values["target"]:
+        logger.info(f"{', '.join(names[:5])}: `slurm` ignored: other models have none; --target slurm submits all")
     if manifest and place.target == "slurm" and (job := _own_job(values, manifest)):
         logger.info(f"target: local: its scripts use the nodes of Slurm job {job}, which this is in")
         return LOCAL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from madengine.config.context import Context
@@ -9,6 +10,7 @@ from madengine.config.context_keys import LOCAL_NAMES, PLACES
 from madengine.config.values import expected
 from madengine.deploy.target import TARGETS
 from madengine.errors import ConfigurationError
+from madengine.records import Model
 
 LOCAL = "local"
 # The names that madengine 2 has for targets, and those of the context's keys, by ours.
@@ -24,8 +26,11 @@ class Placement(NamedTuple):
     reason: str = ""
 
 
-def placement(option: str, has_hosts: bool, of_user: Context, of_manifest: Context) -> Placement:
-    """Return where a manifest runs: by --target, --host, the user's context, the manifest's; else on this machine.
+def placement(
+    option: str, has_hosts: bool, of_user: Context, of_manifest: Context, models: Sequence[Model] = ()
+) -> Placement:
+    """Return where a manifest runs: by --target, --host, the user's context, the manifest's, the models' own entries;
+    else on this machine.
 
     Raises ConfigurationError for two of one source that contradict each other.
     """
@@ -33,6 +38,7 @@ def placement(option: str, has_hosts: bool, of_user: Context, of_manifest: Conte
         _by_option(option, has_hosts)
         or _by_context(of_user, "the context")
         or _by_context(of_manifest, "the manifest")
+        or _by_entries(models)
         or Placement(LOCAL)
     )
 
@@ -45,6 +51,13 @@ def _by_option(option: str, has_hosts: bool) -> Placement | None:
     if option:
         return Placement(option)
     return Placement("ssh") if has_hosts else None
+
+
+def _by_entries(models: Sequence[Model]) -> Placement | None:
+    """Return Slurm where the entry of every model says what its job asks Slurm for."""
+    if models and all(model.extra.get("slurm") for model in models):
+        return Placement("slurm", "all model entries have `slurm`")
+    return None
 
 
 def _by_context(context: Context, where: str) -> Placement | None:
