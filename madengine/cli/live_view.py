@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # A command that takes less than this is not worth a table, nor the time to import what draws it.
 _QUIET_SECONDS = 0.7
 _DRAW_SECONDS = 0.25
+# Columns that stay free at the right: the terminal itself writes ^C there, which must not begin another line.
+_SPARE = 3
 # Widths of the terminal from which there is room for more than name, state and time.
 _WITH_DETAIL = 60
 _STYLES = {
@@ -97,6 +99,7 @@ class LiveView:
             self._live = None
 
     def _table(self, console: Console) -> RenderableType:
+        from rich.constrain import Constrain
         from rich.table import Table
         from rich.text import Text
 
@@ -114,7 +117,7 @@ class LiveView:
             grid.add_row(*cells, *([Text(_printable(line.progress.detail))] if width >= _WITH_DETAIL else []))
         if len(shown) < len(lines):
             grid.add_row(Text(f"… {len(lines) - len(shown)} more", style="dim"))
-        return grid
+        return Constrain(grid, width - _SPARE)
 
 
 def _after(before: _Line, progress: Progress, now: float) -> _Line:

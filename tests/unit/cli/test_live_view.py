@@ -13,9 +13,11 @@ import termios
 import time
 from collections.abc import Mapping
 from fcntl import ioctl
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from madengine.cli.live_view import LiveView
 from madengine.config.progress import WAITING, Progress, is_shown, listening, report
@@ -108,8 +110,17 @@ def test_a_narrow_terminal_gets_short_lines_and_no_colour_none() -> None:
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", output)
     rows = [line for line in re.split(r"[\r\n]+", plain(output)) if "running" in line]
     assert rows
-    assert all(len(line.rstrip()) <= 40 for line in rows)
+    assert all(len(line.rstrip()) <= 37 for line in rows)
     assert "epoch" not in plain(output)
+
+
+def test_a_wide_row_leaves_room_for_what_the_terminal_echoes() -> None:
+    view = LiveView()
+    view.stop()
+    view.take(Progress("a", "running", "x" * 500))
+    console = Console(width=80, file=StringIO())
+    console.print(view._table(console))
+    assert max(map(len, console.file.getvalue().splitlines())) <= 77  # type: ignore[attr-defined]
 
 
 def test_ctrl_c_leaves_a_clean_terminal() -> None:
