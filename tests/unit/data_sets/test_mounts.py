@@ -435,7 +435,7 @@ def test_a_terminal_sees_how_much_has_come(
     text = f"head -c 5000 /dev/zero >n; until [ -e {gate} ]; do sleep 0.1; done\n"
     drawn: list[str] = []
 
-    def draw(line: str) -> None:
+    def draw(what: str, line: str) -> None:
         drawn.append(line)
         gate.touch()
 
