@@ -9,6 +9,7 @@ from madengine.bisect.search import suspects
 from madengine.bisect.state import BisectState, Step, Version
 from madengine.results.comparison_table import cell
 from madengine.results.series import short_digest
+from madengine.results.table import text_table
 
 _HEADERS = ("version", "title", "verdict", "pairs", "good", "this", "change %", "interval", "p")
 _ALIGNMENT = ("left", "left", "left", "right", "right", "right", "right", "right", "right")
@@ -17,10 +18,8 @@ _NAME_CHARACTERS = 12
 
 def as_table(state: BisectState) -> str:
     """Return the versions that were tried in their order, then the first bad one with its evidence."""
-    from tabulate import tabulate
-
     lines = [_line(state.versions[number], step) for number, step in sorted(state.steps.items())]
-    table = tabulate(lines, _HEADERS, colalign=_ALIGNMENT, disable_numparse=True)
+    table = text_table(lines, _HEADERS, _ALIGNMENT)
     metric = cell(state.series.get("metric", ""))
     rule = f"bad: {metric} is worse than good by at least {state.threshold:.2f} %, half of what the last version is"
     return "\n\n".join([table, rule, _conclusion(state)])

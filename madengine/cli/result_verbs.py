@@ -164,16 +164,14 @@ def _message_of(source: PageResults) -> EmailMessage:
 
 def to_html(values: Values) -> int:
     """Write a CSV file as a page and print its table, as madengine 2."""
-    from tabulate import tabulate
-
     from madengine.results.page import plain_tables
-    from madengine.results.table import printable
+    from madengine.results.table import printable, text_table
 
     if not values["csv_file"]:
         raise ConfigurationError("report to-html: name a CSV file with --csv-file-path")
     table, path = plain_tables.to_html(values["csv_file"])
     lines = [[printable(cell) for cell in cells] for cells in table.lines]
-    show(tabulate(lines, [printable(name) for name in table.columns], disable_numparse=True))
+    show(text_table(lines, [printable(name) for name in table.columns]))
     logger.info(f"page: {path}")
     return EXIT_DONE
 

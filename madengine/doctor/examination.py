@@ -16,6 +16,7 @@ from madengine.doctor.models import check_models
 from madengine.doctor.registry import check_clock, check_registry
 from madengine.errors import MadengineError
 from madengine.machine.gpus import gpu_readings
+from madengine.results.table import text_table
 
 # Each may use what those before it have added to the subject.
 _CHECKS: Sequence[Callable[[Subject], Iterator[Check]]] = (
@@ -61,9 +62,7 @@ def as_json(checks: Sequence[Check]) -> dict[str, Any]:
 
 def table(checks: Sequence[Check]) -> str:
     """Return the checks for a terminal, and below them how to fix those that failed."""
-    from tabulate import tabulate
-
     rows = [[check.name, check.status, check.result] for check in checks]
     fixes = [f"{check.name}: {check.fix}" for check in checks if check.fix]
-    text = tabulate(rows, headers=["check", "", "result"], disable_numparse=True)
+    text = text_table(rows, ["check", "", "result"])
     return "\n".join([text, *([""] if fixes else []), *fixes])

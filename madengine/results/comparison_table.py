@@ -10,7 +10,7 @@ from madengine.results.differences import Difference
 from madengine.results.labels import labels
 from madengine.results.rows import Row
 from madengine.results.series import count_runs, disturbances, short_digest
-from madengine.results.table import printable
+from madengine.results.table import markdown_table, printable, text_table
 from madengine.results.verdicts import ALPHA, MOST_RUNS, NOT_ENOUGH, UNCLEAR
 
 _CELL_WIDTH = 60
@@ -20,6 +20,8 @@ _HEADERS = ("series", "metric", "better", "n", "base", "new", "change %", f"{_CO
 _ALIGNMENT = ("left", "left", "left", "right", "right", "right", "right", "right", "right", "left")
 
 Quote = Callable[[str], str]
+# From lines of cells, headers and the alignment of each column.
+Table = Callable[[Sequence[Sequence[str]], Sequence[str], Sequence[str]], str]
 
 
 def render(comparison: Comparison) -> str:
@@ -36,28 +38,26 @@ def render(comparison: Comparison) -> str:
 def as_table(comparison: Comparison) -> str:
     """Return the verdicts as a table, then what failed, then what to know of each series."""
     notes = ["\n  ".join([title, *lines]) for title, lines in _notes(comparison, cell)]
-    return "\n\n".join([*_tables(comparison, cell, "simple"), *notes, "\n".join(_method(comparison))])
+    return "\n\n".join([*_tables(comparison, cell, text_table), *notes, "\n".join(_method(comparison))])
 
 
 def as_markdown(comparison: Comparison) -> str:
     """Return the same for GitHub and GitLab; names are code, so that nothing in them is markup."""
     notes = ["\n- ".join([f"{title}\n", *lines]) for title, lines in _notes(comparison, code)]
-    return "\n\n".join([*_tables(comparison, code, "pipe"), *notes, "; ".join(_method(comparison))])
+    return "\n\n".join([*_tables(comparison, code, markdown_table), *notes, "; ".join(_method(comparison))])
 
 
 # --- tables ---
 
 
-def _tables(comparison: Comparison, quote: Quote, form: str) -> Iterator[str]:
-    from tabulate import tabulate
-
+def _tables(comparison: Comparison, quote: Quote, table: Table) -> Iterator[str]:
     lines = [_line(one, label, quote) for one, label in _labelled(comparison)]
     if lines:
-        yield tabulate(lines, _HEADERS, form, colalign=_ALIGNMENT, disable_numparse=True)
+        yield table(lines, _HEADERS, _ALIGNMENT)
     failures = [(one.side, quote(one.model), str(one.n), quote(one.reason)) for one in comparison.failures]
     if failures:
         headers, alignment = ("failed in", "model", "n", "reason"), ("left", "left", "right", "left")
-        yield tabulate(failures, headers, form, colalign=alignment, disable_numparse=True)
+        yield table(failures, headers, alignment)
 
 
 def _line(one: ComparedSeries, label: str, quote: Quote) -> list[str]:

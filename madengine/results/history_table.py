@@ -10,6 +10,7 @@ from madengine.results.labels import labels
 from madengine.results.noise import HostNoise
 from madengine.results.rows import Row
 from madengine.results.series import short_digest, suspicions
+from madengine.results.table import text_table
 from madengine.results.verdicts import runs_for
 
 _HEADERS = ("started", "host", "commit", "image", "value", "change", "disturbed")
@@ -41,13 +42,11 @@ def _count(changes: int) -> str:
 
 
 def _runs(one: SeriesHistory, last: int) -> str:
-    from tabulate import tabulate
-
     marks = {change.point.index: f"{_percent(change)} {change.verdict}" for change in one.changes}
     start = max(0, len(one.rows) - last) if last else 0
     lines = [_line(row, marks.get(place, "")) for place, row in enumerate(one.rows) if place >= start]
     earlier = f"{start} earlier runs are not shown; --last 0 shows all\n" if start else ""
-    return earlier + tabulate(lines, _HEADERS, colalign=_ALIGNMENT, disable_numparse=True)
+    return earlier + text_table(lines, _HEADERS, _ALIGNMENT)
 
 
 def _line(row: Row, mark: str) -> list[str]:

@@ -15,7 +15,7 @@ from madengine.results.numbers import is_number
 from madengine.results.rank_tests import median_cut
 from madengine.results.rows import Row
 from madengine.results.series import SERIES_COLUMNS, short_digest
-from madengine.results.table import printable
+from madengine.results.table import printable, text_table
 
 # A metric is better when it is lower if its name, without what it is divided by, has one of these words.
 _LOWER_IS_BETTER = frozenset(
@@ -51,16 +51,14 @@ def tables(rows: Iterable[Row]) -> str:
     smallest) / median in percent. A median of two middle values is computed exactly, every other number is as the
     model printed it.
     """
-    from tabulate import tabulate
-
     rows = list(rows)
     parts = []
     for metric in metric_tables(rows):
         title = f"{printable(metric.name) or 'without a metric name'} ({metric.direction} is better)"
-        parts.append(f"{title}\n\n{tabulate(metric.lines, HEADERS, colalign=ALIGNMENT, disable_numparse=True)}")
+        parts.append(f"{title}\n\n{text_table(metric.lines, HEADERS, ALIGNMENT)}")
     if failed := _failures(rows):
         headers = ["failed host", "model", "n", "reason"]
-        parts.append(tabulate(failed, headers, colalign=("left", "left", "right", "left"), disable_numparse=True))
+        parts.append(text_table(failed, headers, ("left", "left", "right", "left")))
     return "\n\n".join(parts)
 
 

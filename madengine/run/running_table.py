@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from madengine.files import parse_json
-from madengine.results.table import printable
+from madengine.results.table import printable, text_table
 from madengine.run.running import RunningModel
 
 Record = Mapping[str, Any]
@@ -44,8 +44,6 @@ def _checked(model: Mapping[str, Any]) -> dict[str, Any]:
 
 def table(records: Sequence[Record], has_hosts: bool = False) -> str:
     """Return a line for each model, with its host if `has_hosts`."""
-    from tabulate import tabulate
-
     lines = [
         [printable(str(cell)) for cell in ([record["host"]] if has_hosts else []) + _cells(model)]
         for record in records
@@ -54,7 +52,7 @@ def table(records: Sequence[Record], has_hosts: bool = False) -> str:
     if not lines:
         return "nothing runs"
     headers = [*(["host"] if has_hosts else []), "model", "state", "since", "for", "GPUs", "log"]
-    return tabulate(lines, headers=headers, disable_numparse=True)
+    return text_table(lines, headers)
 
 
 def _cells(model: Mapping[str, Any]) -> list[str]:

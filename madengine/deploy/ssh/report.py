@@ -11,6 +11,7 @@ from madengine.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RUN_FAILED
 from madengine.files import write_json
 from madengine.results.rows import Row
 from madengine.results.statistics import tables
+from madengine.results.table import text_table
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +54,8 @@ def rows_of(outcomes: Sequence[HostOutcome]) -> list[Row]:
 
 def show_outcomes(outcomes: Sequence[HostOutcome], show: Show) -> None:
     """Show a table with a line for each host."""
-    from tabulate import tabulate
-
     lines = [outcome.line for outcome in outcomes]
-    show(tabulate(lines, headers=["host", "", "rows", "seconds", "reason"], disable_numparse=True))
+    show(text_table(lines, ["host", "", "rows", "seconds", "reason"]))
 
 
 def exit_code(outcomes: Sequence[HostOutcome], interrupted: bool, failure: int) -> int:

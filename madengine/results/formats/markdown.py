@@ -11,6 +11,7 @@ from madengine.results.formats import Results
 from madengine.results.formats.causes import is_infrastructure
 from madengine.results.rows import Row
 from madengine.results.statistics import ALIGNMENT, HEADERS, metric_tables
+from madengine.results.table import markdown_table
 
 #: Characters of a page; GitHub takes 1 MiB of bytes, GitLab 1,000,000 characters.
 _LIMIT = 200_000
@@ -54,20 +55,14 @@ def _failures(rows: Iterable[Row]) -> Iterable[str]:
     if lines:
         more = f"\n\n… and {len(lines) - _MOST_FAILURES} more" if len(lines) > _MOST_FAILURES else ""
         headers, aligned = ("cause", "model", "host", "reason", "n"), ("left", "left", "left", "left", "right")
-        yield f"### Failures\n\n{_table(lines[:_MOST_FAILURES], headers, aligned)}{more}"
+        yield f"### Failures\n\n{markdown_table(lines[:_MOST_FAILURES], headers, aligned)}{more}"
 
 
 def _tables(rows: Sequence[Row]) -> Iterable[str]:
     for metric in metric_tables(rows):
         lines = [(*map(code, cells[:2]), *cells[2:]) for cells in metric.lines]
         title = f"{code(metric.name) or 'Without a metric name'} ({metric.direction} is better)"
-        yield f"### {title}\n\n{_table(lines, HEADERS, ALIGNMENT)}"
-
-
-def _table(lines: Sequence[Sequence[str]], headers: Sequence[str], aligned: Sequence[str]) -> str:
-    from tabulate import tabulate
-
-    return tabulate(lines, headers, "pipe", colalign=aligned, disable_numparse=True)
+        yield f"### {title}\n\n{markdown_table(lines, HEADERS, ALIGNMENT)}"
 
 
 def _within_limit(parts: Iterable[str]) -> Iterable[str]:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
+import struct
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 
+import pytest
+
 from madengine.records import Metric
-from madengine.results.table import results_table
+from madengine.results.table import results_table, text_table
 from tests.unit.results.samples import DONE, FAILED
 
 
@@ -36,3 +45,47 @@ def test_variants_are_told_apart() -> None:
 
 def test_the_table_of_no_results_is_its_header() -> None:
     assert results_table([]).split()[:3] == ["model", "image", "status"]
+
+
+@contextmanager
+def terminal(columns: int) -> Iterator[None]:
+    """Make stdout a terminal of as many columns while the block runs."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with os.fdopen(theirs, "w") as stdout, redirect_stdout(stdout):
+        yield
+    os.close(ours)
+
+
+def test_a_narrow_terminal_gets_the_cells_one_below_the_other() -> None:
+    with terminal(40):
+        results, narrow, empty = (
+            results_table([DONE, FAILED]),
+            text_table([["a", "b"]], ["x", "y"]),
+            text_table([], ["x" * 30, "y" * 30]),
+        )
+    assert results.splitlines() == [
+        "model        dummy",
+        "image        ci-dummy_ubuntu_amd",
+        "status       SUCCESS",
+        "performance  007",
+        "metric       tokens/s",
+        "seconds      45.2",
+        "",
+        "model        dummy",
+        "image        ci-dummy_ubuntu_amd",
+        "status       FAILURE",
+        "seconds      45.2",
+        "reason       the script ended with exit",
+        "             code 3",
+    ]
+    assert narrow.splitlines() == ["x    y", "---  ---", "a    b"]
+    assert len(empty.splitlines()) == 2
+
+
+@pytest.mark.parametrize("columns", [80, 0])
+def test_a_terminal_of_usual_or_unknown_width_gets_a_table(columns: int) -> None:
+    with terminal(columns):
+        lines = results_table([DONE, FAILED]).splitlines()
+    assert lines[0].split()[:3] == ["model", "image", "status"]
+    assert len(lines) == 4
