@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from madengine.config.option import Group, number, option, whole_number
+from madengine.config.option import Group, inherited, option, whole_number
 from madengine.errors import ConfigurationError
-from madengine.results.compare_options import DirectionOptions
+from madengine.results.compare_options import DirectionOptions, VerdictOptions
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,11 @@ class HistoryOptions(DirectionOptions):
     per_host: bool = option(
         "--per-host", default=False, group=Group.SELECTION, help="make a series of its own for each host"
     )
-    clean_only: bool = option(
-        "--clean-only", default=False, group=Group.SELECTION,
-        help="leave out runs with foreign processes on their GPUs, throttled or packed ones",
-    )  # fmt: skip
+    clean_only: bool = inherited(VerdictOptions, "clean_only", False)
     #: Percent of the values before.
-    min_effect: float = option(
-        "--min-effect", default=2.0, group=Group.SELECTION, parse=number("percent", 0, 1000), metavar="PERCENT",
-        help="smaller changes are no change points (default: 2)",
-    )  # fmt: skip
+    min_effect: float = inherited(
+        VerdictOptions, "min_effect", 2.0, help="smaller changes are no change points (default: 2)"
+    )
     last: int = option(
         "--last", default=30, group=Group.OUTPUT, parse=whole_number("runs", 0), metavar="N",
         help="the last runs of each series that the table shows, 0 for all (default: 30)",
