@@ -278,8 +278,8 @@ def test_a_script_gets_the_variables_of_its_launcher(trial: Trial) -> None:
     assert spoken(done.log)[0] == ",4,mine"
     assert (done.row["launcher"], done.row["status"]) == ("vllm", "SUCCESS")
     refused = trial.run(METRIC, context={"distributed": {"launcher": "sglang_disagg"}})
-    assert refused.code == 4
-    assert "context: distributed: launcher sglang-disagg: it needs several nodes" in refused.stderr
+    assert refused.code == 3
+    assert "launcher sglang-disagg: it needs several nodes, and this run is on one" in refused.rows[-1]["reason"]
 
 
 @on_docker

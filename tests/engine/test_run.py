@@ -78,7 +78,9 @@ def test_a_run_leaves_a_row_a_result_a_summary_and_a_log(trial: Trial) -> None:
     assert 0.15 < float(row["test_duration"]) <= float(row["run_duration"]) < 20
     (result,) = done.results
     assert (result["status"], result["exit_code"]) == ("SUCCESS", 0)
-    assert result["metrics"] == [{"performance": "12.5", "metric": "tokens_per_second", "model": "", "extra": {}}]
+    assert result["metrics"] == [
+        {"performance": "12.5", "metric": "tokens_per_second", "model": "", "extra": {}, "aggregation": ""}
+    ]
     assert done.folder / result["log_file"] == next(done.workspace.glob("*.log"))
     assert done.workspace == done.folder / "runs" / row["run_id"] / "any"
     assert done.log == b"hello\nperformance: 12.5 tokens_per_second\n"

@@ -53,7 +53,7 @@ def site(engine: Engine, base_image: str, git_over_tls: tuple[GitServer, Path], 
             "data": "here,there",
             "dockercontext": "docker/train",
             "distributed": {"launcher": "torchrun"},
-            "slurm": {"partition": "gpus"},
+            "k8s": {"namespace": "gpus"},
             "log_error_patterns": ["no such line"],
         }
         everything = Everything(engine, base_image, tmp_path, token, files, STEPS, SCRIPT, **card)
@@ -96,7 +96,7 @@ def test_each_field_of_a_card_has_its_effect(site: Site) -> None:
             "post: after",
         ]
         assert log.count("around") == log.count("prepared") == 1
-        (line,) = (line for line in done.stderr.splitlines() if "unsupported key 'slurm' ignored; " in line)
+        (line,) = (line for line in done.stderr.splitlines() if "unsupported key 'k8s' ignored; " in line)
         assert f"every/{name}" in line
     assert [(row["model"], row["performance"]) for row in done.rows] == [
         *(("every/one_a", "1"), ("every/one_b", "2"), ("every/two_a", "1"), ("every/two_b", "2")),
