@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from madengine.config.context import Context
 from madengine.config.context_keys import LOCAL_NAMES, PLACES
+from madengine.config.launchers import launcher_named
 from madengine.config.values import expected
 from madengine.deploy.target import TARGETS
 from madengine.errors import ConfigurationError
@@ -54,10 +55,16 @@ def _by_option(option: str, has_hosts: bool) -> Placement | None:
 
 
 def _by_entries(models: Sequence[Model]) -> Placement | None:
-    """Return Slurm where the entry of every model says what its job asks Slurm for."""
-    if models and all(model.extra.get("slurm") for model in models):
-        return Placement("slurm", "all model entries have `slurm`")
+    """Return Slurm where every model is a script for its host, and says what its job asks Slurm for."""
+    if models and all(model.extra.get("slurm") and _is_host_script(model) for model in models):
+        return Placement("slurm", "all model entries have `slurm` and a launcher that runs on the host")
     return None
+
+
+def _is_host_script(model: Model) -> bool:
+    distributed = model.extra.get("distributed")
+    launcher = launcher_named(str(distributed.get("launcher") or "")) if isinstance(distributed, Mapping) else None
+    return launcher is not None and launcher.on_host
 
 
 def _by_context(context: Context, where: str) -> Placement | None:

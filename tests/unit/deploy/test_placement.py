@@ -9,15 +9,18 @@ from madengine.deploy.placement import Placement, placement
 from madengine.records import Model
 
 PLAIN = Model("a", "d", "s")
-SLURM = Model("b", "d", "s", extra={"slurm": {"nodes": 2}})
+JOB = Model("b", "d", "s", extra={"slurm": {"nodes": 2}})
+SCRIPT = Model("c", "d", "s", extra={**JOB.extra, "distributed": {"launcher": "slurm-multi"}})
+REASON = "all model entries have `slurm` and a launcher that runs on the host"
 
 
 @pytest.mark.parametrize(
     ("models", "option", "expected"),
     [
-        ([SLURM], "", Placement("slurm", "all model entries have `slurm`")),
-        ([SLURM], "local", Placement("local")),
-        ([SLURM, PLAIN], "", Placement("local")),
+        ([SCRIPT], "", Placement("slurm", REASON)),
+        ([SCRIPT], "local", Placement("local")),
+        ([SCRIPT, PLAIN], "", Placement("local")),
+        ([JOB], "", Placement("local")),
         ([], "", Placement("local")),
     ],
 )
