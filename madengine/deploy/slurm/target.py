@@ -163,11 +163,12 @@ class SlurmTarget:
         return Path.cwd() / self.options.output_dir / self.run_id
 
     def check(self) -> None:
-        """Raise ConfigurationError where Slurm isn't installed, or the rows can't be written."""
+        """Raise ConfigurationError where Slurm isn't installed, can't do what is asked, or rows can't be written."""
         if not programs.installed_path(SUBMIT):
             raise ConfigurationError(
                 f"{SUBMIT} is not installed: run this on a machine that submits to Slurm, or use --target local"
             )
+        self.settings.of_model(None)  # raises for what no job can be asked for
         check_perf_csv(self.output)
         try:
             word(str(self.run_folder))
