@@ -30,6 +30,9 @@ ATTEMPT_VARIABLE = "MADENGINE_ATTEMPT"
 # What a perf.csv takes of the further columns of multiple_results: a header has to stay readable.
 _MOST_COLUMNS = 100
 _NAME_CHARACTERS = 100
+# Readers of CSV refuse cells that are too long, Python's those of more than 131,072 characters; results.json has all.
+_CELL_CHARACTERS = 100_000
+_VARIANT_CHARACTERS = 200
 # Further columns that tell what became of a result, not which one it is.
 _OUTCOMES = ("status", "test_duration")
 
@@ -51,7 +54,7 @@ def result_rows(result: RunResult, environ: Mapping[str, str] = os.environ) -> l
     if result.rank:
         return []
     run = _run_cells(result, environ)
-    return [
+    rows = [
         {
             **metric.extra,
             **run,
@@ -66,6 +69,16 @@ def result_rows(result: RunResult, environ: Mapping[str, str] = os.environ) -> l
         }
         for metric, status, reason in metric_outcomes(result)
     ]
+    return [{name: shortened(cell, _CELL_CHARACTERS) for name, cell in row.items()} for row in rows]
+
+
+def shortened(text: str, characters: int) -> str:
+    """Return a text of at most so many characters, before what tells it from others that begin alike."""
+    if len(text) <= characters:
+        return text
+    import hashlib
+
+    return f"{text[:characters]}...{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:12]}"
 
 
 def _run_cells(result: RunResult, environ: Mapping[str, str]) -> dict[str, str]:
@@ -168,7 +181,11 @@ def variant(metric: Metric) -> str:
 
     Read by a shell it is one word a column, with blanks in quotes.
     """
-    cells = ((name, " ".join(cell.split())) for name, cell in metric.extra.items() if name not in _OUTCOMES)
+    cells = (
+        (name, shortened(" ".join(cell.split()), _VARIANT_CHARACTERS))
+        for name, cell in metric.extra.items()
+        if name not in _OUTCOMES
+    )
     return shlex.join(f"{name}={cell}" for name, cell in cells if cell)
 
 

@@ -162,3 +162,12 @@ def test_a_table_has_the_further_columns_that_a_header_can_hold() -> None:
 @pytest.mark.parametrize(("value", "cell"), [(None, ""), (False, "false"), (True, "true")])
 def test_whether_others_used_the_gpus_is_unknown_or_not(value: bool | None, cell: str) -> None:
     assert one(replace(DONE, contaminated=value))["contaminated"] == cell
+
+
+@pytest.mark.parametrize("length", [100_001, 200_000])
+def test_no_cell_is_too_long_for_a_reader_and_long_ones_are_told_apart(length: int) -> None:
+    metrics = (Metric("1", "x", "", {"config": "a" * length}), Metric("2", "x", "", {"config": "a" * length + "b"}))
+    rows = result_rows(replace(DONE, metrics=metrics, model=replace(DONE.model, args="b" * length)), {})
+    assert max(len(cell) for row in rows for cell in row.values()) < 100_100
+    assert len({row["config"] for row in rows}) == len({row["variant"] for row in rows}) == 2
+    assert all(row["variant"].startswith("config=aaa") and len(row["variant"]) < 300 for row in rows)
