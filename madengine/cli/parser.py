@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from madengine import __version__
+from madengine.cli.descriptions import DESCRIPTIONS, GENERATORS, REPORTERS
 from madengine.cli.terminal import print_error
 from madengine.errors import EXIT_CONFIGURATION, one_line
 
@@ -19,45 +20,6 @@ EXIT_CODES = (
     "exit codes: 0 done, 1 failure, 2 a build failed, 3 a run failed, 4 wrong arguments or configuration, "
     "5 something got worse, 130 interrupted"
 )
-DESCRIPTIONS = {
-    "build": "build the models' images, push them, write the manifest",
-    "push": "push the images of a manifest that its registry doesn't have yet",
-    "run": "run a manifest's models; without a manifest, build first",
-    "full": "build, then run",
-    "export-config": "write what other tools need to plan",
-    "discover": "list the models of the package",
-    "deploy": "build, push, and run on hosts over ssh, by Ansible, on Kubernetes or under Slurm",
-    "ship": "copy madengine.pyz and the manifest to hosts",
-    "fetch": "collect what runs left on hosts or under Slurm, and follow those that still run",
-    "doctor": "check whether this machine or hosts can run models",
-    "status": "show what runs on this machine or on hosts now",
-    "logs": "show the log of a model, or follow it",
-    "cleanup": "remove the containers, private folders and old caches that madengine has left",
-    "init": "write the starter model package",
-    "collect": "merge the results of many runs and hosts into one table",
-    "compare": "compare the results of two versions, and say what got better or worse",
-    "bisect": "find the version that made a model worse, by building and comparing what lies between",
-    "history": "show results over time, and where they changed",
-    "report": "report results to people and other systems: JUnit, Markdown, OpenMetrics, …",
-    "upload": "put results into PostgreSQL, MySQL, MariaDB or SQLite",
-    "database": "put a table or JSON documents into MongoDB",
-    "bundle": "write madengine.pyz, which runs on any node with python3",
-    "completion": "print a script that completes commands and options in bash, zsh or fish",
-    "runner-image": "build and push the image of the Kubernetes sidecar, and print its name by digest",
-    "generate": "write the files that another tool runs a manifest from",
-}
-GENERATORS = {
-    "ansible": "write an Ansible playbook for the nodes of an inventory",
-    "k8s": "write the manifests that kubectl applies: a Job for each image",
-    "slurm": "write the scripts that sbatch takes: a job array with a task for each model",
-}
-
-
-#: What `report` does in madengine 2's words.
-REPORTERS = {
-    "to-html": "write a CSV file as an HTML table, as madengine 2",
-    "to-email": "write the CSV files of a folder as one HTML page, as madengine 2",
-}
 _TOOLS = {"generate": GENERATORS, "report": REPORTERS}
 
 

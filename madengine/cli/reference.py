@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from madengine.cli.commands import VERBS
-from madengine.cli.parser import DESCRIPTIONS, GENERATORS, REPORTERS
+from madengine.cli.descriptions import DESCRIPTIONS, GENERATORS, REPORTERS
 from madengine.config.option import Group, Option
 from madengine.files import write_whole
 

@@ -313,8 +313,8 @@ def bundle(values: Values) -> int:
 
 def completion(values: Values, options: Mapping[str, Sequence[Option]]) -> int:
     from madengine.cli.completion import completion_script
+    from madengine.cli.descriptions import DESCRIPTIONS
     from madengine.cli.fish_completion import fish_script
-    from madengine.cli.parser import DESCRIPTIONS
 
     if values["shell"] == "fish":
         show(fish_script(options, DESCRIPTIONS).rstrip("\n"))

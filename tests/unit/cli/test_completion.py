@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from madengine.cli.parser import DESCRIPTIONS
+from madengine.cli.descriptions import DESCRIPTIONS
 
 ASK = """
 {script}

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from madengine.cli.commands import VERBS
+from madengine.cli.descriptions import DESCRIPTIONS, GENERATORS, REPORTERS
 from madengine.cli.options import add_options
-from madengine.cli.parser import DESCRIPTIONS, GENERATORS, REPORTERS, command_parser
+from madengine.cli.parser import command_parser
 from madengine.cli.reference import options_markdown
 from madengine.config.common_options import ContextOptions, EngineOptions
 from madengine.config.option import OnHosts, options_of
