@@ -18,7 +18,7 @@ from madengine.config.manifest import Manifest, load_manifest, save_manifest
 from madengine.errors import EXIT_BUILD_FAILED, EXIT_DONE, BuildError, ConfigurationError, MadengineError
 from madengine.process import private_folder
 from madengine.programs.engine import Docker
-from madengine.programs.engine_errors import is_transport
+from madengine.programs.engine_errors import is_push_race, is_transport
 from madengine.programs.engine_logins import refused_login
 from madengine.programs.image_references import repo_digest
 from madengine.records import Image, repository
@@ -101,7 +101,7 @@ class Pusher:
         return digest
 
     def _push(self, name: str, image_id: str, log: BuildLog, digest_file: Path | None = None) -> str:
-        """Push a name, again after network errors, and return the last line that the engine printed."""
+        """Push a name, again after errors that may pass, and return the last line that the engine printed."""
         command = self.engine.push(name, digest_file, image_id)
         pause = PUSH_PAUSE_SECONDS
         for attempt in range(1, PUSH_ATTEMPTS + 1):
@@ -111,7 +111,7 @@ class Pusher:
                 if _NO_LOGIN.search(str(error)):
                     advice = refused_login(name) or "; credential.json may hold a login for it"
                     raise BuildError(f"{error}{advice}") from error
-                if attempt == PUSH_ATTEMPTS or not is_transport(str(error)):
+                if attempt == PUSH_ATTEMPTS or not (is_transport(str(error)) or is_push_race(str(error))):
                     raise
                 logger.info(f"{error}; again in {pause:g} s")
             self.stopping.wait(pause)

@@ -15,11 +15,18 @@ _TRANSPORT = re.compile(
 )
 
 _STORE_RACE = re.compile(r"layer not known|locating image with ID .*: image not known|locating item named \"manifest\"")
+# Two pushes of one layer to one repository at once: a registry may forget what the other is still writing.
+_PUSH_RACE = re.compile(r"blob unknown to registry|blob upload (unknown|invalid)|digest invalid", re.IGNORECASE)
 
 
 def is_transport(message: str) -> bool:
     """Whether a registry's error is a network error, which is worth a retry, and not a refusal."""
     return bool(_TRANSPORT.search(message))
+
+
+def is_push_race(message: str) -> bool:
+    """Whether a registry lost a layer that another push sends too: a retry will do."""
+    return bool(_PUSH_RACE.search(message))
 
 
 def is_unreachable(message: str) -> bool:

@@ -20,7 +20,12 @@ from madengine.errors import CommandError, EngineError
 from madengine.programs import engine_finder
 from madengine.programs.engine import Container, Docker
 from madengine.programs.engine_answers import LabelledContainer, State
-from madengine.programs.engine_errors import explain_engine_error, is_limit_refused, is_transport
+from madengine.programs.engine_errors import (
+    explain_engine_error,
+    is_limit_refused,
+    is_push_race,
+    is_transport,
+)
 from madengine.programs.engine_finder import ENGINES, engine_named, find_engine
 from madengine.programs.engine_logins import logged_in, refused_login
 from madengine.programs.image_references import is_loopback, repo_digest
@@ -359,6 +364,12 @@ def test_a_broken_line_is_worth_another_try(message: str) -> None:
 @pytest.mark.parametrize("message", [NOT_LOCAL, UNKNOWN, DENIED, UNAUTHORIZED, X509, NO_SUCH_IMAGE, ""])
 def test_a_refusal_is_not_tried_again(message: str) -> None:
     assert not is_transport(message)
+    assert not is_push_race(message)
+
+
+def test_a_layer_that_another_push_sends_too_is_sent_again() -> None:
+    assert is_push_race("localhost:5000/ci-a: the push failed: manifest blob unknown: blob unknown to registry")
+    assert is_push_race("errors:\ndigest invalid: provided digest did not match uploaded content")
 
 
 @pytest.mark.parametrize(
