@@ -157,7 +157,7 @@ demo:
     bin/demo
 
 # the whole test set, or some of its stages: just test unit engine
-[arg('stages', pattern='static|unit|k8s|engine|servers|fleet|ansible|faults|bats|bare|databases')]
+[arg('stages', pattern='static|unit|k8s|engine|servers|fleet|ansible|faults|bats|bare|browser|databases|fuzz|torch')]
 [group('project')]
 test *stages:
     bin/test "$@"

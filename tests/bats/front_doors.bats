@@ -132,7 +132,7 @@ bare_path() {
 
 @test "bin/test names the stages where one is mistyped" {
   run -1 bin/test units
-  [ "$output" = "test: units: no such stage; the stages are static unit k8s engine servers fleet ansible faults bats bare browser databases fuzz" ]
+  [ "$output" = "test: units: no such stage; the stages are static unit k8s engine servers fleet ansible faults bats bare browser databases fuzz torch" ]
 }
 
 @test "where packages can't be fetched, the cause is named and not the packages that are unknown without it" {

@@ -169,19 +169,21 @@ class Cluster:
             return list(csv.DictReader(file))
 
     @contextmanager
-    def stand_ins(self, host: int, scripts: Mapping[str, str]) -> Iterator[None]:
-        """Put programs before those of a host's login shells."""
+    def stand_ins(self, scripts: Mapping[str, str], *hosts: int) -> Iterator[None]:
+        """Put programs before those of the hosts' login shells."""
         folder = self.folder / "stand-ins"
         folder.mkdir()
         for name, script in scripts.items():
             (folder / name).write_text(f"#!/bin/bash\n{script}\n")
             (folder / name).chmod(0o755)
         profile = "/etc/profile.d/stand-ins.sh"
-        self.hosts.sh(host, f"echo 'PATH={self.inside}/stand-ins:$PATH' >{profile}")
+        for host in hosts:
+            self.hosts.sh(host, f"echo 'PATH={self.inside}/stand-ins:$PATH' >{profile}")
         try:
             yield
         finally:
-            self.hosts.sh(host, f"rm {profile}")
+            for host in hosts:
+                self.hosts.sh(host, f"rm {profile}")
 
     def containers(self) -> str:
         """The ids of the containers that run on the hosts."""

@@ -252,7 +252,7 @@ def tasks(cluster: Cluster) -> list[tuple[str, str]]:
 def test_the_gpus_are_those_that_slurm_gave(cluster: Cluster) -> None:
     node = NvidiaNode(count=4)
     docker = cluster.hosts.sh(1, "command -v docker").strip()
-    with cluster.stand_ins(1, {"nvidia-smi": node.nvidia_smi(), "docker": without_gpu_flags(docker)}):
+    with cluster.stand_ins({"nvidia-smi": node.nvidia_smi(), "docker": without_gpu_flags(docker)}, 1):
         for model in ("quick", "slow"):
             set_gpus(cluster, model, "2")
         done = cluster(*DEPLOY, "--tags=quick,slow", f"--nodelist={cluster.hosts.name(1)}", check=False)
