@@ -6,8 +6,9 @@ import json
 import logging
 
 from madengine.cli.machine_options import CleanupOptions, LogsOptions, StatusOptions
+from madengine.cli.places import names_hosts
 from madengine.cli.terminal import show, show_bytes
-from madengine.cli.verbs import Values, engine_name, names_hosts, ssh_options_of
+from madengine.cli.verbs import Values, engine_name, ssh_options_of
 from madengine.config.option import words_for_hosts
 from madengine.errors import EXIT_DONE, EXIT_FAILURE
 

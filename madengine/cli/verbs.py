@@ -15,6 +15,7 @@ from madengine.cli.options import (
     deploy_classes,
     run_classes,
 )
+from madengine.cli.places import names_hosts, needs_registry, placed
 from madengine.cli.terminal import show
 from madengine.config.common_options import (
     ENGINES,
@@ -22,13 +23,12 @@ from madengine.config.common_options import (
 )
 from madengine.config.option import Option, changed, from_options, options_of, words_again, words_for_hosts
 from madengine.config.values import shown_key
-from madengine.deploy.placement import LOCAL, placement
+from madengine.deploy.placement import LOCAL
 from madengine.deploy.target import TARGETS, run_on, target_class
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, ConfigurationError
 
 if TYPE_CHECKING:
     from madengine.build.options import BuildOptions
-    from madengine.config.manifest import Manifest
     from madengine.deploy.ssh.options import SshOptions
     from madengine.deploy.target import Prepared, Target
     from madengine.distributed_orchestrator import DistributedOrchestrator
@@ -64,7 +64,7 @@ def push(values: Values) -> int:
 def run(values: Values) -> int:
     """Run an existing manifest, here or on hosts; without one, build first."""
     manifest_file: Path | None = values["manifest_file"]
-    name = _placement(values, manifest_file)
+    name = placed(values, manifest_file, _session(values))
     if name in (LOCAL, "ssh"):
         _source_env_file(values, manifest_file or Path("build_manifest.json"))
     if name == "ssh":
@@ -116,39 +116,6 @@ def _run_options(values: Values, **more: Any) -> RunOptions:
 # --- other machines ---
 
 
-def _placement(values: Values, manifest_file: Path | None) -> str:
-    """Return the name of the target that the models run on; say why where no option says it."""
-    from madengine.config.context import Context
-    from madengine.config.manifest import load_manifest
-
-    exists = manifest_file is not None and os.path.lexists(manifest_file)
-    manifest = load_manifest(manifest_file) if exists and manifest_file else None
-    of_manifest = Context(manifest.context if manifest else {})
-    models = tuple(manifest.models.values()) if manifest else ()
-    place = placement(values["target"], names_hosts(values), _session(values).context({}, {}), of_manifest, models)
-    names = [model.name for model in models if model.extra.get("slurm")]
-    if names and place == (LOCAL, "") and not values["target"]:
-        logger.info(f"{', '.join(names[:5])}: `slurm` ignored: other models have none; --target slurm submits all")
-    if manifest and place.target == "slurm" and (job := _own_job(values, manifest)):
-        logger.info(f"target: local: its scripts use the nodes of Slurm job {job}, which this is in")
-        return LOCAL
-    if place.reason:
-        logger.info(f"target: {place.target}: {place.reason}; --target overrides it")
-    return place.target
-
-
-def _own_job(values: Values, manifest: Manifest) -> int:
-    """Return the job of Slurm that this process is in, where the manifest's scripts use its nodes; else 0."""
-    from madengine.programs.slurm import own_allocation
-
-    session = _session(values)
-    allocation = own_allocation(session.environ)
-    context = session.context({}, manifest.context)
-    launchers = [context.launch_of(model, session.environ).launcher for model in manifest.models.values()]
-    is_used = bool(launchers) and all(launcher and launcher.on_host for launcher in launchers)
-    return allocation.job if allocation and is_used else 0
-
-
 def _source_env_file(values: Values, manifest_file: Path) -> None:
     """Take the variables of the context's `env_file`, which is beside the manifest, into this process."""
     from madengine.config.context import load_context
@@ -190,7 +157,7 @@ def deploy(values: Values) -> int:
         _log_ignored_options(values, named, (*target_class(values["target"]).OPTIONS, DeployOptions))
         target = _target(values, named)
         return _show_lines(target) if values["dry_run"] else run_on(target)
-    if not values["registry"]:
+    if needs_registry(values, _session(values)):
         raise ConfigurationError("deploy: the images are pulled from a registry; name it with --registry")
     build_options = _build_options(values, summary_output=Path("build_summary.json"))
     if values["dry_run"]:
@@ -248,11 +215,6 @@ def _fetch_from_slurm(values: Values) -> int:
     if not values["run_id"]:
         raise ConfigurationError("fetch --target slurm: name the run with --run-id")
     return run_on(SlurmTarget.of_run(values["run_id"], values["output_dir"], values["output"], show))
-
-
-def names_hosts(values: Values) -> bool:
-    """Whether the command is for other machines."""
-    return bool(values["host"] or values["hosts_file"])
 
 
 def ssh_options_of(values: Values) -> SshOptions:

@@ -56,12 +56,13 @@ def _by_option(option: str, has_hosts: bool) -> Placement | None:
 
 def _by_entries(models: Sequence[Model]) -> Placement | None:
     """Return Slurm where every model is a script for its host, and says what its job asks Slurm for."""
-    if models and all(model.extra.get("slurm") and _is_host_script(model) for model in models):
+    if models and all(model.extra.get("slurm") and runs_on_host(model) for model in models):
         return Placement("slurm", "all model entries have `slurm` and a launcher that runs on the host")
     return None
 
 
-def _is_host_script(model: Model) -> bool:
+def runs_on_host(model: Model) -> bool:
+    """Return whether a model entry is a script that starts its containers itself."""
     distributed = model.extra.get("distributed")
     launcher = launcher_named(str(distributed.get("launcher") or "")) if isinstance(distributed, Mapping) else None
     return launcher is not None and launcher.on_host

@@ -84,6 +84,8 @@ class SlurmTarget:
     _shown: dict[int, str] = field(default_factory=dict, init=False)
     _rows: list[Row] = field(default_factory=list, init=False)
     _problems: list[str] = field(default_factory=list, init=False)
+    #: why Slurm's controller doesn't answer; empty while it does
+    _silence: str = field(default="", init=False)
     #: whether the jobs go on without this madengine
     _left: bool = field(default=False, init=False)
 
@@ -311,8 +313,13 @@ class SlurmTarget:
         try:
             states = task_states(sorted({self._jobs[number] for number in self._open_tasks()}))
         except CommandError as error:
-            logger.info(f"{error}; asking again")
+            if str(error) != self._silence:
+                logger.info(f"{error}; asking again until there is an answer")
+            self._silence = str(error)
             return _NO_ANSWER
+        if self._silence:
+            logger.info("Slurm answers again")
+            self._silence = ""
         return {state.number: state for state in states if self._jobs.get(state.number) == state.job}
 
     def _note(self, state: TaskState) -> None:

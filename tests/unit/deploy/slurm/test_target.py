@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from madengine.deploy.slurm import target, task_results
 from madengine.distributed_cli import main
 from tests.conftest import StandIns
 
@@ -28,3 +29,64 @@ def test_nodes_source_the_file_of_variables_where_it_is(
     [script] = (tmp_path / "results/r1").glob("job-*.sh")
     assert f"--additional-context-file={tmp_path}/results/r1/context.json" in script.read_text()
     assert json.loads((tmp_path / "results/r1/context.json").read_text()) == {"env_file": str(tmp_path / "site.sh")}
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch) -> StandIns:
+    """A Slurm whose job 7 fails at once, and nothing waits for its files."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(task_results, "_LATE_SECONDS", 0.0)
+    monkeypatch.setattr(target, "_POLL_SECONDS", (0.0, 0.0))
+    stand_ins.add("sbatch", "echo 7")
+    stand_ins.add("squeue", "echo '7|0|FAILED|NonZeroExitCode|h1'")
+    return stand_ins
+
+
+SCRIPT = {
+    "name": "multi",
+    "dockerfile": "docker/m",
+    "scripts": "scripts/m/run.slurm",
+    "n_gpus": "0",
+    "env_vars": {"DOCKER_IMAGE_NAME": "org/i:1"},
+    "distributed": {"launcher": "slurm_multi"},
+    "slurm": {"nodes": 2},
+}
+
+
+@pytest.mark.parametrize("words", [["run", "--tags=multi"], ["deploy", "--target=slurm"]])
+def test_a_script_that_is_built_first_is_submitted_too(
+    tmp_path: Path, slurm: StandIns, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "models.json").write_text(json.dumps([SCRIPT]))
+    (tmp_path / "scripts/m").mkdir(parents=True)
+    (tmp_path / "scripts/m/run.slurm").write_text("exit 1\n")
+    slurm.add("docker", 'case $1 in version) echo \'{"Server": {"Version": "27.0.0", "ApiVersion": "1.47"}}\';; esac')
+    assert main(words) == 3
+    assert any(call.startswith("sbatch --parsable ") for call in slurm.calls())
+    line = "target: slurm: all model entries have `slurm` and a launcher that runs on the host; --target overrides it"
+    assert (line in capsys.readouterr().err) == (words[0] == "run")
+
+
+def test_images_that_come_as_archives_need_no_registry(
+    tmp_path: Path, slurm: StandIns, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "models.json").write_text("[]")
+    assert main(["deploy", "--target=slurm"]) == 4
+    assert "deploy: the images are pulled from a registry; name it with --registry" in capsys.readouterr().err
+    monkeypatch.setenv("MAD_DOCKER_BUILDS", str(tmp_path / "images"))
+    assert main(["deploy", "--target=slurm"]) == 1
+    assert "the package lists no models" in capsys.readouterr().err
+
+
+def test_a_controller_that_is_silent_is_one_line(
+    tmp_path: Path, slurm: StandIns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    count = f"echo >>{tmp_path}/polls; polls=$(wc -l <{tmp_path}/polls)"
+    slurm.add("squeue", f"{count}; [ $polls -gt 5 ] || {{ [ $polls -gt 3 ] && echo later || echo no; exit 1; }} >&2\n"
+              "echo '7|0|FAILED|None|h1'")  # fmt: skip
+    (tmp_path / "build_manifest.json").write_text(json.dumps(MANIFEST))
+    assert main(["run", "--manifest-file=build_manifest.json"]) == 3
+    messages = capsys.readouterr().err.splitlines()
+    ends = [message.split("exit code 1: ")[-1] for message in messages if "until there is an answer" in message]
+    assert ends == ["no; asking again until there is an answer", "later; asking again until there is an answer"]
+    assert messages.count("Slurm answers again") == 1
