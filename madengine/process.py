@@ -17,7 +17,7 @@ _BOOT_CHARACTERS = 8
 
 def own_process_id() -> str:
     """Return this process as a label: the machine's boot, the process namespace, the process id and its start."""
-    return f"{_boot()}:{_namespace()}:{os.getpid()}:{_started(os.getpid())}"
+    return f"{boot_id()}:{_namespace()}:{os.getpid()}:{_started(os.getpid())}"
 
 
 def process_has_ended(label: str) -> bool:
@@ -29,10 +29,10 @@ def process_has_ended(label: str) -> bool:
 def is_of_this_system(label: str) -> bool:
     """Return whether the process of a label can be seen from here: of this boot, and of our process namespace."""
     boot, _, rest = label.partition(":")
-    return bool(boot) and _boot().startswith(boot) and rest.partition(":")[0] == _namespace()
+    return bool(boot) and boot_id().startswith(boot) and rest.partition(":")[0] == _namespace()
 
 
-def _boot() -> str:
+def boot_id() -> str:
     """Return the boot's id; where the system hides it (gVisor does), the machine's name."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from io import FileIO
@@ -24,6 +24,7 @@ from madengine.programs.engine_files import is_hidden
 from madengine.results.metrics import MetricScan
 from madengine.run.background import Background
 from madengine.run.masked_log import MaskedLog
+from madengine.run.owner_pipe import owner_pipe
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,13 @@ class ContainerRun:
         """Start the container, follow it to its end and remove it, also at Ctrl-C.
 
         Raises RunError if it can't be started, or the engine stops answering; it is removed then too.
+        The container stops by itself if this process is killed.
         """
+        # A container that stays has no owner.
+        with nullcontext() if self.keep_alive else owner_pipe(Path(str(self.log.name)).parent):
+            return self._run()
+
+    def _run(self) -> ContainerExit:
         reason, state, output, interrupted = "", None, "", False
         try:
             try:

@@ -15,6 +15,9 @@
 # MADENGINE_REPORT   a pod's termination message: the output goes to stdout and to MADENGINE_LOG, and the outcome goes
 #                    there, to the end of stdout (lines that begin with :::MADENGINE), and, for a sidecar, to .report
 #
+# The script is told to stop when nothing holds the pipe .owner-<boot id> in the workspace open any more, as madengine does
+# while it lives; without such a pipe, or with that of another kernel, it runs on.
+#
 # Leaves entry.json in the workspace, gives everything there to the workspace's owner, and ends with the script's exit
 # code, 124 at the time limit, 143 if it was told to stop and ended with 0.
 #
@@ -26,6 +29,7 @@ set -u
 _madengine_payload=${0%/*}
 _madengine_workspace=${MADENGINE_WORKSPACE:-/myworkspace}
 _madengine_grace=10             # seconds between TERM and KILL at the limit, and for the log's last lines
+_madengine_owner_wait=60        # seconds until a madengine that doesn't open its pipe counts as killed
 _madengine_environment_limit=15 # seconds for the description of the environment
 _madengine_newline='
 '
@@ -139,6 +143,26 @@ _madengine_stop_script() {
     sleep 4 || exit
     _madengine_signal_group KILL "$_madengine_script"
   ) 3>&- &
+}
+
+# A madengine that is killed stops nothing itself, and a GPU would be held until the limit. Nobody opens the pipe's other
+# end if it was killed before. The pipe is removed once it is open, for scripts that read all files here.
+_madengine_watch_owner() {
+  _madengine_watcher=
+  _madengine_owner=$_madengine_workspace/.owner-$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)
+  [ -p "$_madengine_owner" ] && [ -r "$_madengine_owner" ] || return 0
+  (
+    trap '' TERM INT HUP
+    (sleep "$_madengine_owner_wait" && kill -s TERM $$) &
+    _madengine_waiting=$!
+    # shellcheck disable=SC2094 # only its name goes
+    {
+      kill -s KILL "$_madengine_waiting"
+      rm -f "$_madengine_owner"
+      cat
+    } <"$_madengine_owner" && kill -s TERM $$
+  ) >/dev/null 2>&1 3>&- &
+  _madengine_watcher=$!
 }
 
 # By KILL: some shells see a trap that comes just before `wait` too late. The timer's sleep ends with the container.
@@ -474,6 +498,7 @@ _madengine_open_log
 [ -z "$_madengine_warning" ] || printf 'entry.sh: %s\n' "$_madengine_warning" >&3
 _madengine_oom_kills=$(_madengine_oom_kills)
 trap _madengine_stop_script TERM INT HUP
+_madengine_watch_owner
 pre_scripts
 _madengine_describe_environment
 _madengine_exit_code=$_madengine_failed_status _madengine_timed_out=false _madengine_pre_failed=true
@@ -491,6 +516,7 @@ _madengine_was_stopped=${_madengine_stopped:-false}
 _madengine_ended=$(_madengine_uptime)
 post_scripts
 trap : TERM INT HUP
+[ -z "$_madengine_watcher" ] || kill -s KILL "$_madengine_watcher" 2>/dev/null
 
 _madengine_out_of_memory=false
 [ "$(_madengine_oom_kills)" = "$_madengine_oom_kills" ] || _madengine_out_of_memory=true

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from madengine.process import boot_id
+from madengine.run.owner_pipe import owner_pipe
 from tests.bed.components import Engine, Outcome, Registry
 from tests.engine.trial import CHECKOUT, METRIC, ODD_ARGUMENTS, wait_for
 from tests.engine.trial import trial as make_trial
@@ -100,11 +102,13 @@ def container(
 
 @pytest.fixture
 def impatient(container: Container, tmp_path: Path) -> list[str]:
-    """The engine's options for an entry.sh that waits 1 s where it waits 10."""
+    """The engine's options for an entry.sh that waits 1 s where it waits 10 or 60."""
     text = (CHECKOUT / "templates/image/entry.sh").read_text()
-    assert "\n_madengine_grace=10 " in text
+    for name, seconds in (("grace", 10), ("owner_wait", 60)):
+        assert f"\n_madengine_{name}={seconds} " in text
+        text = text.replace(f"\n_madengine_{name}={seconds} ", f"\n_madengine_{name}=1 ")
     hasty = tmp_path / "entry.sh"
-    hasty.write_text(text.replace("\n_madengine_grace=10 ", "\n_madengine_grace=1 "))
+    hasty.write_text(text)
     hasty.chmod(0o755)
     return ["--volume", f"{hasty}:{ENTRY}:ro"]
 
@@ -314,6 +318,24 @@ def test_the_cards_limit_holds_where_none_is_given(container: Container) -> None
     refused = container("exit", MADENGINE_TIMEOUT="1h")
     assert refused.code == 125
     assert "MADENGINE_TIMEOUT: expected a number of seconds, got '1h'" in refused.stderr
+
+
+def test_a_script_ends_with_the_owner_of_its_pipe(container: Container, impatient: list[str]) -> None:
+    name = f"owned-{container.engine.name}-{Path(container.shell).name}"
+    script = "cd ..; ls -A; trap 'echo tidy; exit 9' TERM; while :; do sleep 0.05; done"
+    with owner_pipe(container.workspace):
+        container.engine(*container.words(script, "--detach", f"--name={name}", *impatient, MADENGINE_LOG=LOG))
+        time.sleep(1.5)
+        assert container.engine("ps", "--quiet", f"--filter=name={name}").stdout
+    wait_for((container.workspace / "entry.json").exists)
+    assert (container.entry["stopped"], container.entry["exit_code"]) == (True, 9)
+    assert container.log.splitlines()[-1] == b"tidy"
+    assert b".owner" not in container.log
+    # Killed before the container has opened the pipe.
+    pipe = container.workspace / f".owner-{boot_id()}"
+    os.mkfifo(pipe)
+    ended = container("exec sleep 30", *impatient)
+    assert (ended.code, container.entry["stopped"]) == (143, True)
 
 
 def test_a_process_left_behind_does_not_hold_up_the_end_for_long(container: Container, impatient: list[str]) -> None:

@@ -132,16 +132,22 @@ def test_a_container_whose_entry_script_is_stopped_is_ended_from_outside(trial: 
     assert not trial.containers()
 
 
-def test_the_limit_holds_where_madengine_was_killed(trial: Trial) -> None:
+def test_a_container_stops_when_its_madengine_is_killed(trial: Trial) -> None:
     # The runs of other tests, beside this one, would remove the leftover.
     strange = {"additional_docker_run_options": "--label madengine.owner=somebody"}
-    started = trial.start("echo started; sleep 60", "--timeout", "3", card=strange)
+    started = trial.start("ls -A ..; trap 'echo trapped; sleep 30' TERM; echo started; sleep 60 & wait", card=strange)
     name = started.container
+    [log] = (trial.folder / "runs").rglob("*.run.live.log")
+    wait_for(lambda: "started" in log.read_text(), 10)
     started.process.kill()
     started.process.wait()
     inspect = ("container", "inspect", "--format={{.State.Status}} {{.State.ExitCode}}", name)
     assert trial.engine(*inspect).stdout.startswith("running")
-    wait_for(lambda: trial.engine(*inspect).stdout.strip() == "exited 124", 10)
+    wait_for(lambda: trial.engine(*inspect).stdout.startswith("exited"), 10)
+    lines = log.read_text().split()
+    assert lines.count("trapped") == 1
+    assert ".owner" not in lines
+    assert json.loads(log.with_name("entry.json").read_text())["stopped"] is True
     trial.engine("rm", "--force", name)
 
 
