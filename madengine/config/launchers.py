@@ -318,6 +318,7 @@ class Launch:
         return {
             **(_of_nodes(start, gpus, rank) if start.nodes > 1 else {}),
             **(_of_launcher(self.launcher, start) if self.launcher else {}),
+            **(_MPI_AS_ROOT if self._program == "mpirun" else {}),
             "MAD_MULTI_NODE_RUNNER": self._command(start, rank),
         }
 
@@ -325,6 +326,11 @@ class Launch:
         """Return the text of a hostfile."""
         each = self._start(gpus, "").processes
         return "".join(f"{address} slots={each}\n" for address in self.addresses)
+
+    def host_list(self, gpus: int) -> str:
+        """Return the nodes as `multi_node_args` name them for mpirun."""
+        each = self._start(gpus, "").processes
+        return ",".join(f"{address}:{each}" for address in self.addresses)
 
     def _start(self, gpus: int, rank: str) -> Start:
         texts = arguments(self.multi_node_args)
@@ -341,14 +347,27 @@ class Launch:
             model=self.model,
         )
 
+    @property
+    def _program(self) -> str:
+        return self.launcher.program if self.launcher else arguments(self.multi_node_args)["RUNNER"]
+
     def _command(self, start: Start, rank: str) -> str:
-        program = self.launcher.program if self.launcher else arguments(self.multi_node_args)["RUNNER"]
+        program = self._program
         if program == "deepspeed":
             return _deepspeed(start)
-        hosts = {"HOST_LIST": ",".join(f"{address}:{start.processes}" for address in self.addresses)}
+        if program == "mpirun" and start.nodes > 1 and not self.multi_node_args.get("HOST_LIST"):
+            raise ConfigurationError(_MPIRUN_NODES)
         port = {"MASTER_PORT": start.port} if start.nodes > 1 and self.launcher else {}
-        values = {**(hosts if self.addresses else {}), **port, **self.multi_node_args, "RUNNER": program}
+        values = {**port, **self.multi_node_args, "RUNNER": program}
         return runner(values, start.processes, rank) if program else ""
+
+
+# Open MPI refuses to start as root, which a container's user mostly is.
+_MPI_AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+_MPIRUN_NODES = (
+    "launcher mpirun: it starts the processes of other nodes by ssh, and containers have no sshd; use torchrun or "
+    "deepspeed, or, if the image has one, call mpirun on rank 0 alone, with multi_node_args.HOST_LIST"
+)
 
 
 def _of_nodes(start: Start, gpus: int, rank: str) -> dict[str, str]:

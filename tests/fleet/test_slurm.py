@@ -330,11 +330,12 @@ def test_nodes_of_one_job_run_a_model_together(cluster: Cluster) -> None:
     path = cluster.folder / "build_manifest.json"
     content = json.loads(path.read_text())
     content["built_models"]["dying"]["env_vars"] = {"DIES": "1"}
+    content["built_models"]["both"]["distributed"] = {"launcher": "sglang-disagg", "nproc_per_node": 4}
     path.write_text(json.dumps(content))
     context = {
         "slurm": {"nodes": 2},
-        "encapsulate_script": 'env | grep -E "^(MASTER|NODE_RANK|NNODES)"; [ "$DIES" != "$NODE_RANK" ] || exit 9; '
-        '[ -z "$DIES" ] || sleep 60;',
+        "encapsulate_script": 'env | grep -E "^(MASTER|NODE_RANK|NNODES|SGLANG)"; '
+        '[ "$DIES" != "$NODE_RANK" ] || exit 9; [ -z "$DIES" ] || sleep 60;',
     }
     started = time.monotonic()
     done = cluster("run", "--manifest-file=build_manifest.json", "--run-id=r1", "-c", json.dumps(context), check=False)
@@ -342,10 +343,16 @@ def test_nodes_of_one_job_run_a_model_together(cluster: Cluster) -> None:
     assert time.monotonic() - started < 45
     both, dying = sorted(cluster.rows, key=lambda row: row["model"])
     expected = {"performance": "12.5", "nnodes": "2", "aggregation": "equal", "status": "SUCCESS", "attempt": "1"}
+    expected["launcher"] = "sglang-disagg"
     assert {name: both[name] for name in expected} == expected
     assert len(set(both["machine_name"].split(","))) == 2
     assert re.match(r"rank 1 \(.*\): exit code 9", dying["reason"])
     logs = [log.read_text() for log in (cluster.folder / "results/r1").glob("*-both/*/runs/r1/both/*.run.live.log")]
-    assert sorted(re.findall(r"NODE_RANK=(\d)", "".join(logs))) == ["0", "1"]
-    assert len(set(re.findall(r"MASTER_ADDR=(\S+)", "".join(logs)))) == 1
+    assert sorted(re.findall(r"^NODE_RANK=(\d)", "".join(logs), re.MULTILINE)) == ["0", "1"]
+    [first] = {*re.findall(r"MASTER_ADDR=(\S+)", "".join(logs))}
+    assert sorted(re.findall(r"SGLANG_NODE_RANK=(\d)", "".join(logs))) == ["0", "1"]
+    for split in ("PREFILL_NODES=1", "DECODE_NODES=1", "TOTAL_NODES=2"):
+        assert "".join(logs).count(f"SGLANG_DISAGG_{split}\n") == 2
+    [addresses] = {*re.findall(r"SGLANG_NODE_IPS=(\S+)", "".join(logs))}
+    assert len({first, *addresses.split(",")}) == 2
     assert not cluster.containers()

@@ -32,7 +32,10 @@ def variables(launch: Launch, job: str, service: str, count: int, gpus: int) -> 
         return {name: names.literal(value) for name, value in alone.items()}
     addresses = [f"{job}-{index}.{service}" for index in range(count)]
     together = {**settings, "NNODES": count, "MASTER_ADDR": addresses[0]}
-    own = replace(launch, multi_node_args=together, addresses=addresses).variables(gpus, _RANK)
+    launch = replace(launch, multi_node_args=together, addresses=addresses)
+    if arguments(settings)["RUNNER"] == "mpirun":
+        launch = replace(launch, multi_node_args={**together, "HOST_LIST": launch.host_list(gpus)})
+    own = launch.variables(gpus, _RANK)
     return {name: names.literal(value).replace(f"${_RANK}", _RANK) for name, value in own.items()}
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from madengine.config.context import Context
 from madengine.config.launchers import (
     DEFAULTS,
     LAUNCHERS,
+    Launch,
     World,
     check_distributed,
     launch_of,
@@ -94,6 +96,7 @@ def test_what_is_wrong_is_named(values: dict[str, Any], message: str) -> None:
 
 ONE_NODE = {"NNODES": "1", "NPROC_PER_NODE": "8", "MASTER_PORT": "29500"}
 STANDALONE = "torchrun --standalone --nproc_per_node=8"
+AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +114,7 @@ STANDALONE = "torchrun --standalone --nproc_per_node=8"
         ),
         ("torchtitan", STANDALONE, {"TORCHTITAN_TENSOR_PARALLEL_SIZE": "8", "TORCHTITAN_PIPELINE_PARALLEL_SIZE": "1"}),
         ("deepspeed", "deepspeed --num_gpus=8", {}),
-        ("mpirun", "mpirun -np 8 --host localhost:8", {}),
+        ("mpirun", "mpirun -np 8 --host localhost:8", AS_ROOT),
         ("primus", "", {"PRIMUS_CONFIG_PATH": "exp_pretrain.yaml"}),
         (
             "vllm",
@@ -245,7 +248,6 @@ DISAGG = {
         ("megatron", TORCHRUN, MEGATRON),
         ("torchtitan", TORCHRUN, TORCHTITAN),
         ("deepspeed", DEEPSPEED, {}),
-        ("mpirun", "mpirun -np 16 --host 10.0.0.1:8,10.0.0.2:8", {}),
         ("primus", "", {"PRIMUS_CONFIG_PATH": "exp_pretrain.yaml"}),
         ("vllm", "", VLLM),
         ("sglang", "", SGLANG),
@@ -256,6 +258,21 @@ def test_each_launcher_sets_its_variables_on_several_nodes(launcher: str, comman
     launch = launch_of({"launcher": launcher, "nnodes": 2}, {}, MODEL, {}).on(WORLD, "/w/hostfile")
     assert launch.variables(8) == {**RANKS, **more, "MAD_MULTI_NODE_RUNNER": command}
     assert launch.hosts(8) == "10.0.0.1 slots=8\n10.0.0.2 slots=8\n"
+
+
+@pytest.mark.parametrize(
+    "launch",
+    [
+        launch_of({"launcher": "mpirun", "nnodes": 2}, {}, MODEL, {}).on(WORLD),
+        launch_of(None, {"RUNNER": "mpirun"}, MODEL, {}).on(WORLD),
+        launch_of(None, {"RUNNER": "mpirun", "NNODES": 2}, MODEL, {}),
+    ],
+)
+def test_mpirun_reaches_other_nodes_only_where_the_user_lists_them(launch: Launch) -> None:
+    with pytest.raises(ConfigurationError, match=r"^launcher mpirun: it starts the processes of other nodes by ssh"):
+        launch.variables(8)
+    listed = replace(launch, multi_node_args={**launch.multi_node_args, "HOST_LIST": "a:8,b:8"})
+    assert listed.variables(8)["MAD_MULTI_NODE_RUNNER"] == "mpirun -np 16 --host a:8,b:8"
 
 
 def test_what_the_user_sets_of_the_nodes_counts() -> None:
