@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SUBMIT = "sbatch"
 _UNKNOWN_JOB = "Invalid job id"
+# What sacct prints as the nodes of a job that never ran.
+_NO_NODE = "None assigned"
 # Tasks that squeue shows as going on, or not yet begun; it knows more words, all of which mean an end.
 _GOING_ON = frozenset(
     ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED",
@@ -82,23 +84,24 @@ def submit_line(script: Path) -> str:
     return programs.shell_line(programs.program(SUBMIT, "--wait", str(script)))
 
 
-def cancel(jobs: Sequence[int]) -> None:
+def cancel(jobs: Iterable[int]) -> None:
     """Cancel jobs; those that have ended stay as they are. Raises CommandError where scancel fails."""
-    programs.ask(programs.program("scancel", *map(str, jobs)))
+    programs.ask(programs.program("scancel", *map(str, sorted(set(jobs)))))
 
 
-def task_states(jobs: Sequence[int]) -> list[TaskState]:
-    """Return the state of every task of these jobs that Slurm still knows.
+def task_states(tasks: Mapping[int, Iterable[int]]) -> list[TaskState]:
+    """Return the state of every task of these jobs that Slurm still knows; the numbers of a job's tasks are by the job.
 
     Raises CommandError where the controller doesn't answer.
     """
-    queued = list(_queued(jobs))
+    queued = list(_queued(tasks))
     known = {(state.job, state.number) for state in queued}
-    missing = [job for job in jobs if all(job != state.job for state in queued)]
+    # One that was cancelled while it waited is gone from the queue before the others of its job.
+    missing = [job for job, numbers in tasks.items() if any((job, number) not in known for number in numbers)]
     return [*queued, *(state for state in _accounted(missing) if (state.job, state.number) not in known)]
 
 
-def _queued(jobs: Sequence[int]) -> Iterator[TaskState]:
+def _queued(jobs: Iterable[int]) -> Iterator[TaskState]:
     """Yield what squeue says; the controller forgets a job some minutes after its end."""
     for job in jobs:
         command = programs.program(
@@ -137,4 +140,4 @@ def _accounted(jobs: Sequence[int]) -> Iterator[TaskState]:
         if task and len(cells) == 3:
             # CANCELLED by 1000
             state = (cells[1].split() or [UNKNOWN])[0]
-            yield TaskState(int(task[1]), int(task[2]), state, node=cells[2])
+            yield TaskState(int(task[1]), int(task[2]), state, node="" if cells[2] == _NO_NODE else cells[2])

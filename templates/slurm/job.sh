@@ -3,21 +3,38 @@
 set -eu
 # `--export=NONE` is for this script; what it starts on nodes has its environment.
 unset SLURM_EXPORT_ENV
-cd "$run_folder" || {
-  echo "$run_folder: not on this node; name a folder that all nodes share with --output-dir" >&2
+fail() { # its last line is the reason of the rows
+  echo "madengine: error: $(uname -n): $*" >&2
   exit 1
 }
+cd "$run_folder" 2>/dev/null || fail "$run_folder is not there; name a folder that all nodes share with --output-dir"
+set +u # the function `module` of some sites uses variables that are not set
+for module in ${modules[@]+"${modules[@]}"}; do
+  module load "$module" || fail "module load $module failed"
+done
+set -u
+command -v "$python" >/dev/null || fail "$python is not there; install Python 3.10 or newer, or name it with --remote-python"
+if [ -n "$check" ] && { ((nodes == 1)) || [ "${1-}" = check ]; }; then
+  "$python" "$run_folder/madengine.pyz" doctor ${engine[@]+"${engine[@]}"} ||
+    fail "not fit for runs, as \`madengine doctor\` says above; exclude the node, or repair it"
+fi
+if [ "${1-}" = check ]; then
+  "$python" "$run_folder/madengine.pyz" --version >/dev/null # where Python is too old, this says so
+  exit
+fi
 
 if ((nodes > 1)) && [ -z "${MADENGINE_NODES-}" ]; then
-  # On the first node: this script again, on every node, where it knows the first one's address.
+  # On the first node: this script again, on every node, where it knows the first one's address. At first for what keeps
+  # a node from starting, about which the others would hear nothing.
+  each=(--nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=0)
+  srun "${each[@]}" bash -l -s check <"$0"
   code='from madengine.programs.preflight import free_port; print(free_port())'
   MADENGINE_PORT=$(PYTHONPATH=$run_folder/madengine.pyz "$python" -c "$code")
   MADENGINE_RENDEZVOUS_KEY=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
   export MADENGINE_NODES=$nodes MADENGINE_PORT MADENGINE_RENDEZVOUS_KEY
-  srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=0 \
-    bash -l "$run_folder/$script" &
+  srun "${each[@]}" bash -l "$run_folder/$script" &
   step=$!
-  trap 'scancel --quiet --signal=TERM "$SLURM_JOB_ID.0" || true' TERM
+  trap 'scancel --quiet --signal=TERM "$SLURM_JOB_ID.1" || true' TERM
   # A signal ends a `wait`, and not what it waits for.
   while
     code=0
@@ -41,12 +58,5 @@ fi
 for name in credential.json data.json; do
   [ ! -e "$submit_folder/$name" ] || ln -sf "$submit_folder/$name" "$name"
 done
-for module in ${modules[@]+"${modules[@]}"}; do
-  module load "$module"
-done
-if [ -n "$check" ] && ! "$python" "$run_folder/madengine.pyz" doctor ${engine[@]+"${engine[@]}"}; then
-  echo "$(uname -n) is not fit for runs, says \`madengine doctor\` above; exclude it, or repair it" >&2
-  exit 1
-fi
 # In place of this shell, so that it is Python which Slurm tells to end, and which then stops the container.
 exec "$python" "$run_folder/madengine.pyz" "${words[@]}" "--manifest-file=$task/manifest.json"

@@ -8,7 +8,8 @@ import shlex
 import sys
 import time
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -81,7 +82,9 @@ class SlurmTarget:
     #: the job of each task, once it is submitted
     _jobs: dict[int, int] = field(default_factory=dict, init=False)
     _outcomes: dict[int, TaskOutcome] = field(default_factory=dict, init=False)
-    _shown: dict[int, str] = field(default_factory=dict, init=False)
+    #: what Slurm has said of each task at last, and how often nothing
+    _states: dict[int, TaskState] = field(default_factory=dict, init=False)
+    _silences: Counter[int] = field(default_factory=Counter, init=False)
     _rows: list[Row] = field(default_factory=list, init=False)
     _problems: list[str] = field(default_factory=list, init=False)
     #: why Slurm's controller doesn't answer; empty while it does
@@ -202,30 +205,30 @@ class SlurmTarget:
         return Prepared((*paths, bundle), warnings, (*map(submit_line, paths), collect))
 
     def start(self) -> None:
-        """Submit the arrays, and note their numbers, by which `fetch` finds them."""
-        for path, tasks in self._scripts:
-            # A job whose number is lost could be neither followed nor cancelled.
-            with programs.uninterrupted():
-                job = submit(path)
-                self._jobs.update({task.number: job for task in tasks})
-            names = {self._tasks[number].folder_in(self.run_folder).name: job for number, job in self._jobs.items()}
-            write_json(self.run_folder / _RECORD, {"jobs": names})
-            logger.info(f"Slurm job {job}: {len(tasks)} task{'s' * (len(tasks) != 1)}")
+        """Submit the arrays, and note their numbers, by which `fetch` finds them; all of them, or none."""
+        try:
+            for path, tasks in self._scripts:
+                self._submit(path, tasks)
+        except MadengineError:
+            if self._jobs:
+                self._cancel("not all jobs could be submitted")
+            raise
         logger.info(f"run {self.run_id}; results: {self.run_folder}")
+
+    def _submit(self, path: Path, tasks: Sequence[ArrayTask]) -> None:
+        # A job whose number is lost could be neither followed nor cancelled.
+        with programs.uninterrupted():
+            job = submit(path)
+            self._jobs.update({task.number: job for task in tasks})
+        logger.info(f"Slurm job {job}: {len(tasks)} task{'s' * (len(tasks) != 1)}")
+        names = {self._tasks[number].folder_in(self.run_folder).name: job for number, job in self._jobs.items()}
+        write_json(self.run_folder / _RECORD, {"jobs": names})
 
     def follow(self) -> None:
         """Wait until all tasks have ended; the rows of each are added as it ends."""
-        pause, silent = _POLL_SECONDS[0], dict.fromkeys(self._jobs, 0)
-        while open_tasks := self._open_tasks():
-            states = self._states()
-            for number in open_tasks:
-                state = states.get(number)
-                if state is None:
-                    silent[number] += states is not _NO_ANSWER
-                    if silent[number] < _FORGOTTEN_POLLS:
-                        continue
-                    state = TaskState(self._jobs[number], number, UNKNOWN)
-                self._note(state)
+        pause = _POLL_SECONDS[0]
+        while self._open_tasks():
+            self._look()
             if self._open_tasks():
                 self._show_output()
                 time.sleep(pause)
@@ -245,27 +248,44 @@ class SlurmTarget:
             return
         if not _asks_to_cancel(jobs):
             self._left = True
-            logger.info(f"the jobs go on; `madengine fetch --target slurm --run-id {self.run_id}` collects them")
+            logger.info(f"the jobs go on; `{self._fetch_line}` collects them")
             return
-        logger.info(f"interrupted: cancelling Slurm job {', '.join(map(str, jobs))}")
-        cancel(jobs)
+        self._cancel("interrupted")
+
+    def _cancel(self, why: str) -> None:
+        """Cancel the jobs, and wait for their rows; where Slurm doesn't take that, say how to do it later."""
+        jobs = " ".join(map(str, sorted(set(self._jobs.values()))))
+        logger.info(f"{why}: cancelling Slurm job {jobs}")
+        try:
+            cancel(self._jobs.values())
+        except CommandError as error:
+            self._problems.append(f"{error}; the jobs go on: `scancel {jobs}` ends them, `{self._fetch_line}` collects")
+            return
         deadline = time.monotonic() + _CANCEL_SECONDS
         while self._open_tasks() and time.monotonic() < deadline:
-            for state in self._states().values():
-                self._note(state)
+            self._look()
             time.sleep(_POLL_SECONDS[0])
+
+    @property
+    def _fetch_line(self) -> str:
+        """The line that collects this run later."""
+        places = {"--output-dir": self.options.output_dir, "--output": self.output}
+        default = {"--output-dir": Path("results"), "--output": Path("perf.csv")}
+        words = [f"{flag}={path}" for flag, path in places.items() if path != default[flag]]
+        return shlex.join(["madengine", "fetch", "--target=slurm", f"--run-id={self.run_id}", *words])
 
     def collect(self) -> int:
         """Show the rows of the tasks that have ended; return the exit code."""
         self._show_output()
         if self._rows:
             self.show(tables(self._rows))
-        for problem in self._problems:
+        for problem in dict.fromkeys(self._problems):
             logger.info(problem)
         failed = [outcome for outcome in self._outcomes.values() if outcome.problem]
         for outcome in failed:
             logger.info(outcome.problem)
-        logger.info(f"rows: {self.output}; results: {self.run_folder}")
+        if self._jobs:
+            logger.info(f"rows: {self.output}; results: {self.run_folder}")
         if not self._outcomes or self._problems or (self._open_tasks() and not self._left):
             return EXIT_FAILURE
         return EXIT_RUN_FAILED if any(outcome.has_failed for outcome in self._outcomes.values()) else EXIT_DONE
@@ -308,45 +328,64 @@ class SlurmTarget:
     def _open_tasks(self) -> list[int]:
         return [number for number in self._jobs if number not in self._outcomes]
 
-    def _states(self) -> Mapping[int, TaskState]:
-        """Return what Slurm says of the tasks, by their numbers; `_NO_ANSWER` if its controller doesn't answer."""
+    def _look(self) -> None:
+        """Note what Slurm says of the open tasks; one of which it says nothing several times is over."""
+        states = self._answer()
+        if states is None:
+            return
+        for number in self._open_tasks():
+            if state := states.get(number):
+                self._note(state)
+                continue
+            self._silences[number] += 1
+            if self._silences[number] >= _FORGOTTEN_POLLS:
+                self._note(self._forgotten(number))
+
+    def _answer(self) -> Mapping[int, TaskState] | None:
+        """Return what Slurm says of the open tasks, by their numbers; None if its controller doesn't answer."""
+        tasks: dict[int, list[int]] = {}
+        for number in self._open_tasks():
+            tasks.setdefault(self._jobs[number], []).append(number)
         try:
-            states = task_states(sorted({self._jobs[number] for number in self._open_tasks()}))
+            states = task_states(tasks)
         except CommandError as error:
             if str(error) != self._silence:
                 logger.info(f"{error}; asking again until there is an answer")
             self._silence = str(error)
-            return _NO_ANSWER
+            return None
         if self._silence:
             logger.info("Slurm answers again")
             self._silence = ""
         return {state.number: state for state in states if self._jobs.get(state.number) == state.job}
 
+    def _forgotten(self, number: int) -> TaskState:
+        last = self._states.get(number)
+        if last is None:
+            return TaskState(self._jobs[number], number, UNKNOWN)
+        return replace(last, state=UNKNOWN, reason=f"last seen {last.state.lower()}")
+
     def _note(self, state: TaskState) -> None:
         """Report a state that is new, and add the rows of a task that has ended."""
-        number = state.number
-        if number in self._outcomes:
-            return
-        task = self._tasks[number]
-        shown = f"{state.state.lower()} {state.node or (f'({state.reason})' if state.reason else '')}".rstrip()
-        if self._shown.get(number) != shown:
-            self._shown[number] = shown
-            logger.info(f"{task.name} ({state.job}_{number}): {shown}")
+        task = self._tasks[state.number]
+        if self._states.get(state.number) != state:
+            self._states[state.number] = state
+            what = state.node or (f"({state.reason})" if state.reason else "")
+            logger.info(f"{task.name} ({state.job}_{state.number}): {state.state.lower()} {what}".rstrip())
         if state.has_ended:
-            self._outcomes[number] = task_outcome(task, self.run_folder, state, self._job_environ)
-            self._add_rows([task.folder_in(self.run_folder)])
+            self._end(task, state)
 
-    def _add_rows(self, folders: Iterable[Path]) -> None:
+    def _end(self, task: ArrayTask, state: TaskState) -> None:
+        """Add the rows of a task that has ended."""
         try:
-            merged = merge(folders, self.output, self.run_folder / "results.json")
+            self._outcomes[task.number] = task_outcome(task, self.run_folder, state, self._job_environ)
+            merged = merge([task.folder_in(self.run_folder)], self.output, self.run_folder / "results.json")
         except MadengineError as error:
-            self._problems.append(str(error))
+            # Such as a full disk: the other tasks are worth following.
+            self._outcomes[task.number] = TaskOutcome(has_failed=True)
+            self._problems.append(f"{task.name}: {error}; then `{self._fetch_line}` adds the rows")
             return
         self._rows.extend(merged.rows)
         self._problems.extend(merged.problems)
-
-
-_NO_ANSWER: Mapping[int, TaskState] = {}
 
 
 def _asks_to_cancel(jobs: Iterable[int]) -> bool:

@@ -27,6 +27,11 @@ _LATE_SECONDS = 20.0
 _LOG_BYTES = 1 << 50
 _END_BYTES = 64 << 10
 _LINE_CHARACTERS = 300
+# How the job's script, and the node's madengine, begin the line that says why they end.
+_OUR_ERROR = "madengine: error: "
+# What srun prints after a node's own last line.
+_STEP_END = re.compile(r"srun: error: \S+: tasks? \S+: Exited with exit code \d+")
+_SAYS_NOTHING = ("", "none", "None", "NonZeroExitCode")
 # The folder of an attempt after the first, as the job's script names it.
 _AGAIN = re.compile(r"-attempt-(\d{1,6})$")
 
@@ -115,12 +120,22 @@ def _failures(node: Path) -> int:
 
 
 def _reason(state: TaskState, log: Path) -> str:
-    """Return why a model has no row: Slurm's word, and the last line that its job printed."""
+    """Return why a model has no row: Slurm's word, and what its job printed at the end."""
     word = "unknown to Slurm, without accounting" if state.state == UNKNOWN else state.state.lower()
-    reason = f" ({state.reason})" if state.reason and state.reason.lower() != "none" else ""
+    end = f"{_name(state)}: {word}{f' ({state.reason})' if state.reason not in _SAYS_NOTHING else ''}"
     line = _last_line(log)
-    end = f"its log ends with: {line}" if line else "it left no log: do all nodes share its folder?"
-    return f"{_name(state)}: {word}{reason}; {end}"
+    if line.startswith(_OUR_ERROR):
+        message = line.removeprefix(_OUR_ERROR)
+        # Which of several it was, the script says.
+        is_named = message.startswith(f"{state.node}: ") or "[" in state.node
+        return f"{message if is_named else f'{state.node}: {message}'}; {end}"
+    if line:
+        return f"{end}; its log ends with: {line}"
+    return (
+        f"{end}; it left no log: do all nodes share its folder, and has it room?"
+        if state.node
+        else f"{end}; it never ran"
+    )
 
 
 def _name(state: TaskState) -> str:
@@ -128,8 +143,11 @@ def _name(state: TaskState) -> str:
 
 
 def _last_line(log: Path) -> str:
+    """Return the last line that says why a job of ours ended, else the last of all; empty without a log."""
     with suppress(OSError, MadengineError), open_untrusted(log.parent, log.name, _LOG_BYTES) as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _END_BYTES))
         lines = file.read(_END_BYTES).decode(errors="replace").splitlines()
-        return next((printable(line)[:_LINE_CHARACTERS] for line in reversed(lines) if line.strip()), "")
+        rest = [line for line in lines if line.strip() and not _STEP_END.match(line)]
+        ours = [line for line in rest if line.startswith(_OUR_ERROR)]
+        return printable((ours or rest or [""])[-1])[:_LINE_CHARACTERS]
     return ""

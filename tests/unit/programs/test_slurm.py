@@ -19,6 +19,11 @@ from tests.conftest import StandIns
             "echo '7_0|CANCELLED by 1000|h1'; echo '7_1|NODE_FAIL|h2'; echo '7_0.batch|COMPLETED|h1'",
             [TaskState(7, 0, "CANCELLED", node="h1"), TaskState(7, 1, "NODE_FAIL", node="h2")],
         ),
+        (
+            "echo '7|0|RUNNING|None|h1'",
+            "echo '7_0|RUNNING|h1'; echo '7_1|CANCELLED by 0|None assigned'",
+            [TaskState(7, 0, "RUNNING", node="h1"), TaskState(7, 1, "CANCELLED")],
+        ),
         ("echo slurm_load_jobs error: Invalid job id specified >&2; exit 1", "echo disabled >&2; exit 1", []),
         ("echo '7|x|COMPLETED|None|h1'; echo 'COMPLETED'", "echo '7|COMPLETED|h1'; echo", []),
     ],
@@ -26,13 +31,13 @@ from tests.conftest import StandIns
 def test_a_task_is_what_slurm_says(stand_ins: StandIns, squeue: str, sacct: str, expected: list[TaskState]) -> None:
     stand_ins.add("squeue", squeue)
     stand_ins.add("sacct", sacct)
-    assert task_states([7]) == expected
+    assert task_states({7: (0, 1)}) == expected
 
 
 def test_a_controller_that_does_not_answer_is_an_error(stand_ins: StandIns) -> None:
     stand_ins.add("squeue", "echo Unable to contact slurm controller >&2; exit 1")
     with pytest.raises(CommandError, match="Unable to contact"):
-        task_states([7])
+        task_states({7: (0, 1)})
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -90,3 +91,40 @@ def test_a_controller_that_is_silent_is_one_line(
     ends = [message.split("exit code 1: ")[-1] for message in messages if "until there is an answer" in message]
     assert ends == ["no; asking again until there is an answer", "later; asking again until there is an answer"]
     assert messages.count("Slurm answers again") == 1
+
+
+TWO_JOBS = {
+    "built_images": {name: {"docker_image": name, "image_id": f"sha256:{'1' * 64}"} for name in ("a", "b")},
+    "built_models": {
+        name: {"name": name, "dockerfile": "d", "scripts": "s", "slurm": {"qos": name}} for name in ("a", "b")
+    },
+}
+REFUSED = 'case $2 in *-2.sh) echo "no such qos" >&2; exit 1 ;; esac; echo 7'
+
+
+def deploy_two(tmp_path: Path, slurm: StandIns, scancel: str = "") -> int:
+    """Deploy two models, whose second job is refused."""
+    for name, script in {"sbatch": REFUSED, "squeue": "echo '7|0|CANCELLED|None|'", "scancel": scancel}.items():
+        slurm.add(name, script)
+    (tmp_path / "build_manifest.json").write_text(json.dumps(TWO_JOBS))
+    words = ["--target=slurm", "--manifest-file=build_manifest.json", "--run-id=r1", "--output-dir=out"]
+    return main(["deploy", *words])
+
+
+def test_all_jobs_are_submitted_or_none(tmp_path: Path, slurm: StandIns, capsys: pytest.CaptureFixture[str]) -> None:
+    assert deploy_two(tmp_path, slurm) == 1
+    assert "scancel 7" in slurm.calls()
+    errors = capsys.readouterr().err
+    assert "not all jobs could be submitted: cancelling Slurm job 7" in errors
+    assert "no such qos" in errors.splitlines()[-1]
+    with (tmp_path / "perf.csv").open(newline="") as file:
+        rows = [(row["model"], row["status"], row["reason"]) for row in csv.DictReader(file)]
+    assert rows == [("a", "FAILURE", "Slurm job 7_0: cancelled; it never ran")]
+
+
+def test_jobs_that_can_not_be_cancelled_are_named_with_what_ends_them(
+    tmp_path: Path, slurm: StandIns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert deploy_two(tmp_path, slurm, scancel="echo Unable to contact >&2; exit 1") == 1
+    later = "`madengine fetch --target=slurm --run-id=r1 --output-dir=out` collects"
+    assert f"Unable to contact; the jobs go on: `scancel 7` ends them, {later}" in capsys.readouterr().err

@@ -55,7 +55,29 @@ def test_a_task_without_a_row_is_a_failure_whatever_slurm_says(tmp_path: Path, s
     assert outcome.problem.startswith("m: Slurm job 7_0: ")
     [(status, number, _, reason)] = rows(tmp_path / "0-m/h1")
     assert (status, number) == (FAILURE, "1")
-    assert reason.endswith("it left no log: do all nodes share its folder?")
+    assert reason.endswith("it left no log: do all nodes share its folder, and has it room?")
+
+
+@pytest.mark.parametrize(
+    ("node", "log", "expected"),
+    [
+        ("", "", "Slurm job 7_0: failed; it never ran"),
+        ("h1", "one\n\ntwo\n\n", "Slurm job 7_0: failed; its log ends with: two"),
+        ("h1", "madengine: error: no engine\n", "h1: no engine; Slurm job 7_0: failed"),
+        ("h1", "madengine: error: h1: no engine\n", "h1: no engine; Slurm job 7_0: failed"),
+        (
+            "h[1-2]",
+            "madengine: error: h2: no engine\ndisk   ok\nsrun: error: h2: task 1: Exited with exit code 1\n",
+            "h2: no engine; Slurm job 7_0: failed",
+        ),
+        ("h1", "srun: error: h1: task 0: Exited with exit code 1\n", "Slurm job 7_0: failed; it left no log"),
+    ],
+)
+def test_the_reason_is_what_the_job_said_itself(tmp_path: Path, node: str, log: str, expected: str) -> None:
+    if log:
+        (tmp_path / "slurm-7_0.log").write_text(log)
+    outcome = task_outcome(TASK, tmp_path, TaskState(7, 0, "FAILED", "NonZeroExitCode", node=node), {})
+    assert outcome.problem.startswith(f"m: {expected}")
 
 
 def test_a_state_that_is_unknown_is_no_success_of_the_task(tmp_path: Path) -> None:
