@@ -82,14 +82,17 @@ class Coordinator:
 
     def _serve(self, connection: socket.socket, address: str) -> None:
         rank, reason = None, None
-        with connection, suppress(OSError, ValueError), connection.makefile("rb") as lines:
-            rank = self._admit(connection, lines, address)
-            while line := lines.readline(MESSAGE_LIMIT):
-                message = parse_message(line)
-                if message.get("type") == "leave":
-                    reason = _text(message, "reason")
-                    break
-                self._take(rank, message)
+        try:
+            with connection, suppress(ValueError), connection.makefile("rb") as lines:
+                rank = self._admit(connection, lines, address)
+                while line := lines.readline(MESSAGE_LIMIT):
+                    message = parse_message(line)
+                    if message.get("type") == "leave":
+                        reason = _text(message, "reason")
+                        break
+                    self._take(rank, message)
+        except OSError as error:
+            reason = f"the connection to it broke: {error.strerror or error}"
         if rank is not None:
             with self._lock:
                 self._connections.pop(rank, None)

@@ -42,13 +42,22 @@ def joined(result: RunResult, peers: Peers, what: str = "") -> Joint:
     result = replace(result, rank=peers.rank, nnodes=peers.nodes)
     reason = "" if result.status == SUCCESS else result.reason or result.status
     conclusion = peers.end(what + round_of(result), result_json(result), reason)
-    parts = [
-        result if rank == peers.rank else _part(result, rank, entry)
-        for rank, entry in sorted({peers.rank: {}, **conclusion.results}.items())
-    ]
+    ranks = sorted({*range(len(peers.machines)), peers.rank, *conclusion.results})
+    parts = [_part_of(rank, result, peers, conclusion.results) for rank in ranks]
     of_run = replace(joint_result(parts, conclusion.reason, peers.nodes, conclusion.culprit), rank=0)
     own = result if peers.rank else of_run
     return Joint(own, replace(of_run, gpus=result.gpus), conclusion.reason, conclusion.interrupted)
+
+
+def _part_of(rank: int, own: RunResult, peers: Peers, results: Mapping[int, Any]) -> RunResult:
+    """Return a node's result, a failure where it has vanished."""
+    if rank == peers.rank:
+        return own
+    if rank in results:
+        return _part(own, rank, results[rank])
+    reason = "no result: its madengine ended or can't be reached"
+    part = RunResult(own.run_id, own.model, own.image, FAILURE, reason, n_gpus=own.n_gpus, rank=rank)
+    return replace(part, machine_name=peers.machines[rank])
 
 
 def _part(own: RunResult, rank: int, entry: Mapping[str, Any]) -> RunResult:

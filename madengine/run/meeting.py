@@ -44,7 +44,9 @@ class Meeting:
             return self.fail(gone, self._left[gone] or _ENDED_EARLY) or self._stop()
         if not self.is_complete:
             return None
-        return {"type": "world", "port": port, "addresses": [self.addresses[each] for each in range(self.nodes)]}
+        nodes = range(self.nodes)
+        addresses, machines = [self.addresses[node] for node in nodes], [self.machines[node] for node in nodes]
+        return {"type": "world", "port": port, "addresses": addresses, "machines": machines}
 
     @property
     def is_complete(self) -> bool:

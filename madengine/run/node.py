@@ -305,8 +305,10 @@ class LocalRun:
         metrics = tuple(map(_redacted, result.metrics))
         result = replace(result, reason=programs.redact(result.reason), metrics=metrics)
         line = "; ".join(f"{metric.performance} {metric.metric}".strip() for metric in result.metrics)
-        logger.info(f"{result.model.name}: {result.status} {result.reason or line}".rstrip())
-        report(Progress(result.model.name, result.status, result.reason or line, ended=True))
+        # Of several nodes a success may have a reason: another one measures.
+        detail = line if result.status == SUCCESS else result.reason or line
+        logger.info(f"{result.model.name}: {result.status} {detail}".rstrip())
+        report(Progress(result.model.name, result.status, detail, ended=True))
         self.writer.add(result)
 
     def not_run(self, model: Model, image: Image | None, status: str, reason: str) -> RunResult:

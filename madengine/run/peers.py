@@ -56,6 +56,8 @@ class Peers:
         self._news = threading.Condition()
         self._connection: socket.socket | None = None
         self._world: World | None = None
+        #: names of the nodes, by rank; none before all have joined
+        self.machines: tuple[str, ...] = ()
         self._go = False
         self._stop_reason = ""
         self._conclusion: Conclusion | None = None
@@ -145,7 +147,7 @@ class Peers:
                 self._note(connection=connection)
                 while line := lines.readline(MESSAGE_LIMIT):
                     self._hear(parse_message(line), connection)
-        except TimeoutError as error:
+        except RunError as error:
             why = str(error)
         except OSError as error:
             why = f"rank 0 ({seat.address}): the connection broke: {error.strerror or error}"
@@ -160,6 +162,7 @@ class Peers:
                 addresses = tuple(str(address) for address in message["addresses"])
                 interface = interface_of(addresses[self.rank])
                 self._world = World(self.rank, addresses, int(message["port"]), interface)
+                self.machines = tuple(str(machine) for machine in message.get("machines") or ())
             elif kind == "go":
                 self._go = True
             elif kind == "stop":
@@ -180,7 +183,7 @@ class Peers:
 
 
 def _connected(seat: Seat, deadline: float) -> socket.socket:
-    """Return a connection to rank 0. Raises TimeoutError, with the reason, where there is none in time."""
+    """Return a connection to rank 0. Raises RunError, with the reason, where there is none in time."""
     address = ("localhost" if seat.rank == 0 else seat.address, seat.port)
     while True:
         try:
@@ -190,7 +193,7 @@ def _connected(seat: Seat, deadline: float) -> socket.socket:
             return connection
         except OSError as error:
             if time.monotonic() > deadline:
-                raise TimeoutError(
+                raise RunError(
                     f"rank 0 can't be reached at {seat.address} port {seat.port}: {error.strerror or error}; the nodes "
                     "have to reach each other: set MASTER_ADDR in the context's multi_node_args"
                 ) from None

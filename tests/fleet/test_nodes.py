@@ -11,7 +11,7 @@ import pytest
 
 from madengine.results.merge import merge
 from tests.bed.components import Outcome
-from tests.fleet.conftest import Controller, Hosts
+from tests.fleet.conftest import Controller, Hosts, until
 
 # Rank 0 waits for rank 1 on the port that they were given; FAILS names a rank that fails meanwhile. Other models than
 # `quick` print what their launcher has set.
@@ -162,3 +162,29 @@ def test_no_host_starts_where_one_can_not(pair: Controller, hosts: Hosts) -> Non
     refused = run(pair, "--host=h1,h2,h3")
     assert refused.code == 4
     assert "quick: nnodes 2: expected 2 hosts, got 3; name as many with --host" in refused.stderr
+
+
+def test_a_node_that_vanishes_ends_the_others_and_its_own_container(pair: Controller, hosts: Hosts) -> None:
+    """Takes 20 s, nearly all of it waiting: so long does the kernel probe a connection."""
+    context = {"encapsulate_script": f"sh -c {shlex.quote(SCRIPT)}; exit $?;", "env_vars": {"FAILS": "9"}}
+    words = ("--tags=quick", "--host=h1,h2", "--reconnect=1", "--additional-context", json.dumps(context))
+
+    def containers(*numbers: int) -> list[bool]:
+        return [bool(hosts.run(number, "docker", "ps", "--quiet")) for number in numbers]
+
+    with pair.beside("run", *words) as process:
+        until(lambda: containers(1, 2) == [True, True], 30, lambda: pair.output)
+        hosts.cut(2)
+        began = time.monotonic()
+        assert process.wait(60) == 3, pair.output
+    assert time.monotonic() - began < 35
+    names = f"{hosts.name(1)},{hosts.name(2)}"
+    reason = f"rank 1 ({hosts.name(2)}): the connection to it broke: Connection timed out"
+    assert cells(pair, "machine_name", "status", "reason", "nnodes") == [names, "FAILURE", reason, "2"]
+    assert containers(1) == [False]
+    # It has stopped its container by itself; its files are fetched, and there is still one row.
+    hosts.heal(2)
+    until(lambda: containers(2) == [False], 15, lambda: pair.output)
+    fetched = pair("fetch", "--host=h2", f"--run-id={pair.results.name}", check=False)
+    assert f"rank 0 ({hosts.address}.1): the connection broke: Connection timed out" in fetched.stderr
+    assert cells(pair, "reason") == [reason]

@@ -36,6 +36,7 @@ def test_two_hosts_reduce_together_over_ssh(controller: Controller, hosts: Hosts
     assert {"rank 0 of 4", "rank 1 of 4"} <= {*first.splitlines()}
     assert {"rank 2 of 4", "rank 3 of 4"} <= {*second.splitlines()}
     assert "performance:" not in second
+    assert "h2: together: SUCCESS\n" in ended.stderr
 
 
 def test_a_rank_that_raises_ends_the_others_and_is_the_reason(controller: Controller, hosts: Hosts) -> None:

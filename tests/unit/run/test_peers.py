@@ -15,7 +15,10 @@ import pytest
 
 from madengine.errors import ConfigurationError, RunError
 from madengine.programs.preflight import free_port
+from madengine.records import FAILURE, Model, RunResult
+from madengine.results.rows import result_rows
 from madengine.run.coordinator import Coordinator
+from madengine.run.joint import joined
 from madengine.run.peers import Conclusion, Peers
 from madengine.run.seat import Seat, seat_in
 
@@ -112,6 +115,20 @@ def test_a_rank_that_leaves_ends_the_run_of_the_others(port: int, reason: str | 
     with pytest.raises(RunError, match=rf"^not started: rank 1 \(.*\): {shown}$"):
         first.start("a")
     assert first.end("a", {"a": 1}, "not started").results == {0: {"a": 1}}
+    first.leave("")
+
+
+def test_the_row_of_a_run_has_the_node_that_has_vanished_too(port: int) -> None:
+    first, second = Peers(seat(0, port)), Peers(seat(1, port))
+    together(first.world, second.world)
+    with suppress(OSError):
+        second._connection.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
+    own = RunResult("r", Model("m", "docker/m", "scripts/m"), None, FAILURE, "stopped", machine_name="n0", n_gpus="2")
+    result = joined(own, first).own
+    assert [part.reason for part in result.parts] == ["stopped", "no result: its madengine ended or can't be reached"]
+    [row] = result_rows(result, {})
+    assert (row["machine_name"], row["n_gpus"], row["nnodes"]) == (f"n0,{socket.gethostname()}", "4", "2")
+    assert row["reason"].endswith("its madengine ended")
     first.leave("")
 
 
