@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 ENGINE_NAMES = ("docker", "podman", "nerdctl")
 
 #: Those that run images and build none.
-RUN_ENGINE_NAMES = ("apptainer",)
+RUN_ENGINE_NAMES = ("apptainer", "pyxis")
 
 SUCCESS = "SUCCESS"
 FAILURE = "FAILURE"

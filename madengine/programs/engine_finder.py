@@ -13,11 +13,12 @@ from madengine.programs.engine import Docker
 from madengine.programs.engine_errors import explain_engine_error
 from madengine.programs.nerdctl import Nerdctl
 from madengine.programs.podman import Podman
+from madengine.programs.pyxis import Pyxis
 
 # By name, in the order of ENGINE_NAMES.
 ENGINES: Mapping[str, type[Docker]] = {engine.name: engine for engine in (Docker, Podman, Nerdctl)}
 #: Those that run images and build none, which only their name chooses.
-RUN_ENGINES: Mapping[str, type[Docker]] = {engine.name: engine for engine in (Apptainer,)}
+RUN_ENGINES: Mapping[str, type[Docker]] = {engine.name: engine for engine in (Apptainer, Pyxis)}
 # An engine that takes longer than this to print its version counts as not running.
 PROBE_SECONDS = 10.0
 

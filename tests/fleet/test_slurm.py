@@ -356,3 +356,78 @@ def test_nodes_of_one_job_run_a_model_together(cluster: Cluster) -> None:
     [addresses] = {*re.findall(r"SGLANG_NODE_IPS=(\S+)", "".join(logs))}
     assert len({first, *addresses.split(",")}) == 2
     assert not cluster.containers()
+
+
+# Does what pyxis does with srun's options, in a root that enroot's stand-in has unpacked; the rest is Slurm's own.
+SRUN_WITH_PYXIS = """
+[ "$1" != --help ] || { echo "--container-image --container-env"; exit; }
+options=() image='' mounts=''
+while [[ $1 == -* ]]; do
+  case $1 in
+  --container-image=*) image=${1#*=} ;;
+  --container-mounts=*) mounts=${1#*=} ;;
+  --container-*|--no-container-*) ;;
+  *) options+=("$1") ;;
+  esac
+  shift
+done
+exec /usr/bin/srun "${options[@]}" /usr/bin/unshare --mount /bin/bash -c '
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+root=$(cat "$1")
+mount --rbind /proc "$root/proc"
+mount --rbind /dev "$root/dev"
+for one in ${2//,/ }; do
+  IFS=: read -r outside inside flags <<<"$one"
+  mkdir -p "$root$inside"
+  mount --rbind "$outside" "$root$inside"
+done
+shift 2
+exec chroot "$root" "$@"' bash "$image" "$mounts" "$@"
+"""
+ENROOT = """
+case $1 in
+version) echo 4.0.1 ;;
+import)
+  root=$(mktemp -d)
+  id=$(docker create "$(grep -m1 . /shared/pyxis-image)")
+  docker export "$id" | tar -x -C "$root"
+  docker rm "$id" >/dev/null
+  echo "$root" >"$3"
+  ;;
+esac
+"""
+
+
+def test_containers_of_pyxis_are_steps_of_the_job(cluster: Cluster, built: Path, tmp_path: Path) -> None:
+    """One ends by itself; the job is told to end during the other, which ends too."""
+    (cluster.folder / "build_manifest.json").write_text(built.read_text())
+    copy_model(cluster, "quick", "m0", "m1")
+    image = json.loads((cluster.folder / "build_manifest.json").read_text())["built_images"]["m0"]
+    (cluster.hosts.folder / "shared/pyxis-image").write_text(f"{image['image_id']}\n")
+    told = "trap 'echo it was told; exit 3' TERM; touch /flags/ready; sleep 60 & wait"
+    script = f"env | grep ^SLURM_; echo home $HOME; if [ -e /flags/again ]; then {told}; fi; touch /flags/again;"
+    (cluster.folder / "flags").mkdir()
+    context = {"encapsulate_script": script, "docker_mounts": {"/flags": f"{cluster.inside}/flags"}}
+    words = (*DEPLOY, "--engine=pyxis", "--one-job", "--run-id=r1", f"--nodelist={cluster.hosts.name(1)}")
+    command = cluster.command(*words, "-c", json.dumps(context))
+    environment = {**os.environ, "FLEET_DIR": str(cluster.hosts.folder)}
+    output = tmp_path / "output"
+    with (
+        cluster.stand_ins(1, {"srun": SRUN_WITH_PYXIS, "enroot": ENROOT}),
+        output.open("wb") as file,
+        subprocess.Popen(command, env=environment, stdout=file, stderr=file) as process,
+    ):
+        until((cluster.folder / "flags/ready").exists, 60, output.read_text)
+        [(task, _)] = tasks(cluster)
+        cluster.hosts.run(1, "scancel", "--signal=TERM", "--batch", task)
+        assert process.wait(60) == 3, output.read_text()
+    results = [(row["model"], row["status"], row["reason"], row["engine"]) for row in cluster.rows]
+    assert results == [
+        ("m0", "SUCCESS", "", "pyxis 4.0.1"),
+        ("m1", "FAILURE", "interrupted", "pyxis 4.0.1"),
+    ]
+    first, second = (log.read_text() for log in sorted(cluster.folder.glob("results/r1/*/*/runs/*/*/*.log")))
+    assert "home /root\nperformance: 12.5" in first
+    assert "home /root\nit was told\n" in second
+    assert "SLURM_" not in first + second
+    assert not (cluster.hosts.run(1, "squeue", "--noheader", "--steps"))

@@ -335,7 +335,7 @@ def test_an_engine_in_the_environment_that_is_none_is_named(
         4,
         "",
         "madengine: error: MADENGINE_ENGINE=dokcer: no such engine; expected one of auto, docker, podman, nerdctl, "
-        "apptainer\n",
+        "apptainer, pyxis\n",
     )
 
 

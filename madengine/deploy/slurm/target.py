@@ -32,7 +32,7 @@ from madengine.deploy.slurm.task_results import TaskOutcome, task_outcome
 from madengine.deploy.target import CALLER_VARIABLES, Prepared
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, EXIT_RUN_FAILED, CommandError, ConfigurationError, MadengineError
 from madengine.files import check_writable, read_json, write_json
-from madengine.programs.apptainer import SIF_FOLDER_VARIABLE
+from madengine.programs.process_engine import IMAGE_FOLDER_VARIABLE
 from madengine.programs.slurm import SUBMIT, UNKNOWN, TaskState, cancel, submit, submit_line, task_states
 from madengine.results.merge import merge
 from madengine.results.perf_csv import check_perf_csv
@@ -308,14 +308,14 @@ class SlurmTarget:
     def _shared_folders(self) -> Mapping[str, str]:
         """The variables of folders that nodes have by the same path: of images' archives, and of the model package."""
         archives = self.environ.get(FOLDER_VARIABLE, "").strip()
-        images = self.environ.get(SIF_FOLDER_VARIABLE, "").strip() or str(self.run_folder.parent / "sif")
+        images = self.environ.get(IMAGE_FOLDER_VARIABLE, "").strip() or str(self.run_folder.parent / "sif")
         needs_package = any(
             task.shape.is_on_host or not image.self_contained
             for task in self._tasks.values()
             for image in task.manifest.images
         )
         return {
-            SIF_FOLDER_VARIABLE: str(Path(images).expanduser().absolute()),
+            IMAGE_FOLDER_VARIABLE: str(Path(images).expanduser().absolute()),
             **({FOLDER_VARIABLE: str(Path(archives).expanduser().absolute())} if archives else {}),
             **({"MODEL_DIR": str(self.package)} if self.package and needs_package else {}),
         }

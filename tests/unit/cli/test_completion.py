@@ -66,7 +66,7 @@ def test_fish_gets_a_script_of_its_own_with_nothing_unquoted() -> None:
     text = script("fish")
     lines = [line for line in text.splitlines() if line.startswith("complete ")]
     assert "complete -c madengine -n '__madengine_is generate k8s' -l 'may-share-nodes'" in text
-    assert any("-l 'engine'" in line and "-x -a 'auto docker podman nerdctl apptainer'" in line for line in lines)
+    assert any("-l 'engine'" in line and "-x -a 'auto docker podman nerdctl apptainer pyxis'" in line for line in lines)
     assert all(len(shlex.split(line.replace("\\'", "’"))) >= 4 for line in lines)
 
 

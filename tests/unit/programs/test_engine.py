@@ -643,7 +643,7 @@ def test_podman_needs_no_group(alone: StandIns) -> None:
 
 
 def test_an_engine_that_does_not_exist_is_refused_by_name() -> None:
-    expected = "unknown engine 'dokcer'; expected one of docker, podman, nerdctl, apptainer"
+    expected = "unknown engine 'dokcer'; expected one of docker, podman, nerdctl, apptainer, pyxis"
     with pytest.raises(EngineError, match=f"^{expected}$"):
         find_engine("dokcer")
 
