@@ -71,9 +71,8 @@ ENTRY_KEYS: Mapping[str, EntryKey] = {
         EntryKey("launcher", "write `distributed`"),
         EntryKey("nnodes", "write `distributed`"),
         EntryKey("vllm", "use env_vars"),
-        # Of a run under Slurm, below the context's.
-        EntryKey("slurm"),
-        *(EntryKey(name, "`madengine deploy` has options for it") for name in ("k8s", "kubernetes")),
+        # Of a run under Slurm, or on Kubernetes, below the context's.
+        *(EntryKey(name) for name in ("slurm", "k8s", "kubernetes")),
         EntryKey("deprecated", "write is_deprecated"),
     )
 }

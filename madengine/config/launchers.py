@@ -12,6 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from madengine.config.launcher_variables import (
+    Start,
+    of_megatron,
+    of_primus,
+    of_sglang,
+    of_sglang_disagg,
+    of_torchtitan,
+    of_vllm,
+)
 from madengine.config.values import expected, shown
 from madengine.errors import ConfigurationError
 from madengine.records import Model
@@ -106,32 +115,6 @@ class World:
         return len(self.addresses)
 
 
-@dataclass(frozen=True)
-class Start:
-    """What a launcher's command and variables depend on."""
-
-    #: on this node
-    processes: int
-    nodes: int
-    #: of this node; text that is filled in later where its container is started by others
-    rank: str
-    #: address and port of the first node
-    master: str
-    port: str
-    #: of all nodes, by rank; none if they are unknown
-    addresses: Sequence[str]
-    #: a file in the container that lists them; empty if there is none
-    hostfile: str
-    #: the settings of `distributed`
-    settings: Mapping[str, Any]
-    model: Model
-
-    @property
-    def own_address(self) -> str:
-        """The address of this node; empty if it is unknown."""
-        return self.addresses[int(self.rank)] if self.addresses and self.rank.isdigit() else ""
-
-
 def _no_variables(start: Start) -> dict[str, str]:
     return {}
 
@@ -152,112 +135,18 @@ class Launcher:
     on_host: bool = False
 
 
-def _of_megatron(start: Start) -> dict[str, str]:
-    tensor = start.processes if start.nodes > 1 else min(start.processes, 8)
-    return {
-        "TENSOR_MODEL_PARALLEL_SIZE": str(tensor),
-        "PIPELINE_MODEL_PARALLEL_SIZE": str(start.nodes),
-        "CONTEXT_PARALLEL_SIZE": "1",
-    }
-
-
-def _of_torchtitan(start: Start) -> dict[str, str]:
-    several = {"TORCHTITAN_FSDP_ENABLED": "1", "TORCHTITAN_CONTEXT_PARALLEL_SIZE": "1"} if start.nodes > 1 else {}
-    return {
-        "TORCHTITAN_TENSOR_PARALLEL_SIZE": str(start.processes),
-        "TORCHTITAN_PIPELINE_PARALLEL_SIZE": str(start.nodes),
-        **several,
-    }
-
-
-def _of_vllm(start: Start) -> dict[str, str]:
-    """A server a node: several of them share the requests, not the model."""
-    return {
-        "VLLM_TENSOR_PARALLEL_SIZE": str(start.processes),
-        "VLLM_PIPELINE_PARALLEL_SIZE": "1",
-        "VLLM_DISTRIBUTED_BACKEND": "none" if start.nodes > 1 else "auto",
-        **_own_address("VLLM_HOST_IP", start),
-    }
-
-
-def _of_sglang(start: Start) -> dict[str, str]:
-    several = {"NCCL_INIT_ADDR": f"{start.master}:{start.port}"} if start.nodes > 1 else {}
-    return {
-        "SGLANG_TENSOR_PARALLEL_SIZE": str(start.processes),
-        "SGLANG_PIPELINE_PARALLEL_SIZE": "1",
-        **several,
-        **_own_address("SGLANG_HOST_IP", start),
-    }
-
-
-def _own_address(name: str, start: Start) -> dict[str, str]:
-    return {name: start.own_address} if start.nodes > 1 and start.own_address else {}
-
-
-def _of_sglang_disagg(start: Start) -> dict[str, str]:
-    prefill, decode = _disaggregation(start)
-    return {
-        "SGLANG_DISAGG_MODE": "enabled",
-        "SGLANG_DISAGG_PREFILL_NODES": str(prefill),
-        "SGLANG_DISAGG_DECODE_NODES": str(decode),
-        "SGLANG_DISAGG_TOTAL_NODES": str(start.nodes),
-        "SGLANG_TP_SIZE": str(start.processes),
-        **({"SGLANG_NODE_IPS": ",".join(start.addresses)} if start.addresses else {}),
-        "SGLANG_NODE_RANK": start.rank,
-    }
-
-
-def _disaggregation(start: Start) -> tuple[int, int]:
-    """Return how many nodes prefill and decode; the proxy has the first one, and shares it where there are but two.
-
-    Raises ConfigurationError for a split of the user's that doesn't fit the nodes.
-    """
-    section = start.settings.get("sglang_disagg")
-    split = section if isinstance(section, Mapping) else {}
-    workers = start.nodes - 1 if start.nodes > 2 else start.nodes
-    decode = int(split.get("decode_nodes") or 0)
-    by_default = workers - decode if decode else max(1, (start.nodes - 1) * 2 // 5)
-    prefill = int(split.get("prefill_nodes") or by_default)
-    decode = decode or workers - prefill
-    if prefill < 1 or decode < 1 or prefill + decode not in (workers, start.nodes - 1):
-        raise ConfigurationError(
-            f"distributed.sglang_disagg: {prefill} prefill_nodes and {decode} decode_nodes: expected {workers} in "
-            f"all on {start.nodes} nodes, at least one of each"
-        )
-    return prefill, decode
-
-
-_PRIMUS_BACKENDS = {
-    "maxtext": "MaxText", "torchtitan": "torchtitan", "megatron_bridge": "megatron_bridge", "megatron": "megatron",
-    "moe_package": "moe_package",
-}  # fmt: skip
-
-
-def _of_primus(start: Start) -> dict[str, str]:
-    primus = start.settings.get("primus")
-    settings = primus if isinstance(primus, Mapping) else {}
-    name = start.model.name.partition("primus_pretrain/")[2].lower()
-    by_name = next((backend for key, backend in _PRIMUS_BACKENDS.items() if name.startswith(f"{key}_")), "")
-    variables = {
-        "PRIMUS_CONFIG_PATH": settings.get("config_path") or "exp_pretrain.yaml",
-        "PRIMUS_CLI_EXTRA": settings.get("cli_extra") or "",
-        "BACKEND": settings.get("backend") or by_name,
-    }
-    return {key: str(value) for key, value in variables.items() if value}
-
-
 LAUNCHERS: Mapping[str, Launcher] = {
     launcher.name: launcher
     for launcher in (
         Launcher("torchrun"),
-        Launcher("torchtitan", variables=_of_torchtitan),
-        Launcher("megatron-lm", variables=_of_megatron),
+        Launcher("torchtitan", variables=of_torchtitan),
+        Launcher("megatron-lm", variables=of_megatron),
         Launcher("deepspeed", "deepspeed"),
         Launcher("mpirun", "mpirun"),
-        Launcher("primus", "", _of_primus),
-        Launcher("vllm", "", _of_vllm),
-        Launcher("sglang", "", _of_sglang),
-        Launcher("sglang-disagg", "", _of_sglang_disagg, least_nodes=2),
+        Launcher("primus", "", of_primus),
+        Launcher("vllm", "", of_vllm),
+        Launcher("sglang", "", of_sglang),
+        Launcher("sglang-disagg", "", of_sglang_disagg, least_nodes=2),
         Launcher("slurm_multi", "", on_host=True),
     )
 }
@@ -284,6 +173,7 @@ class Launch:
     addresses: Sequence[str] = ()
     #: file in the container that lists them, for deepspeed; empty if there is none
     hostfile: str = ""
+    in_pod: bool = False
 
     @property
     def nodes(self) -> int:
@@ -345,6 +235,7 @@ class Launch:
             hostfile=self.hostfile,
             settings=self.settings,
             model=self.model,
+            in_pod=self.in_pod,
         )
 
     @property
@@ -354,7 +245,7 @@ class Launch:
     def _command(self, start: Start, rank: str) -> str:
         program = self._program
         if program == "deepspeed":
-            return _deepspeed(start)
+            return _deepspeed(start, rank)
         if program == "mpirun" and start.nodes > 1 and not self.multi_node_args.get("HOST_LIST"):
             raise ConfigurationError(_MPIRUN_NODES)
         port = {"MASTER_PORT": start.port} if start.nodes > 1 and self.launcher else {}
@@ -394,15 +285,18 @@ def _of_launcher(launcher: Launcher, start: Start) -> dict[str, str]:
     }
 
 
-def _deepspeed(start: Start) -> str:
-    """Return the command; on several nodes each starts its own processes, because containers have no sshd."""
+def _deepspeed(start: Start, rank: str) -> str:
+    """Return the command; on several nodes each starts its own processes, because containers have no sshd.
+
+    `rank` is as in `runner`.
+    """
     if start.nodes == 1:
         return f"deepspeed --num_gpus={start.processes}"
     if not start.hostfile:
         raise ConfigurationError("launcher deepspeed: several nodes need a hostfile, which is unsupported here")
     words = [f"--hostfile={start.hostfile}", "--no_ssh", f"--node_rank={start.rank}"]
     words += [f"--master_addr={start.master}", f"--master_port={start.port}"]
-    return shlex.join(["deepspeed", *words])
+    return " ".join(word if rank and word.endswith(rank) else shlex.quote(word) for word in ["deepspeed", *words])
 
 
 def launch_of(of_context: Any, multi_node_args: Mapping[str, Any], model: Model, environ: Mapping[str, str]) -> Launch:

@@ -138,21 +138,7 @@ class Pyxis(ProcessEngine):
         of_caller = ["HOME", *sorted(name for name in os.environ if name.startswith("ENROOT_"))]
         mounts = [*(_mount(*mount) for mount in container.mounts), *map(_volume, options.volumes)]
         line = (
-            "srun",
-            f"--jobid={job}",
-            "--overlap",
-            "--nodes=1",
-            "--ntasks=1",
-            f"--nodelist={node}",
-            f"--job-name={container.name}",
-            # All of what the job has on this node.
-            "--mem=0",
-            "--cpu-bind=none",
-            "--mpi=none",
-            "--quiet",
-            "--input=none",
-            # By way of srun, its output would hold up the step's end for as long as a process that it leaves has it.
-            f"--output={str(self.folder(container.name)).replace('%', '%%')}/output-%t",
+            *self._step(container.name, job, node),
             f"--export={','.join([*of_caller, *by_name])}",
             f"--container-image={self.image_file(container.image)}",
             "--container-writable",
@@ -172,6 +158,26 @@ class Pyxis(ProcessEngine):
             *container.words,
         )
         return line, by_name
+
+    def _step(self, name: str, job: str, node: str) -> Sequence[str]:
+        """Return the words that start a step of a job on a node."""
+        return (
+            "srun",
+            f"--jobid={job}",
+            "--overlap",
+            "--nodes=1",
+            "--ntasks=1",
+            f"--nodelist={node}",
+            f"--job-name={name}",
+            # All of what the job has on this node.
+            "--mem=0",
+            "--cpu-bind=none",
+            "--mpi=none",
+            "--quiet",
+            "--input=none",
+            # By way of srun, its output would hold up the step's end for as long as a process that it leaves has it.
+            f"--output={str(self.folder(name)).replace('%', '%%')}/output-%t",
+        )
 
     def devices(self, gpus: Sequence[Gpu], mode: str) -> list[str]:
         flags = super().devices(gpus, mode)

@@ -413,7 +413,7 @@ def test_containers_of_pyxis_are_steps_of_the_job(cluster: Cluster, built: Path,
     environment = {**os.environ, "FLEET_DIR": str(cluster.hosts.folder)}
     output = tmp_path / "output"
     with (
-        cluster.stand_ins(1, {"srun": SRUN_WITH_PYXIS, "enroot": ENROOT}),
+        cluster.stand_ins({"srun": SRUN_WITH_PYXIS, "enroot": ENROOT}, 1),
         output.open("wb") as file,
         subprocess.Popen(command, env=environment, stdout=file, stderr=file) as process,
     ):

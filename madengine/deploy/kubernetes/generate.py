@@ -10,7 +10,14 @@ from typing import Any
 from madengine.config.common_options import RepeatOptions
 from madengine.config.option import words_for_hosts
 from madengine.deploy.kubernetes.input_config import RUNNER_JOB
-from madengine.deploy.kubernetes.jobs import common_limits, job_annotations, job_values, labels, shared_values
+from madengine.deploy.kubernetes.jobs import (
+    common_limits,
+    job_annotations,
+    job_values,
+    labels,
+    pod_values,
+    shared_values,
+)
 from madengine.deploy.kubernetes.options import NONE, Options
 from madengine.deploy.kubernetes.plan import Plan, PlanInput, load_plan
 from madengine.deploy.kubernetes.tasks import time_limit
@@ -70,7 +77,8 @@ def _values(plan: Plan) -> dict[str, Any]:
         "server_side": any(config.too_large_to_apply for config in plan.configs),
         "create_namespace": options.create_namespace,
         "own_account": shared["reports"] and not options.service_account,
-        "jobs": [job_values(task, options, plan.config_of(task.name)) for task in plan.tasks],
+        "jobs": [job_values(task, task.options, plan.config_of(task.name)) for task in plan.tasks],
+        "beyond_baseline": plan.beyond_baseline,
     }
     return {**values, "job": _runner(plan)} if options.mode == "runner" else values
 
@@ -101,4 +109,5 @@ def _runner(plan: Plan) -> dict[str, Any]:
         "requests": {"cpu": options.cpu, **({} if options.memory == NONE else {"memory": options.memory or "1Gi"})},
         "limits": common_limits(options),
         "tolerations": options.tolerations,
+        **pod_values(options),
     }

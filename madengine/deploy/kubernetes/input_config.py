@@ -12,6 +12,7 @@ from madengine import __version__
 from madengine.config.manifest import SCHEMA_VERSION, Manifest
 from madengine.config.models_json import entry_of
 from madengine.deploy.kubernetes.jobs import facts
+from madengine.deploy.kubernetes.launch import hostfile_key
 from madengine.deploy.kubernetes.tasks import Task, TaskSettings
 from madengine.deploy.render import Block
 from madengine.errors import ConfigurationError
@@ -67,6 +68,7 @@ def job_configs(manifest: Manifest, tasks: Sequence[Task], settings: TaskSetting
     binary: dict[str, str] = {}
     for task in tasks:
         texts |= task.payload.texts
+        texts |= {hostfile_key(task.name): task.hostfile} if task.hostfile else {}
         binary |= task.payload.binary
     config = InputConfig(texts, tuple(job_facts), binary)
     if len(keys) < 2 or not config.too_large_to_apply:

@@ -57,6 +57,7 @@ def _artifact_facts(task: Task, options: Options) -> dict[str, Any]:
 def job_values(task: Task, options: Options, config: str) -> dict[str, Any]:
     """Return the values of a Job's template; `config` is the name of the input ConfigMap."""
     several = options.nodes > 1
+    nodes = launch.hostfile_volumes(task.name, config) if task.hostfile else []
     return {
         "name": task.name,
         "config": config,
@@ -81,15 +82,34 @@ def job_values(task: Task, options: Options, config: str) -> dict[str, Any]:
         "requests": _requests(options),
         "limits": _limits(task, options),
         "shared_memory": task.shared_memory,
-        "volumes": [*task.data.volumes, *task.hooks.volumes(config), *task.payload.volumes(config)],
-        "mounts": [*task.data.mounts, *task.hooks.mounts, *task.payload.mounts],
+        "volumes": [*task.data.volumes, *task.hooks.volumes(config), *task.payload.volumes(config), *nodes],
+        "mounts": [
+            *task.data.mounts,
+            *task.hooks.mounts,
+            *task.payload.mounts,
+            *(launch.hostfile_mounts() if nodes else []),
+        ],
         "tolerations": [*_gpu_tolerations(task), *options.tolerations],
+        **pod_values(options),
+    }
+
+
+def pod_values(options: Options) -> dict[str, Any]:
+    """Return the values of a Job's pods that a model entry may have of its own."""
+    return {
+        "retries": options.retries,
+        "ttl": options.ttl,
+        "node_labels": {"kubernetes.io/os": "linux", **options.node_labels},
+        "pull_secrets": options.image_pull_secret,
+        "host_ipc": options.host_ipc,
     }
 
 
 def shared_values(options: Options, pods: int, runner_image: str) -> dict[str, Any]:
     """Return the values that all Jobs of a file have in common."""
     return {
+        # Those of the run, for templates of older versions.
+        **pod_values(options),
         "namespace": options.namespace,
         "reports": options.results == "configmap",
         "results": RESULTS,
@@ -99,19 +119,13 @@ def shared_values(options: Options, pods: int, runner_image: str) -> dict[str, A
         "runner_pull_policy": "IfNotPresent" if "@" in runner_image else "Always",
         "run_id": options.run_id,
         "pods": pods,
-        "retries": options.retries,
-        "ttl": options.ttl,
-        "node_labels": {"kubernetes.io/os": "linux", **options.node_labels},
-        "pull_secrets": options.image_pull_secret,
         "env_secrets": options.env_secret,
         # The user's own, ours if the sidecar needs one, else the namespace's default.
         "service_account": options.service_account or (SERVICE_ACCOUNT if options.results == "configmap" else ""),
-        "host_ipc": options.host_ipc,
         "priority_class": options.priority_class,
         "do_not_disrupt": options.do_not_disrupt,
         "cpu_limit": options.cpu_limit,
         "security": _security(options),
-        "beyond_baseline": options.beyond_baseline,
         "termination_message": TERMINATION_MESSAGE,
         "workspace": payload.WORKSPACE,
         "engine_host": options.engine_host,

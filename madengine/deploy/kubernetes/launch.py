@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from madengine.config.launcher_variables import POD_ADDRESS
 from madengine.config.launchers import DEFAULTS, Launch, arguments
 from madengine.deploy.kubernetes import names
 
@@ -13,30 +14,64 @@ INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 # Only the cluster knows these.
 _OURS = ("NODE_RANK", "MASTER_ADDR", "HOST_LIST")
 _RANK = "$(NODE_RANK)"
+# In a pod: the names of all pods of its run, with the GPUs of each.
+_FOLDER, _HOSTFILE = "/opt/madengine-nodes", "hostfile"
+_VOLUME = "nodes"
 
 
 def fields(several: bool) -> dict[str, str]:
     """Return the variables whose values only the cluster knows, with the field of each."""
     ranks = {"NODE_RANK": INDEX, "RANK": INDEX} if several else {}
-    return {"MAD_K8S_POD_NAME": "metadata.name", "MAD_K8S_NAMESPACE": "metadata.namespace", **ranks}
+    own = {"MAD_K8S_POD_NAME": "metadata.name", "MAD_K8S_NAMESPACE": "metadata.namespace"}
+    return {**own, **ranks, **({"POD_IP": "status.podIP"} if several else {})}
 
 
 def variables(launch: Launch, job: str, service: str, count: int, gpus: int) -> dict[str, str]:
     """Return the variables by which a script finds the other pods of a Job, and its runner, as on a host.
 
-    The kubelet expands NODE_RANK in them.
+    The kubelet expands NODE_RANK and POD_IP in them.
     """
+    own = _in_pod(launch, job, service, count, gpus).variables(gpus, _RANK if count > 1 else "")
+    return {name: _expandable(names.literal(value)) for name, value in own.items()}
+
+
+def _expandable(text: str) -> str:
+    return text.replace(f"${_RANK}", _RANK).replace(f"${POD_ADDRESS}", POD_ADDRESS)
+
+
+def _in_pod(launch: Launch, job: str, service: str, count: int, gpus: int) -> Launch:
     settings = {key: value for key, value in launch.multi_node_args.items() if key not in _OURS}
     if count < 2:
-        alone = replace(launch, multi_node_args={**settings, "NNODES": 1}).variables(gpus)
-        return {name: names.literal(value) for name, value in alone.items()}
+        return replace(launch, multi_node_args={**settings, "NNODES": 1}, in_pod=True)
     addresses = [f"{job}-{index}.{service}" for index in range(count)]
     together = {**settings, "NNODES": count, "MASTER_ADDR": addresses[0]}
-    launch = replace(launch, multi_node_args=together, addresses=addresses)
+    nodes = f"{_FOLDER}/{_HOSTFILE}"
+    own = replace(launch, multi_node_args=together, addresses=addresses, hostfile=nodes, in_pod=True)
     if arguments(settings)["RUNNER"] == "mpirun":
-        launch = replace(launch, multi_node_args={**together, "HOST_LIST": launch.host_list(gpus)})
-    own = launch.variables(gpus, _RANK)
-    return {name: names.literal(value).replace(f"${_RANK}", _RANK) for name, value in own.items()}
+        return replace(own, multi_node_args={**together, "HOST_LIST": own.host_list(gpus)})
+    return own
+
+
+def hostfile(launch: Launch, job: str, service: str, count: int, gpus: int) -> str:
+    """Return the text of a hostfile where the launcher reads one; else nothing."""
+    needs_one = count > 1 and launch.launcher is not None and launch.launcher.program == "deepspeed"
+    return _in_pod(launch, job, service, count, gpus).hosts(gpus) if needs_one else ""
+
+
+def hostfile_key(job: str) -> str:
+    """Return a Job's hostfile's key in the input ConfigMap."""
+    return f"{_HOSTFILE}-{job}"
+
+
+def hostfile_volumes(job: str, config: str) -> list[dict[str, Any]]:
+    """Return the volume of a Job's hostfile."""
+    items = [{"key": hostfile_key(job), "path": _HOSTFILE}]
+    return [{"name": _VOLUME, "configMap": {"name": config, "items": items}}]
+
+
+def hostfile_mounts() -> list[dict[str, Any]]:
+    """Return the mount of a hostfile's folder."""
+    return [{"name": _VOLUME, "mountPath": _FOLDER, "readOnly": True}]
 
 
 def launcher(launch: Launch, count: int) -> str:

@@ -20,6 +20,7 @@ from madengine.deploy.kubernetes.hook_files import definitions, hook_files
 from madengine.deploy.kubernetes.input_config import InputConfig, job_configs, runner_config
 from madengine.deploy.kubernetes.options import Options
 from madengine.deploy.kubernetes.payload_files import payload_files
+from madengine.deploy.kubernetes.section import with_entry_gpus
 from madengine.deploy.kubernetes.tasks import Task, TaskSettings, plan_tasks, vendor
 from madengine.deploy.kubernetes.unsupported import plan_warnings
 from madengine.errors import ConfigurationError
@@ -131,6 +132,12 @@ class Plan:
     hook_seconds: int
     warnings: tuple[str, ...]
 
+    @property
+    def beyond_baseline(self) -> list[str]:
+        """The options that Pod Security baseline forbids, of the run or of any Job."""
+        each = [self.options, *(task.options for task in self.tasks)]
+        return list(dict.fromkeys(name for options in each for name in options.beyond_baseline))
+
     def config_of(self, job: str) -> str:
         """Return the name of a Job's input ConfigMap."""
         return next(config.name for config in self.configs if job in config.jobs)
@@ -146,7 +153,8 @@ def load_plan(source: PlanInput, options: Options, data_file: Path | None = None
     """Read and check everything. Raises ConfigurationError for an invalid manifest, configuration or option."""
     manifest, job_names = source.manifest()
     context = source.context(manifest)
-    manifest = with_gpu_count(with_args(for_vendor(manifest, options, source.path), context), context)
+    manifest = with_args(for_vendor(manifest, options, source.path), context)
+    manifest = with_gpu_count(with_entry_gpus_of(manifest, options), context)
     selected = {image.key: manifest.models[image.key] for image in manifest.images}
     options = replace(options, nodes=common_node_count(options.nodes, context, selected))
     data_file = data_file or (source.root or Path()) / "data.json"
@@ -196,6 +204,13 @@ def for_vendor(manifest: Manifest, options: Options, path: Path) -> Manifest:
     if not images:
         raise ConfigurationError(f"{path}: no image for gpu_vendor {selected}")
     return replace(manifest, images=images)
+
+
+def with_entry_gpus_of(manifest: Manifest, options: Options) -> Manifest:
+    """Return the models with the GPUs that their entries' `k8s` objects ask for; a runner's pod has those of all."""
+    if options.mode == "runner":
+        return manifest
+    return replace(manifest, models={key: with_entry_gpus(model) for key, model in manifest.models.items()})
 
 
 def with_args(manifest: Manifest, context: Context) -> Manifest:

@@ -1,8 +1,9 @@
-"""The context's `k8s` object, as madengine 2 has it, as values of this version's options."""
+"""The `k8s` objects of the context and of model entries, of madengine 2, as values of this version's options."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from madengine.config.context import Context
@@ -11,6 +12,7 @@ from madengine.config.validation import refuse_unsupported
 from madengine.config.values import expected, shown
 from madengine.deploy.kubernetes.options import Options
 from madengine.errors import ConfigurationError
+from madengine.records import Model
 
 SECTIONS = ("k8s", "kubernetes")
 
@@ -21,21 +23,58 @@ def with_section(values: Mapping[str, Any], context: Context) -> dict[str, Any]:
     Raises ConfigurationError for a key or a value that this version can't honour.
     """
     refuse_unsupported(context.here)
-    section: Any = next((context.values[key] for key in SECTIONS if context.values.get(key)), {})
+    settings = _settings(_section(context.values, "context"), "context")
+    settings.pop(_GPUS, None)
+    return {**values, **settings, **{name: values[name] for name in changed((Options,), values)}}
+
+
+def with_entry(options: Options, model: Model) -> Options:
+    """Return the options of a model's Job: those of the run, over those of its entry's `k8s` object.
+
+    Raises ConfigurationError for a key or a value that this version can't honour.
+    """
+    section = _section(model.extra, model.name)
+    if strays := [key for key in section if key in _OF_RUN]:
+        raise ConfigurationError(f"{model.name}: k8s.{strays[0]} is one for all Jobs; set it in the context")
+    settings = _settings(section, model.name)
+    settings.pop(_GPUS, None)
+    of_run = changed((Options,), vars(options))
+    try:
+        return replace(options, **{name: value for name, value in settings.items() if name not in of_run})
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{model.name}: k8s: {error}") from None
+
+
+def asks_for_own(model: Model) -> bool:
+    """Whether a model's entry asks for something of its own on Kubernetes."""
+    return bool(_section(model.extra, model.name))
+
+
+def with_entry_gpus(model: Model) -> Model:
+    """Return a model with its entry's `k8s.gpu_count` as its number of GPUs."""
+    count = _settings(_section(model.extra, model.name), model.name).get(_GPUS)
+    return model if count is None else replace(model, n_gpus=str(count))
+
+
+def _section(values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    section: Any = next((values[key] for key in SECTIONS if values.get(key)), {})
     if not isinstance(section, Mapping):
-        raise expected("context: k8s", "an object", section)
+        raise expected(f"{where}: k8s", "an object", section)
+    return section
+
+
+def _settings(section: Mapping[str, Any], where: str) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for key, value in section.items():
         if value is None or key.startswith("_"):
             continue
-        where = f"context: k8s.{key}"
+        place = f"{where}: k8s.{key}"
         if key in _OPTIONS:
             name, parse = _OPTIONS[key]
-            settings[name] = parse(value, where)
-            settings.pop("", None)
+            settings[name] = parse(value, place)
         elif value not in _NEUTRAL.get(key, ()):
-            raise ConfigurationError(f"{where}: {shown(value)} is unsupported; expected some of {', '.join(_OPTIONS)}")
-    return {**values, **settings, **{name: values[name] for name in changed((Options,), values)}}
+            raise ConfigurationError(f"{place}: {shown(value)} is unsupported; expected some of {', '.join(_OPTIONS)}")
+    return settings
 
 
 def _text(value: Any, where: str) -> str:
@@ -82,6 +121,8 @@ def _pull_secrets(value: Any, where: str) -> tuple[str, ...]:
     return tuple(_text(name, where) for name in names)
 
 
+# In place of model entries' n_gpus; of the context's object, the context itself knows it.
+_GPUS = "gpu_count"
 _OPTIONS: Mapping[str, tuple[str, Callable[[Any, str], Any]]] = {
     "namespace": ("namespace", _text),
     "gpu_resource_name": ("gpu_resource", _text),
@@ -90,8 +131,7 @@ _OPTIONS: Mapping[str, tuple[str, Callable[[Any, str], Any]]] = {
     "memory": ("memory", _text),
     # Request and limit are the same here, so that no pod is killed for what it was promised.
     "memory_limit": ("memory", _text),
-    # GPU_COUNTS: in place of the model entries' n_gpus.
-    "gpu_count": ("", _count),
+    "gpu_count": (_GPUS, _count),
     "node_selector": ("node_selector", _labels),
     "tolerations": ("toleration", _tolerations),
     "host_ipc": ("host_ipc", _flag),
@@ -100,6 +140,8 @@ _OPTIONS: Mapping[str, tuple[str, Callable[[Any, str], Any]]] = {
     "service_account": ("service_account", _text),
     "secrets": ("image_pull_secret", _pull_secrets),
 }
+# What all Jobs of a run share: their namespace, and the account whose rights the sidecars have.
+_OF_RUN = frozenset(("namespace", "service_account"))
 # Keys that ask for nothing that this version leaves out, by the values that do so.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     # Images are pinned by digest: pulling one again gives the same.

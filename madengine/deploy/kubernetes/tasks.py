@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from madengine.build import payload
@@ -17,6 +17,7 @@ from madengine.deploy.kubernetes import launch, names
 from madengine.deploy.kubernetes.hook_files import HookFiles
 from madengine.deploy.kubernetes.options import Options
 from madengine.deploy.kubernetes.payload_files import PayloadFiles
+from madengine.deploy.kubernetes.section import with_entry
 from madengine.deploy.kubernetes.volumes import Volumes, mounted_folders, sources_of_options, volumes
 from madengine.errors import ConfigurationError
 from madengine.records import Image, Model, repository
@@ -66,12 +67,16 @@ class Task:
     #: Seconds after which Kubernetes ends the Job; None is no limit.
     deadline: int | None
     launcher: str
+    #: The text of the file that names its pods; empty without one.
+    hostfile: str
     #: Globs of the files to bring home.
     artifacts: tuple[str, ...]
     #: What in a log makes a failure.
     log_errors: LogErrors
     #: The number of its first run.
     repeat: int
+    #: Those of the run and of the model entry.
+    options: Options
 
     @property
     def reference(self) -> str:
@@ -106,7 +111,8 @@ def _repeated(name: str, options: Options) -> list[str]:
 
 
 def _task(image: Image, model: Model, name: str, mounted: Volumes, settings: TaskSettings, repeat: int) -> Task:
-    options, context, hooks = settings.options, settings.context, settings.hooks
+    options, context, hooks = with_entry(settings.options, model), settings.context, settings.hooks
+    settings = replace(settings, options=options)
     gpus = gpu_count(image, model, settings)
     seconds = time_limit(model, options)
     return Task(
@@ -124,9 +130,11 @@ def _task(image: Image, model: Model, name: str, mounted: Volumes, settings: Tas
         timeout=seconds,
         deadline=_deadline(seconds, hooks.hooks.seconds, options),
         launcher=launch.launcher(context.launch_of(model, {}), options.nodes),
+        hostfile=launch.hostfile(context.launch_of(model, {}), name, service_name(name), options.nodes, gpus),
         artifacts=patterns_for(model, context, hooks.hooks.artifacts),
         log_errors=log_errors(model.extra, context.values),
         repeat=repeat,
+        options=options,
     )
 
 

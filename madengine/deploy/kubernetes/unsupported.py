@@ -10,6 +10,7 @@ from madengine.config.ignored_keys import ignored_entry_keys, unknown_context_ke
 from madengine.config.manifest import Manifest
 from madengine.deploy.kubernetes import launch
 from madengine.deploy.kubernetes.options import Options
+from madengine.deploy.kubernetes.section import asks_for_own, with_entry
 from madengine.deploy.kubernetes.tasks import TaskSettings, gpu_count, vendor
 from madengine.programs.image_references import is_loopback
 from madengine.records import Model
@@ -24,7 +25,12 @@ def plan_warnings(manifest: Manifest, settings: TaskSettings, runner_image: str)
         lines += _of_context(settings.context)
         lines += launch.warnings(settings.context.multi_node_args, settings.options.nodes)
         lines += _of_gpus(manifest, settings)
-    return [*lines, *_of_images(manifest), *_of_cluster(manifest, settings.options, runner_image)]
+    else:
+        lines += [f"ignored: {model.name}: k8s: one pod runs all models" for model in models if asks_for_own(model)]
+    options = settings.options
+    each = [with_entry(options, model) for model in models] if options.mode == "job" else [options]
+    beyond_baseline = list(dict.fromkeys(name for one in each for name in one.beyond_baseline))
+    return [*lines, *_of_images(manifest), *_of_cluster(manifest, options, beyond_baseline, runner_image)]
 
 
 def _of_files(models: Sequence[Model], settings: TaskSettings) -> list[str]:
@@ -113,11 +119,11 @@ def _of_images(manifest: Manifest) -> list[str]:
     return lines
 
 
-def _of_cluster(manifest: Manifest, options: Options, runner_image: str) -> list[str]:
+def _of_cluster(manifest: Manifest, options: Options, beyond_baseline: Sequence[str], runner_image: str) -> list[str]:
     lines = []
-    if options.beyond_baseline:
+    if beyond_baseline:
         lines.append(
-            f"{', '.join(options.beyond_baseline)}: forbidden by Pod Security baseline; label the namespace "
+            f"{', '.join(beyond_baseline)}: forbidden by Pod Security baseline; label the namespace "
             "pod-security.kubernetes.io/enforce=privileged"
         )
     if options.is_jobset and not options.queue:

@@ -12,7 +12,7 @@ def model(name: str, **extra: object) -> Model:
 
 def test_ignored_keys_are_named_with_the_known_ones_that_they_look_like() -> None:
     messages = collect_messages()
-    models = [model(name, k8s={"gpu_count": 2}, timeuot=3) for name in "abcd"]
+    models = [model(name, vllm={"gpu_count": 2}, timeuot=3) for name in "abcd"]
     values = {
         "k8s": {"x": 1},
         "env_file": "a.sh",
@@ -23,14 +23,14 @@ def test_ignored_keys_are_named_with_the_known_ones_that_they_look_like() -> Non
         "site": 1,
         "_note": "x",
     }
-    log_ignored_keys(Context(values), [*models, models[0], model("e", colour="red", k8s={})])
+    log_ignored_keys(Context(values), [*models, models[0], model("e", colour="red", vllm={})])
     assert messages == [
         "context: env_file: is sourced only here, over ssh and under Slurm; use docker_env_vars, and take the key out",
         "context: unsupported key debug ignored; use -vv",
         "context: unknown key 'toolz' ignored; did you mean 'tools'?",
         "context: unknown key 'docker_build_args' ignored; did you mean 'docker_build_arg'?",
         "context: unknown key 'site' ignored, except in CONTEXT headers",
-        "a, b, c and 1 more: unsupported key 'k8s' ignored; `madengine deploy` has options for it",
+        "a, b, c and 1 more: unsupported key 'vllm' ignored; use env_vars",
         "a, b, c and 1 more: unknown key 'timeuot' ignored; did you mean 'timeout'?",
         "e: unknown key 'colour' ignored",
     ]
