@@ -49,7 +49,7 @@ def test_the_first_word_is_a_command() -> None:
         (("build", "--batch"), {"--batch-manifest"}),
         (("generate", ""), {"ansible", "k8s", "slurm"}),
         (("generate", "k8s", "--may"), {"--may-share-nodes"}),
-        (("build", "--engine", "p"), {"podman"}),
+        (("build", "--engine", "p"), {"podman", "pyxis"}),
         (("run", "--isolation", ""), {"least", "compat"}),
         (("run", "--manifest-file", ""), set()),
     ],
