@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from madengine.build.image_archives import FOLDER_VARIABLE
 from madengine.deploy.placement import LOCAL, placement, runs_on_host
 from madengine.errors import MadengineError
 
@@ -50,6 +49,8 @@ def needs_registry(values: Mapping[str, Any], session: Session) -> bool:
     if values["registry"] or values["target"] != "slurm":
         return not values["registry"]
     models = _models_for_slurm(values, session)
+    from madengine.build.image_archives import FOLDER_VARIABLE
+
     return not os.environ.get(FOLDER_VARIABLE, "").strip() and not (models and all(map(runs_on_host, models)))
 
 
