@@ -59,6 +59,19 @@ def write_bundle(path: Path) -> Path:
     return path
 
 
+def sources_bundle() -> bytes:
+    """Return madengine.pyz without what is compiled for this Python, for ways that are narrow; it starts slower.
+
+    Raises MadengineError as `write_bundle` does.
+    """
+    archive = Path(__file__).parents[2]
+    if not archive.is_file():
+        return _zipapp(dict(sorted(_entries())), zipfile.ZIP_STORED)
+    with zipfile.ZipFile(archive) as own:
+        names = [name for name in own.namelist() if not name.endswith(".pyc")]
+        return _zipapp({name: own.read(name) for name in names}, zipfile.ZIP_STORED)
+
+
 def _packages() -> bytes:
     """Return the installed packages as a zipapp, from the cache if they are there."""
     entries = dict(sorted(_entries()))
@@ -139,7 +152,7 @@ def _compiled(entries: dict[str, bytes]) -> dict[str, bytes]:
     return compiled
 
 
-def _zipapp(entries: dict[str, bytes]) -> bytes:
+def _zipapp(entries: dict[str, bytes], of_sources: int = zipfile.ZIP_DEFLATED) -> bytes:
     file = io.BytesIO()
     file.write(b"#!/usr/bin/env python3\n")
     with zipfile.ZipFile(file, "w") as archive:
@@ -147,7 +160,7 @@ def _zipapp(entries: dict[str, bytes]) -> bytes:
             entry = zipfile.ZipInfo(name)  # its time is 1980, whenever this is
             entry.external_attr = 0o100644 << 16
             # What every start reads is not compressed; the sources are for nodes with another Python.
-            archive.writestr(entry, content, zipfile.ZIP_STORED if name.endswith(".pyc") else zipfile.ZIP_DEFLATED)
+            archive.writestr(entry, content, zipfile.ZIP_STORED if name.endswith(".pyc") else of_sources)
     return file.getvalue()
 
 

@@ -218,6 +218,19 @@ def background(
         yield process
 
 
+@contextmanager
+def conversation(command: BaseCommand, stderr: IO[bytes]) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """Run a command until the block ends; yield its stdin, to write to, and its stdout."""
+    with background(command, stderr, subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield process.stdin, process.stdout
+        finally:
+            with suppress(BrokenPipeError):  # for what the program has not read
+                process.stdin.close()
+
+
 def pause(process: subprocess.Popen[bytes], seconds: float) -> None:
     """Sleep, but no longer than the process runs."""
     # The kernel wakes us at its end; `wait` with a time limit would poll a hundred times a second. A Python that was

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
 
 SUBMIT = "sbatch"
+#: after the name of a script: the file with the number of its job
+NUMBER_SUFFIX = ".job"
 _UNKNOWN_JOB = "Invalid job id"
 # What sacct prints as the nodes of a job that never ran.
 _NO_NODE = "None assigned"
@@ -39,6 +42,8 @@ class TaskState:
     #: why it waits or has ended, empty if Slurm gives no reason
     reason: str = ""
     node: str = ""
+    #: Slurm's number of this task alone, once it has begun; 0 if unknown
+    own_job: int = 0
 
     @property
     def has_ended(self) -> bool:
@@ -79,9 +84,43 @@ def submit(script: Path) -> int:
     return int(number[1])
 
 
+def node_names(nodes: str) -> list[str]:
+    """Return the names of a list of nodes as Slurm writes it, such as `n[1-3]`.
+
+    Raises CommandError where it is none.
+    """
+    return programs.ask(programs.program("scontrol", "show", "hostnames", nodes)).split() if nodes else []
+
+
+def attached_step(job: int, rank: int, words: Sequence[str]) -> BaseCommand:
+    """Return a command beside what a job runs, on one of its nodes, which has our stdin and stdout."""
+    return _stream_step((f"--jobid={job}", "--overlap", f"--relative={rank}"), words)
+
+
+def small_job(node: str, seconds: int, place: Sequence[str], words: Sequence[str]) -> BaseCommand:
+    """Return a command as a job of its own on one node, which has our stdin and stdout.
+
+    It fails where it can't start in so many seconds; `place` are options of sbatch that say where it waits.
+    """
+    how = (f"--nodelist={node}", f"--immediate={seconds}", "--time=30", "--job-name=madengine-fetch", *place)
+    return _stream_step(how, words)
+
+
+def _stream_step(how: Sequence[str], words: Sequence[str]) -> BaseCommand:
+    # Nothing of this machine's environment and folders is there; bytes come as they are written.
+    same = ("--nodes=1", "--ntasks=1", "--chdir=/", "--export=NONE", "--unbuffered", "--quiet")
+    return programs.program("srun", *how, *same, *words)
+
+
 def submit_line(script: Path) -> str:
     """Return the line that submits a script and waits for its end."""
     return programs.shell_line(programs.program(SUBMIT, "--wait", str(script)))
+
+
+def note_line(script: Path) -> str:
+    """Return the line that submits a script, and writes the number of its job to a file named after it."""
+    line = programs.shell_line(programs.program(SUBMIT, "--parsable", str(script)))
+    return f"{line} >{shlex.quote(f'{script}{NUMBER_SUFFIX}')}"
 
 
 def cancel(jobs: Iterable[int]) -> None:
@@ -105,7 +144,7 @@ def _queued(jobs: Iterable[int]) -> Iterator[TaskState]:
     """Yield what squeue says; the controller forgets a job some minutes after its end."""
     for job in jobs:
         command = programs.program(
-            "squeue", "--noheader", "--array", "--states=all", "--format=%F|%K|%T|%r|%N", f"--jobs={job}"
+            "squeue", "--noheader", "--array", "--states=all", "--format=%F|%K|%T|%r|%N|%A", f"--jobs={job}"
         )
         answer = programs.attempt(command)
         if answer.code == 0:
@@ -117,9 +156,11 @@ def _queued(jobs: Iterable[int]) -> Iterator[TaskState]:
 def _parsed(output: str) -> Iterator[TaskState]:
     for line in output.splitlines():
         cells = line.strip().split("|")
-        if len(cells) == 5 and cells[0].isdecimal() and cells[1].isdecimal():
-            job, number, state, reason, node = cells
-            yield TaskState(int(job), int(number), state, "" if reason == "None" else reason, node)
+        if len(cells) >= 5 and all(cell.isdecimal() for cell in (*cells[:2], *cells[5:])):
+            job, number, state, reason, node, *own_job = cells
+            yield TaskState(
+                int(job), int(number), state, "" if reason == "None" else reason, node, *map(int, own_job[:1])
+            )
 
 
 def _accounted(jobs: Sequence[int]) -> Iterator[TaskState]:

@@ -14,6 +14,7 @@ for module in ${modules[@]+"${modules[@]}"}; do
 done
 set -u
 command -v "$python" >/dev/null || fail "$python is not there; install Python 3.10 or newer, or name it with --remote-python"
+[ -z "${folder-}" ] || ready "$@" # unshared.sh
 if [ -n "$check" ] && { ((nodes == 1)) || [ "${1-}" = check ]; }; then
   "$python" "$run_folder/madengine.pyz" doctor ${engine[@]+"${engine[@]}"} ||
     fail "not fit for runs, as \`madengine doctor\` says above; exclude the node, or repair it"
@@ -27,14 +28,14 @@ if ((nodes > 1)) && [ -z "${MADENGINE_NODES-}" ]; then
   # On the first node: this script again, on every node, where it knows the first one's address. At first for what keeps
   # a node from starting, about which the others would hear nothing.
   each=(--nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=0)
-  srun "${each[@]}" bash -l -s check <"$0"
+  srun "${each[@]}" bash -l -s check < <(sed '/^# payload$/q' "$0")
   code='from madengine.programs.preflight import free_port; print(free_port())'
   MADENGINE_PORT=$(PYTHONPATH=$run_folder/madengine.pyz "$python" -c "$code")
   MADENGINE_RENDEZVOUS_KEY=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
   export MADENGINE_NODES=$nodes MADENGINE_PORT MADENGINE_RENDEZVOUS_KEY
   srun "${each[@]}" bash -l "$run_folder/$script" &
   step=$!
-  trap 'scancel --quiet --signal=TERM "$SLURM_JOB_ID.1" || true' TERM
+  trap 'scancel --quiet --signal=TERM "$SLURM_JOB_ID.$(cat "$run_folder/step" 2>/dev/null || echo 1)" || true' TERM
   # A signal ends a `wait`, and not what it waits for.
   while
     code=0
@@ -59,4 +60,4 @@ for name in credential.json data.json; do
   [ ! -e "$submit_folder/$name" ] || ln -sf "$submit_folder/$name" "$name"
 done
 # In place of this shell, so that it is Python which Slurm tells to end, and which then stops the container.
-exec "$python" "$run_folder/madengine.pyz" "${words[@]}" "--manifest-file=$task/manifest.json"
+exec "$python" "${starter[@]}" "${words[@]}" "--manifest-file=$task/manifest.json"

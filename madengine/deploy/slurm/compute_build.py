@@ -26,6 +26,8 @@ def build_on_compute(words: Sequence[str], manifest_file: Path, registry: str, c
     if not registry:
         raise ConfigurationError("--build-on-compute: the images would stay on that node; push them with --registry")
     options = SlurmSettings({}, context).of_run
+    if options.node_folder:
+        raise ConfigurationError("--build-on-compute: node_folder is unsupported: nodes need the package; leave it out")
     options = replace(options, time=options.time or _TIME, requeue=False)
     bundle = write_bundle(Path.cwd() / options.output_dir / _BUNDLE)
     line = ("--nodes=1", "--ntasks=1", *sbatch_lines(options), options.remote_python, str(bundle), "build", *words)

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 import shlex
+import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from madengine.config.manifest import Manifest, load_manifest, save_manifest
 from madengine.config.package import template
+from madengine.config.values import shown_key
+from madengine.deploy.bundle import sources_bundle
 from madengine.deploy.slurm.options import SlurmOptions
 from madengine.deploy.slurm.settings import JobShape, SlurmSettings, sbatch_lines
 from madengine.errors import ConfigurationError
-from madengine.files import write_whole
+from madengine.files import read_json, write_whole
+from madengine.programs.slurm import NUMBER_SUFFIX
 from madengine.records import Image
 from madengine.run.names import slug
 
-MANIFEST = "manifest.json"
+BUNDLE, MANIFEST = "madengine.pyz", "manifest.json"
+#: the jobs of a run's tasks
+RECORD = "slurm.json"
 # From the warning to the end of a job, for the container's stop and the row.
 _WARNING_SECONDS = 60
 _BATCH = "slurm/job.sh"
+# Before it, where nodes share nothing.
+_UNSHARED = "slurm/unshared.sh"
+_PAYLOAD = "# payload\n"
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,8 @@ class JobSetting:
     words: Sequence[str]
     #: variables for the rows' cells that a node can't know
     environ: Mapping[str, str]
+    #: whether files come to the nodes that no script may hold
+    has_private_files: bool = False
 
 
 def tasks_of(manifest: Manifest, settings: SlurmSettings) -> list[ArrayTask]:
@@ -92,6 +106,32 @@ def write_task(task: ArrayTask, run_folder: Path) -> None:
     save_manifest(replace(task.manifest, context=context, models=models), folder / MANIFEST)
 
 
+def submitted_jobs(run_folder: Path) -> dict[str, int]:
+    """Return the jobs of a run's tasks, by the names of the tasks' folders.
+
+    Raises ConfigurationError where none was submitted, or the record isn't one.
+    """
+    record = read_json(run_folder / RECORD, missing={"jobs": _jobs_by_hand(run_folder)})
+    jobs = record.get("jobs") if isinstance(record, dict) else None
+    if not isinstance(jobs, dict) or not jobs:
+        raise ConfigurationError(f"{run_folder}: no run that was submitted to Slurm")
+    for name, job in jobs.items():
+        if not isinstance(job, int):
+            raise ConfigurationError(f"{run_folder / RECORD}: {shown_key(name)}: expected a job's number")
+    return jobs
+
+
+def _jobs_by_hand(run_folder: Path) -> dict[str, int]:
+    """Return the jobs of the tasks' folders whose scripts were submitted by the lines that `--dry-run` prints."""
+    jobs: dict[str, int] = {}
+    for note in run_folder.glob(f"*.sh{NUMBER_SUFFIX}"):
+        number = re.match(r"(\d{1,18})(;|\s|$)", note.read_text(encoding="utf-8"))
+        array = re.search(r"^#SBATCH --array=([\d,]+)", note.with_suffix("").read_text(encoding="utf-8"), re.MULTILINE)
+        for task in array[1].split(",") if number and array else ():
+            jobs.update({folder.name: int(number[1]) for folder in run_folder.glob(f"{task}-*") if number})
+    return jobs
+
+
 def read_task(folder: Path) -> ArrayTask:
     """Return the task of a folder that `write_task` has written. Raises ConfigurationError for another one."""
     number, _, name = folder.name.partition("-")
@@ -112,13 +152,32 @@ def write_scripts(tasks: Sequence[ArrayTask], setting: JobSetting) -> list[tuple
     scripts: list[tuple[Path, list[ArrayTask]]] = []
     for group in groups:
         path = setting.run_folder / _script_name(group[0], [path.name for path, _ in scripts])
-        write_whole(
-            path,
-            "\n".join([*_header(group, setting), *_variables(group[0], path.name, setting), template(_BATCH)]),
-            0o755,
-        )
+        parts = [*_header(group, setting), *_variables(group[0], path.name, setting)]
+        if setting.options.node_folder:
+            parts.append(template(_UNSHARED))
+        parts.append(template(_BATCH))
+        if setting.options.node_folder:
+            parts.append(_PAYLOAD + _payload(group, setting.run_folder))
+        write_whole(path, "\n".join(parts), 0o755)
         scripts.append((path, group))
     return scripts
+
+
+def _payload(tasks: Sequence[ArrayTask], run_folder: Path) -> str:
+    """Return madengine and the tasks' manifests as a compressed tar, in base64."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as archive:
+        _add(archive, "madengine.pyz", sources_bundle())
+        for task in tasks:
+            path = task.folder_in(run_folder) / MANIFEST
+            _add(archive, str(path.relative_to(run_folder)), path.read_bytes())
+    return base64.encodebytes(file.getvalue()).decode()
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    archive.addfile(entry, io.BytesIO(content))
 
 
 def _script_name(task: ArrayTask, others: Sequence[str]) -> str:
@@ -142,7 +201,7 @@ def _header(tasks: Sequence[ArrayTask], setting: JobSetting) -> Iterator[str]:
     for words in (
         f"--job-name=madengine-{name}",
         f"--array={numbers}{limit}",
-        f"--output={setting.run_folder}/slurm-%A_%a.log",
+        *_places(setting),
         f"--nodes={shape.nodes}",
         f"--ntasks-per-node={shape.ntasks_per_node or 1}",
         # What this machine's shell has set, such as a virtual environment, is nothing for a node.
@@ -157,14 +216,24 @@ def _header(tasks: Sequence[ArrayTask], setting: JobSetting) -> Iterator[str]:
         yield f"#SBATCH {words}"
 
 
+def _places(setting: JobSetting) -> Sequence[str]:
+    """Return where a job works and logs; where nodes share nothing, its script writes the log to the task's folder."""
+    if setting.options.node_folder:
+        return ("--output=/dev/null", "--chdir=/")
+    return (f"--output={setting.run_folder}/slurm-%A_%a.log",)
+
+
 def _variables(task: ArrayTask, script: str, setting: JobSetting) -> Iterator[str]:
     """Yield what the script's fixed part uses, quoted for bash."""
-    values = {
-        "run_folder": str(setting.run_folder),
-        "submit_folder": str(setting.submit_folder),
-        "python": setting.options.remote_python,
-        "script": script,
+    shared = {"run_folder": str(setting.run_folder), "submit_folder": str(setting.submit_folder), "script": script}
+    own = {
+        "node_folder": setting.options.node_folder,
+        "run_id": setting.run_id,
+        "private": "yes" if setting.has_private_files else "",
     }
+    values = {"python": setting.options.remote_python, **(own if setting.options.node_folder else shared)}
+    if not setting.options.node_folder:
+        yield f"starter=({shlex.quote(f'{setting.run_folder}/{BUNDLE}')})"
     yield from (f"{name}={shlex.quote(value)}" for name, value in values.items())
     yield f"modules=({shlex.join(setting.options.modules)})"
     shape = task.shape

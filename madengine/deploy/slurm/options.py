@@ -23,6 +23,13 @@ def word(text: str) -> str:
     return text
 
 
+def _node_folder(text: str) -> str:
+    """Return a folder of every node's own, or nothing. Raises ArgumentTypeError for another text."""
+    if text and not (text.startswith("/") and ".." not in text.split("/")):
+        raise argparse.ArgumentTypeError(f"{text[:100]!r}: expected an absolute path, such as /var/tmp")
+    return word(text).rstrip("/")
+
+
 def _word_option(flag: str, help: str, metavar: str = "NAME") -> Any:
     return option(flag, default="", group=_SLURM, parse=word, metavar=metavar, help=help)
 
@@ -65,6 +72,11 @@ class SlurmOptions:
     output_dir: Path = option(
         "--output-dir", default=Path("results"), group=_SLURM, parse=Path, metavar="DIR",
         help="folder that all nodes share, for scripts, logs and results (default: results)",
+    )  # fmt: skip
+    node_folder: str = option(
+        "--node-folder", default="", group=_SLURM, parse=_node_folder, metavar="DIR",
+        help="folder that every node has for itself, such as /var/tmp, where nodes and this machine share none: what "
+        "jobs need travels with them, results come back over srun (default: --output-dir is shared)",
     )  # fmt: skip
     one_job: bool = option(
         "--one-job", default=False, group=_SLURM,

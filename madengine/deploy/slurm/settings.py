@@ -19,7 +19,16 @@ from madengine.records import Model
 _WHERE = "context: slurm"
 # Not an option of sbatch, but how madengine uses it.
 _OWN = frozenset(
-    ("enable_node_check", "gpus_per_node", "modules", "output_dir", "one_job", "max_running", "remote_python")
+    (
+        "enable_node_check",
+        "gpus_per_node",
+        "modules",
+        "output_dir",
+        "node_folder",
+        "one_job",
+        "max_running",
+        "remote_python",
+    )
 )
 # Keys of madengine 2 that ask for nothing that this version leaves out, by the values that do so.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -33,7 +42,9 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 _BESIDE = frozenset(("nodes", "network_interface"))
 # What a script reads that runs on the host itself.
 _ON_HOST = frozenset(("results_dir", "ntasks_per_node"))
-_OF_RUN = frozenset(("output_dir", "one_job", "max_running", "remote_python"))
+_OF_RUN = frozenset(("output_dir", "node_folder", "one_job", "max_running", "remote_python"))
+# What also a small job has to say, to be let onto the nodes of another.
+_OF_PLACE = ("partition", "account", "qos", "reservation")
 _REASONS = {
     "ntasks_per_node": "a node runs one container, and its launcher starts a process for each GPU",
     "auto_cleanup_nodes": "processes of other users are never ended",
@@ -113,6 +124,11 @@ class SlurmSettings:
         if not re.fullmatch("[1-9][0-9]{0,4}", str(count).strip()):
             raise expected(f"{_WHERE}.nodes", "a number of nodes", count)
         return int(count)
+
+
+def place_words(options: SlurmOptions) -> list[str]:
+    """Return the options that say where jobs wait, and who is charged, as words."""
+    return [word for word in sbatch_lines(options) if word.removeprefix("--").partition("=")[0] in _OF_PLACE]
 
 
 def sbatch_lines(options: SlurmOptions) -> list[str]:

@@ -21,19 +21,31 @@ from madengine.config.common_options import ContextOptions, EngineOptions
 from madengine.config.context import Context
 from madengine.config.manifest import load_manifest
 from madengine.config.option import from_options, refuse_on_hosts, words_for_hosts
-from madengine.config.values import shown_key
 from madengine.deploy.bundle import write_bundle
 from madengine.deploy.names import checked_run_id
-from madengine.deploy.slurm.job import ArrayTask, JobSetting, log_path, read_task, tasks_of, write_scripts, write_task
+from madengine.deploy.slurm.courier import CONTEXT, ENV_FILE
+from madengine.deploy.slurm.job import (
+    BUNDLE,
+    RECORD,
+    ArrayTask,
+    JobSetting,
+    log_path,
+    read_task,
+    submitted_jobs,
+    tasks_of,
+    write_scripts,
+    write_task,
+)
 from madengine.deploy.slurm.log_tail import LogTail
+from madengine.deploy.slurm.node_folders import NodeFolders, private_files, refuse_shared
 from madengine.deploy.slurm.options import SlurmOptions, word
-from madengine.deploy.slurm.settings import SlurmSettings, refuse_launched_nodes
+from madengine.deploy.slurm.settings import SlurmSettings, place_words, refuse_launched_nodes
 from madengine.deploy.slurm.task_results import TaskOutcome, task_outcome
 from madengine.deploy.target import CALLER_VARIABLES, Prepared
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, EXIT_RUN_FAILED, CommandError, ConfigurationError, MadengineError
-from madengine.files import check_writable, read_json, write_json
+from madengine.files import check_writable, write_json
 from madengine.programs.process_engine import IMAGE_FOLDER_VARIABLE
-from madengine.programs.slurm import SUBMIT, UNKNOWN, TaskState, cancel, submit, submit_line, task_states
+from madengine.programs.slurm import SUBMIT, UNKNOWN, TaskState, cancel, note_line, submit, submit_line, task_states
 from madengine.results.merge import merge
 from madengine.results.perf_csv import check_perf_csv
 from madengine.results.rows import Row
@@ -45,9 +57,6 @@ from madengine.session import Session
 
 logger = logging.getLogger(__name__)
 
-_RECORD = "slurm.json"
-_BUNDLE = "madengine.pyz"
-_CONTEXT = "context.json"
 _POLL_SECONDS = (1.0, 10.0)
 # How often Slurm may say nothing of a task before it counts as forgotten.
 _FORGOTTEN_POLLS = 3
@@ -71,11 +80,16 @@ class SlurmTarget:
     words: tuple[str, ...] = ()
     #: the user's own context
     of_user: Mapping[str, Any] = field(default_factory=dict)
+    #: what bash reads before each run, if anything
+    env_file: Path | None = None
+    workspace: str = ""
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     #: the model package, for images that don't carry their scripts; None without one
     package: Path | None = None
     #: whether what the tasks print is shown
     is_live: bool = False
+    #: where the nodes share nothing
+    _node_folders: NodeFolders | None = field(default=None, init=False)
     _tails: dict[int, LogTail] = field(default_factory=dict, init=False)
     _tasks: dict[int, ArrayTask] = field(default_factory=dict, init=False)
     _scripts: list[tuple[Path, list[ArrayTask]]] = field(default_factory=list, init=False)
@@ -115,17 +129,16 @@ class SlurmTarget:
         of_manifest = load_manifest(manifest_file).context if manifest_file.exists() else {}
         context = session.context({}, of_manifest)
         # Nodes source it, where the run's folder is another one.
-        name = str(context.values.get("env_file") or "")
-        env_file = str((manifest_file.parent / name).absolute()) if name else ""
+        env_file = _beside(manifest_file, context.values.get("env_file"))
         context = replace(context, values={**context.values, "env_file": None})
         refuse_launched_nodes(context)
         # A task's own folder is new each time: what lasts is relative to the one where it is submitted.
-        workspace = values["workspace"] or context.workspace
-        workspace = str(Path(workspace).expanduser().absolute()) if workspace else ""
+        workspace = _absolute(values["workspace"] or context.workspace)
         # The context may hold tokens: it goes in a private file, not on a command line.
         of_nodes = {**values, "tags": (), "nodes": 0, "workspace": workspace, "additional_context": None}
+        settings = SlurmSettings(values, context)
         return cls(
-            settings=SlurmSettings(values, context),
+            settings=settings,
             context=context,
             run_id=values["run_id"] or new_run_id(),
             output=values["output"],
@@ -133,7 +146,9 @@ class SlurmTarget:
             manifest_file=manifest_file,
             tags=values["tags"],
             words=words_for_hosts(classes, of_nodes),
-            of_user={**of_user.values, **({"env_file": env_file} if env_file else {})},
+            of_user=of_user.values,
+            env_file=env_file,
+            workspace=workspace,
             environ=session.environ,
             is_live=bool(values["live_output"]),
             package=session.root.absolute() if session.has_package else None,
@@ -146,15 +161,11 @@ class SlurmTarget:
         Raises ConfigurationError where the folder has no such run.
         """
         target = cls(SlurmSettings({"output_dir": output_dir}, Context()), checked_run_id(run_id), output, show)
-        record = read_json(target.run_folder / _RECORD, missing={})
-        if not isinstance(record, dict) or not isinstance(record.get("jobs"), dict):
-            raise ConfigurationError(f"{target.run_folder}: no run that was submitted to Slurm")
-        for name, job in record["jobs"].items():
-            if not isinstance(job, int):
-                raise ConfigurationError(f"{target.run_folder / _RECORD}: {shown_key(name)}: expected a job's number")
+        for name, job in submitted_jobs(target.run_folder).items():
             task = read_task(target.run_folder / Path(name).name)
             target._tasks[task.number] = task
             target._jobs[task.number] = job
+        target._node_folders = NodeFolders.of_run(target.run_folder)
         return target
 
     @cached_property
@@ -174,14 +185,16 @@ class SlurmTarget:
                 f"{SUBMIT} is not installed: run this on a machine that submits to Slurm, or use --target local"
             )
         self.settings.of_model(None)  # raises for what no job can be asked for
+        if self.options.node_folder:
+            refuse_shared((), self.workspace, self.environ)
         check_perf_csv(self.output)
         try:
             word(str(self.run_folder))
         except ArgumentTypeError as error:
             raise ConfigurationError(f"--output-dir: {error}") from None
-        if self.manifest_file and (self.run_folder / _RECORD).exists():
+        if self.manifest_file and (self.run_folder / RECORD).exists():
             raise ConfigurationError(f"{self.run_folder}: holds an earlier run; use another --run-id")
-        check_writable(self.run_folder / _RECORD)
+        check_writable(self.run_folder / RECORD)
 
     def prepare(self) -> Prepared:
         """Write the run's folder: a manifest for each task, the bundle, a script for each array."""
@@ -192,17 +205,35 @@ class SlurmTarget:
             raise ConfigurationError(f"{self.manifest_file}: has no images; `madengine build` again")
         tasks = tasks_of(with_gpu_count(manifest, self.context), self.settings)
         self._tasks = {task.number: task for task in tasks}
+        if self.options.node_folder:
+            refuse_shared(tasks, self.workspace, self.environ)
         for task in tasks:
             write_task(task, self.run_folder)
-        bundle = write_bundle(self.run_folder / _BUNDLE)
-        if self.of_user:
-            write_json(self.run_folder / _CONTEXT, self.of_user, mode=0o600)
+        if of_nodes := self._context_of_nodes:
+            write_json(self.run_folder / CONTEXT, of_nodes, mode=0o600)
+        if self.options.node_folder:
+            private = private_files(self.run_folder, bool(self._context_of_nodes), self.env_file)
+            place = place_words(self.settings.of_model(None).options)
+            counts = {task.number: task.shape.nodes for task in tasks}
+            self._node_folders = NodeFolders(self.run_folder, self.options.node_folder, place, private, counts)
+            self._node_folders.write_record()
+        bundle = () if self._node_folders else (write_bundle(self.run_folder / BUNDLE),)
         self._scripts = write_scripts(tasks, self._setting())
         paths = tuple(path for path, _ in self._scripts)
-        collect = shlex.join(["madengine", "collect", f"--output={self.output}", str(self.run_folder)])
         gpus = manifest.context.get("docker_gpus")
         warnings = (f"docker_gpus {gpus} of the manifest ignored: Slurm chooses the GPUs",) if gpus else ()
-        return Prepared((*paths, bundle), warnings, (*map(submit_line, paths), collect))
+        if self._node_folders:
+            return Prepared(paths, warnings, (*map(note_line, paths), self._fetch_line))
+        collect = shlex.join(["madengine", "collect", f"--output={self.output}", str(self.run_folder)])
+        return Prepared((*paths, *bundle), warnings, (*map(submit_line, paths), collect))
+
+    @property
+    def _context_of_nodes(self) -> Mapping[str, Any]:
+        """The user's context as nodes have it: what bash reads first is at a path of theirs."""
+        if not self.env_file:
+            return self.of_user
+        # Beside the folder of the task's manifest.
+        return {**self.of_user, "env_file": f"../{ENV_FILE}" if self.options.node_folder else str(self.env_file)}
 
     def start(self) -> None:
         """Submit the arrays, and note their numbers, by which `fetch` finds them; all of them, or none."""
@@ -222,17 +253,17 @@ class SlurmTarget:
             self._jobs.update({task.number: job for task in tasks})
         logger.info(f"Slurm job {job}: {len(tasks)} task{'s' * (len(tasks) != 1)}")
         names = {self._tasks[number].folder_in(self.run_folder).name: job for number, job in self._jobs.items()}
-        write_json(self.run_folder / _RECORD, {"jobs": names})
+        write_json(self.run_folder / RECORD, {"jobs": names})
 
     def follow(self) -> None:
         """Wait until all tasks have ended; the rows of each are added as it ends."""
-        pause = _POLL_SECONDS[0]
+        pause, longest = _POLL_SECONDS[0], _POLL_SECONDS[0 if self.is_live or self._node_folders else 1]
         while self._open_tasks():
             self._look()
             if self._open_tasks():
                 self._show_output()
                 time.sleep(pause)
-                pause = min(pause * 1.5, _POLL_SECONDS[0 if self.is_live else 1])
+                pause = min(pause * 1.5, longest)
 
     def _show_output(self) -> None:
         """Show what the tasks have printed since the last time."""
@@ -277,6 +308,8 @@ class SlurmTarget:
     def collect(self) -> int:
         """Show the rows of the tasks that have ended; return the exit code."""
         self._show_output()
+        if self._node_folders:
+            self._node_folders.leave()
         if self._rows:
             self.show(tables(self._rows))
         for problem in dict.fromkeys(self._problems):
@@ -293,15 +326,16 @@ class SlurmTarget:
     # --- tasks ---
 
     def _setting(self) -> JobSetting:
-        folder = self.run_folder
-        context = [f"--additional-context-file={folder / _CONTEXT}"] if self.of_user else []
+        folder, is_shared = self.run_folder, self._node_folders is None
+        context = [f"--additional-context-file={folder / CONTEXT}"] if is_shared and self._context_of_nodes else []
         return JobSetting(
             run_id=self.run_id,
             options=self.options,
             run_folder=folder,
             submit_folder=Path.cwd(),
             words=("run", "--target=local", f"--run-id={self.run_id}", *self.words, *context),
-            environ={**self._job_environ, **self._shared_folders},
+            environ={**self._job_environ, **(self._shared_folders if is_shared else {})},
+            has_private_files=bool(self._node_folders and self._node_folders.private),
         )
 
     @property
@@ -315,8 +349,8 @@ class SlurmTarget:
             for image in task.manifest.images
         )
         return {
-            IMAGE_FOLDER_VARIABLE: str(Path(images).expanduser().absolute()),
-            **({FOLDER_VARIABLE: str(Path(archives).expanduser().absolute())} if archives else {}),
+            IMAGE_FOLDER_VARIABLE: _absolute(images),
+            **({FOLDER_VARIABLE: _absolute(archives)} if archives else {}),
             **({"MODEL_DIR": str(self.package)} if self.package and needs_package else {}),
         }
 
@@ -371,13 +405,17 @@ class SlurmTarget:
             self._states[state.number] = state
             what = state.node or (f"({state.reason})" if state.reason else "")
             logger.info(f"{task.name} ({state.job}_{state.number}): {state.state.lower()} {what}".rstrip())
-        if state.has_ended:
-            self._end(task, state)
+        lost = None
+        if self._node_folders:
+            self._node_folders.attach(task, state)
+            lost = self._node_folders.missing(task, state) if state.has_ended else None
+        if state.has_ended and (lost is not None or not self._node_folders):
+            self._end(task, state, lost)
 
-    def _end(self, task: ArrayTask, state: TaskState) -> None:
-        """Add the rows of a task that has ended."""
+    def _end(self, task: ArrayTask, state: TaskState, lost: str | None) -> None:
+        """Add the rows of a task that has ended, and whose files are here or `lost`."""
         try:
-            self._outcomes[task.number] = task_outcome(task, self.run_folder, state, self._job_environ)
+            self._outcomes[task.number] = task_outcome(task, self.run_folder, state, self._job_environ, lost)
             merged = merge([task.folder_in(self.run_folder)], self.output, self.run_folder / "results.json")
         except MadengineError as error:
             # Such as a full disk: the other tasks are worth following.
@@ -386,6 +424,14 @@ class SlurmTarget:
             return
         self._rows.extend(merged.rows)
         self._problems.extend(merged.problems)
+
+
+def _beside(manifest_file: Path, name: Any) -> Path | None:
+    return (manifest_file.parent / str(name)).absolute() if name else None
+
+
+def _absolute(folder: str) -> str:
+    return str(Path(folder).expanduser().absolute()) if folder else ""
 
 
 def _asks_to_cancel(jobs: Iterable[int]) -> bool:

@@ -45,25 +45,29 @@ class TaskOutcome:
     problem: str = ""
 
 
-def task_outcome(task: ArrayTask, run_folder: Path, state: TaskState, environ: Mapping[str, str]) -> TaskOutcome:
+def task_outcome(
+    task: ArrayTask, run_folder: Path, state: TaskState, environ: Mapping[str, str], lost: str | None = None
+) -> TaskOutcome:
     """Check the files of a task that has ended, and add a FAILURE for each model without a row in an attempt.
 
-    `environ` is what its job was given for the rows' cells. The last attempt says how the task ended.
+    `environ` is what its job was given for the rows' cells. The last attempt says how the task ended. `lost` is which
+    files did not come back from nodes that share nothing, and why; None where the folder is shared.
     """
     folder, run_id = task.folder_in(run_folder), run_folder.name
     log = log_path(run_folder, state.job, task.number)
-    _wait_for_rows(folder, state)
+    if lost is None:
+        _wait_for_rows(folder, state)
     last = next(iter(_attempts(folder)[::-1]), folder / (state.node or "no-node"))
     for earlier in _attempts(folder)[:-1]:
         problems = set_aside_broken_files(earlier, run_id)
         reason = "; ".join(problems) or f"{_name(state)}: ended without a result, and was queued again"
         note_failure(earlier, task.manifest, run_id, _host(earlier), reason, _of_attempt(environ, earlier))
     problems = set_aside_broken_files(last, run_id)
-    reason = "; ".join(problems) or _reason(state, log)
+    reason = "; ".join(problems) or _reason(state, log, lost)
     missing = note_failure(last, task.manifest, run_id, _host(last), reason, _of_attempt(environ, last))
     failures = _failures(last)
-    has_failed = bool(failures) or state.state != COMPLETED
-    is_explained = not problems and not missing and (failures or not has_failed)
+    has_failed = bool(failures or lost) or state.state != COMPLETED
+    is_explained = not problems and not missing and not lost and (failures or not has_failed)
     return TaskOutcome(has_failed, "" if is_explained else f"{task.name}: {reason}")
 
 
@@ -119,11 +123,13 @@ def _failures(node: Path) -> int:
     return 0
 
 
-def _reason(state: TaskState, log: Path) -> str:
+def _reason(state: TaskState, log: Path, lost: str | None) -> str:
     """Return why a model has no row: Slurm's word, and what its job printed at the end."""
     word = "unknown to Slurm, without accounting" if state.state == UNKNOWN else state.state.lower()
     end = f"{_name(state)}: {word}{f' ({state.reason})' if state.reason not in _SAYS_NOTHING else ''}"
     line = _last_line(log)
+    if lost:
+        return f"{end}; {lost}{f'; its log ends with: {line}' if line else ''}"
     if line.startswith(_OUR_ERROR):
         message = line.removeprefix(_OUR_ERROR)
         # Which of several it was, the script says.

@@ -13,6 +13,7 @@ from tests.conftest import StandIns
     ("squeue", "sacct", "expected"),
     [
         ("echo '7|0|RUNNING|None|h1'", "exit 1", [TaskState(7, 0, "RUNNING", node="h1")]),
+        ("echo '7|0|RUNNING|None|h1|9'", "exit 1", [TaskState(7, 0, "RUNNING", node="h1", own_job=9)]),
         ("echo '7|0|PENDING|BeginTime|'", "exit 1", [TaskState(7, 0, "PENDING", "BeginTime")]),
         (
             "echo slurm_load_jobs error: Invalid job id specified >&2; exit 1",

@@ -39,7 +39,7 @@ def slurm(tmp_path: Path, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(task_results, "_LATE_SECONDS", 0.0)
     monkeypatch.setattr(target, "_POLL_SECONDS", (0.0, 0.0))
     stand_ins.add("sbatch", "echo 7")
-    stand_ins.add("squeue", "echo '7|0|FAILED|NonZeroExitCode|h1'")
+    stand_ins.add("squeue", "echo '7|0|FAILED|NonZeroExitCode|h1|8'")
     return stand_ins
 
 
@@ -84,7 +84,7 @@ def test_a_controller_that_is_silent_is_one_line(
 ) -> None:
     count = f"echo >>{tmp_path}/polls; polls=$(wc -l <{tmp_path}/polls)"
     slurm.add("squeue", f"{count}; [ $polls -gt 5 ] || {{ [ $polls -gt 3 ] && echo later || echo no; exit 1; }} >&2\n"
-              "echo '7|0|FAILED|None|h1'")  # fmt: skip
+              "echo '7|0|FAILED|None|h1|8'")  # fmt: skip
     (tmp_path / "build_manifest.json").write_text(json.dumps(MANIFEST))
     assert main(["run", "--manifest-file=build_manifest.json"]) == 3
     messages = capsys.readouterr().err.splitlines()
