@@ -90,6 +90,7 @@ def run(values: Values) -> int:
 
 def full(values: Values) -> int:
     """Build, then run here."""
+    _source_env_file(values, values["manifest_output"])
     return _orchestrator(values).full_phase(_build_options(values), _run_options(values))
 
 
@@ -153,6 +154,8 @@ def deploy(values: Values) -> int:
     """Build and push, unless a manifest is named, and run on the target; what was built runs in any case."""
     _refuse_options_of_other_targets(values)
     named: Path | None = values["manifest_file"]
+    if values["target"] == "ssh":
+        _source_env_file(values, named or values["manifest_output"])
     if named:
         _log_ignored_options(values, named, (*target_class(values["target"]).OPTIONS, DeployOptions))
         target = _target(values, named)

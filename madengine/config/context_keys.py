@@ -164,7 +164,7 @@ def _refused_machine(value: Any) -> str:
 
 
 def _refused_file(value: Any) -> str:
-    return "is sourced only here, over ssh and under Slurm; use docker_env_vars, and take the key out" if value else ""
+    return "is sourced by no pod; name a Secret with its variables by --env-secret in its place" if value else ""
 
 
 _CLUSTER = "`madengine deploy` has options for it"

@@ -212,10 +212,17 @@ DEPLOY = (str(CHECKOUT / "bin/madengine"), "deploy", "--target=ansible")
 
 def test_one_command_writes_the_playbook_and_runs_it(rack: Rack) -> None:
     (rack.folder / "madengine_distributed.yml").unlink()
+    manifest = json.loads((rack.folder / "good.json").read_text())
+    manifest["context"] |= {"env_vars": {"SITE": "${LAB}"}, "encapsulate_script": "echo site $SITE;"}
+    manifest["deployment_config"] = {"env_file": "site.sh"}
+    (rack.folder / "good.json").write_text(json.dumps(manifest))
+    (rack.folder / "site.sh").write_text("LAB=$(uname -n)\n")
     words = ("--inventory=gpu_inventory", "--limit=h2", "--extra-vars=madengine_poll=1", "--manifest-file=good.json")
     github = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": "summary.md"}
     rack.run(*DEPLOY, *words, environment=github)
     assert rack.outcomes(rack.runs[-1]) == [("h2", "good", "SUCCESS")]
+    [log] = rack.runs[-1].glob("h2/**/*.run.live.log")
+    assert f"site {rack.hosts.name(2)}\n" in log.read_text(), "the file is sourced on the node"
     summary = (rack.folder / "summary.md").read_text(encoding="utf-8")
     assert summary.count("1 SUCCESS on 1 host.") == 1, "the playbook's own collect adds none"
     refused = rack.run(*DEPLOY, "--limit=h2", "--manifest-file=good.json", check=False)

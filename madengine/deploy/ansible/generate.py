@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from madengine.config.common_options import RepeatOptions
-from madengine.config.context import Context
+from madengine.config.context import Context, load_context
 from madengine.config.hooks import resolve_hooks, tool_catalogue
 from madengine.config.manifest import Manifest, load_manifest
 from madengine.config.option import words_for_hosts
@@ -25,6 +26,7 @@ from madengine.records import DEFAULT_TIMEOUT, ENGINE_NAMES, Image
 PLAYBOOK = "ansible/playbook.yml"
 INVENTORY = "ansible/gpu_inventory.example"
 
+_ENV_FILE = "env_file.sh"
 # What a run may take beside its script: pulls, its start, stopping it at its limit.
 _SLACK_SECONDS = 900
 # Ansible needs a limit for a run without one.
@@ -42,7 +44,10 @@ def generate_ansible(options: PlaybookOptions) -> Prepared:
     if not manifest.images:
         raise ConfigurationError(f"{manifest_file}: has no images; `madengine build` again")
     execution_config = options.execution_config or DEFAULT_EXECUTION_CONFIG
-    values = {**_values(manifest, manifest_file, execution_config, output), **_repeats(options)}
+    of_config = execution_context(execution_config)
+    context = load_context({}, {**manifest.context, **of_config}, None, None)
+    env_file = _env_file(manifest_file, context.values.get("env_file"))
+    values = {**_values(manifest, manifest_file, of_config, output, env_file), **_repeats(options)}
     write_whole(output, render(PLAYBOOK, values, template_dir, unsafe=True))
     files = [output, write_bundle(output.parent / "madengine.pyz")]
     inventory = output.parent / "gpu_inventory.example"
@@ -53,15 +58,28 @@ def generate_ansible(options: PlaybookOptions) -> Prepared:
     return Prepared(tuple(files), _warnings(manifest, manifest_file))
 
 
-def _values(manifest: Manifest, manifest_file: Path, execution_config: Path, output: Path) -> dict[str, Any]:
+def _env_file(manifest_file: Path, name: Any) -> Path | None:
+    """Return the file that the context's `env_file` names, from the manifest's folder; None if it names none."""
+    path = manifest_file.parent / str(name) if name else None
+    if path and not path.is_file():
+        raise ConfigurationError(f"env_file {path}: no such file")
+    return path
+
+
+def _values(
+    manifest: Manifest, manifest_file: Path, of_config: Mapping[str, Any], output: Path, env_file: Path | None
+) -> dict[str, Any]:
     """Return the values of the playbook's template."""
+    folder = output.parent.resolve()
     hooks = resolve_hooks(Context(manifest.context), tool_catalogue(manifest.extra.get("tools") or {}))
     return {
-        "manifest": os.path.relpath(manifest_file.resolve(), output.parent.resolve()),
+        "manifest": os.path.relpath(manifest_file.resolve(), folder),
         "manifest_sha256": hashlib.sha256(manifest_file.read_bytes()).hexdigest(),
         "engines": list(ENGINE_NAMES),
         "registry": manifest.registry,
-        "context": execution_context(execution_config),
+        # On a node it is beside the manifest, under this name.
+        "env_file": os.path.relpath(env_file.resolve(), folder) if env_file else "",
+        "context": {**of_config, **({"env_file": _ENV_FILE} if env_file else {})},
         "seconds": sum(_limit(manifest, image) + hooks.seconds + _SLACK_SECONDS for image in manifest.images),
         "runs": len(manifest.images),
     }

@@ -122,7 +122,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], str]] = {
     "deployment_config": ({"deployment_config": {"target": "local", "slurm": {}, "k8s": {}, "env_vars": {}}}, ""),
     "env_file": (
         {**SYSTEM, "deployment_config": {"env_file": "site.sh"}},
-        "context: env_file: is sourced only here",
+        "context: env_file: is sourced by no pod",
     ),
 }
 

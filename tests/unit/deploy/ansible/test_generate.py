@@ -106,6 +106,27 @@ def test_the_playbook_is_the_golden_one(here: Path) -> None:
     assert written == GOLDEN.read_text(encoding="utf-8")
 
 
+def test_a_file_of_variables_goes_along_beside_the_manifest(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "in").mkdir()
+    manifest = json.loads((here / "build_manifest.json").read_text())
+    manifest["deployment_config"] = {"env_file": "../site/all.sh"}
+    (here / "in/m.json").write_text(json.dumps(manifest))
+    words = ["generate", "ansible", "--manifest-file=in/m.json", "--output=out/playbook.yml"]
+    assert main(words) == 4
+    assert "env_file in/../site/all.sh: no such file" in capsys.readouterr().err
+    assert not (here / "out").exists()
+    (here / "site").mkdir()
+    (here / "site/all.sh").write_text("TOKEN=hf_1234\n")
+    assert main(words) == 0
+    playbook = here / "out/playbook.yml"
+    values = variables(playbook)
+    assert (here / "out" / values["madengine_env_file"]).resolve() == here / "site/all.sh"
+    assert values["madengine_context"]["env_file"] == "env_file.sh"
+    text = playbook.read_text()
+    assert 'dest: "{{ madengine_folder }}/env_file.sh"' in text
+    assert "hf_1234" not in text
+
+
 def test_the_options_of_the_document_name_the_files(here: Path) -> None:
     (here / "in").mkdir()
     (here / "build_manifest.json").rename(here / "in/dummy_build_manifest.json")
