@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from madengine.build.options import BuildOptions
     from madengine.build.outcome import BuildOutcome
+    from madengine.config.context import Context
     from madengine.records import Gpu
     from madengine.results.summaries import FailedBuild
     from madengine.run.options import RunOptions
@@ -79,15 +80,10 @@ class DistributedOrchestrator:
 
         Raises ConfigurationError where the context asks for what no run here can do, or for several `nodes`.
         """
-        from madengine.config.context import load_context
-        from madengine.config.nodes import refuse_other_nodes
-        from madengine.config.validation import refuse_unsupported
         from madengine.machine.gpus import architecture_of, detected_context, find_gpus
         from madengine.machine.visible_gpus import visible_gpus
 
-        context = load_context({}, {}, self.session.context_file, self.session.context_text)
-        refuse_unsupported(context)
-        refuse_other_nodes(nodes, context)
+        context = self.refuse_unsupported(nodes)
         self.session.choose_rocm()
         gpus = find_gpus()
         visible = gpus.items if context.docker_gpus else tuple(visible_gpus(gpus.items, self.session.environ))
@@ -96,6 +92,19 @@ class DistributedOrchestrator:
             detected=detected_context(replace(gpus, items=visible)),
             architecture=architecture_of(visible),
         )
+
+    def refuse_unsupported(self, nodes: int) -> Context:
+        """Return the user's context.
+
+        Raises ConfigurationError where it asks for what no run here can do, or for several `nodes`.
+        """
+        from madengine.config.nodes import refuse_other_nodes
+        from madengine.config.validation import refuse_unsupported
+
+        context = self.session.context({}, {})
+        refuse_unsupported(context)
+        refuse_other_nodes(nodes, context)
+        return context
 
     def full_phase(self, build: BuildOptions, options: RunOptions) -> int:
         """Build for this machine's GPUs, then run the images."""

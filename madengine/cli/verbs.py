@@ -81,6 +81,7 @@ def run(values: Values) -> int:
         raise ConfigurationError(
             f"{manifest_file}: no such manifest, and no models.json here to build from; name an existing manifest"
         )
+    orchestrator.refuse_unsupported(values["nodes"])
     output = manifest_file or values["manifest_output"]
     shown = shown_key(str(output))
     reason = f"{shown} does not exist" if manifest_file else "no --manifest-file"

@@ -164,7 +164,7 @@ def _refused_machine(value: Any) -> str:
 
 
 def _refused_file(value: Any) -> str:
-    return "is sourced by no pod; name a Secret with its variables by --env-secret in its place" if value else ""
+    return "is sourced by no pod; use --env-secret with its variables, and take the key out" if value else ""
 
 
 _CLUSTER = "`madengine deploy` has options for it"

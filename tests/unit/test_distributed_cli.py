@@ -416,6 +416,19 @@ def test_run_without_a_manifest_says_why_it_builds(
     assert found.err.splitlines()[0] == "no --manifest-file: building first; the manifest is written to mine.json"
 
 
+@pytest.mark.parametrize(
+    "words", [["--nodes=2"], ["-c", '{"distributed": {"nnodes": 2}}'], ["--manifest-file=out/m.json", "--nodes=2"]]
+)
+def test_several_nodes_without_hosts_are_refused_before_anything_is_built(
+    package: Path, capfd: pytest.CaptureFixture[str], stand_ins: StandIns, words: list[str]
+) -> None:
+    stand_ins.add("podman", "echo 9.9")
+    found = said(capfd, "run", "--engine=podman", *words)
+    assert (found.code, found.out) == (4, "")
+    [line] = found.err.splitlines()
+    assert "2: this run is on one node; name that many hosts with --host" in line
+
+
 def test_the_starter_never_stands_in_for_a_mistyped_manifest(nowhere: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert said(capfd, "run", "--manifest-file", "nope.json") == Said(
         4,
