@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,15 @@ from madengine.run.options import RunOptions
 from tests.conftest import StandIns, collect_messages
 
 GPUS = tuple(Gpu("NVIDIA", index, name="H100", architecture="H100", uuid=f"GPU-{index}") for index in range(4))
-# Each run of a model takes the next word of its file: what it measures, `fail`, or `hang`.
-DOCKER = """
+# A container is where its run is noted, until it leaves what entry.sh would have left.
+_DOCKER = """
 notes={folder}
 for word; do last=$word; done
 slug=${{last##*-}}
+leave() {{
+    printf '{{"exit_code": %s, "started": 1.0, "ended": 2.5, "log_complete": true}}' "$1" > "$to/entry.json"
+    echo "$1"
+}}
 case $1 in
 run)
     while [ $# -gt 0 ]; do
@@ -28,35 +32,72 @@ run)
             --name) slug=${{2##*-}} model=${{slug%_[0-9]*}} ;;
             sha256:*) id=${{1#*:}} ;;
             --gpus) gpus=$2 ;;
+            --env=NVIDIA_VISIBLE_DEVICES=void) gpus=none ;;
             type=bind,source=*,target=/myworkspace) to=${{1#*source=}} to=${{to%,target=*}} ;;
             MADENGINE_LOG=*) log=${{1##*/}} ;;
         esac
         shift
     done
     printf '%s\\n' "$to" > "$notes/place-$slug"
-    printf '%s\\n' "$log" > "$notes/log-$slug"
-    words=$notes/words-$model-${{id%"${{id#?}}"}}
-    read -r next < "$words"
-    sed -i 1d "$words"
-    printf '%s\\n' "$next" > "$notes/next-$slug"
-    printf '%s %s %s\\n' "$model" "$next" "$gpus" >> "$notes/started" ;;
+    printf '%s\\n' "$to/$log" > "$notes/log-$slug"
+    {start} ;;
 wait)
-    read -r next < "$notes/next-$slug"
-    code=0
-    case $next in
-        hang) exec sleep 30 ;;
-        fail) code=7 ;;
-        *) printf 'performance: %s tokens\\n' "$next" >> "$(cat "$notes/place-$slug")/$(cat "$notes/log-$slug")" ;;
-    esac
-    printf '{{"exit_code": %s, "started": 1.0, "ended": 2.5, "log_complete": true}}' $code \\
-        > "$(cat "$notes/place-$slug")/entry.json"
-    echo $code ;;
+    to=$(cat "$notes/place-$slug") log=$(cat "$notes/log-$slug")
+    {wait} ;;
+stop | rm) {end} ;;
 image) echo "[{{\\"Id\\": \\"$last\\"}}]" ;;
 container) echo '{{"Status": "exited", "ExitCode": 0}}' ;;
 version) echo 27.5.1 ;;
 info) echo '{{}}' ;;
 esac
 """
+# Each run of a model takes the next word of its file: what it measures, `fail`, or `hang`.
+_START = """
+    words=$notes/words-$model-${id%"${id#?}"}
+    read -r next < "$words"
+    sed -i 1d "$words"
+    printf '%s\\n' "$next" > "$notes/next-$slug"
+    printf '%s %s %s\\n' "$model" "$next" "$gpus" >> "$notes/started"
+"""
+_WAIT = """
+    read -r next < "$notes/next-$slug"
+    code=0
+    case $next in
+        hang) exec sleep 30 ;;
+        fail) code=7 ;;
+        *) printf 'performance: %s tokens\\n' "$next" >> "$log" ;;
+    esac
+    leave $code
+"""
+
+
+def docker(folder: Path, start: str, wait: str, end: str = ":") -> str:
+    """The script of a stand-in for docker, which keeps its notes in `folder`; shell text says what it does when."""
+    return _DOCKER.format(folder=folder, start=start.strip(), wait=wait.strip(), end=end)
+
+
+def local_run(
+    chosen: Sequence[tuple[Model, Image | None]],
+    folder: Path,
+    gpus: Sequence[Gpu],
+    show: Callable[[str], None],
+    context: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> LocalRun:
+    """A run of these models on these GPUs."""
+    return LocalRun(
+        options=RunOptions(**options),
+        engine=Docker(version="27.5.1"),
+        context=Context({"gpu_vendor": "NVIDIA" if gpus else "NONE", **(context or {})}),
+        gpus=tuple(gpus),
+        chosen=chosen,
+        skipped=[],
+        root=None,
+        data_folder=folder,
+        environ={},
+        credentials=Credentials(),
+        show=show,
+    )
 
 
 class Machine:
@@ -64,7 +105,7 @@ class Machine:
 
     def __init__(self, folder: Path, stand_ins: StandIns) -> None:
         self.folder = folder
-        stand_ins.add("docker", DOCKER.format(folder=folder))
+        stand_ins.add("docker", docker(folder, _START, _WAIT))
         stand_ins.add("nvidia-smi")
         self.messages = collect_messages()
         self.tables: list[str] = []
@@ -86,19 +127,7 @@ class Machine:
         context: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> LocalRun:
-        return LocalRun(
-            options=RunOptions(**options),
-            engine=Docker(version="27.5.1"),
-            context=Context({"gpu_vendor": "NVIDIA" if gpus else "NONE", **(context or {})}),
-            gpus=tuple(gpus),
-            chosen=chosen,
-            skipped=[],
-            root=None,
-            data_folder=self.folder,
-            environ={},
-            credentials=Credentials(),
-            show=self.tables.append,
-        )
+        return local_run(chosen, self.folder, gpus, self.tables.append, context, **options)
 
     def run(self, gpus: Sequence[Gpu] = GPUS, **options: Any) -> LocalRun:
         run = self.local_run(self.chosen, gpus, **options)

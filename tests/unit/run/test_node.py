@@ -17,17 +17,14 @@ from typing import Any
 
 import pytest
 
-from madengine.config.context import Context
-from madengine.config.credentials import Credentials
 from madengine.config.manifest import Manifest, save_manifest
 from madengine.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_RUN_FAILED
 from madengine.machine import lock_files
 from madengine.machine.gpu_locks import locked_gpus
-from madengine.programs.engine import Docker
 from madengine.records import FAILURE, SKIPPED, SUCCESS, Gpu, Image, Model, RunResult
 from madengine.run.node import LocalRun
-from madengine.run.options import RunOptions
 from tests.conftest import StandIns, collect_messages
+from tests.unit.run.stand_in_machine import docker, local_run
 
 CHECKOUT = Path(__file__).parents[3]
 DATA = Path(__file__).parents[2] / "data" / "smi"
@@ -35,41 +32,15 @@ ID = "sha256:" + "1" * 64
 EIGHT = tuple(
     Gpu("NVIDIA", index, name="NVIDIA H100 80GB HBM3", architecture="H100", uuid=f"GPU-{index}") for index in range(8)
 )
-# A container that lives for as long as the file of its name says, then leaves what entry.sh would have left.
-DOCKER = """
-notes={folder}
-for word; do last=$word; done
-slug=${{last##*-}}
-case $1 in
-run)
-    while [ $# -gt 0 ]; do
-        case $1 in
-            --name) name=$2 slug=${{2##*-}} ;;
-            --gpus) gpus=$2 ;;
-            --env=NVIDIA_VISIBLE_DEVICES=void) gpus=none ;;
-            type=bind,source=*,target=/myworkspace) to=${{1#*source=}} to=${{to%,target=*}} ;;
-            MADENGINE_LOG=*) log=${{1##*/}} ;;
-        esac
-        shift
-    done
-    printf '%s\\n' "$to" > "$notes/place-$slug"
-    printf '%s\\n' "$log" > "$notes/log-$slug"
-    printf 'start %s %s\\n' "$slug" "$gpus" >> "$notes/events" ;;
-wait)
+# A container that lives for as long as the file of its name says.
+_START = """printf 'start %s %s\\n' "$slug" "$gpus" >> "$notes/events\""""
+_WAIT = """
     sleep "$(cat "$notes/seconds-$slug")"
-    to=$(cat "$notes/place-$slug")
-    printf 'performance: 3 tokens\\n' >> "$to/$(cat "$notes/log-$slug")"
-    printf '{{"exit_code": 0, "started": 1.0, "ended": 2.5, "log_complete": true}}' > "$to/entry.json"
+    printf 'performance: 3 tokens\\n' >> "$log"
     printf 'end %s\\n' "$slug" >> "$notes/events"
-    echo 0 ;;
-stop) printf 'stop %s\\n' "$slug" >> "$notes/events" ;;
-rm) printf 'rm %s\\n' "$slug" >> "$notes/events" ;;
-image) echo '[{{"Id": "{id}"}}]' ;;
-container) echo '{{"Status": "exited", "ExitCode": 0}}' ;;
-version) echo 27.5.1 ;;
-info) echo '{{}}' ;;
-esac
+    leave 0
 """
+_END = """printf '%s %s\\n' "$1" "$slug" >> "$notes/events\""""
 
 
 class Node:
@@ -80,7 +51,7 @@ class Node:
         self.stand_ins = stand_ins
         self.notes = folder / "notes"
         self.notes.mkdir()
-        stand_ins.add("docker", DOCKER.format(folder=self.notes, id=ID))
+        stand_ins.add("docker", docker(self.notes, _START, _WAIT, _END))
         stand_ins.add("nvidia-smi")
         self.messages = collect_messages()
         self.chosen: list[tuple[Model, Image | None]] = []
@@ -92,19 +63,7 @@ class Node:
         self.chosen.append((model, image))
 
     def run(self, gpus: Sequence[Gpu] = EIGHT, context: dict[str, Any] | None = None, **options: Any) -> LocalRun:
-        run = LocalRun(
-            options=RunOptions(**options),
-            engine=Docker(version="27.5.1"),
-            context=Context({"gpu_vendor": "NVIDIA" if gpus else "NONE", **(context or {})}),
-            gpus=tuple(gpus),
-            chosen=self.chosen,
-            skipped=[],
-            root=None,
-            data_folder=self.folder,
-            environ={},
-            credentials=Credentials(),
-            show=self.messages.append,
-        )
+        run = local_run(self.chosen, self.folder, gpus, self.messages.append, context, **options)
         self.code = run.run()
         return run
 
