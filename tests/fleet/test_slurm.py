@@ -253,11 +253,14 @@ def test_the_gpus_are_those_that_slurm_gave(cluster: Cluster) -> None:
     node = NvidiaNode(count=4)
     docker = cluster.hosts.sh(1, "command -v docker").strip()
     with cluster.stand_ins({"nvidia-smi": node.nvidia_smi(), "docker": without_gpu_flags(docker)}, 1):
-        for model in ("quick", "slow"):
+        copy_model(cluster, "quick", "one", "two")
+        for model in ("one", "two"):
             set_gpus(cluster, model, "2")
-        done = cluster(*DEPLOY, "--tags=quick,slow", f"--nodelist={cluster.hosts.name(1)}", check=False)
+        # So long that both run at the same time.
+        context = json.dumps({"encapsulate_script": "sleep 3;"})
+        done = cluster(*DEPLOY, f"--nodelist={cluster.hosts.name(1)}", "-c", context, check=False)
     assert done.code == 0, done.stderr
-    assert outcomes(cluster, "model", "status", "n_gpus") == [("quick", "SUCCESS", "2"), ("slow", "SUCCESS", "2")]
+    assert outcomes(cluster, "model", "status", "n_gpus") == [("one", "SUCCESS", "2"), ("two", "SUCCESS", "2")]
     gpus = [gpu for row in cluster.rows for gpu in row["gpus"].split(",")]
     assert len(gpus) == len(set(gpus)) == 4
     refused = cluster(*DEPLOY, "--additional-context", "{'docker_gpus': '0-3'}", check=False)
