@@ -36,6 +36,7 @@ DEFAULTS: Mapping[str, str] = {
     "NCCL_SOCKET_IFNAME": "",
     "GLOO_SOCKET_IFNAME": "",
 }
+INTERFACES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 # The least and the most that a number may be.
 _NUMBERS = {
     "MAD_RUNTIME_NGPUS": (1, 10_000),
@@ -80,7 +81,7 @@ def runner(values: Mapping[str, Any], processes: int, rank: str = "") -> str:
     """
     texts = arguments(values)
     each = processes or int(texts["MAD_RUNTIME_NGPUS"] or 1)
-    interfaces = [f"{name}={texts[name]}" for name in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME") if texts[name]]
+    interfaces = [f"{name}={texts[name]}" for name in INTERFACES if texts[name]]
     words = ["env", *interfaces] if interfaces else []
     if texts["RUNNER"] == "mpirun":
         hosts = texts["HOST_LIST"] or f"localhost:{each}"
@@ -206,11 +207,18 @@ class Launch:
         if launcher and start.nodes < launcher.least_nodes:
             raise ConfigurationError(f"launcher {launcher.name}: it needs several nodes, and this run is on one")
         return {
+            **self._interfaces,
             **(_of_nodes(start, gpus, rank) if start.nodes > 1 else {}),
             **(_of_launcher(self.launcher, start) if self.launcher else {}),
             **(_MPI_AS_ROOT if self._program == "mpirun" else {}),
             "MAD_MULTI_NODE_RUNNER": self._command(start, rank),
         }
+
+    @property
+    def _interfaces(self) -> dict[str, str]:
+        """The interfaces of the user's choice, for scripts that start their processes themselves."""
+        texts = arguments(self.multi_node_args)
+        return {name: texts[name] for name in INTERFACES if texts[name]}
 
     def hosts(self, gpus: int) -> str:
         """Return the text of a hostfile."""

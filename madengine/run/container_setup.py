@@ -18,7 +18,7 @@ from madengine.config.context import GUEST_OS, Context, expanded
 from madengine.config.credentials import Credentials, model_secrets, secret_values
 from madengine.config.entry_keys import env_vars
 from madengine.config.hooks import Hooks, hook_files, hook_texts
-from madengine.config.launchers import Launch
+from madengine.config.launchers import INTERFACES, Launch
 from madengine.config.nodes import node_count, nodes_by_hand
 from madengine.data_sets.mounts import Provided
 from madengine.errors import ConfigurationError, RunError
@@ -196,7 +196,7 @@ class Setup:
     def _interfaces(self, model: Model) -> dict[str, str]:
         """Return the network interface towards the other nodes, which libraries would guess."""
         name = self.peers.world().interface if self.peers and self.is_joint(model) else ""
-        return {"NCCL_SOCKET_IFNAME": name, "GLOO_SOCKET_IFNAME": name} if name else {}
+        return dict.fromkeys(INTERFACES, name) if name else {}
 
     @property
     def _of_tools(self) -> dict[str, str]:

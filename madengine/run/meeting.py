@@ -81,7 +81,9 @@ class Meeting:
             return []
         self._left[rank] = _ENDED_EARLY if reason is None else reason
         if self.is_complete and (not self._model or rank in self._results):
-            return [message for message in (self._conclude(),) if message]
+            # Between two models the others learn it now: rank 0 may be gone before the next.
+            stop = self.fail(rank, self._left[rank]) if reason and not self._model else None
+            return [message for message in (stop, self._conclude()) if message]
         stop = self.fail(rank, self._left[rank] or _ENDED_EARLY)
         return [message for message in (stop, self._conclude()) if message]
 

@@ -331,7 +331,7 @@ class LocalRun:
         """Write what is written at the end of a run; print the table of its results, or another one."""
         options = self.options
         self.writer.finish(self.record_of_machine, self.skipped, seconds)
-        if self.results and not options.quiet:
+        if self._with_rows and not options.quiet:
             self.show((table or self._table)())
         if options.cleanup_perf:
             remove_entries()
@@ -339,11 +339,17 @@ class LocalRun:
             logger.info(f"skipped {image.key}: {reason}")
         if not options.quiet:
             summary = "" if options.is_part else f"; summary: {options.summary_output}"
-            logger.info(f"rows: {options.output}; logs: {run_directory(self.run_id)}{summary}")
+            rows = options.output if self._with_rows or not self.results else "the first node writes them"
+            logger.info(f"rows: {rows}; logs: {run_directory(self.run_id)}{summary}")
+
+    @property
+    def _with_rows(self) -> list[RunResult]:
+        """The results that have rows here: of several nodes only the first has them."""
+        return [result for result in self.results if not result.rank]
 
     def _table(self) -> str:
         if not self.options.is_repeated:
-            return results_table(self.results)
+            return results_table(self._with_rows)
         from madengine.results.statistics import tables
 
         return tables(row for result in self.results for row in result_rows(result, self.environ))

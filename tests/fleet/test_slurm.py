@@ -356,6 +356,8 @@ def test_nodes_of_one_job_run_a_model_together(cluster: Cluster) -> None:
     assert sorted(re.findall(r"SGLANG_NODE_RANK=(\d)", "".join(logs))) == ["0", "1"]
     for split in ("PREFILL_NODES=1", "DECODE_NODES=1", "TOTAL_NODES=2"):
         assert "".join(logs).count(f"SGLANG_DISAGG_{split}\n") == 2
+    output = "".join(log.read_text() for log in (cluster.folder / "results/r1").glob("slurm-*.log"))
+    assert output.count("rows: the first node writes them; logs: runs/r1") == 2
     [addresses] = {*re.findall(r"SGLANG_NODE_IPS=(\S+)", "".join(logs))}
     assert len({first, *addresses.split(",")}) == 2
     assert not cluster.containers()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from madengine.config.context import Context
+from madengine.config.launchers import INTERFACES
 from madengine.config.option import Option, changed, from_options, options_of
 from madengine.config.validation import refuse_unsupported
 from madengine.config.values import expected, shown
@@ -69,7 +70,7 @@ class JobShape:
     def variables(self) -> dict[str, str]:
         """The variables that its keys stand for."""
         interface = str(self.section.get("network_interface") or "")
-        return dict.fromkeys(("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"), interface) if interface else {}
+        return dict.fromkeys(INTERFACES, interface) if interface else {}
 
 
 @dataclass(frozen=True)

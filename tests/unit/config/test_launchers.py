@@ -283,6 +283,9 @@ def test_what_the_user_sets_of_the_nodes_counts() -> None:
         "--master_port 7000"
     )
     assert launch_of({"port": 6000}, {}, MODEL, {}).on(WORLD).variables(1)["MASTER_PORT"] == "6000"
+    # A launcher without a command takes the interface from there.
+    variables = launch_of({"launcher": "vllm"}, own, MODEL, {}).on(WORLD).variables(1)
+    assert (variables["NCCL_SOCKET_IFNAME"], "GLOO_SOCKET_IFNAME" in variables) == ("eth1", False)
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,13 @@ def test_a_first_rank_that_can_not_run_says_so_to_those_that_come_later(port: in
     assert not leaving.is_alive()
 
 
+def test_a_first_rank_that_leaves_before_a_model_says_why(both: tuple[Peers, Peers]) -> None:
+    first, second = both
+    first.leave("no engine")
+    with pytest.raises(RunError, match=r"^not started: rank 0 \(.*\): no engine$"):
+        second.start("a")
+
+
 def test_a_port_that_is_taken_is_named(port: int) -> None:
     with socket.create_server(("", port)), pytest.raises(RunError, match=rf"^rank 0: port {port}: Address already in"):
         Coordinator(seat(0, port))
