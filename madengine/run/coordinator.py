@@ -83,7 +83,8 @@ class Coordinator:
     def _serve(self, connection: socket.socket, address: str) -> None:
         rank, reason = None, None
         try:
-            with connection, suppress(ValueError), connection.makefile("rb") as lines:
+            # A process that ends may reset its connection.
+            with connection, suppress(ValueError, ConnectionError), connection.makefile("rb") as lines:
                 rank = self._admit(connection, lines, address)
                 while line := lines.readline(MESSAGE_LIMIT):
                     message = parse_message(line)
