@@ -15,7 +15,7 @@ import pytest
 
 from madengine.errors import ConfigurationError, RunError
 from madengine.programs.preflight import free_port
-from madengine.records import FAILURE, Model, RunResult
+from madengine.records import SUCCESS, Metric, Model, RunResult
 from madengine.results.rows import result_rows
 from madengine.run.coordinator import Coordinator
 from madengine.run.joint import joined
@@ -123,12 +123,14 @@ def test_the_row_of_a_run_has_the_node_that_has_vanished_too(port: int) -> None:
     together(first.world, second.world)
     with suppress(OSError):
         second._connection.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
-    own = RunResult("r", Model("m", "docker/m", "scripts/m"), None, FAILURE, "stopped", machine_name="n0", n_gpus="2")
+    metrics = (Metric("5", "runs"),)
+    model = Model("m", "docker/m", "scripts/m")
+    own = RunResult("r", model, None, SUCCESS, metrics=metrics, machine_name="n0", n_gpus="2")
     result = joined(own, first).own
-    assert [part.reason for part in result.parts] == ["stopped", "no result: its madengine ended or can't be reached"]
+    assert [part.reason for part in result.parts] == ["", "no result: its madengine ended or can't be reached"]
     [row] = result_rows(result, {})
     assert (row["machine_name"], row["n_gpus"], row["nnodes"]) == (f"n0,{socket.gethostname()}", "4", "2")
-    assert row["reason"].endswith("its madengine ended")
+    assert row["reason"] == f"rank 1 ({socket.gethostname()}): its madengine ended"
     first.leave("")
 
 
