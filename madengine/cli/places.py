@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,14 +41,14 @@ def placed(values: Mapping[str, Any], manifest_file: Path | None, session: Sessi
     return place.target
 
 
-def needs_registry(values: Mapping[str, Any], session: Session) -> bool:
+def needs_registry(values: Mapping[str, Any], open_session: Callable[[], Session]) -> bool:
     """Return whether nodes could get what is built from a registry only, and none is named.
 
     Under Slurm images may come as archives of a folder, and scripts that start containers themselves need none.
     """
     if values["registry"] or values["target"] != "slurm":
         return not values["registry"]
-    models = _models_for_slurm(values, session)
+    models = _models_for_slurm(values, open_session())
     from madengine.build.image_archives import FOLDER_VARIABLE
 
     return not os.environ.get(FOLDER_VARIABLE, "").strip() and not (models and all(map(runs_on_host, models)))

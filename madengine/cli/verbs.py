@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,7 +162,7 @@ def deploy(values: Values) -> int:
         _log_ignored_options(values, named, (*target_class(values["target"]).OPTIONS, DeployOptions))
         target = _target(values, named)
         return _show_lines(target) if values["dry_run"] else run_on(target)
-    if needs_registry(values, _session(values)):
+    if needs_registry(values, partial(_session, values)):
         raise ConfigurationError("deploy: the images are pulled from a registry; name it with --registry")
     build_options = _build_options(values, summary_output=Path("build_summary.json"))
     if values["dry_run"]:
@@ -315,9 +316,11 @@ def generate_slurm(values: Values) -> int:
 
 
 def generate_k8s(values: Values) -> int:
+    from madengine.config.manifest import Manifest, load_manifest
     from madengine.deploy.kubernetes.generate import generate_kubernetes
     from madengine.deploy.kubernetes.options import Options
     from madengine.deploy.kubernetes.plan import PlanInput
+    from madengine.deploy.kubernetes.section import with_section
 
     session = _package_session()
     source = PlanInput(
@@ -328,7 +331,8 @@ def generate_k8s(values: Values) -> int:
         root=session.root if session.has_package else None,
         environ=session.environ,
     )
-    options = from_options(Options, values)
+    manifest = load_manifest(source.path) if os.path.lexists(source.path) else Manifest((), {})
+    options = from_options(Options, with_section(values, source.context(manifest)))
     _show_prepared(generate_kubernetes(source, options, values["directory"], values["data_file"]))
     logger.info(f"to run them: kubectl create namespace {options.namespace}; then kubectl apply -f both, in this order")
     return EXIT_DONE

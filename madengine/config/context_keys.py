@@ -211,7 +211,9 @@ KEYS: Mapping[str, ContextKey] = {
         *(ContextKey(name, Kind.ANY, Honoured.RUN, InManifest.IF_SET, _check_count) for name in GPU_COUNTS),
         # Where the models run; a manifest has `deploy` as deployment_config.target.
         *(
-            ContextKey(name, Kind.ANY, Honoured.RUN, InManifest.DEPLOYMENT, pods=False, refusal=refused_cluster)
+            ContextKey(
+                name, Kind.ANY, Honoured.RUN, InManifest.DEPLOYMENT, pods=name != "slurm", refusal=refused_cluster
+            )
             for name in ("slurm", "k8s", "kubernetes", "deploy")
         ),
         ContextKey(

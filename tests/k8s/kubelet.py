@@ -250,7 +250,7 @@ class Kubelet:
                 known[variable["name"]] = expanded(variable["value"], known)
                 continue
             path: str = variable["valueFrom"]["fieldRef"]["fieldPath"]
-            if path == "status.hostIP":
+            if path in ("status.hostIP", "status.podIP"):
                 known[variable["name"]] = "127.0.0.1"
                 continue
             part, _, rest = path.partition("[")

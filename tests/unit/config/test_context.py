@@ -483,7 +483,7 @@ def test_a_runs_own_context_wins_over_its_manifests(key: str) -> None:
 
 
 def test_pods_lack_what_is_an_engines_own() -> None:
-    context = from_text(json.dumps({**VALUES, **OF_THE_BUILD, "k8s": {"a": 1}}))
+    context = from_text(json.dumps({**VALUES, **OF_THE_BUILD, "k8s": {"a": 1}, "slurm": {"a": 1}}))
     assert context.ignored_in_pods == (
         *(
             "docker_cpus",
@@ -494,7 +494,7 @@ def test_pods_lack_what_is_an_engines_own() -> None:
             "rocenv_mode",
             "MAD_CONTAINER_IMAGE",
         ),
-        "k8s",
+        "slurm",
     )
 
 

@@ -13,6 +13,7 @@ import yaml
 from madengine.deploy.kubernetes.generate import JOB, render_files
 from madengine.deploy.kubernetes.options import Options
 from madengine.deploy.kubernetes.plan import Plan, PlanInput, load_plan
+from madengine.distributed_cli import main
 from madengine.errors import ConfigurationError
 from tests.unit.deploy.ansible.test_generate import write_inputs
 
@@ -78,6 +79,28 @@ def test_options_and_the_context_win_over_an_entry(tmp_path: Path) -> None:
     )
     own = generated.tasks[0]
     assert (own.options.cpu, own.options.memory, own.gpus) == ("6", "8Gi", 2)
+
+
+def test_generate_takes_the_object_of_the_manifest_and_options_win(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan(tmp_path, {"gpu_resource_name": "amd.com/gpu"})
+    path = tmp_path / "build_manifest.json"
+    content = json.loads(path.read_text())
+    content["deployment_config"] = {"target": "k8s", "k8s": {"namespace": "ml", "memory": "8Gi", "cpu": 4}}
+    path.write_text(json.dumps(content))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "execution_config.json").unlink()
+    words = ["--results=pull", "--cpu=6", "--gpu-vendor=AMD", "--output=out"]
+    assert main(["generate", "k8s", *words]) == 0
+    jobs = list(yaml.safe_load_all((tmp_path / "out" / JOB).read_text()))
+    assert {one["metadata"]["namespace"] for one in jobs} == {"ml"}
+    [resources, _] = [one["spec"]["template"]["spec"]["containers"][0]["resources"] for one in jobs]
+    assert resources["requests"] == {"cpu": "6", "memory": "8Gi"}
+    assert "ignored" not in caplog.text
+    content["deployment_config"]["k8s"]["data_pvc"] = "claim"
+    path.write_text(json.dumps(content))
+    assert main(["generate", "k8s", *words]) == 4
 
 
 @pytest.mark.parametrize(
