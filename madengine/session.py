@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from madengine.config.context import Context, load_context
+from madengine.config.context_keys import as_flag
 from madengine.config.credentials import Credentials, Login, load_credentials, registry_login
 from madengine.config.package import lists_models, package_root
 from madengine.errors import ConfigurationError
@@ -59,6 +60,8 @@ class Session:
             context = replace(context, values=values)
         if self.environ.get(SOURCED):
             context = replace(context, values={**context.values, "env_file": None})
+        if as_flag(context.values.get("debug")):
+            logging.getLogger("madengine").setLevel(logging.DEBUG)
         return context.here if self.here else context
 
     def choose_rocm(self) -> None:

@@ -18,6 +18,7 @@ from madengine.config.context_keys import (
     Honoured,
     InManifest,
     Kind,
+    as_flag,
     as_text,
     check_layer,
 )
@@ -130,22 +131,28 @@ class Context:
         return self._text("workspace").strip()
 
     @property
+    def shared_data(self) -> str:
+        """The folder that data sets are copied to, where --force-mirror-local names none; empty for none."""
+        return self._text("shared_data").strip()
+
+    @property
     def requires_pinned_image(self) -> bool:
         """Whether only images run that the manifest pins by a registry's digest."""
-        return _as_flag(self.values.get("require_pinned_image"))
+        return as_flag(self.values.get("require_pinned_image"))
 
     @property
     def describes_environment(self) -> bool | None:
         """Whether runs describe the environment of their container; None if unset."""
         for key in ("gen_sys_env_details", "generate_sys_env_details"):
             if key in self.values:
-                return _as_flag(self.values[key])
+                return as_flag(self.values[key])
         return None
 
     @property
     def unsupported_keys(self) -> tuple[str, ...]:
         """The keys of madengine 2 that are set, and that this version does not support."""
-        return tuple(name for name, key in KEYS.items() if key.honoured is Honoured.NOWHERE and self.values.get(name))
+        unsupported = (key for key in KEYS.values() if key.honoured is Honoured.NOWHERE)
+        return tuple(key.name for key in unsupported if key.asks(self.values.get(key.name)))
 
     @property
     def refusals(self) -> dict[str, str]:
@@ -198,7 +205,7 @@ class Context:
 
     def _is_set(self, name: str) -> bool:
         value = self.values.get(name)
-        return _as_flag(value) if KEYS[name].kind is Kind.FLAG else bool(value)
+        return as_flag(value) if KEYS[name].kind is Kind.FLAG else bool(value)
 
 
 def load_context(
@@ -301,10 +308,6 @@ def _header(text: str, where: str) -> dict[str, Any]:
             "write it as # CONTEXT {'gpu_vendor': 'AMD', 'guest_os': 'UBUNTU'}"
         )
     return plain_object(value, where)
-
-
-def _as_flag(value: Any) -> bool:
-    return str(value).strip().lower() in ("1", "true", "yes", "on")
 
 
 def _host_os(environ: Mapping[str, str]) -> str:

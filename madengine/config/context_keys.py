@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from madengine.config.launchers import check_distributed, launcher_named
+from madengine.config.launchers import SETTINGS, check_distributed, launcher_named, unknown_settings
 from madengine.config.values import expected, kind_of, place, shown, shown_key
 from madengine.errors import ConfigurationError
 
@@ -19,9 +19,14 @@ UNDETECTED = "UNABLE TO DETECT GPU VENDOR"
 GPU_COUNTS = ("gpus_per_node", "gpu_count", "n_gpus", "num_gpus", "ngpus")
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ON = frozenset(("1", "true", "yes", "on"))
+_OFF = frozenset(("0", "false", "no", "off"))
 _NUMBERS = re.compile(r"\d{1,9}(-\d{1,9})?", re.ASCII)
 # As engines take it: https://github.com/docker/go-units
 _SIZE = re.compile(r"\d{1,18}(\.\d{1,9})? ?([kmgtp]i?)?b?", re.ASCII | re.IGNORECASE)
+
+#: what madengine 2 has for clusters, and this version for Slurm alone
+JOB_FLAGS = ("monitor", "cleanup_on_failure")
 
 #: What `deploy` may be for a run on one machine, in madengine 2 too.
 LOCAL_NAMES = ("local", "docker")
@@ -34,7 +39,7 @@ class Kind(Enum):
     LIST = ((list, tuple, type(None)), "a list")
     TEXT = ((str, type(None)), "a string")
     GLOBS = ((list, tuple, str, type(None)), "a list of globs")
-    FLAG = ((bool, int, float, str, type(None)), "true or false")
+    FLAG = ((bool, int, str, type(None)), "true or false")
     ANY = ((object,), "a value")
 
     def __init__(self, types: tuple[type, ...], phrase: str) -> None:
@@ -73,6 +78,8 @@ class ContextKey:
     pods: bool = True
     #: what to do in its place, where it is honoured nowhere
     instead: str = ""
+    #: whether a value asks for something, where it is honoured nowhere
+    asks: Callable[[Any], bool] = bool
     #: why a run can't do what a value asks for; empty where it can
     refusal: Callable[[Any], str] = lambda value: ""
 
@@ -90,6 +97,16 @@ def ranges(text: str) -> list[range]:
 def as_text(value: Any) -> str:
     """Return a variable's value as programs get it; true and false as shells write them."""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def as_flag(value: Any) -> bool:
+    """Return whether a flag of a context is set."""
+    return str(value).strip().lower() in _ON
+
+
+def is_off(value: Any) -> bool:
+    """Return whether a flag of a context, which is on by itself, is switched off."""
+    return value is not None and str(value).strip().lower() in _OFF
 
 
 def _check_vendor(value: Any, where: str) -> None:
@@ -150,12 +167,15 @@ def refused_cluster(value: Any) -> str:
     return "asks for a cluster, and this is a run on one machine; `madengine run --target local` is one all the same"
 
 
-def refused_launcher(value: Any) -> str:
-    """Return why a `distributed` with a launcher that needs more than a container can't run; empty if it can."""
+def refused_distributed(value: Any) -> str:
+    """Return why a run can't do what a `distributed` asks for; empty if it can."""
     settings = value if isinstance(value, Mapping) else {}
     launcher = launcher_named(str(settings.get("launcher") or ""))
     if launcher and launcher.refusal:
         return f"launcher {launcher.name}: {launcher.refusal}, and take the key out"
+    # A script on the host reads its entry itself.
+    for key in () if launcher and launcher.on_host else unknown_settings(settings):
+        return f"unsupported key {shown(key)}: expected some of {', '.join(SETTINGS)}; take the key out"
     return ""
 
 
@@ -167,7 +187,16 @@ def _refused_file(value: Any) -> str:
     return "is sourced by no pod; use --env-secret with its variables, and take the key out" if value else ""
 
 
-_CLUSTER = "`madengine deploy` has options for it"
+def _refused_settings(value: Any) -> str:
+    return "is unsupported; set the server's variables, VLLM_…, in env_vars, and take the key out" if value else ""
+
+
+def _refused_table(value: Any) -> str:
+    return "rows are what a run is for; use --output for another table, and take the key out" if as_flag(value) else ""
+
+
+# What is waited for, and what is left behind, is a question of jobs.
+_JOBS = "it is for jobs of Slurm"
 
 KEYS: Mapping[str, ContextKey] = {
     key.name: key
@@ -222,7 +251,7 @@ KEYS: Mapping[str, ContextKey] = {
             Honoured.RUN,
             InManifest.DEPLOYMENT,
             check_distributed,
-            refusal=refused_launcher,
+            refusal=refused_distributed,
         ),
         ContextKey(
             "env_file",
@@ -240,18 +269,38 @@ KEYS: Mapping[str, ContextKey] = {
             instead="run in the machine",
             refusal=_refused_machine,
         ),
+        ContextKey(
+            "vllm",
+            Kind.ANY,
+            Honoured.NOWHERE,
+            InManifest.DEPLOYMENT,
+            pods=False,
+            refusal=_refused_settings,
+            instead="use env_vars",
+        ),
+        ContextKey(
+            "skip_perf_collection",
+            Kind.FLAG,
+            Honoured.NOWHERE,
+            pods=False,
+            refusal=_refused_table,
+            instead="use --output for another table",
+        ),
+        # As --verbose.
+        ContextKey("debug", Kind.FLAG, Honoured.BOTH, InManifest.DEPLOYMENT),
+        # As --force-mirror-local.
+        ContextKey("shared_data", Kind.TEXT, Honoured.RUN, InManifest.DEPLOYMENT, pods=False),
+        # Of Slurm's jobs, which are waited for, and of which none is left where not all could be submitted.
+        *(
+            ContextKey(name, Kind.FLAG, Honoured.NOWHERE, InManifest.DEPLOYMENT, pods=False, instead=_JOBS, asks=is_off)
+            for name in JOB_FLAGS
+        ),
         # The keys of a manifest's deployment_config, which count where the context lacks them.
         ContextKey("deployment_config", Kind.OBJECT, Honoured.BOTH, pods=False),
         *(
             ContextKey(name, Kind.ANY, Honoured.NOWHERE, in_manifest, pods=False, instead=instead)
             for name, in_manifest, instead in (
                 ("launcher", InManifest.DEPLOYMENT, "write `distributed`"),
-                ("vllm", InManifest.DEPLOYMENT, "use docker_env_vars"),
-                ("shared_data", InManifest.DEPLOYMENT, "use --force-mirror-local"),
-                ("monitor", InManifest.DEPLOYMENT, _CLUSTER),
-                ("cleanup_on_failure", InManifest.DEPLOYMENT, _CLUSTER),
-                ("debug", InManifest.DEPLOYMENT, "use -vv"),
-                ("skip_perf_collection", InManifest.NO, "use --output for another table"),
                 ("timeout", InManifest.NO, "use --timeout"),
                 ("timeout_multiplier", InManifest.NO, "use --timeout"),
                 ("mirrorlocal", InManifest.NO, "use --force-mirror-local"),
@@ -269,7 +318,8 @@ def check_layer(layer: Mapping[str, Any], where: str) -> None:
     """Raise ConfigurationError, naming the key, for the first value of a context that is of a wrong type or form."""
     for key in (KEYS[name] for name in layer if name in KEYS):
         value = layer[key.name]
-        if not isinstance(value, key.kind.types):
+        is_flag = value is None or str(value).strip().lower() in _ON | _OFF | {""}
+        if not isinstance(value, key.kind.types) or (key.kind is Kind.FLAG and not is_flag):
             # A value of an object may be a token.
             got = kind_of(value) if key.kind is Kind.OBJECT or isinstance(value, Mapping | list) else shown(value)
             raise ConfigurationError(f"{place(where, key.name)}: expected {key.kind.phrase}, got {got}")

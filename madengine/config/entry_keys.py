@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from madengine.config.aggregate import check_aggregate
-from madengine.config.context_keys import as_text, check_variables, refused_launcher
+from madengine.config.context_keys import as_text, check_variables, refused_distributed
 from madengine.config.launchers import check_distributed
 from madengine.config.log_errors import LOG_ERROR_KEYS
 from madengine.config.values import expected, kind_of, shown
@@ -67,7 +67,7 @@ ENTRY_KEYS: Mapping[str, EntryKey] = {
         EntryKey("aggregate", check=check_aggregate),
         EntryKey("env_vars", check=_check_variables),
         EntryKey(BUILD_CONTEXTS, check=_check_contexts),
-        EntryKey("distributed", check=check_distributed, refusal=refused_launcher),
+        EntryKey("distributed", check=check_distributed, refusal=refused_distributed),
         EntryKey("launcher", "write `distributed`"),
         EntryKey("nnodes", "write `distributed`"),
         EntryKey("vllm", "use env_vars"),

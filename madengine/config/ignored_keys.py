@@ -27,13 +27,19 @@ _COMPARED_CHARACTERS = 100
 
 def log_ignored_keys(context: Context, models: Sequence[Model]) -> None:
     """Log the keys of the context and of model entries that are refused by a run, unsupported or unknown."""
+    for line in ignored_keys(context, models):
+        logger.info(line)
+
+
+def ignored_keys(context: Context, models: Sequence[Model], honoured: Collection[str] = ()) -> Iterator[str]:
+    """Yield a line for each such key, but those that a target honours."""
     refusals = context.here.refusals
     for key, reason in refusals.items():
-        logger.info(f"context: {key}: {reason}")
-    for key in (key for key in context.unsupported_keys if key not in refusals):
-        logger.info(f"context: unsupported key {key} ignored; {KEYS[key].instead}")
-    for line in (*unknown_context_keys(context), *ignored_entry_keys(models)):
-        logger.info(line)
+        yield f"context: {key}: {reason}"
+    for key in (key for key in context.unsupported_keys if key not in refusals and key not in honoured):
+        yield f"context: unsupported key {key} ignored; {KEYS[key].instead}"
+    yield from unknown_context_keys(context)
+    yield from ignored_entry_keys(models)
 
 
 def unknown_context_keys(context: Context) -> Iterator[str]:

@@ -151,6 +151,11 @@ LAUNCHERS: Mapping[str, Launcher] = {
         Launcher("slurm_multi", "", on_host=True),
     )
 }
+#: the keys of `distributed`; `enabled` is of madengine 2's Kubernetes, where a launcher says as much
+SETTINGS = (
+    "launcher", "enabled", "nnodes", "nproc_per_node", "backend", "port", "master_port", "sglang_disagg", "primus"
+)  # fmt: skip
+_PARTS = {"sglang_disagg": ("prefill_nodes", "decode_nodes"), "primus": ("config_path", "cli_extra", "backend")}
 _ALIASES = {"megatron": "megatron-lm", "sglang_disagg": "sglang-disagg", "slurm-multi": "slurm_multi"}
 
 
@@ -188,7 +193,7 @@ class Launch:
 
     def on(self, world: World, hostfile: str = "") -> Launch:
         """Return how the model is started on these nodes; the address and the port of the user's choice count."""
-        port = self.settings.get("port") or world.port
+        port = self._port or world.port
         own = {"MASTER_ADDR": world.addresses[0], "MASTER_PORT": port, **self.multi_node_args}
         ranks = {"NNODES": world.nodes, "NODE_RANK": world.rank}
         return replace(self, multi_node_args={**own, **ranks}, addresses=world.addresses, hostfile=hostfile)
@@ -210,6 +215,7 @@ class Launch:
             **self._interfaces,
             **(_of_nodes(start, gpus, rank) if start.nodes > 1 else {}),
             **(_of_launcher(self.launcher, start) if self.launcher else {}),
+            **({"DISTRIBUTED_BACKEND": backend} if (backend := self.settings.get("backend")) else {}),
             **(_MPI_AS_ROOT if self._program == "mpirun" else {}),
             "MAD_MULTI_NODE_RUNNER": self._command(start, rank),
         }
@@ -232,7 +238,7 @@ class Launch:
 
     def _start(self, gpus: int, rank: str) -> Start:
         texts = arguments(self.multi_node_args)
-        port = str(self.settings.get("port") or "29500") if self.launcher else texts["MASTER_PORT"]
+        port = str(self._port or "29500") if self.launcher else texts["MASTER_PORT"]
         return Start(
             processes=int(self.settings.get("nproc_per_node") or 0) or gpus or int(texts["MAD_RUNTIME_NGPUS"] or 1),
             nodes=int(texts["NNODES"]),
@@ -245,6 +251,10 @@ class Launch:
             model=self.model,
             in_pod=self.in_pod,
         )
+
+    @property
+    def _port(self) -> Any:
+        return self.settings.get("port") or self.settings.get("master_port")
 
     @property
     def _program(self) -> str:
@@ -315,6 +325,15 @@ def launch_of(of_context: Any, multi_node_args: Mapping[str, Any], model: Model,
     return Launch(launcher_named(name), settings, multi_node_args, model)
 
 
+def unknown_settings(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the keys of a `distributed` that no launcher reads; `_…` is a comment."""
+    strays = [key for key in settings if key not in SETTINGS]
+    for name, known in _PARTS.items():
+        part = settings.get(name)
+        strays += [f"{name}.{key}" for key in part if key not in known] if isinstance(part, Mapping) else []
+    return tuple(key for key in strays if not key.rpartition(".")[2].startswith("_"))
+
+
 def check_distributed(value: Any, where: str) -> None:
     """Raise ConfigurationError for a `distributed` of a wrong type, and for an unknown launcher."""
     settings = value if isinstance(value, Mapping) else {}
@@ -324,13 +343,22 @@ def check_distributed(value: Any, where: str) -> None:
     if name and (not isinstance(name, str) or not launcher_named(name)):
         raise expected(f"{where}.launcher", f"one of {', '.join(LAUNCHERS)}", name)
     _check_split(settings.get("sglang_disagg"), f"{where}.sglang_disagg")
-    for key, least, most in (("nproc_per_node", 1, 10_000), ("nnodes", 1, 100_000), ("port", 1, 65_535)):
+    if not isinstance(settings.get("primus"), Mapping | None):
+        raise expected(f"{where}.primus", "an object", settings["primus"])
+    if not isinstance(settings.get("backend"), str | None):
+        raise expected(f"{where}.backend", "a string", settings["backend"])
+    numbers = (("nproc_per_node", 10_000), ("nnodes", 100_000), ("port", 65_535), ("master_port", 65_535))
+    for key, most in numbers:
         number = settings.get(key)
-        if number is not None and not (re.fullmatch("[0-9]{1,9}", str(number)) and least <= int(number) <= most):
-            raise expected(f"{where}.{key}", f"a number from {least} to {most}", number)
+        if number is not None and not (re.fullmatch("[0-9]{1,9}", str(number)) and 1 <= int(number) <= most):
+            raise expected(f"{where}.{key}", f"a number from 1 to {most}", number)
 
 
 def _check_split(split: Any, where: str) -> None:
-    for key in ("prefill_nodes", "decode_nodes") if isinstance(split, Mapping) else ():
+    if split is None:
+        return
+    if not isinstance(split, Mapping):
+        raise expected(where, "an object", split)
+    for key in _PARTS["sglang_disagg"]:
         if split.get(key) is not None and not re.fullmatch("[1-9][0-9]{0,5}", str(split[key])):
             raise expected(f"{where}.{key}", "a number of nodes", split[key])

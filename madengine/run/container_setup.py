@@ -95,6 +95,11 @@ class Setup:
             return launch
         return launch.on(self.peers.world(), f"{self.workspace.inside}/{HOSTFILE}")
 
+    @property
+    def mirror(self) -> str:
+        """The folder that data sets are copied to; empty where they are used in place."""
+        return self.options.force_mirror_local or self.context.shared_data
+
     def gpu_count(self, model: Model) -> int:
         """Return how many GPUs a model gets. Raises RunError if there are not that many."""
         return requested_count(model.n_gpus, self.eligible_gpus, self.gpus)

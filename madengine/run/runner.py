@@ -193,7 +193,7 @@ class ContainerRunner:
             return script.run(result)
 
     def _provided(self, model: Model) -> Provided:
-        return self.data.mounts(model, self.setup.options.force_mirror_local, Client(self.stopping))
+        return self.data.mounts(model, self.setup.mirror, Client(self.stopping))
 
     def _run_on_gpus(self, result: RunResult, image: Image, reference: str, provided: Provided) -> RunResult:
         setup, model = self.setup, result.model
@@ -261,7 +261,7 @@ class ContainerRunner:
         `number` counts the model's runs.
         """
         model = self._with_args(model)
-        provided, fetching = self.data.planned(model, self.setup.options.force_mirror_local)
+        provided, fetching = self.data.planned(model, self.setup.mirror)
         name = image.pinned
         workspace = self.directory / f"{slug(model.name)}{f'_{number}' if number > 1 else ''}"
         yield f"# {' '.join(model.name.split())} ({image.key})"

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from madengine.config.context import Context
+from madengine.config.context_keys import is_off
 from madengine.config.option import changed
 from madengine.config.validation import refuse_unsupported
 from madengine.config.values import expected, shown
@@ -23,6 +24,11 @@ def with_section(values: Mapping[str, Any], context: Context) -> dict[str, Any]:
     Raises ConfigurationError for a key or a value that this version can't honour.
     """
     refuse_unsupported(context.here)
+    if is_off(context.values.get("monitor")):
+        raise ConfigurationError(
+            "context: monitor: false is unsupported on Kubernetes: `madengine generate k8s` and `kubectl apply` start "
+            "Jobs, `madengine collect --kubernetes` brings their rows"
+        )
     settings = _settings(_section(context.values, "context"), "context")
     settings.pop(_GPUS, None)
     return {**values, **settings, **{name: values[name] for name in changed((Options,), values)}}

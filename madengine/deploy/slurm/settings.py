@@ -9,7 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from madengine.config.context import Context
+<<<<<<< HEAD
 from madengine.config.launchers import INTERFACES
+=======
+from madengine.config.launchers import World
+>>>>>>> 6bbe4e6 (Honour or refuse every key of madengine 2's contexts)
 from madengine.config.option import Option, changed, from_options, options_of
 from madengine.config.validation import refuse_unsupported
 from madengine.config.values import expected, shown
@@ -46,6 +50,8 @@ _ON_HOST = frozenset(("results_dir", "ntasks_per_node"))
 _OF_RUN = frozenset(("output_dir", "node_folder", "one_job", "max_running", "remote_python"))
 # What also a small job has to say, to be let onto the nodes of another.
 _OF_PLACE = ("partition", "account", "qos", "reservation")
+# As NCCL has them: prefixes, `=` for exact names, `^` for all others.
+_INTERFACES = re.compile(r"([\^=]*[A-Za-z0-9_.@:-]+(,[A-Za-z0-9_.@:-]+)*)?")
 _REASONS = {
     "ntasks_per_node": "a node runs one container, and its launcher starts a process for each GPU",
     "auto_cleanup_nodes": "processes of other users are never ended",
@@ -99,6 +105,8 @@ class SlurmSettings:
             raise ConfigurationError(f"{where}: {shown(strays[0])} is one for all jobs; set it in the context")
         section = {**entry, **self._of_context}
         nodes = self._nodes(section, model)
+        if model and not is_on_host:
+            self._check_launch(model, nodes)
         options = self._options(_of_section(section, where, is_on_host))
         return JobShape(options, nodes, str(section.get("ntasks_per_node") or ""), is_on_host, section)
 
@@ -116,6 +124,14 @@ class SlurmSettings:
     def _runs_on_host(self, model: Model) -> bool:
         launcher = self.context.launch_of(model, {}).launcher
         return bool(launcher and launcher.on_host)
+
+    def _check_launch(self, model: Model, nodes: int) -> None:
+        """Raise ConfigurationError for nodes that the model's launcher can't start it on."""
+        launch = self.context.launch_of(model, {})
+        try:
+            launch.on(World(0, ("node",) * nodes, 1), "hostfile").variables(1)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{model.name}: {error}") from None
 
     def _nodes(self, section: Mapping[str, Any], model: Model | None) -> int:
         count = self.values.get("nodes") or section.get("nodes")
@@ -146,6 +162,9 @@ def sbatch_lines(options: SlurmOptions) -> list[str]:
 def _of_section(section: Mapping[str, Any], where: str, is_on_host: bool) -> SlurmOptions:
     declared = options_of((SlurmOptions,))
     values = {}
+    interface = section.get("network_interface")
+    if interface is not None and not (isinstance(interface, str) and _INTERFACES.fullmatch(interface)):
+        raise expected(f"{where}.network_interface", "names of interfaces such as 'ib0,ib1'", interface)
     for key, value in section.items():
         if key.startswith("_") or value is None or key in _BESIDE or (is_on_host and key in _ON_HOST):
             continue

@@ -8,7 +8,6 @@ import shlex
 import sys
 import time
 from argparse import ArgumentTypeError
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,6 +18,8 @@ from madengine import programs
 from madengine.build.image_archives import FOLDER_VARIABLE
 from madengine.config.common_options import ContextOptions, EngineOptions
 from madengine.config.context import Context
+from madengine.config.context_keys import JOB_FLAGS, is_off
+from madengine.config.ignored_keys import ignored_keys
 from madengine.config.manifest import load_manifest
 from madengine.config.option import from_options, refuse_on_hosts, words_for_hosts
 from madengine.deploy.bundle import write_bundle
@@ -41,11 +42,12 @@ from madengine.deploy.slurm.node_folders import NodeFolders, private_files, refu
 from madengine.deploy.slurm.options import SlurmOptions, word
 from madengine.deploy.slurm.settings import SlurmSettings, place_words, refuse_launched_nodes
 from madengine.deploy.slurm.task_results import TaskOutcome, task_outcome
+from madengine.deploy.slurm.watch import TaskWatch
 from madengine.deploy.target import CALLER_VARIABLES, Prepared
 from madengine.errors import EXIT_DONE, EXIT_FAILURE, EXIT_RUN_FAILED, CommandError, ConfigurationError, MadengineError
 from madengine.files import check_writable, write_json
 from madengine.programs.process_engine import IMAGE_FOLDER_VARIABLE
-from madengine.programs.slurm import SUBMIT, UNKNOWN, TaskState, cancel, note_line, submit, submit_line, task_states
+from madengine.programs.slurm import SUBMIT, TaskState, cancel, note_line, submit, submit_line
 from madengine.results.merge import merge
 from madengine.results.perf_csv import check_perf_csv
 from madengine.results.rows import Row
@@ -58,8 +60,6 @@ from madengine.session import Session
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = (1.0, 10.0)
-# How often Slurm may say nothing of a task before it counts as forgotten.
-_FORGOTTEN_POLLS = 3
 _CANCEL_SECONDS = 120.0
 
 
@@ -96,13 +96,9 @@ class SlurmTarget:
     #: the job of each task, once it is submitted
     _jobs: dict[int, int] = field(default_factory=dict, init=False)
     _outcomes: dict[int, TaskOutcome] = field(default_factory=dict, init=False)
-    #: what Slurm has said of each task at last, and how often nothing
-    _states: dict[int, TaskState] = field(default_factory=dict, init=False)
-    _silences: Counter[int] = field(default_factory=Counter, init=False)
+    _watch: TaskWatch = field(default_factory=TaskWatch, init=False)
     _rows: list[Row] = field(default_factory=list, init=False)
     _problems: list[str] = field(default_factory=list, init=False)
-    #: why Slurm's controller doesn't answer; empty while it does
-    _silence: str = field(default="", init=False)
     #: whether the jobs go on without this madengine
     _left: bool = field(default=False, init=False)
 
@@ -221,7 +217,8 @@ class SlurmTarget:
         self._scripts = write_scripts(tasks, self._setting())
         paths = tuple(path for path, _ in self._scripts)
         gpus = manifest.context.get("docker_gpus")
-        warnings = (f"docker_gpus {gpus} of the manifest ignored: Slurm chooses the GPUs",) if gpus else ()
+        of_gpus = [f"docker_gpus {gpus} of the manifest ignored: Slurm chooses the GPUs"] if gpus else []
+        warnings = (*of_gpus, *ignored_keys(self.context, [*manifest.models.values()], honoured=JOB_FLAGS))
         if self._node_folders:
             return Prepared(paths, warnings, (*map(note_line, paths), self._fetch_line))
         collect = shlex.join(["madengine", "collect", f"--output={self.output}", str(self.run_folder)])
@@ -241,8 +238,10 @@ class SlurmTarget:
             for path, tasks in self._scripts:
                 self._submit(path, tasks)
         except MadengineError:
-            if self._jobs:
+            if self._jobs and not is_off(self.context.values.get("cleanup_on_failure")):
                 self._cancel("not all jobs could be submitted")
+            elif self._jobs:
+                self._leave()
             raise
         logger.info(f"run {self.run_id}; results: {self.run_folder}")
 
@@ -256,7 +255,10 @@ class SlurmTarget:
         write_json(self.run_folder / RECORD, {"jobs": names})
 
     def follow(self) -> None:
-        """Wait until all tasks have ended; the rows of each are added as it ends."""
+        """Wait until all tasks have ended, and add the rows of each as it ends; `monitor: false` leaves them."""
+        if is_off(self.context.values.get("monitor")):
+            self._leave()
+            return
         pause, longest = _POLL_SECONDS[0], _POLL_SECONDS[0 if self.is_live or self._node_folders else 1]
         while self._open_tasks():
             self._look()
@@ -278,10 +280,13 @@ class SlurmTarget:
         if not jobs:
             return
         if not _asks_to_cancel(jobs):
-            self._left = True
-            logger.info(f"the jobs go on; `{self._fetch_line}` collects them")
+            self._leave()
             return
         self._cancel("interrupted")
+
+    def _leave(self) -> None:
+        self._left = True
+        logger.info(f"the jobs go on; `{self._fetch_line}` collects them")
 
     def _cancel(self, why: str) -> None:
         """Cancel the jobs, and wait for their rows; where Slurm doesn't take that, say how to do it later."""
@@ -319,7 +324,7 @@ class SlurmTarget:
             logger.info(outcome.problem)
         if self._jobs:
             logger.info(f"rows: {self.output}; results: {self.run_folder}")
-        if not self._outcomes or self._problems or (self._open_tasks() and not self._left):
+        if not (self._outcomes or self._left) or self._problems or (self._open_tasks() and not self._left):
             return EXIT_FAILURE
         return EXIT_RUN_FAILED if any(outcome.has_failed for outcome in self._outcomes.values()) else EXIT_DONE
 
@@ -363,48 +368,14 @@ class SlurmTarget:
         return [number for number in self._jobs if number not in self._outcomes]
 
     def _look(self) -> None:
-        """Note what Slurm says of the open tasks; one of which it says nothing several times is over."""
-        states = self._answer()
-        if states is None:
-            return
-        for number in self._open_tasks():
-            if state := states.get(number):
-                self._note(state)
-                continue
-            self._silences[number] += 1
-            if self._silences[number] >= _FORGOTTEN_POLLS:
-                self._note(self._forgotten(number))
-
-    def _answer(self) -> Mapping[int, TaskState] | None:
-        """Return what Slurm says of the open tasks, by their numbers; None if its controller doesn't answer."""
-        tasks: dict[int, list[int]] = {}
-        for number in self._open_tasks():
-            tasks.setdefault(self._jobs[number], []).append(number)
-        try:
-            states = task_states(tasks)
-        except CommandError as error:
-            if str(error) != self._silence:
-                logger.info(f"{error}; asking again until there is an answer")
-            self._silence = str(error)
-            return None
-        if self._silence:
-            logger.info("Slurm answers again")
-            self._silence = ""
-        return {state.number: state for state in states if self._jobs.get(state.number) == state.job}
-
-    def _forgotten(self, number: int) -> TaskState:
-        last = self._states.get(number)
-        if last is None:
-            return TaskState(self._jobs[number], number, UNKNOWN)
-        return replace(last, state=UNKNOWN, reason=f"last seen {last.state.lower()}")
+        """Note what Slurm says of the open tasks."""
+        jobs = {number: self._jobs[number] for number in self._open_tasks()}
+        for state in self._watch.look(jobs, {number: self._tasks[number].name for number in jobs}):
+            self._note(state)
 
     def _note(self, state: TaskState) -> None:
-        """Report a state that is new, and add the rows of a task that has ended."""
+        """Add the rows of a task that has ended."""
         task = self._tasks[state.number]
-        if self._states.get(state.number) != state:
-            self._states[state.number] = state
-            what = state.node or (f"({state.reason})" if state.reason else "")
-            logger.info(f"{task.name} ({state.job}_{state.number}): {state.state.lower()} {what}".rstrip())
         lost = None
         if self._node_folders:
             self._node_folders.attach(task, state)
@@ -427,7 +398,11 @@ class SlurmTarget:
 
 
 def _beside(manifest_file: Path, name: Any) -> Path | None:
-    return (manifest_file.parent / str(name)).absolute() if name else None
+    """Return the path of the file of variables, None without one. Raises ConfigurationError where it is missing."""
+    path = (manifest_file.parent / str(name)).absolute() if name else None
+    if path and not path.is_file():
+        raise ConfigurationError(f"env_file {name}: no such file: {path}")
+    return path
 
 
 def _absolute(folder: str) -> str:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from madengine.config.context import Context, expanded, host_facts, load_context, matches, merge, mismatch, parse_header
-from madengine.config.context_keys import GPU_COUNTS, KEYS, PLACES, Honoured, InManifest
+from madengine.config.context_keys import GPU_COUNTS, JOB_FLAGS, KEYS, PLACES, Honoured, InManifest
 from madengine.config.literals import parse_object
 from madengine.config.validation import refuse_unsupported
 from madengine.config.values import shown
@@ -339,8 +339,10 @@ def test_a_context_says_whether_containers_describe_themselves(values: str, expe
 def test_keys_of_madengine_2_that_are_not_supported_are_known() -> None:
     assert from_text("{'vllm': {'a': 2}, 'debug': False, 'docker_gpus': '0'}").unsupported_keys == ("vllm",)
     unsupported = [name for name, key in KEYS.items() if key.honoured is Honoured.NOWHERE]
-    assert Context(dict.fromkeys(unsupported, "x")).unsupported_keys == tuple(unsupported)
-    assert {"vllm", "debug", "monitor", "timeout_multiplier"} <= {*unsupported}
+    values = {**dict.fromkeys(unsupported, "x"), **dict.fromkeys(JOB_FLAGS, False)}
+    assert Context(values).unsupported_keys == tuple(unsupported)
+    assert Context(dict.fromkeys(JOB_FLAGS, True)).unsupported_keys == ()
+    assert {"vllm", "monitor", "timeout_multiplier"} <= {*unsupported}
     assert all(KEYS[name].instead for name in unsupported)
 
 
@@ -458,6 +460,8 @@ def test_a_manifest_gets_each_key_that_a_run_reads_as_it_is() -> None:
         "env_file",
         "env_vars",
         "distributed",
+        "debug",
+        "shared_data",
         *PLACES,
     }
     assert honoured - VALUES.keys() == {*elsewhere, *PLACES}
@@ -476,7 +480,13 @@ def test_a_runs_own_context_wins_over_its_manifests(key: str) -> None:
     manifest = from_text(json.dumps(VALUES)).for_manifest
     assert load_context({}, manifest, None, None).values[key] == VALUES[key]
     others: dict[Any, Any] = {dict: {"C": "3"}, list: ["x"], str: "x", bool: True, int: 8}
-    own = {"gpu_vendor": "NVIDIA", "docker_gpus": "1", "SHM_SIZE": "1g", "docker_mounts": {"/c": "/d"}}
+    own = {
+        "generate_sys_env_details": "on",
+        "gpu_vendor": "NVIDIA",
+        "docker_gpus": "1",
+        "SHM_SIZE": "1g",
+        "docker_mounts": {"/c": "/d"},
+    }
     other = own.get(key, others[type(VALUES[key])])
     merged = load_context({}, manifest, None, json.dumps({key: other})).values[key]
     assert merged == ({**VALUES[key], **other} if isinstance(other, dict) else other)

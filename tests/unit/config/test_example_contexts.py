@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from madengine.config.context import Context, load_context
-from madengine.config.context_keys import KEYS
+from madengine.config.context_keys import JOB_FLAGS, KEYS
 from madengine.config.hooks import resolve_hooks, tool_catalogue
-from madengine.config.ignored_keys import log_ignored_keys
+from madengine.config.ignored_keys import ignored_keys
 from madengine.config.nodes import refuse_other_nodes
 from madengine.config.validation import refuse_unsupported
 from madengine.deploy.kubernetes.section import with_section
@@ -18,7 +18,6 @@ from madengine.deploy.placement import placement
 from madengine.deploy.slurm.settings import SlurmSettings, refuse_launched_nodes
 from madengine.errors import ConfigurationError
 from madengine.records import Model
-from tests.conftest import collect_messages
 
 SYSTEM = {"gpu_vendor": "AMD", "guest_os": "UBUNTU"}
 NVIDIA = {"gpu_vendor": "NVIDIA", "guest_os": "UBUNTU"}
@@ -70,7 +69,19 @@ EXAMPLES: dict[str, tuple[dict[str, Any], str]] = {
     "local two nodes": (distributed("torchrun", 2), "context: distributed.nnodes 2: this run is on one node; name"),
     "local launcher": ({**SYSTEM, "docker_gpus": "all", **distributed("torchrun")}, ""),
     "local gpu count": ({**SYSTEM, "gpus_per_node": 4}, ""),
-    "local debug": ({**SYSTEM, "debug": True}, "context: unsupported key debug ignored; use -vv"),
+    "local debug": ({**SYSTEM, "debug": True}, ""),
+    "local debug, misspelled": ({"debug": "yse"}, "--additional-context: debug: expected true or false, got 'yse'"),
+    "local shared data": ({"shared_data": "/nfs/data"}, ""),
+    "local monitor": ({"monitor": False}, "context: unsupported key monitor ignored; it is for jobs of Slurm"),
+    "local cleanup": ({"cleanup_on_failure": "false"}, "context: unsupported key cleanup_on_failure ignored; it is"),
+    "local defaults of jobs": ({"monitor": True, "cleanup_on_failure": True, "skip_perf_collection": False}, ""),
+    "local without rows": ({"skip_perf_collection": True}, "context: skip_perf_collection: rows are what a run is"),
+    "local vllm": ({"vllm": {"tensor_parallel": 2}}, "context: vllm: is unsupported; set the server's variables"),
+    "local distributed, misspelled": ({"distributed": {"nnode": 2}}, "context: distributed: unsupported key 'nnode'"),
+    "local primus, misspelled": ({"distributed": {"primus": {"conf": 2}}}, "context: distributed: unsupported key 'pr"),
+    "local primus, no object": ({"distributed": {"primus": 2}}, "--additional-context: distributed.primus: expected"),
+    "local backend": ({"distributed": {"backend": 2}}, "--additional-context: distributed.backend: expected a string"),
+    "local split": ({"distributed": {"sglang_disagg": 3}}, "--additional-context: distributed.sglang_disagg: expect"),
     "local misspelled": ({"docker_build_args": {}}, "context: unknown key 'docker_build_args' ignored; did you mean"),
     "virtual machine": ({**SYSTEM, "baremetal_vm": {"enabled": True, "vcpus": 64}}, "context: baremetal_vm: virtual"),
     "virtual machines, many": ({"baremetal_vm": {"gpu_ids": [1]}, **distributed("torchrun")}, "context: baremetal_vm:"),
@@ -99,6 +110,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], str]] = {
     "k8s secrets of here": (k8s(secrets={"strategy": "from_local_credentials"}), "context: k8s.secrets: expected"),
     "k8s claim": (k8s(data_pvc="datasets"), "context: k8s.data_pvc: 'datasets' is unsupported; expected some of"),
     "k8s results claim": (k8s(results_pvc="results"), "context: k8s.results_pvc: 'results' is unsupported"),
+    "k8s monitor": ({**k8s(), "monitor": False}, "context: monitor: false is unsupported on Kubernetes: `madengine"),
     "k8s two nodes": ({**k8s(2), **distributed("torchrun", 2)}, ""),
     "k8s four nodes": ({**k8s(2, tolerations=TOLERATIONS), **distributed("torchrun", 4)}, ""),
     "k8s sglang-disagg": ({**k8s(8), **distributed("sglang-disagg", 7, **DISAGG)}, ""),
@@ -112,6 +124,19 @@ EXAMPLES: dict[str, tuple[dict[str, Any], str]] = {
     "slurm vllm": ({**slurm(gpus=4), **distributed("vllm", gpus=4), "pre_scripts": []}, ""),
     "slurm tools": ({**slurm(), "tools": [{"name": "rocprof"}]}, ""),
     "slurm node check": (slurm(enable_node_check=True, auto_cleanup_nodes=True), "context: slurm.auto_cleanup_nodes:"),
+    "slurm left alone": ({**slurm(), "monitor": False, "cleanup_on_failure": False}, ""),
+    "slurm interface": (slurm(network_interface="=ib0,ib1"), ""),
+    "slurm interface, no name": (slurm(network_interface="ib 0"), "context: slurm.network_interface: expected names"),
+    "slurm interfaces": (slurm(network_interface=["ib0"]), "context: slurm.network_interface: expected names of"),
+    "slurm split": (
+        {**slurm(3), **distributed("sglang-disagg", 3, **DISAGG)},
+        "m: distributed.sglang_disagg: 4 prefill_nodes and 2 decode_nodes: expected 2 in all",
+    ),
+    "slurm sglang-disagg, one node": ({**slurm(1), **distributed("sglang-disagg")}, "m: launcher sglang-disagg: it "),
+    "slurm mpirun, two nodes": (
+        {**slurm(2), **distributed("mpirun", 2)},
+        "m: launcher mpirun: it starts the processes",
+    ),
     "slurm shared": (slurm(shared_workspace="/shared"), SHARED),
     "slurm two nodes": (slurm(2), ""),
     "slurm two nodes, torchrun": ({**slurm(2), **distributed("torchrun", 2)}, ""),
@@ -129,7 +154,6 @@ EXAMPLES: dict[str, tuple[dict[str, Any], str]] = {
 
 def ended(context: Context) -> str:
     """How a run with this context begins: the reason that it doesn't, else what is said of its keys."""
-    messages = collect_messages()
     try:
         target = placement("", False, context, Context()).target
         if target == "kubernetes":
@@ -143,15 +167,17 @@ def ended(context: Context) -> str:
         resolve_hooks(context, tool_catalogue({}))
     except ConfigurationError as error:
         return str(error)
-    log_ignored_keys(context, ())
-    return "; ".join(messages)
+    return "; ".join(ignored_keys(context, (), JOB_FLAGS if target == "slurm" else ()))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_each_example_runs_or_is_refused_by_name(name: str) -> None:
     values, expected = EXAMPLES[name]
     comments = {"_comment": "an example", "_notes": {"partition": "yours"}}
-    outcome = ended(load_context({}, {}, None, json.dumps({**comments, **values})))
+    try:
+        outcome = ended(load_context({}, {}, None, json.dumps({**comments, **values})))
+    except ConfigurationError as error:
+        outcome = str(error)
     assert outcome.startswith(expected)
     assert bool(outcome) == bool(expected), outcome
 

@@ -16,7 +16,7 @@ def test_ignored_keys_are_named_with_the_known_ones_that_they_look_like() -> Non
     values = {
         "k8s": {"x": 1},
         "env_file": "a.sh",
-        "debug": True,
+        "monitor": False,
         "vllm": {},
         "toolz": [],
         "docker_build_args": {},
@@ -26,7 +26,7 @@ def test_ignored_keys_are_named_with_the_known_ones_that_they_look_like() -> Non
     log_ignored_keys(Context(values), [*models, models[0], model("e", colour="red", vllm={})])
     assert messages == [
         "context: env_file: is sourced by no pod; use --env-secret with its variables, and take the key out",
-        "context: unsupported key debug ignored; use -vv",
+        "context: unsupported key monitor ignored; it is for jobs of Slurm",
         "context: unknown key 'toolz' ignored; did you mean 'tools'?",
         "context: unknown key 'docker_build_args' ignored; did you mean 'docker_build_arg'?",
         "context: unknown key 'site' ignored, except in CONTEXT headers",

@@ -134,6 +134,13 @@ def test_models_whose_names_look_alike_have_folders_of_their_own(runs: Runs) -> 
 # --- what the container gets ---
 
 
+def test_data_are_copied_to_the_folder_of_the_option_else_of_the_context(runs: Runs) -> None:
+    context = {"shared_data": "/nfs"}
+    assert runs.runner(context).setup.mirror == "/nfs"
+    assert runs.runner(context, force_mirror_local="/scratch").setup.mirror == "/scratch"
+    assert not runs.runner().setup.mirror
+
+
 @pytest.mark.parametrize(
     ("option", "entry", "expected"),
     [(None, None, 7200), (None, 60, 60), (None, 0, 0), (5, 60, 5), (0, 60, 0), (7200, 60, 7200)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,9 @@ def test_a_controller_that_is_silent_is_one_line(
     slurm.add("squeue", f"{count}; [ $polls -gt 5 ] || {{ [ $polls -gt 3 ] && echo later || echo no; exit 1; }} >&2\n"
               "echo '7|0|FAILED|None|h1|8'")  # fmt: skip
     (tmp_path / "build_manifest.json").write_text(json.dumps(MANIFEST))
+    assert main(["run", "--manifest-file=build_manifest.json"]) == 4
+    assert f"env_file site.sh: no such file: {tmp_path}/site.sh" in capsys.readouterr().err
+    (tmp_path / "site.sh").write_text("")
     assert main(["run", "--manifest-file=build_manifest.json"]) == 3
     messages = capsys.readouterr().err.splitlines()
     ends = [message.split("exit code 1: ")[-1] for message in messages if "until there is an answer" in message]
@@ -102,13 +106,13 @@ TWO_JOBS = {
 REFUSED = 'case $2 in *-2.sh) echo "no such qos" >&2; exit 1 ;; esac; echo 7'
 
 
-def deploy_two(tmp_path: Path, slurm: StandIns, scancel: str = "") -> int:
+def deploy_two(tmp_path: Path, slurm: StandIns, scancel: str = "", words: Sequence[str] = ()) -> int:
     """Deploy two models, whose second job is refused."""
     for name, script in {"sbatch": REFUSED, "squeue": "echo '7|0|CANCELLED|None|'", "scancel": scancel}.items():
         slurm.add(name, script)
     (tmp_path / "build_manifest.json").write_text(json.dumps(TWO_JOBS))
-    words = ["--target=slurm", "--manifest-file=build_manifest.json", "--run-id=r1", "--output-dir=out"]
-    return main(["deploy", *words])
+    options = ["--target=slurm", "--manifest-file=build_manifest.json", "--run-id=r1", "--output-dir=out"]
+    return main(["deploy", *options, *words])
 
 
 def test_all_jobs_are_submitted_or_none(tmp_path: Path, slurm: StandIns, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,3 +132,25 @@ def test_jobs_that_can_not_be_cancelled_are_named_with_what_ends_them(
     assert deploy_two(tmp_path, slurm, scancel="echo Unable to contact >&2; exit 1") == 1
     later = "`madengine fetch --target=slurm --run-id=r1 --output-dir=out` collects"
     assert f"Unable to contact; the jobs go on: `scancel 7` ends them, {later}" in capsys.readouterr().err
+
+
+def test_jobs_are_left_alone_where_the_context_says_so(
+    tmp_path: Path, slurm: StandIns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "build_manifest.json").write_text(json.dumps({**MANIFEST, "deployment_config": {"target": "slurm"}}))
+    words = ["run", "--manifest-file=build_manifest.json", "--run-id=r1", "-c", '{"monitor": false, "colour": 1}']
+    assert main(words) == 0
+    messages = capsys.readouterr().err
+    assert "the jobs go on; `madengine fetch --target=slurm --run-id=r1` collects them" in messages
+    assert "context: unknown key 'colour' ignored" in messages
+    assert "monitor ignored" not in messages
+    assert not [call for call in slurm.calls() if call.startswith("squeue")]
+    assert main(["fetch", "--target=slurm", "--run-id=r1"]) == 3
+
+
+def test_jobs_of_a_run_that_was_not_submitted_as_a_whole_may_be_left(
+    tmp_path: Path, slurm: StandIns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert deploy_two(tmp_path, slurm, words=("-c", '{"cleanup_on_failure": false}')) == 1
+    assert not [call for call in slurm.calls() if call.startswith("scancel")]
+    assert "the jobs go on; `madengine fetch --target=slurm --run-id=r1 --output-dir=out`" in capsys.readouterr().err
