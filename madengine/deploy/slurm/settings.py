@@ -9,11 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from madengine.config.context import Context
-<<<<<<< HEAD
-from madengine.config.launchers import INTERFACES
-=======
-from madengine.config.launchers import World
->>>>>>> 6bbe4e6 (Honour or refuse every key of madengine 2's contexts)
+from madengine.config.launchers import INTERFACES, World
 from madengine.config.option import Option, changed, from_options, options_of
 from madengine.config.validation import refuse_unsupported
 from madengine.config.values import expected, shown

@@ -283,14 +283,11 @@ def test_what_the_user_sets_of_the_nodes_counts() -> None:
         "--master_port 7000"
     )
     assert launch_of({"port": 6000}, {}, MODEL, {}).on(WORLD).variables(1)["MASTER_PORT"] == "6000"
-<<<<<<< HEAD
     # A launcher without a command takes the interface from there.
     variables = launch_of({"launcher": "vllm"}, own, MODEL, {}).on(WORLD).variables(1)
     assert (variables["NCCL_SOCKET_IFNAME"], "GLOO_SOCKET_IFNAME" in variables) == ("eth1", False)
-=======
     kubernetes = launch_of({"master_port": 6001, "backend": "gloo"}, {}, MODEL, {}).on(WORLD).variables(1)
     assert (kubernetes["MASTER_PORT"], kubernetes["DISTRIBUTED_BACKEND"]) == ("6001", "gloo")
->>>>>>> 6bbe4e6 (Honour or refuse every key of madengine 2's contexts)
 
 
 @pytest.mark.parametrize(
