@@ -39,23 +39,33 @@ trap 'rm -f "$file.$$.part"' EXIT
 "$@" "$file.$$.part" "$source"
 mv "$file.$$.part" "$file"
 """
-# The container's processes are a group of their own; its first one leaves their output and exit code in its folder.
+# The container's processes are a group of their own; its first one leaves their output and exit code in its folder, and
+# its number with its start, for after its end another process may have that number.
 _RUN = """set -e
 folder=$1
 mkdir -p "$(dirname "$folder")"
 mkdir -m 700 "$folder"
 printf %s "$2" >"$folder/labels"
 shift 2
-setsid sh -c 'folder=$1; shift; trap : TERM; echo $$ >"$folder/group"; code=0
+setsid sh -c 'folder=$1; shift; trap : TERM; code=0
+started() { set -- ${1##*) }; echo "${20}"; }
+read -r stat <"/proc/$$/stat"; echo "$$ $(started "$stat")" >"$folder/group"
 "$@" >"$folder/output" 2>&1 || code=$?
 echo "$code" >"$folder/code.part"; mv "$folder/code.part" "$folder/code"' sh "$folder" "$@" \\
   </dev/null >/dev/null 2>&1 &
 while [ ! -s "$folder/group" ]; do sleep 0.02; done
 """
-_ALIVE = """group=$(cat "$1/group")
+_ALIVE = """read -r group started <"$1/group"
+# Whether the group's number is its first process's, or no process's.
+is_ours() {
+  { read -r stat <"/proc/$group/stat"; } 2>/dev/null || return 0
+  set -- ${stat##*) }
+  state=$1
+  [ "${20}" = "$started" ]
+}
 alive() {
-  { read -r stat <"/proc/$group/stat"; } 2>/dev/null || return 1
-  case ${stat##*) } in [ZX]*) return 1 ;; esac
+  state=
+  is_ours && case $state in '' | [ZX]) return 1 ;; esac
 }
 """
 _WAIT = f"""{_ALIVE}
@@ -70,7 +80,7 @@ wait_for_end() {
 end() {
   ! alive || send KILL
   wait_for_end 5
-  kill -KILL "-$group" 2>/dev/null || true
+  ! is_ours || kill -KILL "-$group" 2>/dev/null || true
 }
 """
 _STOP = f"""{_END}
@@ -256,6 +266,7 @@ def _labels(folder: Path) -> dict[str, str]:
 def _is_alive(folder: Path) -> bool:
     """Whether the first process of a container runs; one that nobody collects has ended."""
     with suppress(OSError, ValueError):
-        stat = Path(f"/proc/{int((folder / 'group').read_text())}/stat").read_text(errors="replace")
-        return stat.rpartition(") ")[2][:1] not in ("Z", "X")
+        group, started = (folder / "group").read_text().split()
+        fields = Path(f"/proc/{int(group)}/stat").read_text(errors="replace").rpartition(") ")[2].split()
+        return fields[0] not in ("Z", "X") and fields[19] == started
     return False

@@ -73,7 +73,7 @@ mv "$file.part" "$file"
 """
 # In the container, which has all of srun's variables. Slurm's own would make programs inside take it for a job of
 # theirs, and its choice of GPUs is the job's, not the container's.
-_INSIDE = r"""for name in $(env | sed -n 's/^\(\(SLURM\|SRUN\|SPANK\|PMI\|PMIX\)_[A-Za-z0-9_]*\)=.*/\1/p'); do
+_INSIDE = r"""for name in $(env | sed -n 's/^\(\(SLURMD*\|SRUN\|SPANK\|PMI\|PMIX\)_[A-Za-z0-9_]*\)=.*/\1/p'); do
   unset "$name"
 done
 unset CUDA_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES HIP_VISIBLE_DEVICES GPU_DEVICE_ORDINAL ZE_AFFINITY_MASK

@@ -376,6 +376,7 @@ while [[ $1 == -* ]]; do
   esac
   shift
 done
+[ -n "$image" ] || exec /usr/bin/srun "${options[@]}" "$@"
 exec /usr/bin/srun "${options[@]}" /usr/bin/unshare --mount /bin/bash -c '
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 root=$(cat "$1")
@@ -410,7 +411,7 @@ def test_containers_of_pyxis_are_steps_of_the_job(cluster: Cluster, built: Path,
     image = json.loads((cluster.folder / "build_manifest.json").read_text())["built_images"]["m0"]
     (cluster.hosts.folder / "shared/pyxis-image").write_text(f"{image['image_id']}\n")
     told = "trap 'echo it was told; exit 3' TERM; touch /flags/ready; sleep 60 & wait"
-    script = f"env | grep ^SLURM_; echo home $HOME; if [ -e /flags/again ]; then {told}; fi; touch /flags/again;"
+    script = f"env | grep ^SLURM; echo home $HOME; if [ -e /flags/again ]; then {told}; fi; touch /flags/again;"
     (cluster.folder / "flags").mkdir()
     context = {"encapsulate_script": script, "docker_mounts": {"/flags": f"{cluster.inside}/flags"}}
     words = (*DEPLOY, "--engine=pyxis", "--one-job", "--run-id=r1", f"--nodelist={cluster.hosts.name(1)}")
@@ -434,5 +435,5 @@ def test_containers_of_pyxis_are_steps_of_the_job(cluster: Cluster, built: Path,
     first, second = (log.read_text() for log in sorted(cluster.folder.glob("results/r1/*/*/runs/*/*/*.log")))
     assert "home /root\nperformance: 12.5" in first
     assert "home /root\nit was told\n" in second
-    assert "SLURM_" not in first + second
+    assert "SLURM" not in first + second
     assert not (cluster.hosts.run(1, "squeue", "--noheader", "--steps"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,25 @@ def test_a_container_ends_with_all_that_it_started(engine: Apptainer, tmp_path: 
     until(lambda: not stat.exists() or " Z " in stat.read_text())
     state = engine.state("m-1")
     assert state is None if how == "remove" else state is not None and (state.exit_code, state.running) == (137, False)
+
+
+def test_another_process_of_the_same_number_is_left_alone(engine: Apptainer, tmp_path: Path) -> None:
+    start(engine, "true")
+    programs.ask(engine.wait("m-1"))
+    other = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    try:
+        group = engine.folder("m-1") / "group"
+        group.write_text(f"{other.pid} {group.read_text().split()[1]}1\n")
+        (engine.folder("m-1") / "code").unlink()
+        state = engine.state("m-1")
+        assert state is not None
+        assert not state.running
+        for command in (engine.wait("m-1"), engine.stop("m-1", 1), engine.kill("m-1"), engine.remove("m-1")):
+            programs.ask(command)
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
 
 
 def test_the_line_of_a_container(engine: Apptainer, stand_ins: StandIns) -> None:
