@@ -29,7 +29,7 @@ _NO_JOB = (
 _VERSION = """[ -n "$1" ] || { echo "$2" >&2; exit 1; }
 for option in --container-image --container-env; do
   srun --help 2>/dev/null | grep -q -e "$option" || {
-    echo "srun has no $option on this node: pyxis is missing, or too old; use another engine" >&2
+    echo "srun has no $option on this node: pyxis is missing, or too old" >&2
     exit 1
   }
 done
