@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
 
 SUBMIT = "sbatch"
+#: what srun prints beside a node's own last line
+STEP_END = re.compile(r"srun: error: \S+: tasks? \S+: Exited with exit code \d+")
 #: after the name of a script: the file with the number of its job
 NUMBER_SUFFIX = ".job"
 _UNKNOWN_JOB = "Invalid job id"

@@ -20,9 +20,11 @@ if [ -n "$folder" ]; then
 sys.exit(main(sys.argv[2:]))'
   exec "$(cat "$folder/python")" -I -c "$code" "$folder/madengine.pyz" serve "$folder" ${2:+"$2"}
 fi
-if [ -O "$1" ] && [ -s "$1/log" ]; then
-  tail -n 1 "$1/log" >&2
+# It ended before it had a python.
+if [ -O "$1" ] && [ ! -L "$1" ]; then
+  { tail -n 1 "$1/log" | grep . || echo "$1: incomplete: is its disk full?"; } >&2
+  rm -rf "$1"
 else
-  echo "$1: no such folder" >&2
+  echo "$1: no such folder: can this node's users write there?" >&2
 fi
 exit 4

@@ -31,21 +31,27 @@ ready() { # once modules are loaded; waits for what is private where madengine i
   [ ! -e "$folder/context.json" ] || words+=("--additional-context-file=$folder/context.json")
   starter+=(work "$folder")
 }
-if [ "${1-}" != check ]; then
-  if [ -z "${MADENGINE_NODES-}" ]; then
-    mkdir -m 700 "$folder"
-    exec >"$folder/log" 2>&1
+unpack() { # of a script
+  sed '1,/^# payload$/d' "$1" | base64 -d | tar -xz --no-same-owner -C "$folder"
+  note_python
+}
+end() { # before madengine has run: the reason is in the log, which comes back too
+  code=$?
+  if [ -d "$folder" ] && command -v "$python" >/dev/null; then
+    "$python" "${starter[@]:0:4}" end "$folder" "$code" || true
   fi
-  # What ends before madengine has run: its reason is in the log, which comes back too.
-  trap 'code=$?; [ ! -d "$folder" ] || "$python" "${starter[@]:0:4}" end "$folder" "$code" || true; exit "$code"' EXIT
-  if ((nodes > 1)) && [ -z "${MADENGINE_NODES-}" ]; then
+  exit "$code"
+}
+if [ "${1-}" = check ] || [ -n "${MADENGINE_NODES-}" ]; then
+  [ "${1-}" = check ] || trap end EXIT
+  [ -e "$folder/madengine.pyz" ] || unpack "$folder/job.sh"
+else
+  mkdir -m 700 "$folder"
+  exec >"$folder/log" 2>&1
+  trap end EXIT
+  unpack "$0"
+  if ((nodes > 1)); then
     srun --nodes=$((nodes - 1)) --ntasks=$((nodes - 1)) --relative=1 --chdir=/ mkdir -m 700 "$folder"
     sbcast "$0" "$folder/job.sh"
   fi
 fi
-if [ ! -e "$folder/madengine.pyz" ]; then
-  brought=$folder/job.sh
-  ((nodes > 1)) || brought=$0
-  sed '1,/^# payload$/d' "$brought" | base64 -d | tar -xz --no-same-owner -C "$folder"
-fi
-note_python

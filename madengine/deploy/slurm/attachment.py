@@ -17,10 +17,13 @@ from madengine.deploy.ssh.archive import pack_to_bytes
 from madengine.deploy.ssh.transfer import LimitedFile, UnusableError, archive_for, is_unpacked
 from madengine.errors import MadengineError
 from madengine.files import write_whole
+from madengine.programs.slurm import STEP_END
 
 if TYPE_CHECKING:
     from plumbum.commands.base import BaseCommand
 
+#: before the number of a node in its job: the file that says that its files are here
+STORED_PREFIX = ".stored-"
 _HEADER = re.compile(rb"([NLAE])(\d{1,7})\n")
 _HEADER_BYTES = 16
 # A node's name, and the number of the attempt, as the task's script makes a folder's name of them.
@@ -84,6 +87,8 @@ class Attachment:
             self.is_stored = is_whole and is_unpacked(archive, target)
         self._note_rank()
         if self.is_stored:
+            # The node has nothing any more, of which another madengine has to know.
+            write_whole(self.task_folder / f"{STORED_PREFIX}{self.rank or 0}", f"{self.name}\n")
             with suppress(BrokenPipeError):
                 to_node.write(STORED)
                 to_node.flush()
@@ -152,5 +157,6 @@ def _log_file(path: Path | None, name: str) -> IO[bytes]:
 
 def _last_line(file: IO[bytes]) -> str:
     file.seek(0)
-    lines = file.read(MOST_PART_BYTES).decode(errors="replace").splitlines()
-    return programs.redact(next((line.strip() for line in reversed(lines) if line.strip()), ""))
+    lines = [line.strip() for line in file.read(MOST_PART_BYTES).decode(errors="replace").splitlines() if line.strip()]
+    own = [line for line in lines if not STEP_END.match(line)]
+    return programs.redact((own or lines or [""])[-1])

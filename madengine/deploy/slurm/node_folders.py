@@ -12,7 +12,7 @@ from typing import Any
 from madengine.build.image_archives import FOLDER_VARIABLE
 from madengine.config.package import template
 from madengine.config.values import expected
-from madengine.deploy.slurm.attachment import Attachment
+from madengine.deploy.slurm.attachment import STORED_PREFIX, Attachment
 from madengine.deploy.slurm.courier import CONTEXT, ENV_FILE
 from madengine.deploy.slurm.job import ArrayTask, log_path
 from madengine.deploy.ssh.node import SECRETS
@@ -23,7 +23,7 @@ from madengine.programs.slurm import TaskState, attached_step, node_names, small
 logger = logging.getLogger(__name__)
 
 _RECORD = "node_folders.json"
-_RUNNING = "RUNNING"
+_RUNNING, _NODE_FAIL = "RUNNING", "NODE_FAIL"
 # How long the small job waits that fetches what no step could.
 _PATIENCE_SECONDS = 60
 _SHARED = "leave it out, and name a folder that all nodes share with --output-dir"
@@ -42,11 +42,14 @@ class NodeFolders:
     private: Mapping[str, Path] = field(default_factory=dict)
     #: how many nodes each task has
     counts: Mapping[int, int] = field(default_factory=dict)
+    #: whether the run was submitted by another madengine: a node that had failed may be there again
+    is_later: bool = False
     #: the steps of each task: of which node of its job, in the order of their start
     _steps: dict[int, dict[int, list[Attachment]]] = field(default_factory=dict, init=False)
     #: the small jobs of each task that has ended: of which node of its job
     _jobs: dict[int, dict[int, Attachment]] = field(default_factory=dict, init=False)
     _nodes: dict[int, str] = field(default_factory=dict, init=False)
+    _problems: set[str] = field(default_factory=set, init=False)
 
     @classmethod
     def of_run(cls, run_folder: Path) -> NodeFolders | None:
@@ -60,7 +63,8 @@ class NodeFolders:
         try:
             private = {str(name): Path(path) for name, path in record["private"].items()}
             counts = {int(number): int(count) for number, count in record["counts"].items()}
-            folders = cls(run_folder, str(record["node_folder"]), [*map(str, record["place"])], private, counts)
+            place = [str(word) for word in record["place"]]
+            folders = cls(run_folder, str(record["node_folder"]), place, private, counts, is_later=True)
         except (KeyError, TypeError, ValueError, AttributeError):
             raise expected(str(run_folder / _RECORD), "what `deploy` writes", record) from None
         for path in private.values():
@@ -88,6 +92,8 @@ class NodeFolders:
         for rank in range(self._count(task)):
             steps = self._steps.setdefault(task.number, {}).setdefault(rank, [])
             if not steps or steps[-1].is_over:
+                if steps:
+                    self._report(task, steps[-1].problem)
                 words = self._words(state)
                 steps.append(self._attachment(task, state, rank, attached_step(state.own_job, rank, words)))
 
@@ -99,13 +105,15 @@ class NodeFolders:
         steps = self._steps.get(task.number, {})
         if any(not each.is_over for of_rank in steps.values() for each in of_rank):
             return None
-        ranks = [rank for rank in range(self._count(task)) if not _is_stored(steps.get(rank, []))]
+        ranks = [rank for rank in range(self._count(task)) if not self._is_stored(task, rank)]
         if not ranks:
             return ""
         jobs = self._jobs.setdefault(task.number, {})
         nodes = self._names(state)
         if not nodes:  # it never ran
             return ""
+        if state.state == _NODE_FAIL and not self.is_later:
+            return f"its files did not come back from {state.node}, which failed"
         for rank in ranks:
             if rank not in jobs and rank < len(nodes):
                 logger.info(f"{task.name}: fetching its files from {nodes[rank]} with a small job")
@@ -121,6 +129,12 @@ class NodeFolders:
         for each in (*steps, *(job for jobs in self._jobs.values() for job in jobs.values())):
             each.end()
 
+    def _report(self, task: ArrayTask, problem: str) -> None:
+        """Log once why a step on a running task has failed; there will be another."""
+        if problem and problem not in self._problems:
+            self._problems.add(problem)
+            logger.info(f"{task.name}: {problem}; trying again")
+
     def _attachment(self, task: ArrayTask, state: TaskState, rank: int, command: Any) -> Attachment:
         return Attachment(
             command=command,
@@ -129,6 +143,13 @@ class NodeFolders:
             log=log_path(self.run_folder, state.job, task.number),
             rank=str(rank) if self._count(task) > 1 else "",
         )
+
+    def _is_stored(self, task: ArrayTask, rank: int) -> bool:
+        """Whether the last attempt that a step has seen is here; without a step, what an earlier madengine says."""
+        of_attempts = [step for step in self._steps.get(task.number, {}).get(rank, []) if step.name]
+        if of_attempts:
+            return of_attempts[-1].is_stored
+        return (task.folder_in(self.run_folder) / f"{STORED_PREFIX}{rank}").exists()
 
     def _count(self, task: ArrayTask) -> int:
         return self.counts.get(task.number, 1)
@@ -141,12 +162,6 @@ class NodeFolders:
         with suppress(CommandError):
             return node_names(state.node or self._nodes.get(state.number, ""))
         return []
-
-
-def _is_stored(steps: Sequence[Attachment]) -> bool:
-    """Whether the last attempt that a step has seen is here."""
-    of_attempts = [step for step in steps if step.name]
-    return bool(of_attempts) and of_attempts[-1].is_stored
 
 
 def _lost(node: str, job: Attachment) -> str:

@@ -61,6 +61,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = (1.0, 10.0)
 _CANCEL_SECONDS = 120.0
+_BRINGS = ", and brings to those that begin later what they need: start it before"
 
 
 @dataclass
@@ -286,7 +287,8 @@ class SlurmTarget:
 
     def _leave(self) -> None:
         self._left = True
-        logger.info(f"the jobs go on; `{self._fetch_line}` collects them")
+        waits = self._node_folders and self._node_folders.private
+        logger.info(f"the jobs go on; `{self._fetch_line}` collects them{_BRINGS if waits else ''}")
 
     def _cancel(self, why: str) -> None:
         """Cancel the jobs, and wait for their rows; where Slurm doesn't take that, say how to do it later."""

@@ -14,7 +14,7 @@ from madengine.deploy.returned_files import set_aside_broken_files
 from madengine.deploy.slurm.job import ArrayTask, log_path
 from madengine.errors import MadengineError
 from madengine.files import open_untrusted, read_untrusted
-from madengine.programs.slurm import COMPLETED, UNKNOWN, TaskState
+from madengine.programs.slurm import COMPLETED, STEP_END, UNKNOWN, TaskState
 from madengine.records import FAILURE
 from madengine.results.failed_hosts import note_failure
 from madengine.results.perf_csv import Table
@@ -29,8 +29,6 @@ _END_BYTES = 64 << 10
 _LINE_CHARACTERS = 300
 # How the job's script, and the node's madengine, begin the line that says why they end.
 _OUR_ERROR = "madengine: error: "
-# What srun prints after a node's own last line.
-_STEP_END = re.compile(r"srun: error: \S+: tasks? \S+: Exited with exit code \d+")
 _SAYS_NOTHING = ("", "none", "None", "NonZeroExitCode")
 # The folder of an attempt after the first, as the job's script names it.
 _AGAIN = re.compile(r"-attempt-(\d{1,6})$")
@@ -153,7 +151,7 @@ def _last_line(log: Path) -> str:
     with suppress(OSError, MadengineError), open_untrusted(log.parent, log.name, _LOG_BYTES) as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _END_BYTES))
         lines = file.read(_END_BYTES).decode(errors="replace").splitlines()
-        rest = [line for line in lines if line.strip() and not _STEP_END.match(line)]
+        rest = [line for line in lines if line.strip() and not STEP_END.match(line)]
         ours = [line for line in rest if line.startswith(_OUR_ERROR)]
         return printable((ours or rest or [""])[-1])[:_LINE_CHARACTERS]
     return ""

@@ -188,9 +188,8 @@ def test_results_come_back_and_the_folder_goes(tmp_path: Path) -> None:
     (results / "credential.json").symlink_to("../../credential.json")
     ended = subprocess.Popen(courier("end", str(folder), "3"))
     # As the step on the node: the newest attempt of the task that has a python.
-    attach = (Path(__file__).parents[4] / "templates/slurm/attach.sh").read_text()
-    words = ("/bin/bash", "-c", attach, "attach", str(folder).removesuffix("-attempt-2"), "")
-    step = attached(tmp_path, *words, rank="0")
+    first = folder.with_name(folder.name.removesuffix("-attempt-2"))
+    step = attached(tmp_path, *attach_words(first, ""), rank="0")
     assert (step.is_stored, step.problem, step.name) == (True, "", node)
     assert ended.wait(10) == 3
     assert not folder.exists()
@@ -199,6 +198,30 @@ def test_results_come_back_and_the_folder_goes(tmp_path: Path) -> None:
     assert (here / "perf.csv").read_text() == "rows"
     assert (here / "runs/r1/m/big.log").stat().st_size == 1 << 20
     assert not (here / "credential.json").exists()
+
+
+def attach_words(folder: Path, over: str) -> tuple[str, ...]:
+    """The words of the step on a node."""
+    script = (Path(__file__).parents[4] / "templates/slurm/attach.sh").read_text()
+    return ("/bin/bash", "-c", script, "attach", str(folder), over)
+
+
+@pytest.mark.parametrize(
+    ("log", "problem"),
+    [
+        ("first\nmadengine: error: h1: no python\n", "madengine: error: h1: no python"),
+        ("", "{}: incomplete: is its disk full?"),
+        (None, "{}: no such folder: can this node's users write there?"),
+    ],
+)
+def test_a_task_that_ended_without_python_says_why(tmp_path: Path, log: str | None, problem: str) -> None:
+    folder = tmp_path / "madengine-r1-7_0"
+    if log is not None:
+        folder.mkdir()
+        (folder / "log").write_text(log)
+    step = attached(tmp_path, *attach_words(folder, "over"))
+    assert step.problem == problem.format(folder)
+    assert not folder.exists()
 
 
 def test_private_files_are_their_owners_and_a_lost_reader_ends_the_step(tmp_path: Path) -> None:
@@ -225,6 +248,9 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+END = "srun: error: h1: task 0: Exited with exit code 4"
+
+
 def part(kind: bytes, content: bytes) -> bytes:
     return b"%s%d\n%s" % (kind, len(content), content)
 
@@ -243,7 +269,7 @@ def part(kind: bytes, content: bytes) -> bytes:
 )
 def test_what_a_node_says_is_checked(tmp_path: Path, answer: bytes, problem: str) -> None:
     (tmp_path / "answer").write_bytes(answer)
-    step = attached(tmp_path, "sh", "-c", f"cat {tmp_path}/answer; echo why >&2")
+    step = attached(tmp_path, "sh", "-c", f"cat {tmp_path}/answer; (echo why; echo {END}) >&2")
     assert not step.is_stored
     assert step.problem == (problem or "why")
     assert [path.name for path in tmp_path.iterdir() if path.name not in ("answer", "private", "run")] == []
@@ -269,12 +295,19 @@ def test_a_task_that_no_step_has_seen_is_fetched_by_a_small_job(tmp_path: Path, 
     archive = ARCHIVE_MARK + gzip.compress(b"[]\n")
     (tmp_path / "n1").write_bytes(part(b"N", b"n1") + part(b"A", archive) + part(b"E", b""))
     stand_ins.add("srun", f'case "$1" in *n1) cat {tmp_path}/n1;; *) echo down >&2; exit 1;; esac')
+    failed = TaskState(7, 0, "NODE_FAIL", node="n1", own_job=8)
+    alone = NodeFolders(tmp_path / "run", "/scratch", [], {}, {0: 1})
+    assert alone.missing(TASK, failed) == "its files did not come back from n1, which failed"
+    assert alone.missing(TASK, TaskState(7, 0, "CANCELLED")) == ""
     running = TaskState(7, 0, "RUNNING", node="n[1-2]", own_job=8)
     ended = TaskState(7, 0, "COMPLETED", node="n[1-2]", own_job=8)
     folders.attach(TASK, ended)
-    assert stand_ins.calls() == []
+    assert not [call for call in stand_ins.calls() if call.startswith("srun")]
     wait_for(lambda: folders.missing(TASK, ended) is not None)
     assert folders.missing(TASK, ended) == "its files did not come back from n2 (down)"
+    # What is here is not asked for again, by another madengine either.
+    later = NodeFolders(tmp_path / "run", "/scratch", [], {}, {0: 1}, is_later=True)
+    assert later.missing(TASK, ended) == ""
     assert sum("--partition=p" in call for call in stand_ins.calls()) == 2
     folders = NodeFolders(tmp_path / "run", "/scratch", [], {}, {0: 1})
     folders.attach(TASK, running)
