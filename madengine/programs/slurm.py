@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,8 +44,8 @@ class TaskState:
     #: why it waits or has ended, empty if Slurm gives no reason
     reason: str = ""
     node: str = ""
-    #: Slurm's number of this task alone, once it has begun; 0 if unknown
-    own_job: int = 0
+    #: Slurm's number of this task alone, once it has begun; 0 if unknown. What it is before that may change.
+    own_job: int = field(default=0, compare=False)
 
     @property
     def has_ended(self) -> bool:
