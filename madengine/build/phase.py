@@ -21,6 +21,7 @@ from madengine.build.package_files import check_inside
 from madengine.build.plan import Choice, build_choice
 from madengine.build.recipes import Planner
 from madengine.config.context import Context, host_facts
+from madengine.config.context_keys import JOB_FLAGS
 from madengine.config.credentials import Credentials, registry_name
 from madengine.config.hooks import Hooks, hook_definitions, hook_files
 from madengine.config.ignored_keys import log_ignored_keys
@@ -50,7 +51,8 @@ def build(
     started = time.monotonic()
     choice = build_choice(DiscoverModels(session.root), options.tags, options.ignore_deprecated, options.batch)
     context = session.context({**host_facts(session.environ), **(detected or {})}, {})
-    log_ignored_keys(context, choice.models)
+    # A manifest has those that say how jobs are treated.
+    log_ignored_keys(context, choice.models, honoured=JOB_FLAGS)
     tools = hook_definitions(options.tools_file, session.root)
     hooks = validated_hooks(context, choice.models, tools)
     if not options.dry_run:

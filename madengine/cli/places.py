@@ -41,6 +41,21 @@ def placed(values: Mapping[str, Any], manifest_file: Path | None, session: Sessi
     return place.target
 
 
+def check_place(context: Context) -> None:
+    """Raise ConfigurationError for a context that no run would accept, because of where it says that models run."""
+    from madengine.config.context import Context
+
+    target = placement("", False, context, Context()).target
+    if target == "slurm":
+        from madengine.deploy.slurm.settings import SlurmSettings
+
+        SlurmSettings({}, context).of_model(None)
+    elif target == "kubernetes":
+        from madengine.deploy.kubernetes.section import with_section
+
+        with_section({}, context)
+
+
 def needs_registry(values: Mapping[str, Any], open_session: Callable[[], Session]) -> bool:
     """Return whether nodes could get what is built from a registry only, and none is named.
 

@@ -16,7 +16,7 @@ from madengine.cli.options import (
     deploy_classes,
     run_classes,
 )
-from madengine.cli.places import names_hosts, needs_registry, placed
+from madengine.cli.places import check_place, names_hosts, needs_registry, placed
 from madengine.cli.terminal import show
 from madengine.config.common_options import (
     ENGINES,
@@ -50,6 +50,7 @@ def build(values: Values) -> int:
     declared = options_of((OptionsOfRuns,))
     if flags := [declared[name][0].flag for name in changed((OptionsOfRuns,), values)]:
         logger.info(f"{', '.join(flags)} ignored: a build runs nothing")
+    check_place(_session(values).context({}, {}))
     if values["build_on_compute"]:
         from madengine.deploy.slurm.compute_build import build_on_compute
 

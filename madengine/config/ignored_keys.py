@@ -25,9 +25,9 @@ _SHOWN_MODELS = 3
 _COMPARED_CHARACTERS = 100
 
 
-def log_ignored_keys(context: Context, models: Sequence[Model]) -> None:
+def log_ignored_keys(context: Context, models: Sequence[Model], honoured: Collection[str] = ()) -> None:
     """Log the keys of the context and of model entries that are refused by a run, unsupported or unknown."""
-    for line in ignored_keys(context, models):
+    for line in ignored_keys(context, models, honoured):
         logger.info(line)
 
 

@@ -40,7 +40,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "auto_cleanup_nodes": (False,),
 }
 # Keys that are no options.
-_BESIDE = frozenset(("nodes", "network_interface"))
+_BESIDE = ("nodes", "network_interface")
 # What a script reads that runs on the host itself.
 _ON_HOST = frozenset(("results_dir", "ntasks_per_node"))
 _OF_RUN = frozenset(("output_dir", "node_folder", "one_job", "max_running", "remote_python"))
@@ -174,7 +174,7 @@ def _of_section(section: Mapping[str, Any], where: str, is_on_host: bool) -> Slu
 def _refuse(key: str, value: Any, known: Mapping[str, Any], where: str) -> None:
     if key in _NEUTRAL or key in _REASONS:
         raise ConfigurationError(f"{where}.{key}: {shown(value)} is unsupported: {_REASONS.get(key, 'leave it out')}")
-    raise ConfigurationError(f"{where}: unsupported key {shown(key)}; expected some of {', '.join(known)}")
+    raise ConfigurationError(f"{where}: unsupported key {shown(key)}; expected some of {', '.join((*known, *_BESIDE))}")
 
 
 def _checked(where: str, key: str, value: Any, how: Option, default: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,25 @@ def test_every_value_is_checked_before_anything_is_built(
 def test_the_registry_is_needed_to_build(package: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["deploy", "--target=kubernetes"]) == EXIT_CONFIGURATION
     assert "name it with --registry" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("context", "message"),
+    [
+        (
+            {"slurm": {}, "k8s": {}},
+            "the context: `slurm` means slurm, `k8s` means kubernetes: they contradict each other",
+        ),
+        (
+            {"deploy": "moon"},
+            "the context: deploy: expected one of local, docker, ssh, ansible, kubernetes, slurm, k8s",
+        ),
+        ({"slurm": {"typo": 1}}, "context: slurm: unsupported key 'typo'; expected some of partition, account"),
+        ({"k8s": {"typo": 1}}, "context: k8s.typo: 1 is unsupported; expected some of"),
+    ],
+)
+def test_a_build_for_a_place_where_nothing_could_run_is_refused(
+    package: Path, capfd: pytest.CaptureFixture[str], context: dict[str, object], message: str
+) -> None:
+    assert main(["build", "--dry-run", "-c", json.dumps(context)]) == 4
+    assert message in capfd.readouterr().err
