@@ -23,6 +23,7 @@ from madengine.errors import RunError
 from madengine.files import create_untrusted, disarm, inner_path, open_untrusted
 from madengine.programs.engine_answers import State
 from madengine.records import FAILURE, SERIES_FILE, SUCCESS, Metric, Model, RunResult
+from madengine.results.exceptions import first_exception
 from madengine.results.metrics import MetricScan, read_multiple_results
 from madengine.run.entry_json import read_entry
 
@@ -79,6 +80,15 @@ def unless_log_errors(result: RunResult, errors: LogErrors, log: FileIO) -> RunR
     with os.fdopen(os.dup(log.fileno()), "rb") as lines:
         reason = errors.first_in(lines)
     return replace(result, status=FAILURE, reason=reason) if reason else result
+
+
+def with_exception(result: RunResult, log: FileIO) -> RunResult:
+    """Return a failure by its exit code with the exception that its log has of one of several processes."""
+    if not result.exit_code or result.reason != exit_reason(result.exit_code):
+        return result
+    with os.fdopen(os.dup(log.fileno()), "rb") as lines:
+        exception = first_exception(lines)
+    return replace(result, reason=f"{result.reason}; {exception}") if exception else result
 
 
 def log_default_errors(result: RunResult, errors: LogErrors, log: FileIO) -> None:
@@ -142,17 +152,17 @@ def why_failed(entry: Mapping[str, Any], state: State | None, code: int | None, 
     if entry.get("timed_out"):
         return f"timeout: the script ran longer than {limit} s"
     if entry.get("failed_hook"):
-        return f"{entry['failed_hook']}: {_exit_code(int(code or 0))}"
+        return f"{entry['failed_hook']}: {exit_reason(int(code or 0))}"
     if entry and code == 0:
         return ""
     if entry.get("out_of_memory") or (state and state.oom_killed):
         return "out of memory: the kernel killed it"
     if entry:
-        return _exit_code(int(code or 0))
+        return exit_reason(int(code or 0))
     if state is None:
         return "the container was removed by another process"
     last_line = state.error or engine_output.rpartition("\n")[2]
-    reason = f"the container ended before its script did ({_exit_code(state.exit_code)})"
+    reason = f"the container ended before its script did ({exit_reason(state.exit_code)})"
     if "Permission denied" in engine_output and "can't be made" in last_line:
         last_line += (
             "; the container's root may not write to the run's folder (NFS with root_squash?): run on a local disk"
@@ -160,7 +170,8 @@ def why_failed(entry: Mapping[str, Any], state: State | None, code: int | None, 
     return f"{reason}: {last_line}" if last_line else reason
 
 
-def _exit_code(code: int) -> str:
+def exit_reason(code: int) -> str:
+    """Return an exit code as a reason, with the signal that it means."""
     name = ""
     with suppress(ValueError):
         name = f" ({signal.Signals(code - 128).name})" if code > 128 else ""

@@ -66,6 +66,7 @@ from madengine.run.outcome import (
     tidy_workspace,
     unless_log_errors,
     with_artifacts,
+    with_exception,
 )
 from madengine.run.pull import Puller
 from madengine.run.rounds import ONCE, Round
@@ -368,6 +369,7 @@ class ContainerRunner:
             hooked,
             setup.is_joint(model),
         )
+        outcome = with_exception(outcome, log)
         outcome = unless_log_errors(outcome, log_errors(model.extra, setup.context.values), log)
         log_default_errors(outcome, unconfigured_errors(model.extra, setup.context.values), log)
         keeps = setup.options.keep_model_dir or setup.options.keep_alive

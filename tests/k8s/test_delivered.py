@@ -261,6 +261,13 @@ def test_a_sidecar_knows_of_hooks_and_of_error_patterns(
     assert (row["performance"], row["status"]) == (performance, "FAILURE" if reason else "SUCCESS")
 
 
+def test_the_exception_of_a_process_is_in_the_reason(tmp_path: Path) -> None:
+    log = "[rank1]: Traceback (most recent call last):\n[rank1]: ValueError: no\n"
+    failure = ENTRY.replace("0,", "1,", 1)
+    [row] = report_of(tmp_path, manifest({}), _gpus="", entry_json=failure, model_run_live_log=log).rows
+    assert row["reason"] == "exit code 1; [rank1]: ValueError: no"
+
+
 def test_the_commit_of_a_models_own_code_is_in_its_row(tmp_path: Path) -> None:
     content = manifest({"url": "https://x/y"})
     [image] = content["built_images"].values()

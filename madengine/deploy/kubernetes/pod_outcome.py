@@ -13,7 +13,7 @@ from madengine.programs.engine_answers import State
 from madengine.records import FAILURE, SUCCESS, RunResult
 from madengine.results.results_json import results_json
 from madengine.results.rows import result_rows
-from madengine.run.outcome import why_failed
+from madengine.run.outcome import exit_reason, why_failed
 
 NEVER_STARTED = "the image's entry.sh never started"
 STOPPED = "stopped before its script ended: evicted, deleted, or past the Job's deadline"
@@ -68,6 +68,8 @@ def _judge(pod: Pod, remains: Remains, state: State | None, reason: str) -> tupl
         # A script that had to stop has not succeeded, whatever its exit code.
         code, reason = code or _SIGTERM, reason or STOPPED
     reason = reason or remains.problem or why_failed(entry, state, code, pod.timeout, "")
+    if code and remains.exception and reason == exit_reason(code):
+        reason += f"; {remains.exception}"
     if not reason and pod.hooked and "failed_hook" not in entry:
         reason = _OLD_ENTRY
     # Of several nodes any may measure.

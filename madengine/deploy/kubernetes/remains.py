@@ -19,6 +19,7 @@ from madengine.deploy.kubernetes.pod import Pod
 from madengine.errors import RunError
 from madengine.files import open_untrusted, read_untrusted
 from madengine.records import Gpu, Metric
+from madengine.results.exceptions import first_exception
 from madengine.results.metrics import MetricScan, parse_multiple_results
 from madengine.run.entry_json import parse_entry, read_entry
 
@@ -61,6 +62,8 @@ class Remains:
     disk_full: bool = False
     #: The first line of the log that matches log_error_patterns, as a reason.
     log_error: str = ""
+    #: That of one of several processes, by the log.
+    exception: str = ""
 
 
 # --- the workspace, for the sidecar ---
@@ -69,7 +72,7 @@ class Remains:
 def read_workspace(workspace: Path, pod: Pod) -> Remains:
     """Return what is in a pod's workspace. What can't be read is a problem of the remains, never an error."""
     entry, problem = read_entry(workspace)
-    measurement, log_error = _read_log(workspace, pod)
+    measurement, log_error, exception = _read_log(workspace, pod)
     if pod.model.multiple_results:
         measurement = _read_results(workspace, pod)
     return Remains(
@@ -81,6 +84,7 @@ def read_workspace(workspace: Path, pod: Pod) -> Remains:
         problem=problem or ("" if entry else one_line(note(workspace, ".failed"))),
         disk_full=_is_full(workspace),
         log_error=log_error,
+        exception=exception,
     )
 
 
@@ -93,20 +97,21 @@ def log_tail(workspace: Path, limit: int) -> tuple[bytes, int]:
     return b"", 0
 
 
-def _read_log(workspace: Path, pod: Pod) -> tuple[Measurement, str]:
-    scan, log_error, problem = _scan(pod), "", ""
+def _read_log(workspace: Path, pod: Pod) -> tuple[Measurement, str, str]:
+    scan, log_error, exception, problem = _scan(pod), "", "", ""
     try:
         with open_untrusted(workspace, LOG, _LOG_LIMIT) as log:
             for chunk in iter(lambda: log.read(_CHUNK), b""):
                 scan.feed(chunk)
             log.seek(0)
             log_error = pod.log_errors.first_in(log)
+            exception = first_exception(log)
     except FileNotFoundError:
         pass  # entry.sh didn't get there
     except OSError as error:
         problem = f"{LOG}: {error.strerror}"
     measurement = _scanned(scan)
-    return Measurement(measurement.metrics, problem or measurement.problem), log_error
+    return Measurement(measurement.metrics, problem or measurement.problem), log_error, exception
 
 
 def _scan(pod: Pod) -> MetricScan:
