@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from madengine import __version__
-from madengine.deploy.bundle import write_bundle
+from madengine.deploy.bundle import sources_bundle, write_bundle
 from madengine.distributed_cli import main
 from madengine.errors import MadengineError
 
@@ -50,6 +51,19 @@ def test_the_bundle_answers_under_a_python_that_has_no_packages(tmp_path: Path) 
     pyz = write_bundle(tmp_path / "madengine.pyz")
     assert answer(pyz, "--version", cwd=tmp_path) == f"madengine {__version__}\n"
     assert "collect" in answer(pyz, "--help", cwd=tmp_path)
+
+
+def test_the_bundle_of_sources_runs_too_and_is_small(tmp_path: Path) -> None:
+    pyz = tmp_path / "sources.pyz"
+    pyz.write_bytes(sources_bundle())
+    assert answer(pyz, "--version", cwd=tmp_path) == f"madengine {__version__}\n"
+    assert len(gzip.compress(pyz.read_bytes())) < 1 << 20
+    whole = write_bundle(tmp_path / "madengine.pyz")
+    assert sorted(names(pyz)) == sorted(name for name in names(whole) if not name.endswith(".pyc"))
+    code = "import sys; from madengine.deploy.bundle import sources_bundle; sys.stdout.buffer.write(sources_bundle())"
+    environment = {"PYTHONPATH": str(whole)}
+    again = subprocess.run([bare_python(), "-S", "-c", code], env=environment, cwd=tmp_path, capture_output=True)
+    assert again.stdout == pyz.read_bytes(), again.stderr.decode()
 
 
 @pytest.mark.parametrize("version", [(2, 7, 18), (3, 6, 15), (3, 9, 18)])
