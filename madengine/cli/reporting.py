@@ -182,7 +182,7 @@ def _with_run_id(values: Values) -> Values:
 def _table(values: Values) -> Path:
     """Return the perf.csv that the command adds to; Ansible's is beside its playbook."""
     if values.get("target") == "ansible":
-        playbook: Path = values["playbook"]
+        playbook: Path = values.get("playbook") or Path()  # without one it is in this folder
         return playbook.parent / "perf.csv"
     output: Path = values.get("output") or Path("perf.csv")
     return output

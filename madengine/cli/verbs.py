@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from madengine.cli.options import (
     DeployOptions,
     DoctorOptions,
+    RunSummaryOptions,
     build_classes,
     deploy_classes,
     run_classes,
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from madengine.session import Session
 
 logger = logging.getLogger(__name__)
+
+_CLUSTERS = ("kubernetes", "slurm")
+_LOCAL_SWITCHES = ("keep_alive", "keep_model_dir", "skip_model_run")
 
 Values = Mapping[str, Any]
 
@@ -99,8 +103,9 @@ def full(values: Values) -> int:
 
 def _log_ignored_options(values: Values, manifest_file: Path, used: tuple[type, ...]) -> None:
     """Name the options of a build that are of no use where nothing is built."""
-    build = options_of(build_classes())
-    flags = [build[name][0].flag for name in changed(build_classes(), values) if name not in options_of(used)]
+    classes = (RunSummaryOptions, *build_classes())
+    build, known = options_of(classes), {"dry_run", *options_of(used)}
+    flags = [build[name][0].flag for name in changed(classes, values) if name not in known]
     if flags:
         logger.info(f"{', '.join(flags)} ignored: {manifest_file} exists, so nothing is built")
 
@@ -155,6 +160,7 @@ def _run_on_hosts(values: Values, manifest_file: Path) -> int:
 
 def deploy(values: Values) -> int:
     """Build and push, unless a manifest is named, and run on the target; what was built runs in any case."""
+    values = _without_local_switches(values)
     _refuse_options_of_other_targets(values)
     named: Path | None = values["manifest_file"]
     if values["target"] == "ssh":
@@ -177,6 +183,19 @@ def deploy(values: Values) -> int:
         return outcome.exit_code
     code = run_on(target)
     return outcome.exit_code or code
+
+
+def _without_local_switches(values: Values) -> Values:
+    """Return the values for a cluster, whose containers end with their jobs, without what is for this machine.
+
+    madengine 2 ignores them there too.
+    """
+    declared = options_of(run_classes())
+    switches = [name for name in _LOCAL_SWITCHES if values.get(name)] if values["target"] in _CLUSTERS else []
+    if switches:
+        flags = ", ".join(declared[name][0].flag for name in switches)
+        logger.warning(f"{flags} ignored: not for a run on a cluster")
+    return {**values, **dict.fromkeys(switches, False)}
 
 
 def _target(values: Values, manifest_file: Path) -> Target:

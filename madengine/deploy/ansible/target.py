@@ -45,7 +45,7 @@ class AnsibleTarget:
         options = self.options
         if not options.inventory:
             raise ConfigurationError(
-                "no inventory of nodes: name one with --inventory; `madengine generate ansible` writes "
+                "no inventory of nodes: name one with `madengine deploy --inventory`; `madengine generate ansible` writes "
                 "gpu_inventory.example"
             )
         if "," not in options.inventory:

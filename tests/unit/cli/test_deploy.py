@@ -117,3 +117,9 @@ def test_a_build_for_a_place_where_nothing_could_run_is_refused(
 ) -> None:
     assert main(["build", "--dry-run", "-c", json.dumps(context)]) == 4
     assert message in capfd.readouterr().err
+
+
+def test_a_run_by_ansible_without_its_files_is_refused(package: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (package / "build_manifest.json").write_text('{"built_images": {"k": {"docker_image": "i"}}, "built_models": {}}')
+    assert main(["run", "--target=ansible", "--manifest-file=build_manifest.json"]) == EXIT_CONFIGURATION
+    assert "name one with `madengine deploy --inventory`" in capfd.readouterr().err

@@ -154,3 +154,14 @@ def test_jobs_of_a_run_that_was_not_submitted_as_a_whole_may_be_left(
     assert deploy_two(tmp_path, slurm, words=("-c", '{"cleanup_on_failure": false}')) == 1
     assert not [call for call in slurm.calls() if call.startswith("scancel")]
     assert "the jobs go on; `madengine fetch --target=slurm --run-id=r1 --output-dir=out`" in capsys.readouterr().err
+
+
+def test_switches_for_one_machine_are_ignored_with_a_line(
+    tmp_path: Path, slurm: StandIns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "build_manifest.json").write_text(json.dumps({**MANIFEST, "deployment_config": {"target": "slurm"}}))
+    switches = ["--keep-alive", "--keep-model-dir", "--skip-model-run"]
+    assert main(["run", "--dry-run", "--manifest-file=build_manifest.json", *switches]) == 0
+    assert f"{', '.join(switches)} ignored: not for a run on a cluster" in capsys.readouterr().err
+    [script] = (tmp_path / "results").glob("*/job-*.sh")
+    assert not [switch for switch in switches if switch in script.read_text()]
