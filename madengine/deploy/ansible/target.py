@@ -45,8 +45,8 @@ class AnsibleTarget:
         options = self.options
         if not options.inventory:
             raise ConfigurationError(
-                "no inventory of nodes: name one with `madengine deploy --inventory`; `madengine generate ansible` writes "
-                "gpu_inventory.example"
+                "no inventory of nodes: name one with --inventory of `madengine deploy`; `madengine generate ansible` "
+                "writes gpu_inventory.example"
             )
         if "," not in options.inventory:
             _check_exists("--inventory", Path(options.inventory))

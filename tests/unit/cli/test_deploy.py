@@ -122,4 +122,4 @@ def test_a_build_for_a_place_where_nothing_could_run_is_refused(
 def test_a_run_by_ansible_without_its_files_is_refused(package: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (package / "build_manifest.json").write_text('{"built_images": {"k": {"docker_image": "i"}}, "built_models": {}}')
     assert main(["run", "--target=ansible", "--manifest-file=build_manifest.json"]) == EXIT_CONFIGURATION
-    assert "name one with `madengine deploy --inventory`" in capfd.readouterr().err
+    assert "name one with --inventory of `madengine deploy`" in capfd.readouterr().err
