@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ _RECORD = "node_folders.json"
 _RUNNING, _NODE_FAIL = "RUNNING", "NODE_FAIL"
 # How long the small job waits that fetches what no step could.
 _PATIENCE_SECONDS = 60
+# How long a step may go on after its task's end: Slurm ends it, and what came last is unpacked here.
+_REST_SECONDS = 600.0
 _SHARED = "leave it out, and name a folder that all nodes share with --output-dir"
 
 
@@ -49,6 +52,8 @@ class NodeFolders:
     #: the small jobs of each task that has ended: of which node of its job
     _jobs: dict[int, dict[int, Attachment]] = field(default_factory=dict, init=False)
     _nodes: dict[int, str] = field(default_factory=dict, init=False)
+    #: when each task was first seen to have ended
+    _ends: dict[int, float] = field(default_factory=dict, init=False)
     _problems: set[str] = field(default_factory=set, init=False)
 
     @classmethod
@@ -102,8 +107,7 @@ class NodeFolders:
 
         Steps that fetched nothing are followed by a small job on their node.
         """
-        steps = self._steps.get(task.number, {})
-        if any(not each.is_over for of_rank in steps.values() for each in of_rank):
+        if self._is_carrying(task):
             return None
         ranks = [rank for rank in range(self._count(task)) if not self._is_stored(task, rank)]
         if not ranks:
@@ -122,6 +126,16 @@ class NodeFolders:
         if any(not job.is_over for job in jobs.values()):
             return None
         return "; ".join(_lost(nodes[rank], job) for rank, job in jobs.items() if not job.is_stored)
+
+    def _is_carrying(self, task: ArrayTask) -> bool:
+        """Whether a step of a task that has ended is still at work; one that outlives the task by long is ended."""
+        ranks = self._steps.get(task.number, {})
+        steps = [step for of_rank in ranks.values() for step in of_rank if not step.is_over]
+        if time.monotonic() > self._ends.setdefault(task.number, time.monotonic()) + _REST_SECONDS:
+            for step in steps:
+                step.end()
+            return False
+        return bool(steps)
 
     def leave(self) -> None:
         """End all steps; what nodes have stays there."""

@@ -19,6 +19,7 @@ import pytest
 
 from madengine.config.manifest import Manifest
 from madengine.deploy.bundle import sources_bundle
+from madengine.deploy.slurm import node_folders
 from madengine.deploy.slurm.attachment import Attachment
 from madengine.deploy.slurm.job import ArrayTask
 from madengine.deploy.slurm.node_folders import NodeFolders
@@ -288,7 +289,9 @@ def test_an_archive_with_other_names_is_refused(tmp_path: Path) -> None:
 TASK = ArrayTask(0, "m", Manifest((Image("k", "i"),), {"k": Model("m", "d", "s")}), 0, JobShape(SlurmOptions()))
 
 
-def test_a_task_that_no_step_has_seen_is_fetched_by_a_small_job(tmp_path: Path, stand_ins: StandIns) -> None:
+def test_a_task_that_no_step_has_seen_is_fetched_by_a_small_job(
+    tmp_path: Path, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "run/0-m").mkdir(parents=True)
     folders = NodeFolders(tmp_path / "run", "/scratch", ["--partition=p"], {}, {0: 2})
     stand_ins.add("scontrol", "echo n1; echo n2")
@@ -309,7 +312,13 @@ def test_a_task_that_no_step_has_seen_is_fetched_by_a_small_job(tmp_path: Path, 
     later = NodeFolders(tmp_path / "run", "/scratch", [], {}, {0: 1}, is_later=True)
     assert later.missing(TASK, ended) == ""
     assert sum("--partition=p" in call for call in stand_ins.calls()) == 2
+    (tmp_path / "run/0-m/.stored-0").unlink()
+    stand_ins.add("srun", "sleep 30")
     folders = NodeFolders(tmp_path / "run", "/scratch", [], {}, {0: 1})
     folders.attach(TASK, running)
     wait_for(lambda: any("--jobid=8 --overlap --relative=0" in call for call in stand_ins.calls()))
-    folders.leave()
+    # It hangs, and its task ends.
+    assert folders.missing(TASK, ended) is None
+    monkeypatch.setattr(node_folders, "_REST_SECONDS", -1.0)
+    stand_ins.add("srun", "echo busy >&2; exit 1")
+    wait_for(lambda: folders.missing(TASK, ended) == "its files did not come back from n1 (busy)")
