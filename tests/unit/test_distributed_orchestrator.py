@@ -276,7 +276,7 @@ def test_a_builds_context_counts_in_its_runs_below_their_own(folder: Path, docke
 def test_keys_that_are_ignored_are_named_by_each_command(folder: Path, docker: StandIns, verb: str) -> None:
     entry = card("dummy", distributed={"launcher": "vllm"}, env_vars={"A": "1"}, timeuot=3)
     package(folder, entry)
-    wanted = command("{'gpu_vendor': 'NONE', 'vllm': {'nodes': 2}, 'debug': True, 'toolz': [], 'mine': 1}")
+    wanted = command("{'gpu_vendor': 'NONE', 'data_sources': {'a': 1}, 'mirrorlocal': '/x', 'toolz': [], 'mine': 1}")
     if verb == "build":
         wanted.orchestrator.build_phase(BuildOptions(dry_run=True))
     elif verb == "run":
@@ -285,8 +285,8 @@ def test_keys_that_are_ignored_are_named_by_each_command(folder: Path, docker: S
     else:
         wanted.orchestrator.export_config((), Path("c.json"), False)
     assert [line for line in wanted.said if "ignored" in line] == [
-        "context: unsupported key vllm ignored; use docker_env_vars",
-        "context: unsupported key debug ignored; use -vv",
+        "context: unsupported key mirrorlocal ignored; use --force-mirror-local",
+        "context: unsupported key data_sources ignored; write `data`",
         "context: unknown key 'toolz' ignored; did you mean 'tools'?",
         "context: unknown key 'mine' ignored, except in CONTEXT headers",
         "dummy: unknown key 'timeuot' ignored; did you mean 'timeout'?",
@@ -341,10 +341,10 @@ def test_the_contexts_image_takes_the_place_of_every_built_one(folder: Path, doc
     three_vendors()
     package(folder, card("dummy"))
     docker.add("docker", "[ $1 = version ] && echo 27.0.0; [ $1 != image ] || { echo '[]'; exit 1; }")
-    wanted = command("{'gpu_vendor': 'NONE', 'MAD_CONTAINER_IMAGE': 'r.example/x:1', 'debug': 1}")
+    wanted = command("{'gpu_vendor': 'NONE', 'MAD_CONTAINER_IMAGE': 'r.example/x:1', 'mirrorlocal': '/x'}")
     assert wanted.run(dry_run=True) == 0
     assert (pulled(wanted.shown), models_run(wanted.shown)) == (["r.example/x:1"], ["dummy"])
-    assert "context: unsupported key debug ignored; use -vv" in wanted.said
+    assert "context: unsupported key mirrorlocal ignored; use --force-mirror-local" in wanted.said
 
 
 def test_without_a_vendor_in_the_context_this_machine_decides(folder: Path, docker: StandIns) -> None:
