@@ -145,7 +145,7 @@ runner-image *options:
 k8s *options:
     bin/madengine deploy --target=kubernetes "${@/#/--}"
 
-# build, push, run under Slurm, collect: just slurm tags=dummy registry=reg.example.com:5000 partition=gpu
+# build, push, run under Slurm, collect: just slurm tags=dummy registry=reg.example.com:5000 partition=gpu gpus-per-node=8
 [arg('options', pattern=option)]
 [group('madengine')]
 slurm *options:

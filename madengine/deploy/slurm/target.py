@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import signal
 import sys
 import time
 from argparse import ArgumentTypeError
@@ -324,7 +325,7 @@ class SlurmTarget:
         failed = [outcome for outcome in self._outcomes.values() if outcome.problem]
         for outcome in failed:
             logger.info(outcome.problem)
-        if self._jobs:
+        if self._outcomes:
             logger.info(f"rows: {self.output}; results: {self.run_folder}")
         if not (self._outcomes or self._left) or self._problems or (self._open_tasks() and not self._left):
             return EXIT_FAILURE
@@ -417,7 +418,12 @@ def _asks_to_cancel(jobs: Iterable[int]) -> bool:
         return True
     sys.stderr.write(f"cancel Slurm job {', '.join(map(str, jobs))}? [Y/n] ")
     sys.stderr.flush()
+    # Another signal is an answer too; while madengine stops, it isn't heard.
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         return not sys.stdin.readline().strip().lower().startswith("n")
     except KeyboardInterrupt:
         return True
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import pty
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -165,3 +169,36 @@ def test_switches_for_one_machine_are_ignored_with_a_line(
     assert f"{', '.join(switches)} ignored: not for a run on a cluster" in capsys.readouterr().err
     [script] = (tmp_path / "results").glob("*/job-*.sh")
     assert not [switch for switch in switches if switch in script.read_text()]
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (b"n\n", "the jobs go on; `madengine fetch --target=slurm --run-id=r1`"),
+        (b"\x03", "interrupted: cancel"),
+    ],
+)
+def test_on_a_terminal_ctrl_c_asks_and_once_more_is_a_yes(
+    tmp_path: Path, slurm: StandIns, answer: bytes, outcome: str
+) -> None:
+    cancelled = tmp_path / "cancelled"
+    slurm.add("squeue", f"[ -e {cancelled} ] && echo '7|0|CANCELLED|None|' || echo '7|0|RUNNING|None|h1'")
+    slurm.add("scancel", f"touch {cancelled}")
+    (tmp_path / "build_manifest.json").write_text(json.dumps({**MANIFEST, "deployment_config": {"target": "slurm"}}))
+    words = [sys.executable, "-m", "madengine.distributed_cli", "run", "--manifest-file=build_manifest.json"]
+    process, terminal = pty.fork()
+    if process == 0:
+        os.environ["PYTHONPATH"] = str(Path(__file__).parents[4])
+        os.execv(sys.executable, [*words, "--run-id=r1"])
+    printed = b""
+    for expected, keys in ((b"running h1", b"\x03"), (b"[Y/n]", answer)):
+        while expected not in printed:
+            printed += os.read(terminal, 4096)
+        os.write(terminal, keys)
+    with suppress(OSError):  # the end of a terminal
+        while part := os.read(terminal, 4096):
+            printed += part
+    os.close(terminal)
+    assert outcome in printed.decode()
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 130
+    assert cancelled.exists() == (answer != b"n\n")
