@@ -416,11 +416,11 @@ def _asks_to_cancel(jobs: Iterable[int]) -> bool:
     """Return whether the user of a terminal wants the jobs cancelled; without one nobody would collect them."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return True
-    sys.stderr.write(f"cancel Slurm job {', '.join(map(str, jobs))}? [Y/n] ")
-    sys.stderr.flush()
     # Another signal is an answer too; while madengine stops, it isn't heard.
     before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        sys.stderr.write(f"cancel Slurm job {', '.join(map(str, jobs))}? [Y/n] ")
+        sys.stderr.flush()
         return not sys.stdin.readline().strip().lower().startswith("n")
     except KeyboardInterrupt:
         return True

@@ -6,7 +6,9 @@ import csv
 import json
 import os
 import pty
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -191,6 +193,8 @@ def test_on_a_terminal_ctrl_c_asks_and_once_more_is_a_yes(
         os.environ["PYTHONPATH"] = str(Path(__file__).parents[4])
         os.execv(sys.executable, [*words, "--run-id=r1"])
     printed = b""
+    limit = threading.Timer(30, os.kill, (process, signal.SIGKILL))
+    limit.start()
     for expected, keys in ((b"running h1", b"\x03"), (b"[Y/n]", answer)):
         while expected not in printed:
             printed += os.read(terminal, 4096)
@@ -199,6 +203,7 @@ def test_on_a_terminal_ctrl_c_asks_and_once_more_is_a_yes(
         while part := os.read(terminal, 4096):
             printed += part
     os.close(terminal)
+    limit.cancel()
     assert outcome in printed.decode()
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 130
     assert cancelled.exists() == (answer != b"n\n")
