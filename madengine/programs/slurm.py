@@ -30,6 +30,8 @@ _GOING_ON = frozenset(
 )  # fmt: skip
 COMPLETED = "COMPLETED"
 UNKNOWN = "UNKNOWN"
+#: the reason of a task that Slurm has forgotten, with its state before
+LAST_SEEN = "last seen {}"
 
 
 @dataclass(frozen=True)

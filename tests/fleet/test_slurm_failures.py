@@ -103,7 +103,7 @@ def test_a_run_outlives_slurms_daemons_and_a_drained_node(cluster: Cluster, tmp_
         assert process.wait(90) == 3, output.read_text()
     reasons = {row["model"]: row["reason"] for row in cluster.rows}
     reason = reasons.pop("never")
-    assert reason == f"Slurm job {never}: unknown to Slurm, without accounting (last seen pending); it never ran"
+    assert reason == f"Slurm job {never}: gone from the queue, so cancelled (last seen pending); it never ran"
     assert reasons == dict.fromkeys(("first", "second", "after"), "")
     assert nothing_is_left(cluster)
 

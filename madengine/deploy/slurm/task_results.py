@@ -14,7 +14,7 @@ from madengine.deploy.returned_files import set_aside_broken_files
 from madengine.deploy.slurm.job import ArrayTask, log_path
 from madengine.errors import MadengineError
 from madengine.files import open_untrusted, read_untrusted
-from madengine.programs.slurm import COMPLETED, STEP_END, UNKNOWN, TaskState
+from madengine.programs.slurm import COMPLETED, LAST_SEEN, STEP_END, UNKNOWN, TaskState
 from madengine.records import FAILURE
 from madengine.results.failed_hosts import note_failure
 from madengine.results.perf_csv import Table
@@ -123,7 +123,11 @@ def _failures(node: Path) -> int:
 
 def _reason(state: TaskState, log: Path, lost: str | None) -> str:
     """Return why a model has no row: Slurm's word, and what its job printed at the end."""
-    word = "unknown to Slurm, without accounting" if state.state == UNKNOWN else state.state.lower()
+    word = state.state.lower()
+    if state.state == UNKNOWN:
+        # Of a task that was cancelled while it waited, the accounting has nothing either.
+        is_gone = state.reason == LAST_SEEN.format("pending")
+        word = "gone from the queue, so cancelled" if is_gone else "unknown to Slurm, without accounting"
     end = f"{_name(state)}: {word}{f' ({state.reason})' if state.reason not in _SAYS_NOTHING else ''}"
     line = _last_line(log)
     if lost:

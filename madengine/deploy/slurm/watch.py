@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from madengine.errors import CommandError
-from madengine.programs.slurm import UNKNOWN, TaskState, task_states
+from madengine.programs.slurm import LAST_SEEN, UNKNOWN, TaskState, task_states
 
 logger = logging.getLogger(__name__)
 
@@ -65,4 +65,6 @@ class TaskWatch:
         if self._silences[number] < _FORGOTTEN_POLLS:
             return None
         last = self._last.get(number, TaskState(job, number, UNKNOWN))
-        return last if last.state == UNKNOWN else replace(last, state=UNKNOWN, reason=f"last seen {last.state.lower()}")
+        return (
+            last if last.state == UNKNOWN else replace(last, state=UNKNOWN, reason=LAST_SEEN.format(last.state.lower()))
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from madengine.deploy.slurm.job import ArrayTask
 from madengine.deploy.slurm.options import SlurmOptions
 from madengine.deploy.slurm.settings import JobShape
 from madengine.deploy.slurm.task_results import task_outcome
-from madengine.programs.slurm import COMPLETED, UNKNOWN, TaskState
+from madengine.programs.slurm import COMPLETED, LAST_SEEN, UNKNOWN, TaskState
 from madengine.records import FAILURE, SUCCESS, Image, Model
 from madengine.results.perf_csv import append_rows
 
@@ -85,3 +86,15 @@ def test_a_state_that_is_unknown_is_no_success_of_the_task(tmp_path: Path) -> No
     outcome = task_outcome(TASK, tmp_path, TaskState(7, 0, UNKNOWN), {})
     assert outcome.has_failed
     assert "unknown to Slurm" in outcome.problem
+
+
+def test_a_task_that_is_gone_while_it_waited_was_cancelled(tmp_path: Path) -> None:
+    state = TaskState(7, 0, UNKNOWN, LAST_SEEN.format("pending"))
+    assert task_outcome(TASK, tmp_path, state, {}).problem == (
+        "m: Slurm job 7_0: gone from the queue, so cancelled (last seen pending); it never ran"
+    )
+    lost = replace(state, reason=LAST_SEEN.format("running"), node="h1")
+    problem = task_outcome(TASK, tmp_path / "other", lost, {}).problem
+    assert problem.startswith(
+        "m: Slurm job 7_0: unknown to Slurm, without accounting (last seen running); it left no log"
+    )
