@@ -51,8 +51,8 @@ def build(
     started = time.monotonic()
     choice = build_choice(DiscoverModels(session.root), options.tags, options.ignore_deprecated, options.batch)
     context = session.context({**host_facts(session.environ), **(detected or {})}, {})
-    # A manifest has those that say how jobs are treated.
-    log_ignored_keys(context, choice.models, honoured=JOB_FLAGS)
+    # The manifest has those that only some targets honour.
+    log_ignored_keys(context, choice.models, honoured=(*JOB_FLAGS, "env_file"))
     tools = hook_definitions(options.tools_file, session.root)
     hooks = validated_hooks(context, choice.models, tools)
     if not options.dry_run:

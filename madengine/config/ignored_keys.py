@@ -35,7 +35,8 @@ def ignored_keys(context: Context, models: Sequence[Model], honoured: Collection
     """Yield a line for each such key, but those that a target honours."""
     refusals = context.here.refusals
     for key, reason in refusals.items():
-        yield f"context: {key}: {reason}"
+        if key not in honoured:
+            yield f"context: {key}: {reason}"
     for key in (key for key in context.unsupported_keys if key not in refusals and key not in honoured):
         yield f"context: unsupported key {key} ignored; {KEYS[key].instead}"
     yield from unknown_context_keys(context)

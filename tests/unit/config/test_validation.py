@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 from madengine.config.context import Context
-from madengine.config.ignored_keys import log_ignored_keys
+from madengine.config.ignored_keys import ignored_keys, log_ignored_keys
 from madengine.records import Model
 from tests.conftest import collect_messages
 
 
 def model(name: str, **extra: object) -> Model:
     return Model(name, "docker/m", "scripts/m", extra=extra)
+
+
+def test_keys_that_a_target_honours_are_not_named() -> None:
+    context = Context({"env_file": "a.sh", "monitor": False, "vllm": {"a": 1}})
+    assert [line.split(":")[1] for line in ignored_keys(context, (), honoured=("env_file", "monitor"))] == [" vllm"]
 
 
 def test_ignored_keys_are_named_with_the_known_ones_that_they_look_like() -> None:
