@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# The objects of a model entry for one target.
+_OF_CLUSTERS = {"slurm": "slurm", "k8s": "kubernetes", "kubernetes": "kubernetes"}
+_SHOWN_MODELS = 3
+
 
 def placed(values: Mapping[str, Any], manifest_file: Path | None, session: Session) -> str:
     """Return the name of the target that the models run on; say why where no option says it."""
@@ -30,15 +34,24 @@ def placed(values: Mapping[str, Any], manifest_file: Path | None, session: Sessi
     of_manifest = Context(manifest.context if manifest else {})
     models = tuple(manifest.models.values()) if manifest else _models_for_slurm(values, session)
     place = placement(values["target"], names_hosts(values), session.context({}, {}), of_manifest, models)
-    names = [model.name for model in models if model.extra.get("slurm")]
-    if names and place == (LOCAL, "") and not values["target"]:
-        logger.info(f"{', '.join(names[:5])}: `slurm` ignored: other models have none; --target slurm submits all")
+    if place == (LOCAL, "") and not values["target"]:
+        _log_ignored_objects(models)
     if models and place.target == "slurm" and (job := _own_job(session, of_manifest, models)):
         logger.info(f"target: local: its scripts use the nodes of Slurm job {job}, which this is in")
         return LOCAL
     if place.reason:
         logger.info(f"target: {place.target}: {place.reason}; --target overrides it")
     return place.target
+
+
+def _log_ignored_objects(models: Sequence[Model]) -> None:
+    """Name the objects of model entries that only say how a cluster runs them."""
+    for key, target in _OF_CLUSTERS.items():
+        if names := [model.name for model in models if model.extra.get(key)]:
+            more = f" and {len(names) - _SHOWN_MODELS} more" if len(names) > _SHOWN_MODELS else ""
+            logger.info(
+                f"{', '.join(names[:_SHOWN_MODELS])}{more}: `{key}` ignored on one machine; --target {target} heeds it"
+            )
 
 
 def check_place(context: Context) -> None:

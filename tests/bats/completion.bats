@@ -27,7 +27,7 @@ setup() {
   [ "$(offered 'madengine bui')" = build ]
   [ "$(offered 'madengine generate k')" = k8s ]
   [ "$(offered 'madengine run --gpu-m')" = --gpu-mode ]
-  [ "$(offered 'madengine build --engine p')" = podman ]
+  [ "$(offered 'madengine build --engine po')" = podman ]
   [ "$(offered 'madengine run --tags dum')" = dummy ]
   [ "$(offered 'madengine run --manifest-file model')" = models.json ]
   [ -z "$(offered 'madengine run --batch-m')" ]

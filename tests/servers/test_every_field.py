@@ -96,7 +96,7 @@ def test_each_field_of_a_card_has_its_effect(site: Site) -> None:
             "post: after",
         ]
         assert log.count("around") == log.count("prepared") == 1
-        (line,) = (line for line in done.stderr.splitlines() if "unsupported key 'k8s' ignored; " in line)
+        (line,) = (line for line in done.stderr.splitlines() if "`k8s` ignored on one machine; " in line)
         assert f"every/{name}" in line
     assert [(row["model"], row["performance"]) for row in done.rows] == [
         *(("every/one_a", "1"), ("every/one_b", "2"), ("every/two_a", "1"), ("every/two_b", "2")),

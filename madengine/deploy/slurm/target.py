@@ -261,13 +261,14 @@ class SlurmTarget:
         if is_off(self.context.values.get("monitor")):
             self._leave()
             return
-        pause, longest = _POLL_SECONDS[0], _POLL_SECONDS[0 if self.is_live or self._node_folders else 1]
+        least, most = _POLL_SECONDS
+        started = time.monotonic()
         while self._open_tasks():
             self._look()
             if self._open_tasks():
                 self._show_output()
-                time.sleep(pause)
-                pause = min(pause * 1.5, longest)
+                is_close = self.is_live or self._node_folders
+                time.sleep(least if is_close else min(max((time.monotonic() - started) / 10, least), most))
 
     def _show_output(self) -> None:
         """Show what the tasks have printed since the last time."""
