@@ -50,7 +50,7 @@ def _log_ignored_objects(models: Sequence[Model]) -> None:
         if names := [model.name for model in models if model.extra.get(key)]:
             more = f" and {len(names) - _SHOWN_MODELS} more" if len(names) > _SHOWN_MODELS else ""
             logger.info(
-                f"{', '.join(names[:_SHOWN_MODELS])}{more}: `{key}` ignored on one machine; --target {target} heeds it"
+                f"{', '.join(names[:_SHOWN_MODELS])}{more}: `{key}` ignored on one machine; --target {target} uses it"
             )
 
 
