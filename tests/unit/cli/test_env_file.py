@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from madengine.cli.verbs import _source_env_file
+from madengine.distributed_cli import main
 from madengine.errors import ConfigurationError
 from madengine.programs.bash import sourced
 from madengine.session import SOURCED, open_session
@@ -66,3 +67,12 @@ def test_without_the_key_nothing_is_sourced(tmp_path: Path) -> None:
     _source_env_file(VALUES, manifest_in(tmp_path))
     _source_env_file(VALUES, tmp_path / "none.json")
     assert os.environ[SOURCED] == ""
+
+
+@pytest.mark.parametrize("words", [["run"], ["full"], ["run", "--host=h1"], ["deploy", "--host=h1", "--registry=r:1"]])
+def test_each_command_that_runs_here_or_over_ssh_reads_the_file_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, "--additional-context", "{'env_file': 'none.sh'}"]) == 4
+    assert "env_file none.sh: " in capsys.readouterr().err
