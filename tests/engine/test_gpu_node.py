@@ -525,7 +525,7 @@ def test_who_waits_removes_the_container_of_a_killed_holder_before_it_starts(nod
 @only_docker
 def test_packed_models_run_side_by_side_on_gpus_of_their_own(node: Node, nvidia: NvidiaNode) -> None:
     models = {"one": "1", "two": "2", "deux": "2", "four": "4"}
-    done = node.pack(f"cut -d' ' -f1 /proc/uptime; sleep 0.7; cut -d' ' -f1 /proc/uptime; {METRIC}", models)
+    done = node.pack(f"cut -d' ' -f1 /proc/uptime; sleep 1.5; cut -d' ' -f1 /proc/uptime; {METRIC}", models)
     assert done.code == 0, done.stderr
     rows = {row["model"]: row for row in done.rows}
     assert all(row["packed"] == "true" and row["status"] == "SUCCESS" for row in rows.values())
