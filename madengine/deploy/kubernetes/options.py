@@ -31,7 +31,7 @@ _COPY_SECONDS = 900
 #: --memory without a request and a limit
 NONE = "none"
 _NODES_LIMIT = 10_000
-_COUNT = whole_number("pods, GPUs or runs", 1, 100_000)
+_COUNT = whole_number("pods or runs", 1, 100_000)
 _SECONDS = whole_number("seconds", 0, 10**9)
 
 
@@ -86,8 +86,8 @@ class Options(RunIdOptions, TimeoutOptions, TemplateOptions, RepeatOptions, Node
         help="default: amd.com/gpu or nvidia.com/gpu, by the image",
     )  # fmt: skip
     gpus_per_node: int | None = option(
-        "--gpus-per-node", default=None, group=_K8S, parse=_COUNT, metavar="N",
-        help="GPUs of a node: what n_gpus -1 asks for (default: 1)",
+        "--gpus-per-node", default=None, group=_K8S, parse=whole_number("GPUs", 0, 100_000), metavar="N",
+        help="GPUs of a node: what n_gpus -1 asks for (default: 1); under Slurm those of every job",
     )  # fmt: skip
     gpu_metrics_from_node: bool = option(
         "--gpu-metrics-from-node", default=False, group=_K8S,

@@ -157,7 +157,7 @@ def gpu_count(image: Image, model: Model, settings: TaskSettings) -> int:
     if gpu_vendor == "NONE":
         return 0
     if model.n_gpus == "-1":
-        return settings.options.gpus_per_node or 1
+        return 1 if settings.options.gpus_per_node is None else settings.options.gpus_per_node
     if not model.n_gpus:
         return 1 if gpu_vendor or settings.options.gpu_resource else 0
     return int(model.n_gpus)

@@ -102,7 +102,7 @@ def _of_gpus(manifest: Manifest, settings: TaskSettings) -> list[str]:
         lines.append(f"images for GPUs of {', '.join(vendors)}: a Job for each; select with --gpu-vendor")
     pairs = [(image, manifest.models[image.key]) for image in manifest.images]
     unlimited = {model.name for image, model in pairs if model.n_gpus == "-1" and gpu_count(image, model, settings)}
-    if unlimited and not settings.options.gpus_per_node:
+    if unlimited and settings.options.gpus_per_node is None:
         lines.append(
             f"{', '.join(sorted(unlimited))}: n_gpus -1 means all GPUs of a node, which Kubernetes can't express: each "
             "pod requests 1; set the GPUs of a node with --gpus-per-node"

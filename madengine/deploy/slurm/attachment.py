@@ -85,6 +85,8 @@ class Attachment:
             with archive.open("wb") as file:
                 is_whole = self._receive(from_node, LimitedFile(file))
             self.is_stored = is_whole and is_unpacked(archive, target)
+        if is_whole and not self.is_stored:
+            self.problem = "the archive of its files is broken"
         self._note_rank()
         if self.is_stored:
             # The node has nothing any more, of which another madengine has to know.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from madengine.config.option import Group, comma_separated, inherited, option, whole_number
+from madengine.deploy.kubernetes.options import Options
 from madengine.deploy.ssh.options import HostOptions
 
 _SLURM = Group.SLURM
@@ -61,10 +62,9 @@ class SlurmOptions:
         "--enable-node-check", default=False, group=_SLURM,
         help="have `doctor` examine each node before its models; one that isn't fit fails its job at once",
     )  # fmt: skip
-    gpus_per_node: int | None = option(
-        "--gpus-per-node", default=None, group=_SLURM, parse=whole_number("GPUs", 0, 1000), metavar="N",
-        help="GPUs of each job (default: those of its model entry)",
-    )  # fmt: skip
+    gpus_per_node: int | None = inherited(
+        Options, "gpus_per_node", None, group=_SLURM, help="GPUs of each node (default: its model entry's)"
+    )
     modules: tuple[str, ...] = option(
         "--modules", default=(), group=_SLURM, many=True, collect=comma_separated, metavar="NAME",
         help="environment modules that jobs load",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,9 +14,8 @@ from madengine.programs.engine import Container
 from madengine.programs.engine_finder import engine_named, find_engine
 from madengine.records import Gpu
 from tests.conftest import StandIns
+from tests.unit.programs.containers import DIGEST, REFERENCE, start, until
 
-DIGEST = "d" * 64
-REFERENCE = f"reg.example.com/org/m@sha256:{DIGEST}"
 # Runs the words after the image's file, as if in a container.
 STAND_IN = """
 case $1 in
@@ -40,18 +37,6 @@ def engine(stand_ins: StandIns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     found = find_engine("apptainer")
     assert isinstance(found, Apptainer)
     return found
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 10
-    while not is_so():
-        assert time.monotonic() < limit
-        time.sleep(0.02)
-
-
-def start(engine: Apptainer, *words: str, **more: object) -> None:
-    container = Container("m-1", REFERENCE, words, labels={"a": "b c"}, **more)  # type: ignore[arg-type]
-    programs.ask(engine.run(container))
 
 
 def test_an_image_is_pulled_once_to_a_file_of_its_digest(

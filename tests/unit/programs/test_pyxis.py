@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +16,8 @@ from madengine.programs.engine_finder import find_engine
 from madengine.programs.pyxis import Pyxis
 from madengine.records import Gpu
 from tests.conftest import StandIns
+from tests.unit.programs.containers import DIGEST, REFERENCE, start, until
 
-DIGEST = "d" * 64
-REFERENCE = f"reg.example.com:5000/org/m@sha256:{DIGEST}"
 # Runs the step's command here, with the variables that it exports and Slurm's own, as a group of its own.
 SRUN = """
 [ "$1" != --help ] || { printf '%s\\n' "--container-image=PATH" "--container-env=NAME"; exit; }
@@ -79,18 +77,6 @@ def engine(stand_ins: StandIns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert isinstance(engine, Pyxis)
         assert engine.version == "4.0.1"
         yield engine
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 10
-    while not is_so():
-        assert time.monotonic() < limit
-        time.sleep(0.02)
-
-
-def start(engine: Pyxis, *words: str, **more: object) -> None:
-    container = Container("m-1", REFERENCE, words, labels={"a": "b c"}, **more)  # type: ignore[arg-type]
-    programs.ask(engine.run(container))
 
 
 @pytest.mark.parametrize(

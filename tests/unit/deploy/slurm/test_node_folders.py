@@ -263,7 +263,10 @@ def part(kind: bytes, content: bytes) -> bytes:
         (part(b"N", b"h1") + b"A9999999\n", "the node sends a part of 9999999 bytes: refused"),
         (part(b"N", b"h1") + b"hello\n", "the node sends b'hello\\n': refused"),
         (b"x" * 4096, "the node sends b'xxxxxxxxxxxxxxxx': refused"),
-        (part(b"N", b"h1") + part(b"A", ARCHIVE_MARK + b"no gzip") + part(b"E", b""), ""),
+        (
+            part(b"N", b"h1") + part(b"A", ARCHIVE_MARK + b"no gzip") + part(b"E", b""),
+            "the archive of its files is broken",
+        ),
         (part(b"N", b"h1") + part(b"L", b"a line\n") + b"L100\nshort", ""),
         (b"", ""),
     ],
