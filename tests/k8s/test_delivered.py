@@ -142,6 +142,11 @@ def test_a_runner_is_told_the_whole_context(tmp_path: Path, capsys: Captured) ->
         ),
         ({}, {"docker_gpus": "0,1", "slurm": {"x": 1}}, "ignored in pods: context: docker_gpus, slurm"),
         ({}, {"gen_sys_env_details": True}, "ignored in pods: context: gen_sys_env_details"),
+        (
+            {"env_vars": {"A": "${A}"}},
+            {"env_vars": {"B": "/x/${B}", "C": "$C"}},
+            "env_vars B, A: pods get ${NAME} as it is",
+        ),
         ({}, {"tools": ["gpu_info_vram_profiler"]}, "ignored in pods: tools gpu_info_vram_profiler: "),
         ({}, {"workspace": "/data"}, "ignored in pods: context: workspace"),
         ({"caches": ["/root/.cache"]}, {}, "caches /root/.cache: a pod's folders are deleted with it"),

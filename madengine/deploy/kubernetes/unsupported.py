@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from madengine.config import artifacts
-from madengine.config.context import Context
+from madengine.config.context import Context, expanded
+from madengine.config.entry_keys import env_vars
 from madengine.config.ignored_keys import ignored_entry_keys, unknown_context_keys
 from madengine.config.manifest import Manifest
 from madengine.deploy.kubernetes import launch
@@ -23,6 +24,7 @@ def plan_warnings(manifest: Manifest, settings: TaskSettings, runner_image: str)
     if settings.options.mode == "job":  # a runner has an engine
         lines += _of_entries(models)
         lines += _of_context(settings.context)
+        lines += _of_variables(models, settings.context)
         lines += launch.warnings(settings.context.multi_node_args, settings.options.nodes)
         lines += _of_gpus(manifest, settings)
     else:
@@ -93,6 +95,14 @@ def _of_context(context: Context) -> list[str]:
     keys = context.ignored_in_pods
     named = [f"ignored in pods: context: {', '.join(keys)}"] if keys else []
     return [*named, *unknown_context_keys(context)]
+
+
+def _of_variables(models: Sequence[Model], context: Context) -> list[str]:
+    variables = [*context.env_vars.items(), *(pair for model in models for pair in env_vars(model).items())]
+    names = dict.fromkeys(name for name, value in variables if expanded(value, {}) != value)
+    if not names:
+        return []
+    return [f"env_vars {', '.join(names)}: pods get ${{NAME}} as it is, without a node's variables; write the value"]
 
 
 def _of_gpus(manifest: Manifest, settings: TaskSettings) -> list[str]:
