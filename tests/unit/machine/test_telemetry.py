@@ -440,12 +440,13 @@ def test_a_watch_that_heeds_term_only_at_its_next_line_does_not_hold_up_the_end(
     """As the real one does."""
     monkeypatch.setattr(telemetry, "KILL_SECONDS", 1.5)
     one = line(0, 0, "7", "0", "100", "1", "0x0")
-    watching = f"trap '' TERM; echo '{one}'; while :; do sleep 0.01; done"
+    # Without children: their process 1 may collect them late, and so long they would seem to go on.
+    watching = f"trap '' TERM; echo '{one}'; sleep 0.05; : >{tmp_path}/watching; exec sleep 60"
     stand_ins.add("nvidia-smi", f"{FIELDS}\ncase \"$*\" in *-lms*) {watching};; *) echo '{one}';; esac")
     sampler = Sampler(H100[:1], H100, tmp_path / "s.csv", 60.0)
     with nothing_left_behind():
         sampler.start()
-        until(lambda: len((tmp_path / "s.csv").read_text().splitlines()) == 2)
+        until((tmp_path / "watching").exists)
         began = time.monotonic()
         sampler.stop()
         assert time.monotonic() - began < telemetry.KILL_SECONDS
