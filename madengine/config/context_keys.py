@@ -171,8 +171,6 @@ def refused_distributed(value: Any) -> str:
     """Return why a run can't do what a `distributed` asks for; empty if it can."""
     settings = value if isinstance(value, Mapping) else {}
     launcher = launcher_named(str(settings.get("launcher") or ""))
-    if launcher and launcher.refusal:
-        return f"launcher {launcher.name}: {launcher.refusal}, and take the key out"
     # A script on the host reads its entry itself.
     for key in () if launcher and launcher.on_host else unknown_settings(settings):
         return f"unsupported key {shown(key)}: expected some of {', '.join(SETTINGS)}; take the key out"

@@ -130,8 +130,6 @@ class Launcher:
     program: str = "torchrun"
     variables: Callable[[Start], dict[str, str]] = _no_variables
     least_nodes: int = 1
-    #: why a run can't have it; empty if it can
-    refusal: str = ""
     #: whether the script runs on the host, and starts containers itself
     on_host: bool = False
 
